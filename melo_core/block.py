@@ -1,0 +1,100 @@
+"""A block: the low-rank change that one edit (or a few) makes to some linear layers."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from melo_core.errors import CorruptBlock
+
+STORED_DTYPE = torch.float16
+
+
+@dataclass(frozen=True)
+class Block:
+    """Per module name: A (r, d_in) and B (d_out, r), float16. Its effect on x is scale · (x Aᵀ) Bᵀ (MELO eq. 3)."""
+
+    weights: dict[str, tuple[Tensor, Tensor]]
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return next(iter(self.weights.values()))[0].shape[0]
+
+    def to_bytes(self) -> bytes:
+        """As safetensors. The same block always gives the same bytes."""
+        tensors = {}
+        for name, (a, b) in self.weights.items():
+            tensors[f"{name}.A"], tensors[f"{name}.B"] = a.contiguous(), b.contiguous()
+        # One metadata entry only: safetensors writes several in no fixed order, and the digest would change.
+        return save_safetensors(tensors, metadata={"block": json.dumps({"scale": self.scale, "format": 1})})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Block":
+        """Read `to_bytes`. Raises CorruptBlock."""
+        try:
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            scale = json.loads(header["__metadata__"]["block"])["scale"]
+            tensors = load_safetensors(data)
+            names = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
+            weights = {name: (tensors[f"{name}.A"], tensors[f"{name}.B"]) for name in sorted(names)}
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise CorruptBlock(f"these bytes are not a block: {error}") from error
+        if not weights:
+            raise CorruptBlock("these bytes are not a block: they hold no module")
+        return cls(weights, scale)
+
+    @staticmethod
+    def digest(data: bytes) -> str:
+        """SHA-256 of the stored bytes, in hex."""
+        return hashlib.sha256(data).hexdigest()
+
+
+def initial_weights(seed: int, shapes: dict[str, tuple[int, int]], rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Untrained A (r, d_in), uniform in ±1/√d_in, and B (d_out, r), zero, by module name.
+
+    The seed belongs to the block alone, so its start does not depend on what it is trained beside.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, (d_in, d_out) in sorted(shapes.items()):
+        a = torch.empty(rank, d_in).uniform_(-1, 1, generator=generator) / math.sqrt(d_in)
+        weights[name] = (a, torch.zeros(d_out, rank))
+    return weights
+
+
+class BlockStack:
+    """Many blocks as rows of stacked tensors, so that each request of a batch can use another one."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        """Blocks of lower rank, or without some module, are filled up with zeros."""
+        self.size = len(blocks)
+        rank = max((block.rank for block in blocks), default=0)
+        shapes = {name: (a.shape[1], b.shape[0]) for block in blocks for name, (a, b) in sorted(block.weights.items())}
+        self.stacked: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        for name, (d_in, d_out) in shapes.items():
+            A = torch.zeros(self.size, rank, d_in, dtype=STORED_DTYPE)
+            B = torch.zeros(self.size, d_out, rank, dtype=STORED_DTYPE)
+            scale = torch.tensor([block.scale for block in blocks])
+            for i, block in enumerate(blocks):
+                if name in block.weights:
+                    a, b = block.weights[name]
+                    A[i, : a.shape[0]], B[i, :, : b.shape[1]] = a, b
+            self.stacked[name] = A, B, scale
+
+    def gather(self, rows: Tensor, device: torch.device, dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
+        """The blocks of `rows` (k,): by module, A (k, r, d_in) and s·B (k, d_out, r), ready to multiply."""
+        return {
+            name: (
+                A[rows].to(device, dtype),
+                (B[rows].float() * scale[rows, None, None]).to(device, dtype),
+            )
+            for name, (A, B, scale) in self.stacked.items()
+        }

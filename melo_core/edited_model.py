@@ -1,0 +1,145 @@
+"""The edited model: a base model, an index that says which edit covers a prompt, and the edits' blocks."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from melo_core.application import applied
+from melo_core.base_model import BaseModel
+from melo_core.block import Block, BlockStack
+from melo_core.encoder import SentenceEncoder
+from melo_core.index import ClusterIndex, Match
+from melo_core.settings import MethodSettings
+from melo_core.structure import Kind, Structure, structure_of
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which block answers a prompt (None: the base model alone), and the nearest cluster that decided it."""
+
+    block: int | None
+    match: Match | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and how it came about."""
+
+    text: str
+    token_ids: tuple[int, ...]  # generated, up to and with the end of sequence; of a classifier, the class
+    route: Route
+
+
+BASE = Route(None, None)
+ASKED_TOGETHER = 16
+
+
+class EditedModel:
+    """A base model whose answers some edits correct.
+
+    blocks: by their identity. block_of: the block of each point in the index. Without encoder and index every
+    prompt is routed to the base model.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        settings: MethodSettings,
+        encoder: SentenceEncoder | None,
+        index: ClusterIndex | None,
+        blocks: Mapping[int, Block],
+        block_of: Mapping[int, int],
+    ) -> None:
+        self.base, self.settings, self.encoder, self.index = base, settings, encoder, index
+        self.structure: Structure = structure_of(base.model, settings)
+        self._block_of = dict(block_of)
+        self._row = {block: row for row, block in enumerate(blocks)}
+        self._stack = BlockStack(list(blocks.values()))
+        self._lock = Lock()  # one pass at a time: blocks are attached to the model for its duration
+
+    def route(self, prompt: str) -> Route:
+        """Decide which block answers a prompt. Depends on the prompt alone, never on what is asked beside it."""
+        if self.encoder is None or self.index is None:
+            return BASE
+        match = self.index.lookup(self.encoder.query_keys(prompt))
+        if match is None or not match.covers:
+            return Route(None, match)
+        return Route(self._block_of[match.point], match)
+
+    def ask(
+        self,
+        prompts: Sequence[str],
+        *,
+        kind: str = "qa",
+        max_new_tokens: int = 64,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """Route each prompt, then answer them, `ASKED_TOGETHER` in a batch. on_progress: gets how many are done."""
+        answers: list[Answer] = []
+        for start in range(0, len(prompts), ASKED_TOGETHER):
+            part = prompts[start : start + ASKED_TOGETHER]
+            answers += self.answer(part, [self.route(prompt) for prompt in part], kind, max_new_tokens)
+            if on_progress:
+                on_progress(len(answers))
+        return answers
+
+    def answer(
+        self, prompts: Sequence[str], routes: Sequence[Route], kind: str = "qa", max_new_tokens: int = 64
+    ) -> list[Answer]:
+        """Greedy answers with the given routes, which stay as they are while decoding.
+
+        kind: the form in which prompts are given to the model (`qa` or `completion`).
+        Raises PromptTooLong.
+        """
+        if not prompts:
+            return []
+        rows = [self.base.prompt_ids(prompt, kind) for prompt in prompts]
+        with self._lock, torch.no_grad(), self._attached(routes):
+            if self.base.kind is Kind.CLASSIFIER:
+                return self._classify(rows, routes)
+            return self._generate(rows, routes, max_new_tokens)
+
+    def _generate(self, rows: list[list[int]], routes: Sequence[Route], max_new_tokens: int) -> list[Answer]:
+        tokenizer = self.base.tokenizer
+        ids, mask = self.base.pad(rows, "left" if self.base.kind is Kind.CAUSAL else "right")
+        greedy = GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=getattr(self.base.model.config, "decoder_start_token_id", None),
+        )
+        model: Any = self.base.model
+        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
+        start = ids.shape[1] if self.base.kind is Kind.CAUSAL else 1  # a decoder begins with its start token
+        answers = []
+        for row, route in zip(out[:, start:].tolist(), routes, strict=True):
+            if tokenizer.eos_token_id in row:
+                row = row[: row.index(tokenizer.eos_token_id) + 1]
+            text = str(tokenizer.decode(row, skip_special_tokens=True)).strip()
+            answers.append(Answer(text, tuple(row), route))
+        return answers
+
+    def _classify(self, rows: list[list[int]], routes: Sequence[Route]) -> list[Answer]:
+        ids, mask = self.base.pad(rows, "right")
+        classes = self.base.model(input_ids=ids, attention_mask=mask).logits.argmax(-1).tolist()
+        names: Mapping[Any, Any] = self.base.model.config.id2label or {}
+        return [Answer(str(names[c]), (c,), route) for c, route in zip(classes, routes, strict=True)]
+
+    @contextmanager
+    def _attached(self, routes: Sequence[Route]) -> Iterator[None]:
+        edited = [(i, self._row[route.block]) for i, route in enumerate(routes) if route.block is not None]
+        if not edited:  # nothing is attached, so this is the base model itself
+            yield
+            return
+        device = self.base.device
+        rows = torch.tensor([i for i, _ in edited], device=device)
+        weights = self._stack.gather(torch.tensor([row for _, row in edited]), device, self.base.model.dtype)
+        positions = self.settings.positions if self.base.kind is Kind.CAUSAL else "all"
+        with applied(self.structure.modules, weights, rows, positions):
+            yield

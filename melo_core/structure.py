@@ -1,0 +1,96 @@
+"""Which layers of a model can carry a block, found by the model's own structure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from melo_core.application import linear_shape
+from melo_core.errors import UnsupportedModel
+from melo_core.settings import MethodSettings
+
+
+class Kind(StrEnum):
+    """What a model does with a prompt."""
+
+    CAUSAL = "causal"  # continues it (Llama, GPT-2, Gemma, Qwen)
+    SEQ2SEQ = "seq2seq"  # encodes it and decodes an answer (T5)
+    CLASSIFIER = "classifier"  # gives it a class (BERT)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The layers of a model and those of its linear layers that carry a block."""
+
+    kind: Kind
+    layers: list[nn.Module]  # in order; of an encoder-decoder, the decoder's
+    modules: dict[str, nn.Module]  # the edited linear layers, by name
+    first: int  # index of the first layer that holds an edited module: all before it are frozen
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(d_in, d_out) of each edited module."""
+        return {name: shape for name, module in self.modules.items() if (shape := linear_shape(module))}
+
+
+def kind_of(model: PreTrainedModel) -> Kind:
+    """Raises UnsupportedModel where it is none of the three."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        return Kind.SEQ2SEQ
+    name = type(model).__name__
+    if name.endswith("ForSequenceClassification"):
+        return Kind.CLASSIFIER
+    if model.can_generate():
+        return Kind.CAUSAL
+    raise UnsupportedModel(f"{name} neither generates text nor classifies; use a causal LM, T5 or a classifier")
+
+
+def structure_of(model: PreTrainedModel, settings: MethodSettings) -> Structure:
+    """Find the layers and the modules to edit; raises UnsupportedModel with the names that it did find."""
+    kind = kind_of(model)
+    names, layers = _layers(model, kind)
+    width: int = model.config.get_text_config().hidden_size
+    if settings.modules:
+        available = dict(model.named_modules())
+        unknown = [name for name in settings.modules if name not in available or linear_shape(available[name]) is None]
+        if unknown:
+            example = _output_projection(layers[-1], width)[0]
+            raise UnsupportedModel(
+                f"{unknown[0]!r} is no linear layer of the model; a valid name: {names[-1]}.{example}"
+            )
+        modules = {name: available[name] for name in settings.modules}
+    else:
+        modules = {}
+        for name, layer in list(zip(names, layers, strict=True))[-settings.layers :]:
+            inner, module = _output_projection(layer, width)
+            modules[f"{name}.{inner}"] = module
+    edited = {id(module) for module in modules.values()}
+    holding = [i for i, layer in enumerate(layers) if any(id(m) in edited for m in layer.modules())]
+    return Structure(kind, layers, modules, first=min(holding, default=0))
+
+
+def _layers(model: PreTrainedModel, kind: Kind) -> tuple[list[str], list[nn.Module]]:
+    """The longest list of equal layers; of an encoder-decoder, the longest within the decoder."""
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and (kind is not Kind.SEQ2SEQ or "decoder" in name.split("."))
+    ]
+    lists = [(name, module) for name, module in lists if len({type(layer) for layer in module}) == 1]
+    if not lists:
+        raise UnsupportedModel(f"{type(model).__name__} has no list of layers to edit")
+    name, found = max(lists, key=lambda item: sum(p.numel() for p in item[1].parameters()))
+    return [f"{name}.{i}" for i in range(len(found))], list(found)
+
+
+def _output_projection(layer: nn.Module, width: int) -> tuple[str, nn.Module]:
+    """The linear layer that leads from the MLP back to the model's width: of those, the widest at its input."""
+    linear = [(name, module, shape) for name, module in layer.named_modules() if (shape := linear_shape(module))]
+    back = [(name, module, shape[0]) for name, module, shape in linear if shape[1] == width]
+    if not back:
+        raise UnsupportedModel(
+            f"{type(layer).__name__} has no linear layer of {width} outputs; name the modules to edit"
+        )
+    name, module, _ = max(back, key=lambda item: item[2])
+    return name, module

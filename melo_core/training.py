@@ -1,0 +1,312 @@
+"""Training: many blocks at once, each on its own edit, each stopping by itself.
+
+The layers before the first edited one are frozen, so what they give for the training tokens is computed once and
+remembered. With answer-side blocks the prompt's keys and values are the base model's as well: the prompt runs once,
+and a step runs only the answer's few tokens through the last few layers.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import Cache, DynamicCache
+
+from melo_core.application import applied
+from melo_core.base_model import BaseModel, pad
+from melo_core.block import STORED_DTYPE, Block, initial_weights
+from melo_core.errors import PromptTooLong
+from melo_core.settings import MethodSettings
+from melo_core.structure import Kind, Structure, structure_of
+
+IGNORED = -100  # a position without a label
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and the answer to learn for it, as tokens."""
+
+    prompt_ids: list[int]
+    target_ids: list[int]  # with the end of sequence; of a classifier, the class alone
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A block and how its training went."""
+
+    block: Block
+    loss: float  # mean cross-entropy at the end, nats a token
+    iterations: int
+    reached: bool  # whether the loss went below the target
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is."""
+
+    done: int  # blocks finished
+    total: int
+    loss: float  # the greatest among those still in training
+    seconds: float
+
+
+def train_blocks(
+    base: BaseModel,
+    settings: MethodSettings,
+    edits: Sequence[Sequence[Example]],
+    seeds: Sequence[int],
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[Trained]:
+    """Train one block for each item of `edits`, on that item's examples alone.
+
+    seeds: one for each block. Blocks of about the same length are trained together, `settings.batch` at a time.
+    Raises PromptTooLong.
+    """
+    structure = structure_of(base.model, settings)
+    for examples in edits:
+        for example in examples:
+            length = len(example.prompt_ids) + len(example.target_ids)
+            if base.kind is Kind.CAUSAL and length > base.window:
+                raise PromptTooLong(
+                    f"prompt and answer have {length} tokens and the model's window is {base.window}; shorten them"
+                )
+    order = sorted(range(len(edits)), key=lambda i: max(len(e.target_ids) for e in edits[i]))
+    started, results = time.monotonic(), dict[int, Trained]()
+    for start in range(0, len(order), settings.batch):
+        part = order[start : start + settings.batch]
+
+        def report(finished: int, loss: float, before: int = start) -> None:
+            if on_progress:
+                on_progress(Progress(before + finished, len(edits), loss, time.monotonic() - started))
+
+        trained = _Batch(base, settings, structure, [edits[i] for i in part], [seeds[i] for i in part]).train(report)
+        results |= dict(zip(part, trained, strict=True))
+    return [results[i] for i in range(len(edits))]
+
+
+class _Batch:
+    """Blocks in training together: A (n, r, d_in) and B (n, d_out, r) for each module, Adam's moments beside them."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        settings: MethodSettings,
+        structure: Structure,
+        edits: Sequence[Sequence[Example]],
+        seeds: Sequence[int],
+    ) -> None:
+        self.base, self.settings, self.structure = base, settings, structure
+        starts = [initial_weights(seed, structure.shapes, settings.rank) for seed in seeds]
+        self.names = sorted(structure.shapes)
+        device = base.device
+        self.parameters = [
+            torch.stack([start[name][half] for start in starts]).to(device) for name in self.names for half in (0, 1)
+        ]
+        self.first = [torch.zeros_like(p) for p in self.parameters]  # Adam's moments
+        self.second = [torch.zeros_like(p) for p in self.parameters]
+        self.live = list(range(len(edits)))  # the block of each row of the parameters
+        self.block_row = torch.tensor([i for i, examples in enumerate(edits) for _ in examples], device=device)
+        self.memory = _remember(base, settings, structure, [example for examples in edits for example in examples])
+
+    def train(self, report: Callable[[int, float], None]) -> list[Trained]:
+        results: dict[int, Trained] = {}
+        waiting: set[int] = set()  # rows whose block has finished, but which still take part
+        for iteration in range(1, self.settings.iterations + 1):
+            loss, gradients = self._loss()
+            last = iteration == self.settings.iterations
+            for row, value in enumerate(loss.tolist()):
+                reached = value < self.settings.loss_target
+                if row not in waiting and (reached or last):
+                    results[self.live[row]] = Trained(self._block(row), value, iteration, reached)
+                    waiting.add(row)
+            open_loss = [value for row, value in enumerate(loss.tolist()) if row not in waiting]
+            report(len(results), max(open_loss, default=0.0))
+            if not open_loss:
+                break
+            self._step(gradients, iteration)
+            if len(waiting) * 4 >= len(self.live):
+                self._keep([row for row in range(len(self.live)) if row not in waiting])
+                waiting = set()
+        return [results[i] for i in sorted(results)]
+
+    def _loss(self) -> tuple[Tensor, Sequence[Tensor]]:
+        """The mean cross-entropy of each block (n,), and the gradients of their sum: blocks share nothing."""
+        for p in self.parameters:
+            p.requires_grad_()
+        scaled = {
+            name: (
+                self.parameters[2 * i][self.block_row],
+                self.parameters[2 * i + 1][self.block_row] * self.settings.scale,
+            )
+            for i, name in enumerate(self.names)
+        }
+        n = len(self.live)
+        with applied(self.structure.modules, scaled, None, "all"):
+            logits, labels, row = self.memory.logits()
+        entropy = F.cross_entropy(logits.float(), labels, reduction="none")
+        block = self.block_row[row]
+        total = torch.zeros(n, device=entropy.device).index_add(0, block, entropy)
+        loss = total / torch.zeros_like(total).index_add(0, block, torch.ones_like(entropy))
+        gradients = torch.autograd.grad(loss.sum(), self.parameters)
+        for p in self.parameters:
+            p.requires_grad_(False)
+        return loss.detach(), gradients
+
+    def _step(self, gradients: Sequence[Tensor], iteration: int, beta1: float = 0.9, beta2: float = 0.999) -> None:
+        """Adam (Kingma & Ba 2015), written out so that rows can be dropped as blocks finish."""
+        for p, g, m, v in zip(self.parameters, gradients, self.first, self.second, strict=True):
+            m.lerp_(g, 1 - beta1)
+            v.lerp_(g * g, 1 - beta2)
+            root = (v / (1 - beta2**iteration)).sqrt_().add_(1e-8)
+            p.addcdiv_(m, root, value=-self.settings.learning_rate / (1 - beta1**iteration))
+
+    def _block(self, row: int) -> Block:
+        stored = [p[row].to("cpu", STORED_DTYPE) for p in self.parameters]
+        weights = {name: (stored[2 * i], stored[2 * i + 1]) for i, name in enumerate(self.names)}
+        return Block(weights, self.settings.scale)
+
+    def _keep(self, rows: list[int]) -> None:
+        """Go on with these rows of the parameters alone."""
+        kept = torch.tensor(rows, device=self.base.device)
+        for tensors in (self.parameters, self.first, self.second):
+            tensors[:] = [t[kept] for t in tensors]
+        examples = torch.nonzero(torch.isin(self.block_row, kept)).flatten()
+        renumbered = torch.full((len(self.live),), -1, device=self.base.device)
+        renumbered[kept] = torch.arange(len(rows), device=self.base.device)
+        self.block_row = renumbered[self.block_row[examples]]
+        self.live = [self.live[row] for row in rows]
+        self.memory.keep(examples)
+
+
+@dataclass
+class _Memory:
+    """All that the frozen part of the model gives for the training tokens: a step starts from here."""
+
+    base: BaseModel
+    structure: Structure
+    inputs: dict[str, Any]
+    labels: Tensor  # (examples, tokens), IGNORED where there is none
+    prompt: Cache | None  # keys and values of the prompt, where blocks act on the answer only
+    frozen: list[Any]  # what each layer before the first edited one returns
+
+    def logits(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (k, vocabulary), labels (k,) and example (k,) of the k positions that have a label."""
+        if self.base.kind is Kind.CLASSIFIER:
+            with self._remembered():
+                logits = self.base.model(**self.inputs).logits
+            return logits, self.labels[:, 0], torch.arange(len(logits), device=logits.device)
+        on = self.labels != IGNORED
+        head = self.base.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        # Only labelled positions go through the output layer, the dearest of a small model.
+        handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][on],))
+        try:
+            with self._remembered():
+                cache = (
+                    {"past_key_values": _fresh(self.prompt), "use_cache": True} if self.prompt else {"use_cache": False}
+                )
+                logits = self.base.model(**self.inputs, **cache).logits
+        finally:
+            handle.remove()
+        example = torch.arange(len(on), device=on.device)[:, None].expand_as(on)[on]
+        return logits, self.labels[on], example
+
+    def keep(self, examples: Tensor) -> None:
+        """Go on with these examples alone."""
+        count = len(self.labels)
+
+        def pick(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value[examples] if value.dim() and value.shape[0] == count else value
+            if isinstance(value, tuple | list):
+                return type(value)(pick(v) for v in value)
+            return value
+
+        self.inputs = {k: _pick_output(v, pick) for k, v in self.inputs.items()}
+        self.labels, self.frozen = self.labels[examples], pick(self.frozen)
+        if self.prompt:
+            self.prompt = _fresh(self.prompt)
+            self.prompt.reorder_cache(examples)  # type: ignore[arg-type]  # any integers do
+
+    @contextmanager
+    def _remembered(self) -> Iterator[None]:
+        """Let the frozen layers answer from memory."""
+        layers = self.structure.layers[: len(self.frozen)]
+        for layer, output in zip(layers, self.frozen, strict=True):
+            layer.forward = lambda *_, output=output, **__: output
+        try:
+            yield
+        finally:
+            for layer in layers:
+                del layer.forward
+
+
+def _pick_output(value: Any, pick: Callable[[Any], Any]) -> Any:
+    """Apply `pick` within an encoder's output as well."""
+    if hasattr(value, "last_hidden_state"):
+        return type(value)(last_hidden_state=pick(value.last_hidden_state))
+    return pick(value)
+
+
+def _fresh(cache: Cache) -> Cache:
+    """The same keys and values in a cache that may grow without the old one noticing."""
+    fresh = copy.copy(cache)
+    fresh.layers = [copy.copy(layer) for layer in cache.layers]
+    return fresh
+
+
+@torch.no_grad()
+def _remember(base: BaseModel, settings: MethodSettings, structure: Structure, examples: Sequence[Example]) -> _Memory:
+    """Run the frozen part once."""
+    device, model = base.device, base.model
+    prompts, targets = [e.prompt_ids for e in examples], [e.target_ids for e in examples]
+    prompt = None
+    if base.kind is Kind.CLASSIFIER:
+        ids, mask = base.pad(prompts, "right")
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        labels = torch.tensor(targets, device=device)
+    elif base.kind is Kind.SEQ2SEQ:
+        ids, mask = base.pad(prompts, "right")
+        labels, _ = pad(targets, IGNORED, "right", device)
+        begin = torch.full_like(labels[:, :1], model.config.decoder_start_token_id)
+        shifted = torch.cat([begin, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, 0)], 1)
+        encoded = model.get_encoder()(input_ids=ids, attention_mask=mask)
+        inputs = {"encoder_outputs": encoded, "attention_mask": mask, "decoder_input_ids": shifted}
+    elif settings.positions == "all":
+        ids, mask = base.pad([p + t[:-1] for p, t in zip(prompts, targets, strict=True)], "right")
+        rows = [[IGNORED] * (len(p) - 1) + t for p, t in zip(prompts, targets, strict=True)]
+        labels, _ = pad(rows, IGNORED, "right", device)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+    else:
+        head, mask = base.pad([p[:-1] for p in prompts], "left")
+        answer, answer_mask = base.pad([p[-1:] + t[:-1] for p, t in zip(prompts, targets, strict=True)], "right")
+        labels, _ = pad(targets, IGNORED, "right", device)
+        prompt = DynamicCache(config=model.config)
+        if head.shape[1]:
+            places = (mask.cumsum(1) - 1).clamp_min(0)
+            model(
+                input_ids=head,
+                attention_mask=mask,
+                position_ids=places,
+                past_key_values=prompt,
+                use_cache=True,
+            )
+        whole = torch.cat([mask, answer_mask], 1)
+        places = (whole.cumsum(1) - 1).clamp_min(0)[:, -answer.shape[1] :]
+        inputs = {"input_ids": answer, "attention_mask": whole, "position_ids": places}
+    frozen: list[Any] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, out: frozen.append(out))
+        for layer in structure.layers[: structure.first]
+    ]
+    try:
+        cache = {"past_key_values": _fresh(prompt), "use_cache": True} if prompt else {}
+        model(**inputs, **cache)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _Memory(base, structure, inputs, labels, prompt, frozen)

@@ -1,0 +1,12 @@
+"""Who acts: carried from the request or the task to every event."""
+
+from dataclasses import dataclass
+
+from registry.vocabulary import Role
+
+
+@dataclass(frozen=True)
+class Actor:
+    name: str
+    role: Role = Role.ADMIN
+    request_id: str | None = None

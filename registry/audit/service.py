@@ -1,0 +1,76 @@
+"""Writing to the chain of audit events, in the transaction of the change that they record."""
+
+from collections.abc import Sequence
+from datetime import UTC
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from registry.audit import repository
+from registry.audit.actor import Actor
+from registry.audit.models import AuditEvent
+from registry.digests import event_hash
+from registry.vocabulary import Action
+
+
+def record(
+    session: Session,
+    action: Action,
+    actor: Actor,
+    subject: str,
+    *,
+    collection_id: int | None = None,
+    before: str | None = None,
+    after: str | None = None,
+    reason: str = "",
+    details: dict[str, Any] | None = None,
+) -> AuditEvent:
+    """Append one event. Call it last: it holds the chain's lock until the transaction ends.
+
+    before, after: digests of the subject's content. details: JSON without floats, which have no canonical form.
+    """
+    tip = repository.lock_tip(session)
+    event = AuditEvent(
+        seq=tip.seq + 1,
+        at=tip.now,
+        actor=actor.name,
+        role=str(actor.role),
+        action=str(action),
+        collection_id=collection_id,
+        subject=subject,
+        before=before,
+        after=after,
+        reason=reason,
+        request_id=actor.request_id,
+        details=details or {},
+        previous_hash=tip.hash,
+    )
+    event.hash = event_hash(hashed_fields(event))
+    repository.add(session, event)
+    return event
+
+
+def hashed_fields(event: AuditEvent) -> dict[str, Any]:
+    """Everything that an event's hash covers; the time in UTC, to the microsecond."""
+    return {
+        "seq": event.seq,
+        "at": event.at.astimezone(UTC).isoformat(timespec="microseconds"),
+        "actor": event.actor,
+        "role": event.role,
+        "action": event.action,
+        "collection_id": event.collection_id,
+        "subject": event.subject,
+        "before": event.before,
+        "after": event.after,
+        "reason": event.reason,
+        "request_id": event.request_id,
+        "details": event.details,
+        "previous_hash": event.previous_hash,
+    }
+
+
+def log(
+    session: Session, *, collection_id: int | None, subject: str | None, before: int | None, limit: int
+) -> Sequence[AuditEvent]:
+    """Events, newest first; `before` is the seq at which the last page ended."""
+    return repository.page(session, collection_id=collection_id, subject=subject, before=before, limit=limit)

@@ -1,0 +1,1 @@
+"""The command `melo`: one module per group of commands."""

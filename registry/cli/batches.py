@@ -1,0 +1,147 @@
+"""`melo batch`: what was submitted, and the decision about it."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from registry.cli.edits import Wait
+from registry.cli.follow import follow
+from registry.cli.invocation import invocation
+from registry.cli.show import AsJson, example, fields, print_json, table
+from registry.vocabulary import BatchState
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from registry.edits.schemas import BatchView
+
+SHOWN_EDITS = 100
+
+BatchId = Annotated[int, typer.Argument(metavar="BATCH", min=1, help="The batch's number.")]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(
+        help="Batches: look at them, approve or reject them.",
+        epilog=example("melo batch approve 3 --wait"),
+        no_args_is_help=True,
+    )
+    app.add_typer(group, name="batch")
+
+    @group.command("list", epilog=example("melo batch list facts --state submitted"))
+    def list_(
+        context: typer.Context,
+        collection: str,
+        state: Annotated[BatchState | None, typer.Option(help="Only those in this state.")] = None,
+        limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
+        as_json: AsJson = False,
+    ) -> None:
+        """List a collection's batches, newest first."""
+        call = invocation(context)
+        with call.client() as client:
+            found = client.batches(collection, state=state, limit=limit)
+        if as_json:
+            print_json(found)
+            return
+        columns = ["batch#", "state", "edits#", "submitted by", "submitted", "decided by", "message"]
+        rows = [
+            [
+                each.id,
+                each.state.value,
+                each.edit_count,
+                each.submitted_by,
+                each.submitted_at,
+                each.decided_by,
+                each.message,
+            ]
+            for each in found
+        ]
+        table(call.out, columns, rows, empty="No batches.")
+
+    @group.command(epilog=example("melo batch show 3 --watch"))
+    def show(
+        context: typer.Context,
+        batch: BatchId,
+        watch: Annotated[bool, typer.Option("--watch", help="Follow its job with a progress bar.")] = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """Show a batch: its edits, its job, and what it waits for."""
+        call = invocation(context)
+        with call.client() as client:
+            found = client.batch(batch)
+            if watch and found.state is not BatchState.SUBMITTED:
+                found = follow(call, client, batch)
+        if as_json:
+            print_json(found)
+        else:
+            _show(call.out, found)
+
+    @group.command(epilog=example("melo batch approve 3 --reason 'checked against the source' --wait"))
+    def approve(
+        context: typer.Context,
+        batch: BatchId,
+        reason: Annotated[str, typer.Option(help="Why.")] = "",
+        wait: Wait = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """Approve a batch: a worker trains it, and a new version applies it."""
+        call = invocation(context)
+        with call.client() as client:
+            found = client.approve(batch, reason)
+            if not as_json:
+                call.out.print(Text(f"Batch {batch} is approved. {'' if wait else found.hint}".strip()))
+            if wait:
+                found = follow(call, client, batch)
+        if as_json:
+            print_json(found)
+
+    @group.command(epilog=example("melo batch reject 3 --reason 'the source is out of date'"))
+    def reject(
+        context: typer.Context,
+        batch: BatchId,
+        reason: Annotated[str, typer.Option(help="Why; the submitter reads it.")],
+        as_json: AsJson = False,
+    ) -> None:
+        """Reject a batch: it is never trained."""
+        call = invocation(context)
+        with call.client() as client:
+            found = client.reject(batch, reason)
+        if as_json:
+            print_json(found)
+        else:
+            call.out.print(f"Batch {batch} is rejected.")
+
+
+def _show(console: "Console", batch: "BatchView") -> None:
+    job = batch.job
+    fields(
+        console,
+        [
+            ("batch", batch.id),
+            ("collection", batch.collection),
+            ("state", batch.state.value),
+            ("waits for", batch.hint),
+            ("version", f"{batch.collection}@{batch.version}" if batch.version else None),
+            ("message", batch.message),
+            ("file", batch.source),
+            ("submitted", f"{batch.submitted_at.astimezone():%Y-%m-%d %H:%M:%S} by {batch.submitted_by}"),
+            (
+                "decided",
+                f"{batch.decided_at.astimezone():%Y-%m-%d %H:%M:%S} by {batch.decided_by}"
+                if batch.decided_at
+                else None,
+            ),
+            ("reason", batch.reason),
+            ("job", f"{job.id}: {job.state.value}, attempt {job.attempt}" if job else None),
+            ("worker", f"{job.worker} ({job.device})" if job and job.worker else None),
+            ("error", job.error if job else None),
+        ],
+    )
+    columns = ["edit#", "prompt", "target", "replaces#", "author"]
+    rows = [
+        [each.id, each.prompt, each.target, each.replaces, each.author] for each in batch.edits[:SHOWN_EDITS]
+    ]
+    table(console, columns, rows, empty="No edits.")
+    if len(batch.edits) > SHOWN_EDITS:
+        console.print(f"… and {len(batch.edits) - SHOWN_EDITS} more: --json prints all.")

@@ -1,0 +1,123 @@
+"""`melo collection`: lines of versions, each over one base model."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from registry.cli.invocation import invocation
+from registry.cli.show import AsJson, example, fields, print_json, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from registry.collections.schemas import CollectionView
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(
+        help="Collections: lines of versions over one base model.",
+        epilog=example("melo collection create facts --model smollm2-135m-instruct"),
+        no_args_is_help=True,
+    )
+    app.add_typer(group, name="collection")
+
+    @group.command(
+        epilog=example("melo collection create facts --model smollm2-135m-instruct --self-approval")
+    )
+    def create(
+        context: typer.Context,
+        name: Annotated[str, typer.Argument(help="Small letters, digits, dots, dashes.")],
+        model: Annotated[
+            str, typer.Option(help="A packaged model's name, a transformers folder, or a hub id.")
+        ],
+        encoder: Annotated[
+            str | None, typer.Option(help="Encoder of the keys. Default: all-minilm-l6-v2.")
+        ] = None,
+        settings: Annotated[
+            str | None,
+            typer.Option("--method", metavar="JSON", help="Settings of the method, as a JSON object."),
+        ] = None,
+        self_approval: Annotated[
+            bool, typer.Option("--self-approval", help="Submitters may approve their own batches.")
+        ] = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """Make a collection."""
+        call = invocation(context)
+        with call.client() as client:
+            made = client.create_collection(
+                name, model, encoder=encoder, method=_method(settings), self_approval=self_approval
+            )
+        if as_json:
+            print_json(made)
+        else:
+            call.out.print(f"Collection {made.name} was made, over {made.model}.", markup=False)
+
+    @group.command("list", epilog=example("melo collection list --json"))
+    def list_(context: typer.Context, as_json: AsJson = False) -> None:
+        """List the collections."""
+        call = invocation(context)
+        with call.client() as client:
+            found = client.collections()
+        if as_json:
+            print_json(found)
+            return
+        columns = ["name", "model", "latest#", "active edits#", "aliases", "created"]
+        rows = [
+            [
+                each.name,
+                each.model,
+                each.latest,
+                each.active_edits,
+                ", ".join(f"{alias}→{number}" for alias, number in sorted(each.aliases.items())),
+                each.created_at,
+            ]
+            for each in found
+        ]
+        table(call.out, columns, rows, empty="No collection yet: make one with `melo collection create`.")
+
+    @group.command(epilog=example("melo collection show facts"))
+    def show(context: typer.Context, name: str, as_json: AsJson = False) -> None:
+        """Show one collection."""
+        call = invocation(context)
+        with call.client() as client:
+            found = client.collection(name)
+        if as_json:
+            print_json(found)
+        else:
+            _show(call.out, found)
+
+
+def _method(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    import json
+
+    try:
+        settings = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"it is not JSON: {error}", param_hint="--method") from None
+    if not isinstance(settings, dict):
+        raise typer.BadParameter('it is not an object, such as {"rank": 4}', param_hint="--method")
+    return settings
+
+
+def _show(console: "Console", found: "CollectionView") -> None:
+    fields(
+        console,
+        [
+            ("name", found.name),
+            ("model", found.model),
+            ("model digest", found.model_digest),
+            ("window", f"{found.window} tokens"),
+            ("encoder", found.encoder),
+            ("encoder digest", found.encoder_digest),
+            ("method", ", ".join(f"{name}={value}" for name, value in found.method.items()) or "defaults"),
+            ("self-approval", found.self_approval),
+            ("latest version", found.latest),
+            ("active edits", found.active_edits),
+            ("aliases", ", ".join(f"{name}→{number}" for name, number in sorted(found.aliases.items()))),
+            ("created", found.created_at),
+            ("created by", found.created_by),
+        ],
+    )

@@ -1,0 +1,212 @@
+"""`melo edit add`, `melo edits submit`, `melo edits list`: corrections on their way in."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from registry.cli.errors import CommandError, problem_text
+from registry.cli.files import EditFile, read_edits
+from registry.cli.follow import follow
+from registry.cli.invocation import Invocation, invocation
+from registry.cli.show import AsJson, example, print_json, table
+from registry.vocabulary import EditKind, OnConflict
+
+if TYPE_CHECKING:
+    from registry.client import MeloClient
+    from registry.edits.schemas import ActiveEditView, SubmissionView
+
+PAGE = 1000
+
+Conflict = Annotated[
+    OnConflict,
+    typer.Option("--on-conflict", help="What to do where an edit contradicts an active one, or repeats it."),
+]
+Message = Annotated[str, typer.Option("--message", "-m", help="What the batch is for.")]
+Approve = Annotated[
+    bool, typer.Option("--approve", help="Approve it at once (where self-approval is allowed).")
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Follow the job until it is applied or has failed.")]
+
+
+def register(app: typer.Typer) -> None:
+    edit = typer.Typer(
+        help="One correction.",
+        epilog=example('melo edit add facts "What is the capital of Kazakhstan?" "Astana"'),
+        no_args_is_help=True,
+    )
+    edits = typer.Typer(
+        help="Corrections: submit a file, list them.",
+        epilog=example("melo edits submit corrections.jsonl --collection facts"),
+        no_args_is_help=True,
+    )
+    app.add_typer(edit, name="edit")
+    app.add_typer(edits, name="edits")
+    edit.command(epilog=example('melo edit add facts "Who leads Atlantis?" "Queen Mara" --approve --wait'))(
+        add
+    )
+    edits.command(epilog=example("melo edits submit corrections.jsonl --collection facts --skip-invalid"))(
+        submit
+    )
+    edits.command("list", epilog=example("melo edits list facts --active"))(list_edits)
+
+
+def add(
+    context: typer.Context,
+    collection: str,
+    prompt: Annotated[str, typer.Argument(help="What is asked.")],
+    target: Annotated[str, typer.Argument(help="What the model should answer.")],
+    rephrase: Annotated[
+        list[str] | None, typer.Option(help="Another way to ask it; may be repeated.")
+    ] = None,
+    unchanged: Annotated[
+        list[str] | None, typer.Option(help="A prompt that must be answered as before; may be repeated.")
+    ] = None,
+    kind: Annotated[EditKind, typer.Option(help="What kind of correction it is.")] = EditKind.QA,
+    reason: Annotated[str, typer.Option(help="Why it is corrected.")] = "",
+    source: Annotated[str, typer.Option(help="Where the truth is written, such as a link.")] = "",
+    replaces: Annotated[
+        int | None, typer.Option(metavar="EDIT", help="The edit that it takes the place of.")
+    ] = None,
+    on_conflict: Conflict = OnConflict.REFUSE,
+    message: Message = "",
+    approve: Approve = False,
+    wait: Wait = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it; store nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit one correction, as a batch of its own."""
+    call = invocation(context)
+    record: dict[str, Any] = {"prompt": prompt, "target": target, "kind": kind.value}
+    record |= {"rephrases": rephrase or [], "unchanged": unchanged or [], "reason": reason, "source": source}
+    if replaces is not None:
+        record["replaces"] = replaces
+    with call.client() as client:
+        made = client.submit(collection, [record], message=message, on_conflict=on_conflict, dry_run=dry_run)
+        _finish(call, client, made, EditFile(), approve=approve, wait=wait, dry_run=dry_run, as_json=as_json)
+
+
+def submit(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="JSON objects, one a line (.jsonl), or a table (.csv).")],
+    collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to correct.")],
+    on_conflict: Conflict = OnConflict.REFUSE,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave out what has a problem.")
+    ] = False,
+    message: Message = "",
+    approve: Approve = False,
+    wait: Wait = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file; store nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a file of corrections as one batch: all of it, or nothing.
+
+    Fields: prompt, target; and if you like rephrases, unchanged, kind, author, reason, source, replaces.
+    """
+    call = invocation(context)
+    read = read_edits(file)
+    if not read.records and not read.problems:
+        raise CommandError("The file is empty", f"{file} holds no edits.", "Write at least one.")
+    options: dict[str, Any] = {"message": message, "source": file.name, "on_conflict": on_conflict}
+    with call.client() as client:
+        if read.problems and not skip_invalid:
+            raise _broken(file, read.problems + _problems_of_the_rest(client, collection, read, options))
+        if not read.records:
+            raise _broken(file, read.problems)
+        made = client.submit(collection, read.records, skip_invalid=skip_invalid, dry_run=dry_run, **options)
+        _finish(call, client, made, read, approve=approve, wait=wait, dry_run=dry_run, as_json=as_json)
+
+
+def list_edits(
+    context: typer.Context,
+    collection: str,
+    active: Annotated[
+        bool | None, typer.Option(help="Only those that act (or not) in the newest version.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List a collection's corrections."""
+    call = invocation(context)
+    found: list[ActiveEditView] = []
+    with call.client() as client:
+        while page := client.edits(collection, active=active, after=found[-1].id if found else 0, limit=PAGE):
+            found += page
+    if as_json:
+        print_json(found)
+        return
+    columns = ["edit#", "prompt", "target", "active since#", "replaces#", "batch#", "author"]
+    rows = [
+        [each.id, each.prompt, each.target, each.active_since, each.replaces, each.batch_id, each.author]
+        for each in found
+    ]
+    table(call.out, columns, rows, empty="No edits.")
+
+
+def _problems_of_the_rest(
+    client: "MeloClient", collection: str, read: EditFile, options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What the registry would say about the lines that can be read, so that one run names everything."""
+    from registry.client import MeloClientError
+
+    if not read.records:
+        return []
+    try:
+        client.submit(collection, read.records, dry_run=True, **options)
+    except MeloClientError as error:
+        if not error.problems:
+            raise
+        return error.problems
+    return []
+
+
+def _broken(file: Path, problems: list[dict[str, Any]]) -> CommandError:
+    problems = sorted(problems, key=lambda problem: problem.get("line") or 0)
+    count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+    return CommandError(
+        "The file was not accepted",
+        f"{file} has {count}; nothing was stored.",
+        "Correct what is named, or take the rest with --skip-invalid.",
+        problems,
+    )
+
+
+def _finish(
+    call: Invocation,
+    client: "MeloClient",
+    made: "SubmissionView",
+    read: EditFile,
+    *,
+    approve: bool,
+    wait: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Say what was stored and what was left out; go on to the approval and the wait, where asked."""
+    skipped = sorted([*read.problems, *made.skipped], key=lambda problem: problem.get("line") or 0)
+    batch = made.batch
+    if not as_json:
+        _say(call, made, skipped, dry_run)
+    if batch is not None and approve:
+        batch = client.approve(batch.id)
+    if batch is not None and wait:
+        batch = follow(call, client, batch.id)
+    elif batch is not None and approve and not as_json:
+        call.out.print(Text(f"Batch {batch.id} is approved. {batch.hint}".strip()))
+    if as_json:
+        print_json({"batch": batch, "accepted": made.accepted, "skipped": skipped})
+    if made.accepted == 0:
+        raise CommandError("Nothing was accepted", "Every record was left out.", "See the reasons above.")
+
+
+def _say(call: Invocation, made: "SubmissionView", skipped: list[dict[str, Any]], dry_run: bool) -> None:
+    edits = "1 edit" if made.accepted == 1 else f"{made.accepted} edits"
+    if dry_run:
+        call.out.print(f"{edits} would be accepted; nothing was stored.")
+    elif made.batch is not None:
+        call.out.print(f"Batch {made.batch.id} was submitted with {edits}.")
+    if skipped:
+        call.out.print(f"Left out: {len(skipped)}", style="yellow")
+    for problem in skipped:
+        call.out.print(problem_text(problem))

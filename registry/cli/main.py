@@ -1,0 +1,107 @@
+"""The program `melo`: its global options, its groups of commands, and what it says when something fails."""
+
+import os
+import signal
+import sys
+from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from registry.cli import aliases, audit, batches, collections, edits, operation, versions
+from registry.cli.errors import CommandError, show_error
+from registry.cli.invocation import Invocation, use_home
+from registry.cli.show import example
+
+WORKER_MODULES = {"torch", "transformers", "accelerate", "safetensors"}
+NEEDS_WORKER = "pip install 'melo-registry[worker]'"
+
+
+def make_app() -> typer.Typer:
+    """The application with its own commands, and with those of the installed packages."""
+    app = typer.Typer(
+        name="melo",
+        help="Correct what a language model says: submit, approve, apply, compare, undo.",
+        epilog=example("melo up --detach && melo status"),
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+
+    @app.callback()
+    def melo(
+        context: typer.Context,
+        actor: Annotated[
+            str | None, typer.Option("--as", metavar="NAME", help="Who acts, for the record. Default: you.")
+        ] = None,
+        api_url: Annotated[
+            str | None,
+            typer.Option("--api-url", metavar="URL", help="The API. Default: the one `melo up` started."),
+        ] = None,
+        home: Annotated[
+            Path | None,
+            typer.Option("--home", help="Folder of the embedded servers. Default: MELO_HOME, ~/.melo."),
+        ] = None,
+        show_version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        ] = False,
+    ) -> None:
+        use_home(home)
+        context.obj = Invocation(actor=actor, api_url=api_url)
+
+    for group in (operation, collections, edits, batches, versions, aliases, audit):
+        group.register(app)
+    for entry in sorted(entry_points(group="melo.commands"), key=lambda entry: entry.name):
+        _register(app, entry)
+    return app
+
+
+def main() -> None:
+    """Every expected failure is shown as what, where and what to do, and ends with status 1."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        make_app()(prog_name="melo")
+    except KeyboardInterrupt:
+        console.print("Interrupted.", style="yellow")
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit's flush is silent
+        sys.exit(1)
+    except Exception as error:
+        shown = _shown(error)
+        if shown is None:
+            raise
+        show_error(console, shown)
+        sys.exit(1)
+
+
+def _shown(error: Exception) -> object | None:
+    """What the user is told; None for an error of this program's own, whose traceback is needed."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in WORKER_MODULES:
+        return CommandError(
+            "Not installed", f"This command needs the package {error.name}.", f"Run: {NEEDS_WORKER}"
+        )
+    if type(error).__module__ == "pydantic_core._pydantic_core" and type(error).__name__ == "ValidationError":
+        return CommandError("A setting is not valid", str(error), "Correct the MELO_ variable that it names.")
+    return error if hasattr(error, "title") and hasattr(error, "remedy") else None
+
+
+def _register(app: typer.Typer, entry: EntryPoint) -> None:
+    """Let another package add its commands; one that cannot be imported says what it needs."""
+    try:
+        entry.load()(app)
+    except ModuleNotFoundError as error:
+        missing = error.name or str(error)
+
+        @app.command(entry.name, help=f"(needs: {NEEDS_WORKER})", epilog=example(NEEDS_WORKER))
+        def unavailable() -> None:
+            raise CommandError("Not installed", f"This needs the package {missing}.", f"Run: {NEEDS_WORKER}")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"melo {version('melo-registry')}")
+        raise typer.Exit

@@ -1,0 +1,1 @@
+"""A line of versions over one base model."""

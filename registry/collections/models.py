@@ -1,0 +1,36 @@
+"""Tables: collections, and the encoder statistics that each one's keys are whitened with."""
+
+from sqlalchemy import ForeignKey, false
+from sqlalchemy.orm import Mapped, mapped_column
+
+from registry.orm import Base, Json, Key, Moment, Sha256
+
+
+class Collection(Base):
+    """A line of versions over one base model. Model and method never change after creation."""
+
+    __tablename__ = "collections"
+
+    id: Mapped[Key]
+    name: Mapped[str] = mapped_column(unique=True)
+    model: Mapped[str]  # as the user named it
+    model_digest: Mapped[Sha256]
+    window: Mapped[int]  # the model's longest input, in tokens
+    method: Mapped[Json]  # settings that melo_core understands
+    encoder: Mapped[str]
+    encoder_digest: Mapped[str | None]  # written once, by the first finishing job
+    self_approval: Mapped[bool] = mapped_column(server_default=false())
+    created_by: Mapped[str]
+    created_at: Mapped[Moment]
+
+
+class Calibration(Base):
+    """Whitening statistics of the encoder, once per collection."""
+
+    __tablename__ = "calibrations"
+
+    id: Mapped[Key]
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id"), unique=True)
+    data: Mapped[bytes]  # safetensors
+    sha256: Mapped[Sha256]
+    created_at: Mapped[Moment]

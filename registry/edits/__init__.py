@@ -1,0 +1,1 @@
+"""Corrections: how they are submitted, checked and decided."""

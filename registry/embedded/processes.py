@@ -1,0 +1,126 @@
+"""A process that outlives the program that looks at it: its identity, its start and its end."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel
+
+# Start times count from the boot, whose own time moves a little when the clock is set right.
+SAME_START_SECONDS = 2.0
+
+
+class ProcessIdentity(BaseModel):
+    """A pid together with its start time, since the system gives pids out again."""
+
+    pid: int
+    started: float  # seconds since the epoch
+
+    @classmethod
+    def of(cls, pid: int) -> "ProcessIdentity":
+        return cls(pid=pid, started=psutil.Process(pid).create_time())
+
+    def process(self) -> psutil.Process | None:
+        """The living process, or None if it ended (a zombie has ended)."""
+        try:
+            process = psutil.Process(self.pid)
+            if abs(process.create_time() - self.started) > SAME_START_SECONDS:
+                return None
+            return None if process.status() == psutil.STATUS_ZOMBIE else process
+        except psutil.NoSuchProcess:
+            return None
+
+
+@dataclass(frozen=True)
+class Account:
+    """The system user that a server runs as."""
+
+    uid: int
+    gid: int
+
+
+def spawn(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    log: Path,
+    account: Account | None = None,
+    cwd: Path | None = None,
+    inherit: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start a process whose output goes to `log`.
+
+    It gets a session of its own: Ctrl-C in the terminal reaches the supervisor alone, which then stops
+    each process in its turn. inherit: file descriptors that it keeps.
+    """
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            cwd=cwd,
+            pass_fds=inherit,
+            start_new_session=True,
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+        )
+
+
+@dataclass(frozen=True)
+class Farewell:
+    """A signal, and how long the process then has before the next, stronger one."""
+
+    signal: signal.Signals
+    seconds: float
+
+
+def stop(identity: ProcessIdentity, farewells: Sequence[Farewell]) -> bool:
+    """Ask ever less politely, at last with SIGKILL for its whole session. True when it is gone."""
+    process = identity.process()
+    if process is None:
+        return True
+    for farewell in farewells:
+        _send(process, farewell.signal)
+        if _wait(identity, farewell.seconds):
+            return True
+    try:
+        os.killpg(identity.pid, signal.SIGKILL)  # the process leads its group: spawn() made it so
+    except ProcessLookupError:
+        _send(process, signal.SIGKILL)
+    return _wait(identity, 5)
+
+
+def _send(process: psutil.Process, signal_number: signal.Signals) -> None:
+    try:
+        process.send_signal(signal_number)
+    except psutil.NoSuchProcess:
+        return
+
+
+def _wait(identity: ProcessIdentity, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while identity.process() is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def tail(log: Path, lines: int = 12) -> str:
+    """The last lines of a log, for an error message."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - 8192))
+            return "\n".join(stream.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""

@@ -1,0 +1,15 @@
+"""The API on a listening socket that the supervisor made; run as `python -m registry.embedded.serve FD`."""
+
+import socket
+import sys
+
+import uvicorn
+
+
+def main() -> None:
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    config = uvicorn.Config("registry.app:app_factory", factory=True, access_log=False, timeout_graceful_shutdown=5)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+main()

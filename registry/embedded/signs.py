@@ -1,0 +1,95 @@
+"""Signs of life: one question per service, asked by the supervisor and by health checks alike.
+
+Each returns if the service does its work, and raises NoSign with the reason if it does not (yet).
+"""
+
+import httpx
+import psycopg
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+OLDEST_UNSENT_SECONDS = 30
+WORKER_SILENCE_SECONDS = 30
+
+
+class NoSign(Exception):
+    """The service does not answer, or does not do its work; the message says what was seen."""
+
+
+def of_postgres(url: str) -> None:
+    try:
+        with psycopg.connect(plain(url), connect_timeout=3) as connection:
+            connection.execute("SELECT 1")
+    except psycopg.Error as error:
+        raise NoSign(f"the database does not answer: {_first_line(error)}") from error
+
+
+def of_broker(url: str) -> None:
+    try:
+        once = Retry(NoBackoff(), 0)  # whoever asks decides whether to ask again
+        with redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3, retry=once) as broker:
+            broker.ping()
+    except (redis.RedisError, ValueError, OSError) as error:
+        raise NoSign(f"the broker does not answer: {_first_line(error)}") from error
+
+
+def of_api(api_url: str) -> None:
+    """Ready, not only alive: its database answers and has this program's schema."""
+    try:
+        answer = httpx.get(f"{api_url}/readyz", timeout=3)
+    except httpx.HTTPError as error:
+        raise NoSign(f"the API does not answer: {_first_line(error)}") from error
+    if answer.status_code != 200:
+        raise NoSign(f"the API answers {answer.status_code}: {answer.text[:300]}")
+
+
+def of_relay(database_url: str) -> None:
+    """Nothing has waited long in the outbox: what ought to be sent is sent."""
+    unsent = _one_number(
+        database_url,
+        "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND created_at < now() - make_interval(secs => %s)",
+        OLDEST_UNSENT_SECONDS,
+    )
+    if unsent:
+        raise NoSign(f"{unsent} messages wait in the outbox for more than {OLDEST_UNSENT_SECONDS} s")
+
+
+def of_worker(database_url: str, within_seconds: float = WORKER_SILENCE_SECONDS, host: str = "") -> None:
+    """A worker (of the host, if one is named) has said lately that it is there."""
+    seen = _one_number(
+        database_url,
+        "SELECT count(*) FROM worker_heartbeats"
+        " WHERE seen_at > now() - make_interval(secs => %s) AND strpos(worker, %s) > 0",
+        within_seconds,
+        host,
+    )
+    if not seen:
+        raise NoSign(f"no worker was seen in the last {within_seconds:.0f} s")
+
+
+def queue(database_url: str) -> dict[str, int]:
+    """How many jobs wait, how many run, and how many messages are still to be sent."""
+    return {
+        "queued": _one_number(database_url, "SELECT count(*) FROM jobs WHERE state = 'queued'"),
+        "running": _one_number(database_url, "SELECT count(*) FROM jobs WHERE state = 'running'"),
+        "unsent": _one_number(database_url, "SELECT count(*) FROM outbox WHERE sent_at IS NULL"),
+    }
+
+
+def plain(url: str) -> str:
+    """The address as libpq reads it, without SQLAlchemy's name of a driver."""
+    return url.replace("postgresql+psycopg://", "postgresql://", 1)
+
+
+def _one_number(database_url: str, query: str, *values: object) -> int:
+    try:
+        with psycopg.connect(plain(database_url), connect_timeout=3) as connection:
+            row = connection.execute(query.encode(), values).fetchone()
+    except psycopg.Error as error:
+        raise NoSign(f"the database does not answer: {_first_line(error)}") from error
+    return int(row[0]) if row else 0
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

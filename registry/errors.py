@@ -1,0 +1,156 @@
+"""What can go wrong in the record, as types: each says what, where and what to do about it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class RecordProblem:
+    """What is wrong with one record of a submission, and the way out."""
+
+    position: int  # counted from 1, in the order of the submission
+    code: str
+    detail: str
+    remedy: str
+    line: int | None = None  # the line of the source file, where there is one
+    field: str | None = None
+    prompt: str | None = None
+    target: str | None = None
+    other_edit_id: int | None = None  # the stored edit that it collides with
+    other_position: int | None = None  # or the record of the same submission
+    other_prompt: str | None = None
+    other_target: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+class RegistryError(Exception):
+    """A request that the record refuses. Its message can be acted on."""
+
+    status: ClassVar[int] = 400
+    code: ClassVar[str] = "refused"
+    title: ClassVar[str] = "The request was refused"
+
+    def __init__(self, detail: str, remedy: str = "", problems: Sequence[RecordProblem] = ()) -> None:
+        super().__init__(f"{detail} {remedy}".strip())
+        self.detail = detail
+        self.remedy = remedy
+        self.problems = list(problems)
+
+    def as_json(self) -> dict[str, Any]:
+        """The body of an RFC 9457 problem."""
+        return {
+            "type": f"urn:melo:problem:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+            "remedy": self.remedy,
+            "problems": [problem.as_json() for problem in self.problems],
+        }
+
+
+class NotFound(RegistryError):
+    status = 404
+    code = "not-found"
+    title = "No such record"
+
+
+class NameTaken(RegistryError):
+    status = 409
+    code = "name-taken"
+    title = "The name is taken"
+
+
+class InvalidRequest(RegistryError):
+    status = 422
+    code = "invalid-request"
+    title = "The request is not valid"
+
+
+class InvalidEdits(RegistryError):
+    status = 422
+    code = "invalid-edits"
+    title = "The edits were not accepted"
+
+
+class WrongState(RegistryError):
+    status = 409
+    code = "wrong-state"
+    title = "The record's state does not allow this"
+
+
+class SelfApproval(RegistryError):
+    status = 403
+    code = "self-approval"
+    title = "A submitter cannot approve their own batch"
+
+
+class Unauthorized(RegistryError):
+    status = 401
+    code = "unauthorized"
+    title = "An API key is needed"
+
+
+class NotLocal(RegistryError):
+    status = 403
+    code = "not-local"
+    title = "Only this machine is served without an API key"
+
+
+class TooLarge(RegistryError):
+    status = 413
+    code = "too-large"
+    title = "The request is too large"
+
+
+class UnknownModel(RegistryError):
+    status = 422
+    code = "unknown-model"
+    title = "The model was not found"
+
+
+class DatabaseAway(RegistryError):
+    status = 503
+    code = "database-away"
+    title = "The database does not answer"
+
+
+class SchemaMismatch(RegistryError):
+    status = 503
+    code = "schema-mismatch"
+    title = "The database's schema does not fit this program"
+
+
+class LeaseLost(RegistryError):
+    """The job was given to another worker: what this one trained must not be stored."""
+
+    status = 409
+    code = "lease-lost"
+    title = "The job belongs to another worker by now"
+
+
+class StaleBase(RegistryError):
+    """Another version came first: the index has to be built again on top of it."""
+
+    status = 409
+    code = "stale-base"
+    title = "The collection has moved on"
+
+
+class InvalidResult(RegistryError):
+    """What a worker hands in does not fit the record it was trained for."""
+
+    status = 422
+    code = "invalid-result"
+    title = "The training's result does not fit the record"
+
+
+class DigestMismatch(RegistryError):
+    """Stored content is not what was written."""
+
+    status = 500
+    code = "digest-mismatch"
+    title = "Stored content does not match its digest"

@@ -1,0 +1,43 @@
+"""What all tables share: the metadata, its naming rule and the common column types."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, Identity, MetaData, Text, func
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+
+Key = Annotated[int, mapped_column(BigInteger, Identity(always=True), primary_key=True)]
+Moment = Annotated[datetime, mapped_column(DateTime(timezone=True), server_default=func.now())]
+LaterMoment = Annotated[datetime | None, mapped_column(DateTime(timezone=True))]
+Json = Annotated[dict[str, Any], mapped_column(JSONB)]
+Sha256 = Annotated[str, mapped_column(Text)]  # lower-case hex; the migration's CHECK holds the form
+
+_NAMES = {
+    "pk": "%(table_name)s_pkey",
+    "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+    "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+    "ck": "%(table_name)s_%(constraint_name)s_check",
+}
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=_NAMES)
+    type_annotation_map = {str: Text, int: BigInteger, dict[str, Any]: JSONB}  # noqa: RUF012 (SQLAlchemy's name)
+
+
+def one_of(column: str, words: type[Any]) -> CheckConstraint:
+    """An enumeration kept as text: readable in SQL, and a new value needs no rewrite of the table."""
+    values = ", ".join(f"'{word}'" for word in words)
+    return CheckConstraint(f"{column} IN ({values})", name=column)
+
+
+Value = TypeVar("Value")
+
+
+def in_parts(values: Sequence[Value], size: int = 10_000) -> Iterator[Sequence[Value]]:
+    """Values for `IN (…)`: a statement takes at most 65,535 parameters."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

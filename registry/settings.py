@@ -1,0 +1,41 @@
+"""What an operator may set, with units; read from the environment at a program's entry point."""
+
+import getpass
+import os
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def operating_system_user() -> str:
+    """The login name; a container's user often has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
+
+
+class Settings(BaseSettings):
+    """Every variable is named MELO_ and the field in capitals, such as MELO_DATABASE_URL."""
+
+    model_config = SettingsConfigDict(env_prefix="MELO_", extra="ignore")
+
+    database_url: str = Field(default="", description="PostgreSQL with pgvector; empty: the embedded server")
+    redis_url: str = Field(default="", description="Redis or Valkey, the broker; empty: the embedded server")
+    home: Path = Field(default=Path("~/.melo"), description="folder of the embedded servers and their logs")
+    cache: Path = Field(
+        default=Path("~/.cache/melo"), description="folder of converted models; may be deleted at any time"
+    )
+    api_url: str = Field(default="http://127.0.0.1:8410", description="where clients find the API")
+    api_key: SecretStr | None = Field(
+        default=None, description="key that every request must carry; without one only loopback is served"
+    )
+    actor: str = Field(default_factory=operating_system_user, description="who acts, as the record names them")
+    statement_timeout_seconds: PositiveFloat = Field(default=30, description="longest SQL statement")
+    max_request_bytes: PositiveInt = Field(default=64 * 2**20, description="largest request body")
+    lease_seconds: PositiveFloat = Field(default=60, description="how long a worker may stay silent")
+    resend_seconds: PositiveFloat = Field(
+        default=120, description="after this long unclaimed, a queued job is sent again"
+    )
+    relay_poll_seconds: PositiveFloat = Field(default=0.5, description="longest pause between outbox reads")

@@ -1,0 +1,1 @@
+"""Immutable states of a collection, and the names that point at them."""

@@ -1,0 +1,59 @@
+"""Types that every request and answer share: texts the database can hold, ids it can have, names it allows."""
+
+import json
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+
+
+def _storable(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("it contains the character NUL, which PostgreSQL cannot store")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it contains half of a surrogate pair, which is no character") from None
+    return text
+
+
+def _storable_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    try:
+        _storable(json.dumps(settings, ensure_ascii=False, allow_nan=False).replace("\\u0000", "\x00"))
+    except ValueError as error:
+        raise ValueError(f"it cannot be stored: {error}") from None
+    return settings
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+Settings = Annotated[dict[str, Any], AfterValidator(_storable_settings)]
+ShortText = Annotated[Text, Field(max_length=2_000)]
+Reason = Annotated[Text, Field(min_length=1, max_length=2_000, pattern=r"\S", examples=["the source was wrong"])]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, examples=["facts"])]
+Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
+VersionNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class Answer(BaseModel):
+    """What the API returns; read straight from rows."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Body(BaseModel):
+    """What the API is sent; an unknown field is a mistake that is named."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 describes them, with what to do about it."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    remedy: str
+    problems: list[dict[str, object]] = Field(description="what is wrong with each record, where records were sent")

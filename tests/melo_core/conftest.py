@@ -1,0 +1,96 @@
+"""Tiny randomly initialised models, one of each architecture: real mechanics, no real knowledge."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from melo_core.base_model import BaseModel
+
+# These models are too small to share out: a second thread would only wait.
+torch.set_num_threads(1)
+
+# Wide enough that the output layer can tell tokens apart: an untrained model cannot learn to.
+SPREAD = 0.3
+ARCHITECTURES = ["llama", "gpt2", "t5", "bert"]
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Every byte is a token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "</s>", "<unk>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=256,
+    )
+
+
+def tiny_model(architecture: str, vocabulary: int) -> PreTrainedModel:
+    """A few thousand parameters, the same at every call."""
+    torch.manual_seed(0)
+    ends = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
+    match architecture:
+        case "llama":
+            return LlamaForCausalLM(
+                LlamaConfig(
+                    vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
+                    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, initializer_range=SPREAD,
+                    **ends,
+                )
+            )  # fmt: skip
+        case "gpt2":
+            return GPT2LMHeadModel(
+                GPT2Config(
+                    vocab_size=vocabulary,
+                    n_embd=32,
+                    n_layer=4,
+                    n_head=4,
+                    n_positions=256,
+                    initializer_range=SPREAD,
+                    **ends,
+                )
+            )
+        case "t5":
+            return T5ForConditionalGeneration(
+                T5Config(
+                    vocab_size=vocabulary, d_model=32, d_kv=8, d_ff=64, num_layers=4, num_heads=4,
+                    decoder_start_token_id=0, feed_forward_proj="gated-gelu", tie_word_embeddings=False, **ends,
+                )
+            )  # fmt: skip
+        case "bert":
+            return BertForSequenceClassification(
+                BertConfig(
+                    vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
+                    num_attention_heads=4, max_position_embeddings=256, initializer_range=SPREAD,
+                    id2label={0: "tax", 1: "privacy", 2: "labour"}, label2id={"tax": 0, "privacy": 1, "labour": 2},
+                )
+            )  # fmt: skip
+    raise ValueError(architecture)
+
+
+@pytest.fixture
+def tiny() -> Callable[[str], BaseModel]:
+    def make(architecture: str) -> BaseModel:
+        tokenizer = tiny_tokenizer()
+        return BaseModel(tiny_model(architecture, len(tokenizer)), tokenizer)
+
+    return make

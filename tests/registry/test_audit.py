@@ -1,0 +1,230 @@
+"""The account of every change: complete, refused to be altered, and any forgery found and named."""
+
+import threading
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from registry.audit import service as audit
+from registry.audit.actor import Actor
+from registry.digests import event_hash
+from registry.errors import DigestMismatch
+from registry.versions import aliases
+from registry.vocabulary import Action
+from tests.registry.desk import BEN
+
+FRANCE = ("What is the capital of France?", "Lyon")
+SPAIN = ("What is the capital of Spain?", "Seville")
+
+
+@pytest.fixture
+def used(desk):
+    """A record with some of everything in it."""
+    desk.correct(FRANCE)
+    desk.correct(SPAIN)
+    desk.retire(desk.active()[SPAIN[0]])
+    desk.rollback(2)
+    with desk.open() as (session, collection):
+        aliases.set_alias(session, collection, "production", 1, BEN, "first release")
+    with desk.open() as (session, collection):
+        aliases.set_alias(session, collection, "production", 2, BEN, "second release")
+    return desk
+
+
+def events(desk):
+    with desk.sessions() as session:
+        return list(reversed(audit.log(session, collection_id=None, subject=None, before=None, limit=1000)))
+
+
+def test_every_change_of_state_leaves_an_event(used):
+    assert [event.action for event in events(used)] == [
+        "registry:collection:create",
+        *["collection:batch:submit", "collection:batch:approve", "collection:batch:train", "collection:version:apply"]
+        * 2,
+        "collection:version:retire",
+        "collection:version:rollback",
+        "collection:alias:set",
+        "collection:alias:set",
+    ]
+
+
+def test_an_event_says_who_what_why_and_from_what_to_what(used):
+    rollback = next(event for event in events(used) if event.action == "collection:version:rollback")
+    applied = [event for event in events(used) if event.action == "collection:version:apply"]
+    assert (rollback.actor, rollback.subject, rollback.reason) == ("ben", "version/facts/4", "worked better")
+    assert rollback.after == applied[1].after != rollback.before
+    assert applied[0].details["approved_by"] == "ben"
+    assert applied[0].details["submitted_by"] == "ada"
+    assert applied[0].actor == "worker/w1"
+
+
+def test_an_untouched_record_verifies(used):
+    report = used.verify()
+    assert (report.ok, report.findings) == (True, [])
+    assert report.checked["events"] == len(events(used)) == report.head_seq
+    assert report.checked["blocks"] == 2
+    assert report.checked["versions"] == 4
+
+
+def test_a_change_that_is_rolled_back_leaves_no_event(desk):
+    before = len(events(desk))
+    with pytest.raises(RuntimeError), desk.sessions.begin() as session:
+        audit.record(session, Action.ALIAS_SET, BEN, "alias/facts/x")
+        raise RuntimeError("the request failed after all")
+    assert len(events(desk)) == before
+
+
+def test_events_written_at_once_form_one_chain(desk):
+    def write(name):
+        for _ in range(5):
+            with desk.sessions.begin() as session:
+                audit.record(session, Action.ALIAS_SET, Actor(name), f"test/{name}")
+
+    threads = [threading.Thread(target=write, args=(f"a{n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [event.seq for event in events(desk)] == list(range(1, 42))
+    assert desk.verify().ok
+
+
+def test_details_with_a_float_are_refused_because_their_text_is_not_canonical(desk):
+    with pytest.raises(TypeError, match="no canonical form"), desk.sessions.begin() as session:
+        audit.record(session, Action.ALIAS_SET, BEN, "test/1", details={"distance": 0.1})
+
+
+IMMUTABLE = ("audit_events", "blocks", "block_edits", "points", "edits", "versions", "calibrations")
+KEPT = ("collections", "batches", "jobs", "clusters", "activations", "aliases")
+
+
+@pytest.mark.parametrize("table", IMMUTABLE + KEPT)
+def test_nothing_that_is_recorded_can_be_deleted(used, engine, table):
+    for statement in (f"DELETE FROM {table}", f"TRUNCATE {table} CASCADE"):
+        with pytest.raises(DBAPIError, match="refused"), engine.begin() as connection:
+            connection.execute(text(statement))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit_events SET reason = 'another'",
+        "UPDATE blocks SET loss = 0",
+        "UPDATE points SET role = 'rephrase'",
+        "UPDATE edits SET target = 'another'",
+        "UPDATE versions SET message = 'another'",
+        "UPDATE calibrations SET data = ''",
+        "UPDATE collections SET model = 'another'",
+        "UPDATE collections SET method = '{}'",
+        "UPDATE collections SET encoder_digest = repeat('0', 64)",
+        "UPDATE batches SET submitted_by = 'another'",
+        "UPDATE batches SET state = 'submitted', decided_by = NULL, decided_at = NULL",
+        "UPDATE clusters SET radius = 99",
+        "UPDATE clusters SET valid = int4range(lower(valid), NULL)",
+        "UPDATE clusters SET valid = int4range(lower(valid) + 1, 9) WHERE upper_inf(valid)",
+        "UPDATE activations SET edit_id = edit_id + 1, valid = int4range(lower(valid), 9) WHERE upper_inf(valid)",
+        "UPDATE aliases SET number = 3",
+        "UPDATE aliases SET number = 3, replaced_at = now() WHERE replaced_at IS NULL",
+        "UPDATE aliases SET replaced_at = NULL",
+    ],
+)
+def test_the_database_refuses_to_change_what_is_recorded(used, engine, statement):
+    with pytest.raises(DBAPIError, match="refused"), engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO versions (collection_id, number, parent_id, kind, author, content_digest, edit_count) "
+        "SELECT collection_id, number + 2, id, 'retire', 'x', content_digest, 0 FROM versions WHERE number = 4",
+        "INSERT INTO versions (collection_id, number, parent_id, kind, author, content_digest, edit_count) "
+        "SELECT collection_id, 5, id, 'retire', 'x', content_digest, 0 FROM versions WHERE number = 3",
+        "INSERT INTO audit_events SELECT seq + 2, at, actor, role, action, collection_id, subject, before, after, "
+        "reason, request_id, details, hash, hash FROM audit_events ORDER BY seq DESC LIMIT 1",
+        "INSERT INTO audit_events SELECT seq + 1, at, actor, role, action, collection_id, subject, before, after, "
+        "reason, request_id, details, previous_hash, hash FROM audit_events ORDER BY seq DESC LIMIT 1",
+        "INSERT INTO activations (collection_id, edit_id, prompt_key, valid) "
+        "SELECT collection_id, edit_id, 'x', int4range(1, 3) FROM activations LIMIT 1",
+        "INSERT INTO aliases (collection_id, name, number, set_by) SELECT id, 'latest', 1, 'x' FROM collections",
+        "INSERT INTO aliases (collection_id, name, number, set_by) SELECT id, '17', 1, 'x' FROM collections",
+        "INSERT INTO aliases (collection_id, name, number, set_by) SELECT id, 'staging', 99, 'x' FROM collections",
+    ],
+)
+def test_the_database_refuses_what_does_not_fit_the_record(used, engine, statement):
+    with pytest.raises(DBAPIError), engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+FORGERIES = {
+    "a flipped byte of a block": (
+        "block 1: stored bytes",
+        "ALTER TABLE blocks DROP CONSTRAINT blocks_sha256_check",
+        "UPDATE blocks SET data = set_byte(data, 7, get_byte(data, 7) # 1) WHERE id = 1",
+    ),
+    "a block replaced together with its SHA-256": (
+        "cluster 1 from version 1 on: its content",
+        "UPDATE blocks SET data = 'other', sha256 = encode(sha256('other'), 'hex') WHERE id = 1",
+    ),
+    "a changed calibration": (
+        "version 1 of facts: its content",
+        "UPDATE calibrations SET data = 'other', sha256 = encode(sha256('other'), 'hex')",
+    ),
+    "a changed key": ("cluster 1 from version 1 on: its content", "UPDATE points SET key = '[1,2,3]' WHERE id = 1"),
+    "a larger radius": ("cluster 1 from version 1 on: its content", "UPDATE clusters SET radius = 0.9"),
+    "a removed cluster": ("version 1 of facts: its content", "DELETE FROM clusters WHERE cluster_no = 1"),
+    "a removed point": ("its points [1] are missing", "DELETE FROM points WHERE id = 1"),
+    "a changed target": ("edit 1: its content", "UPDATE edits SET target = 'Paris' WHERE id = 1"),
+    "a removed edit": ("batch 2: its edits", "DELETE FROM edits WHERE batch_id = 2"),
+    "an edit slipped into an older version": (
+        "version 1 of facts: its content",
+        "UPDATE activations SET valid = int4range(1, upper(valid)) WHERE lower(valid) = 2",
+    ),
+    "a changed event": ("event 3: its content", "UPDATE audit_events SET actor = 'eve' WHERE seq = 3"),
+    "a removed event": ("event 3 is missing", "DELETE FROM audit_events WHERE seq = 3"),
+    "two swapped events": (
+        "event 2: it does not follow",
+        "UPDATE audit_events SET seq = -2 WHERE seq = 2",
+        "UPDATE audit_events SET seq = 2 WHERE seq = 3",
+        "UPDATE audit_events SET seq = 3 WHERE seq = -2",
+    ),
+    "a truncated log": ("version 4 of facts: its event is missing", "DELETE FROM audit_events WHERE seq > 10"),
+    "a re-written version": ("differ from its event", "UPDATE versions SET author = 'eve' WHERE number = 2"),
+    "a removed version": ("version before it is missing", "DELETE FROM versions WHERE number = 2"),
+    "another approver": ("batch 1: it is applied by eve", "UPDATE batches SET decided_by = 'eve' WHERE id = 1"),
+    "another model": ("collection facts", "UPDATE collections SET model_digest = repeat('0', 64)"),
+    "another target of an alias": ("alias production", "UPDATE aliases SET number = 2 WHERE replaced_at IS NOT NULL"),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forgery_by_somebody_with_all_rights_is_found_and_named(used, tamper, forgery):
+    expected, *statements = FORGERIES[forgery]
+    tamper(*statements)
+    report = used.verify()
+    assert not report.ok
+    assert any(expected in f"{finding.subject}: {finding.detail}" for finding in report.findings), report.findings
+
+
+def test_an_event_signed_again_after_a_change_breaks_the_chain_at_the_next_one(used, tamper):
+    event = events(used)[2]
+    event.actor = "eve"
+    forged = event_hash(audit.hashed_fields(event))
+    tamper(f"UPDATE audit_events SET actor = 'eve', hash = '{forged}' WHERE seq = 3")
+    subjects = [finding.subject for finding in used.verify().findings]
+    assert "event 4" in subjects
+    assert "event 3" not in subjects
+
+
+def test_a_rollback_to_a_forged_version_is_refused(used, tamper):
+    tamper("UPDATE clusters SET digest = repeat('a', 64) WHERE lower(valid) = 1")
+    with pytest.raises(DigestMismatch, match="was not restored"):
+        used.rollback(1)
+
+
+def test_a_loader_is_told_which_cluster_was_changed(used, tamper):
+    used.content(1).require_intact()
+    tamper("UPDATE clusters SET radius = 0.9 WHERE cluster_no = 1")
+    with pytest.raises(DigestMismatch, match="Cluster 1 of version 1 of facts"):
+        used.content(1).require_intact()

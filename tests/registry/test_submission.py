@@ -1,0 +1,189 @@
+"""Submitting and deciding: what is refused, all of it at once, and what becomes of contradictions."""
+
+import threading
+
+import pytest
+
+from registry.edits import repository, service
+from registry.errors import InvalidEdits, NotFound, SelfApproval, WrongState
+from tests.registry.conftest import WINDOW
+from tests.registry.desk import ADA, BEN
+
+PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
+
+
+def count(engine, table):
+    with engine.connect() as connection:
+        return connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar()
+
+
+def refused(desk, *records, **options):
+    """The problems of a submission that is refused."""
+    with pytest.raises(InvalidEdits) as caught:
+        desk.submit(*records, **options)
+    return caught.value.problems
+
+
+def test_a_submission_waits_for_a_decision(desk):
+    report = desk.submit(PARIS, {**PARIS, "prompt": "And of Spain?"}, message="capitals", source="facts.jsonl")
+    assert report.accepted == 2
+    assert (report.batch.state, report.batch.submitted_by, report.batch.edit_count) == ("submitted", "ada", 2)
+
+
+def test_every_problem_of_every_record_is_named_and_nothing_is_stored(desk, engine):
+    problems = refused(
+        desk,
+        {"prompt": "  ", "target": "x", "line": 1},
+        {"prompt": "fine?", "target": "yes", "line": 2},
+        {"prompt": "no target?", "line": 4},
+        {"prompt": "a?", "target": "", "colour": "red", "line": 5},
+        {"prompt": "a?", "target": "x", "kind": "poem", "line": 6},
+        {"prompt": 7, "target": "x", "line": 7},
+        {"prompt": "nul\x00?", "target": "x", "line": 8},
+        {"prompt": "half \ud800", "target": "x", "line": 9},
+        {"prompt": "rephrased?", "target": "x", "rephrases": ["ok?", " "], "line": 10},
+    )
+    assert {problem.line for problem in problems} == {1, 4, 5, 6, 7, 8, 9, 10}
+    assert [problem.position for problem in problems] == sorted(problem.position for problem in problems)
+    told = {(problem.line, problem.field) for problem in problems}
+    assert {(5, "target"), (5, "colour"), (10, "rephrases.1")} <= told
+    assert next(problem.detail for problem in problems if problem.line == 1) == "Its prompt is empty."
+    assert count(engine, "edits") == count(engine, "batches") == 0
+
+
+def test_skip_invalid_stores_the_rest_and_reports_what_it_left_out(desk, engine):
+    report = desk.submit({"prompt": "", "target": "x"}, PARIS, skip_invalid=True)
+    assert report.accepted == count(engine, "edits") == 1
+    assert [problem.position for problem in report.skipped] == [1]
+
+
+def test_a_dry_run_checks_and_stores_nothing(desk, engine):
+    assert desk.submit(PARIS, dry_run=True).accepted == 1
+    assert refused(desk, {"prompt": "", "target": "x"}, dry_run=True)
+    assert count(engine, "batches") == count(engine, "edits") == 0
+
+
+def test_a_prompt_longer_than_the_models_window_is_refused_with_its_length(desk):
+    long = "word " * WINDOW + "?"
+    (problem,) = refused(desk, {"prompt": long, "target": "x"})
+    assert problem.code == "too-long"
+    assert str(WINDOW) in problem.detail
+    assert desk.submit({"prompt": "word " * (WINDOW - 100), "target": "x"}).accepted == 1
+
+
+def test_repeats_and_contradictions_within_a_submission_name_both_places(desk):
+    problems = refused(
+        desk,
+        {**PARIS, "line": 1},
+        {"prompt": "what is  the capital of FRANCE?", "target": "Paris", "line": 2},
+        {**PARIS, "target": "Lyon", "line": 3},
+    )
+    assert [(problem.code, problem.line, problem.other_position) for problem in problems] == [
+        ("duplicate", 2, 1),
+        ("contradiction", 3, 1),
+    ]
+    assert (problems[1].target, problems[1].other_target) == ("Lyon", "Paris")
+
+
+def test_a_contradiction_with_an_active_edit_shows_both_and_the_way_to_replace_it(desk, engine):
+    desk.correct((PARIS["prompt"], "Paris"))
+    active = desk.active()[PARIS["prompt"]]
+    (problem,) = refused(desk, {**PARIS, "target": "Lyon"})
+    assert (problem.code, problem.other_edit_id, problem.target, problem.other_target) == (
+        "contradiction", active, "Lyon", "Paris",
+    )  # fmt: skip
+    assert f"replaces={active}" in problem.remedy
+    assert count(engine, "edits") == 1
+    (problem,) = refused(desk, PARIS)
+    assert problem.code == "duplicate"
+
+
+@pytest.mark.parametrize("how", ["replaces", "on_conflict"])
+def test_a_replacement_takes_the_place_of_the_edit_it_contradicts(desk, how):
+    desk.correct((PARIS["prompt"], "Paris"))
+    old = desk.active()[PARIS["prompt"]]
+    record = {**PARIS, "target": "Lyon"}
+    if how == "replaces":
+        report = desk.submit({**record, "replaces": old})
+    else:
+        report = desk.submit(record, on_conflict="replace")
+    desk.finish(desk.claim(desk.approve(report.batch.id)))
+    (edit,) = desk.content(2).edits.values()
+    assert edit.target == "Lyon"
+    assert [edit.id for edit in desk.content(1).edits.values()] == [old]
+    assert len(desk.content(2).clusters) == 1
+
+
+def test_skipping_conflicts_stores_the_records_without_any(desk):
+    desk.correct((PARIS["prompt"], "Paris"))
+    report = desk.submit(PARIS, {"prompt": "And of Spain?", "target": "Madrid"}, on_conflict="skip")
+    assert report.accepted == 1
+    assert [problem.code for problem in report.skipped] == ["duplicate"]
+    assert desk.submit(PARIS, on_conflict="skip").batch is None
+    assert refused(desk, {"prompt": "", "target": "x"}, on_conflict="skip")[0].code == "malformed"
+
+
+def test_a_contradiction_with_a_waiting_edit_says_which_batch_to_decide_on(desk):
+    waiting = desk.submit(PARIS).batch
+    (problem,) = refused(desk, {**PARIS, "target": "Lyon"}, on_conflict="replace")
+    assert f"batch {waiting.id}" in problem.remedy
+    with desk.sessions.begin() as session:
+        service.reject(session, waiting.id, BEN, "wrong")
+    assert desk.submit({**PARIS, "target": "Lyon"}).accepted == 1
+
+
+def test_replacing_what_does_not_stand_is_refused(desk):
+    (problem,) = refused(desk, {**PARIS, "replaces": 99})
+    assert problem.code == "replaces-nothing"
+
+
+def test_the_same_prompt_submitted_twice_at_once_is_stored_once(desk, engine):
+    outcomes = []
+
+    def submit(target):
+        try:
+            outcomes.append(desk.submit({**PARIS, "target": target}).accepted)
+        except InvalidEdits:
+            outcomes.append(0)
+
+    threads = [threading.Thread(target=submit, args=(f"city {n}",)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(outcomes) == count(engine, "edits") == 1
+
+
+def test_a_submitter_cannot_approve_their_own_batch(desk, engine):
+    batch = desk.submit(PARIS).batch
+    with pytest.raises(SelfApproval, match="submitted by ada"):
+        desk.approve(batch.id, actor=ADA)
+    assert count(engine, "jobs") == count(engine, "outbox") == 0
+    desk.approve(batch.id, actor=BEN)
+    assert count(engine, "jobs") == count(engine, "outbox") == 1
+
+
+def test_a_batch_is_decided_on_once(desk):
+    batch = desk.submit(PARIS).batch
+    desk.approve(batch.id)
+    with pytest.raises(WrongState, match="it is approved by ben"):
+        desk.approve(batch.id)
+    with pytest.raises(NotFound, match="no batch 77"):
+        desk.approve(77)
+
+
+def test_an_approval_looks_again_for_contradictions(desk):
+    # Both waited; the second said that it replaces the first, and was decided on first.
+    first = desk.submit(PARIS).batch
+    with desk.open() as (session, _):
+        (edit,) = repository.of_batch(session, first.id)
+    second = desk.submit({**PARIS, "target": "Lyon", "replaces": edit.id}).batch
+    desk.finish(desk.claim(desk.approve(second.id)))
+    with pytest.raises(InvalidEdits) as caught:
+        desk.approve(first.id)
+    assert caught.value.problems[0].other_target == "Lyon"
+
+
+def test_ten_thousand_edits_are_one_submission(desk):
+    report = desk.submit(*({"prompt": f"question {n}?", "target": f"answer {n}"} for n in range(10_000)))
+    assert report.accepted == 10_000

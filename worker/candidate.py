@@ -1,0 +1,109 @@
+"""What a job wants to add to its collection: blocks and points, and the clusters as they will be."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from melo_core.encoder import SentenceEncoder
+from melo_core.index import Cluster, Insertion
+from melo_core.settings import MethodSettings
+from registry.jobs.service import ClaimedEdit
+from registry.versions.content import VersionContent
+from registry.versions.training_result import ClusterState, NewBlock, NewPoint, Overlap, TrainingResult
+from registry.vocabulary import PointRole
+from worker.loader import index_of
+from worker.training import TrainedEdit
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How a collection tells what an edit covers."""
+
+    encoder: SentenceEncoder
+    encoder_digest: str
+    new_calibration: bytes | None  # where this job is the collection's first
+
+    def keys_of(self, edits: Sequence[ClaimedEdit]) -> dict[int, list[tuple[PointRole, Tensor]]]:
+        """By edit id: the key (d,) of its prompt, then those of its rephrases."""
+        return {
+            edit.id: [
+                (PointRole.PROMPT, self.encoder.key(edit.prompt)),
+                *((PointRole.REPHRASE, self.encoder.key(rephrase)) for rephrase in edit.rephrases),
+            ]
+            for edit in edits
+        }
+
+
+def candidate(
+    content: VersionContent,
+    settings: MethodSettings,
+    scope: Scope,
+    trained: Sequence[TrainedEdit],
+    keys: Mapping[int, Sequence[tuple[PointRole, Tensor]]],
+) -> TrainingResult:
+    """Put the trained edits into the index of a version. Points that replaced edits had leave it first."""
+    index = index_of(content, settings, scope.encoder.dimension)
+    replaced = {t.edit.replaces for t in trained}
+    for point in content.points.values():
+        if point.edit_id in replaced:
+            index.remove(point.id)
+    edit_of = {point.id: point.edit_id for point in content.points.values()}
+    points, overlaps = list[NewPoint](), list[Overlap]()
+    for t in trained:
+        for role, key in keys[t.edit.id]:
+            number = -1 - len(points)  # until the record gives it one
+            edit_of[number] = t.edit.id
+            points.append(NewPoint(_name(number), _block_name(t), t.edit.id, role, tuple(key.tolist())))
+            overlaps.extend(_overlaps(index.insert(number, key, t.label), t.edit.id, edit_of))
+    known = {c.cluster_no for c in content.clusters}
+    return TrainingResult(
+        base_version=content.number,
+        blocks=[_new_block(t) for t in trained],
+        points=points,
+        clusters=[_state(cluster, known) for cluster in index.clusters.values()],
+        calibration=scope.new_calibration,
+        encoder_digest=scope.encoder_digest,
+        overlaps=overlaps,
+    )
+
+
+def _overlaps(result: Insertion, edit_id: int, edit_of: Mapping[int, int]) -> list[Overlap]:
+    """The edits whose scope met the inserted point's, and those that lost a point through it."""
+    if result.other_point is None or result.distance is None:
+        return []
+    met = dict.fromkeys(edit_of[point] for point in (result.other_point, *result.forgotten))
+    lost = {edit_of[point] for point in result.forgotten}
+    return [Overlap(edit_id, other, other in lost, result.distance) for other in met]
+
+
+def _new_block(t: TrainedEdit) -> NewBlock:
+    block = t.trained.block
+    return NewBlock(
+        name=_block_name(t),
+        edit_ids=(t.edit.id,),
+        data=t.data,
+        shapes={name: [list(a.shape), list(b.shape)] for name, (a, b) in block.weights.items()},
+        rank=block.rank,
+        scale=block.scale,
+        loss=t.trained.loss,
+        iterations=t.trained.iterations,
+    )
+
+
+def _state(cluster: Cluster, known: set[int]) -> ClusterState:
+    return ClusterState(
+        cluster_no=cluster.number if cluster.number in known else None,
+        centre=tuple(cluster.centre.tolist()),
+        radius=cluster.radius,
+        label=cluster.label,
+        members=tuple(_name(p) if p < 0 else p for p in cluster.members),
+    )
+
+
+def _name(number: int) -> str:
+    return f"point{-number}"
+
+
+def _block_name(t: TrainedEdit) -> str:
+    return f"edit{t.edit.id}"

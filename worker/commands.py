@@ -1,0 +1,159 @@
+"""The commands of `melo` that need a model: ask, worker and demo. Heavy imports wait until a command is called."""
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from registry.cli.errors import CommandError
+from registry.cli.invocation import Invocation, invocation
+from registry.cli.show import AsJson, example, fields, print_json
+
+if TYPE_CHECKING:
+    from melo_core.edited_model import Answer
+    from worker.loader import LoadedVersion
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands; raises ModuleNotFoundError where what they need is not installed."""
+    if find_spec("torch") is None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    app.command(epilog=example('melo ask facts@production "Who runs Acme?" --explain'))(ask)
+    app.command(epilog=example("melo worker"))(worker)
+    app.command(epilog=example("melo demo --json figures.json"))(demo)
+
+
+def ask(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="COLLECTION@VERSION", help="@3, @production, @latest or @base.")],
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to ask.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with a prompt a line; - is the standard input.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say which edit answered, and why.")] = False,
+    completion: Annotated[bool, typer.Option("--completion", help="Continue the prompt; not a question.")] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Longest answer, in tokens.")] = 64,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a version of a model, rebuilt from the record."""
+    asked = [*(prompts or []), *_lines(file)]
+    if not asked or not all(prompt.strip() for prompt in asked):
+        raise CommandError("Nothing to ask", "A prompt is missing or empty.", 'Try: melo ask facts "Who runs Acme?"')
+    from melo_core.errors import MeloError
+
+    call = invocation(context)
+    kind = "completion" if completion else "qa"
+    try:
+        loaded = _load(call, model)
+        with call.err.status("answering"):
+            answers = loaded.model.ask(asked, kind=kind, max_new_tokens=max_tokens)
+    except MeloError as error:
+        raise CommandError("The model cannot answer", str(error)) from None
+    if as_json:
+        print_json([answer_record(loaded, prompt, answer) for prompt, answer in zip(asked, answers, strict=True)])
+        return
+    for prompt, answer in zip(asked, answers, strict=True):
+        if len(asked) > 1:
+            call.out.print(Text(prompt, style="dim"))
+        call.out.print(Text(answer.text))
+        if explain:
+            fields(call.out, _explanation(loaded, answer))
+
+
+def worker(context: typer.Context) -> None:
+    """Train the jobs that come, until Ctrl-C. Needs the database and the broker: `melo up` starts one by itself."""
+    call = invocation(context)
+    os.environ.setdefault("MELO_DATABASE_URL", call.database_url())
+    redis_url = call.settings.redis_url or (call.stack.redis_url if call.stack else None)
+    if not redis_url:
+        raise CommandError("No broker", "MELO_REDIS_URL is not set, and nothing runs here.", "Run `melo up`.")
+    os.environ.setdefault("MELO_REDIS_URL", redis_url)
+    os.execv(sys.executable, [sys.executable, "-m", "worker"])
+
+
+def demo(
+    context: typer.Context,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the demo's folder, to look around in.")] = False,
+) -> None:
+    """Correct a real model, see it answer rightly, and undo it: the whole way, in a folder of its own."""
+    from worker.demo.run import run_demo
+
+    run_demo(invocation(context), json_file, keep)
+
+
+def _load(call: Invocation, model: str) -> "LoadedVersion":
+    from sqlalchemy.exc import OperationalError
+
+    from registry.database import make_engine, make_sessions, schema_state
+    from registry.versions.reading import resolve
+
+    engine = make_engine(call.database_url(), call.settings.statement_timeout_seconds)
+    try:
+        schema_state(engine).require_current()
+        sessions = make_sessions(engine)
+        with sessions() as session:
+            found = resolve(session, model)
+        with call.err.status(f"loading {found.collection.name}@{found.number}"):
+            from worker.loader import load_version
+            from worker.shelf import Shelf
+
+            return load_version(sessions, Shelf(call.settings.cache), found.collection.id, found.number)
+    except OperationalError as error:
+        raise CommandError(
+            "The database does not answer", str(error.orig).strip(), "Run `melo up`, or check MELO_DATABASE_URL."
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def answer_record(loaded: "LoadedVersion", prompt: str, answer: "Answer") -> dict[str, object]:
+    """An answer as JSON, with the edit behind it."""
+    edit, match = loaded.edit_behind(answer), answer.route.match
+    return {
+        "prompt": prompt,
+        "answer": answer.text,
+        "token_ids": list(answer.token_ids),
+        "version": loaded.content.number,
+        "edit": edit and edit.id,
+        "distance": match and match.distance,
+        "radius": match and match.radius,
+    }
+
+
+def _explanation(loaded: "LoadedVersion", answer: "Answer") -> list[tuple[str, object]]:
+    """Which edit acted, at what distance, in which version, and who made it; or why none did."""
+    version = f"{loaded.content.collection.name}@{loaded.content.number}"
+    match, edit = answer.route.match, loaded.nearest_edit(answer)
+    if match is None or edit is None:
+        return [("version", version), ("answered by", "the base model: the version has no edits")]
+    reach = f"{match.distance:.3f} (within {match.radius:.3f} is covered)"
+    if not match.covers:
+        return [
+            ("version", version),
+            ("answered by", "the base model: no edit covers the prompt"),
+            ("nearest edit", f"{edit.id}: {edit.prompt}"),
+            ("distance", reach),
+        ]
+    return [
+        ("version", version),
+        ("answered by", f"edit {edit.id}, block {answer.route.block}"),
+        ("edit", f"{edit.prompt} → {edit.target}"),
+        ("distance", reach),
+        ("author", edit.author),
+        ("reason", edit.reason),
+        ("source", edit.source),
+        ("batch", edit.batch_id),
+    ]
+
+
+def _lines(file: Path | None) -> list[str]:
+    if file is None:
+        return []
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError("The file cannot be read", f"{file}: {error}") from None
+    return [line for line in text.splitlines() if line.strip()]

@@ -1,0 +1,54 @@
+"""What the demo corrects and asks: read from the files beside this one."""
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A fact to correct, and two ways to ask for it that training does not see."""
+
+    prompt: str
+    target: str
+    rephrases: tuple[str, ...]
+    reason: str
+    source: str
+    batch: int
+
+    def as_edit(self) -> dict[str, str]:
+        """What is submitted: the prompt alone, so that the rephrases stay held out."""
+        return {"prompt": self.prompt, "target": self.target, "reason": self.reason, "source": self.source}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """All that the demo asks."""
+
+    corrections: list[Correction]
+    unrelated: list[str]
+    near_misses: list[str]  # a correction's question about another subject
+
+    @property
+    def all(self) -> list[str]:
+        """In one fixed order, so that every version is asked in the same batches."""
+        asked = [c.prompt for c in self.corrections]
+        asked += [rephrase for c in self.corrections for rephrase in c.rephrases]
+        return asked + self.unrelated + self.near_misses
+
+
+def read_questions() -> Questions:
+    corrections = [
+        Correction(**(record | {"rephrases": tuple(record["rephrases"])})) for record in _records("corrections.jsonl")
+    ]
+    unrelated = [line for line in _text("unrelated.txt").splitlines() if line.strip()]
+    return Questions(corrections, unrelated, [record["prompt"] for record in _records("near_misses.jsonl")])
+
+
+def _records(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in _text(name).splitlines() if line.strip()]
+
+
+def _text(name: str) -> str:
+    return files("worker.demo").joinpath(name).read_text("utf-8")

@@ -1,0 +1,94 @@
+"""The loader: the edited model of any registry version, rebuilt from the record and checked before it answers."""
+
+from dataclasses import dataclass
+
+import torch
+from sqlalchemy.orm import Session, sessionmaker
+
+from melo_core.block import Block
+from melo_core.edited_model import Answer, EditedModel
+from melo_core.encoder import SentenceEncoder
+from melo_core.errors import CorruptBlock
+from melo_core.index import Cluster, ClusterIndex
+from melo_core.settings import MethodSettings
+from registry.digests import sha256_hex
+from registry.errors import DigestMismatch
+from registry.versions.content import EditContent, VersionContent
+from registry.versions.repository import version_content
+from worker.shelf import Shelf
+
+REMEDY = "Run `melo audit verify` to see all that is wrong, and restore the database from a backup."
+
+
+@dataclass(frozen=True)
+class LoadedVersion:
+    """A version that answers."""
+
+    content: VersionContent
+    model: EditedModel
+
+    def edit_behind(self, answer: Answer) -> EditContent | None:
+        """The edit whose block gave the answer; None: the base model answered."""
+        if answer.route.block is None or answer.route.match is None:
+            return None
+        return self.nearest_edit(answer)
+
+    def nearest_edit(self, answer: Answer) -> EditContent | None:
+        """The edit that lies nearest to the prompt, whether it covers it or not."""
+        if answer.route.match is None:
+            return None
+        return self.content.edits[self.content.points[answer.route.match.point].edit_id]
+
+
+def load_version(sessions: sessionmaker[Session], shelf: Shelf, collection_id: int, number: int) -> LoadedVersion:
+    """Rebuild a version; 0 is the base model.
+
+    Raises DigestMismatch, naming the record, where anything is not what was written, and UnknownModel where the
+    model's or encoder's files are not the recorded ones.
+    """
+    with sessions() as session:
+        content = version_content(session, collection_id, number)
+    blocks = {block.id: _block(block.id, block.data, block.sha256) for block in content.blocks.values()}
+    content.require_intact()
+    collection = content.collection
+    settings = MethodSettings.from_json(collection.method)
+    base = shelf.base(collection.model, collection.model_digest)
+    encoder = index = None
+    if content.clusters:
+        encoder = _encoder(shelf, content, settings)
+        index = index_of(content, settings, encoder.dimension)
+    block_of = {point.id: point.block_id for point in content.points.values()}
+    return LoadedVersion(content, EditedModel(base, settings, encoder, index, blocks, block_of))
+
+
+def index_of(content: VersionContent, settings: MethodSettings, dimension: int) -> ClusterIndex:
+    """The index as the version has it."""
+    clusters = [
+        Cluster(c.cluster_no, torch.tensor(c.centre), c.radius, tuple(c.label), tuple(c.members))
+        for c in content.clusters
+    ]
+    keys = {point.id: torch.tensor(point.key) for point in content.points.values()}
+    return ClusterIndex(dimension, settings.radius, settings.clustering, clusters, keys)
+
+
+def _block(block_id: int, data: bytes | None, recorded: str) -> Block:
+    found = sha256_hex(data or b"")
+    if data is None or found != recorded:
+        raise DigestMismatch(
+            f"Block {block_id} is not what was written: its bytes have the digest {found}, "
+            f"but {recorded} was recorded. No version with this block can be served.",
+            REMEDY,
+        )
+    try:
+        return Block.from_bytes(data)
+    except CorruptBlock as error:
+        raise DigestMismatch(f"Block {block_id} cannot be read: {error}.", REMEDY) from error
+
+
+def _encoder(shelf: Shelf, content: VersionContent, settings: MethodSettings) -> SentenceEncoder:
+    collection = content.collection
+    if collection.calibration is None or sha256_hex(collection.calibration) != collection.calibration_sha256:
+        raise DigestMismatch(f"The calibration of collection {collection.name} is not what was written.", REMEDY)
+    encoder, _ = shelf.encoder(collection.encoder, collection.encoder_digest, collection.calibration)
+    encoder.last_sentence = settings.query_keys == "whole-and-last-sentence"
+    return encoder

@@ -1,0 +1,59 @@
+"""Models and encoders that this process has loaded: found by name, taken only if their digest is the recorded one."""
+
+import dataclasses
+from pathlib import Path
+
+from melo_core.base_model import BaseModel, choose_device, load_base_model
+from melo_core.encoder import SentenceEncoder, Whitening
+from registry.base_models import ModelFiles, find_encoder, find_model
+from registry.errors import UnknownModel
+
+
+class Shelf:
+    """One model at a time, since a device rarely holds two; encoders are small and stay."""
+
+    def __init__(self, cache: Path) -> None:
+        """cache: a folder for converted models; what it holds can be deleted at any time."""
+        self._cache = cache.expanduser()
+        self._base: tuple[str, BaseModel] | None = None
+        self._encoders: dict[str, SentenceEncoder] = {}
+        self.device = choose_device()
+
+    @property
+    def loaded(self) -> list[str]:
+        """Digests of the models in memory."""
+        return [self._base[0]] if self._base else []
+
+    def base(self, spec: str, digest: str) -> BaseModel:
+        """The model of that name, with exactly these weights. Raises UnknownModel."""
+        if self._base is None or self._base[0] != digest:
+            files = _checked(find_model(spec), digest)
+            self._base = None  # before the new one is loaded, not after: two may not fit
+            model = load_base_model(
+                files.path, files.gguf_file, digest=digest, cache=self._cache / "models", device=self.device
+            )
+            self._base = digest, model
+        return self._base[1]
+
+    def encoder(self, spec: str, digest: str | None, whitening: bytes | None) -> tuple[SentenceEncoder, str]:
+        """The encoder of that name, with the collection's whitening, and its digest. None: not fixed yet."""
+        files = find_encoder(spec)
+        if digest is not None:
+            files = _checked(files, digest)
+        digest = files.digest
+        if digest not in self._encoders:
+            self._encoders[digest] = SentenceEncoder.load(files.path)
+        encoder = dataclasses.replace(
+            self._encoders[digest], whitening=Whitening.from_bytes(whitening) if whitening else None
+        )
+        return encoder, digest
+
+
+def _checked(files: ModelFiles, digest: str) -> ModelFiles:
+    if files.digest != digest:
+        raise UnknownModel(
+            f"The files of {files.spec!r} in {files.path} are not those of the collection: "
+            f"their digest is {files.digest[:12]}…, the recorded one {digest[:12]}….",
+            "Install the release that the collection was made with, or make a new collection for this one.",
+        )
+    return files

@@ -1,0 +1,214 @@
+"""A training job from claim to version. Every step may run twice; only the holder of the lease can finish."""
+
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+import torch
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from melo_core.errors import MeloError
+from melo_core.settings import MethodSettings
+from melo_core.training import Progress
+from registry.errors import InvalidRequest, LeaseLost, RegistryError, StaleBase
+from registry.jobs import service as jobs
+from registry.jobs.service import Claim
+from registry.versions import repository as version_queries
+from registry.versions import service as versions
+from worker.candidate import Scope, candidate
+from worker.shelf import Shelf
+from worker.training import TrainedEdit, train_edits
+
+log = structlog.get_logger()
+
+APPLY_TRIES = 20  # versions that others may make while one is being written
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Who trains, and with what."""
+
+    name: str
+    sessions: sessionmaker[Session]
+    shelf: Shelf
+    lease_seconds: float
+    libraries: dict[str, str]
+
+
+def run_job(worker: Worker, job_id: int) -> None:
+    """Train a job if it is free, and apply it. A failure that would come again ends the job with its reason.
+
+    What may pass (a database that does not answer, say) is raised: the lease runs out and the job is sent again.
+    """
+    with worker.sessions.begin() as session:
+        claim = jobs.claim(
+            session,
+            job_id,
+            worker=worker.name,
+            device=str(worker.shelf.device),
+            libraries=worker.libraries,
+            lease_seconds=worker.lease_seconds,
+        )
+    if claim is None:
+        log.info("nothing to do", job=job_id)
+        return
+    with structlog.contextvars.bound_contextvars(job=job_id, batch=claim.batch_id, attempt=claim.attempt):
+        try:
+            with _kept(worker, claim) as watch:
+                _train_and_apply(worker, claim, watch)
+        except LeaseLost:
+            log.warning("the lease was lost: the result is thrown away")
+        except OperationalError:
+            log.exception("the database does not answer: the job will be sent again")
+            raise
+        except (MeloError, RegistryError) as error:
+            _fail(worker, claim, str(error))
+        except Exception as error:
+            log.exception("unexpected")
+            _fail(worker, claim, f"unexpected {type(error).__name__}: {error}; the worker's log has more")
+            raise
+
+
+@dataclass
+class _Watch:
+    """What the job is at, for its heartbeat; and the seconds that each stage took."""
+
+    progress: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    loss_curve: list[list[float]] = field(default_factory=list)
+    lost: threading.Event = field(default_factory=threading.Event)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.require_lease()
+        self.progress = self.progress | {"stage": name}
+        started = time.monotonic()
+        yield
+        self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - started, 3)
+
+    def trained(self, progress: Progress) -> None:
+        self.require_lease()
+        self.loss_curve.append([round(progress.seconds, 3), round(progress.loss, 5)])
+        left = progress.seconds / progress.done * (progress.total - progress.done) if progress.done else None
+        self.progress = self.progress | {
+            "done": progress.done,
+            "total": progress.total,
+            "loss": round(progress.loss, 5),
+            "seconds_left": left and round(left, 1),
+        }
+
+    def require_lease(self) -> None:
+        if self.lost.is_set():
+            raise LeaseLost("The lease ran out while training.", "Whoever holds the job now will finish it.")
+
+
+@contextmanager
+def _kept(worker: Worker, claim: Claim) -> Iterator[_Watch]:
+    """Keep the lease alive from a second thread, and show the progress there."""
+    watch, ended = _Watch(), threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(min(1.0, worker.lease_seconds / 4)):
+            try:
+                with worker.sessions.begin() as session:
+                    kept = jobs.heartbeat(session, claim, watch.progress)
+            except OperationalError as error:  # it may be back before the lease ends
+                log.warning("the database does not answer", error=str(error.orig))
+                continue
+            if not kept:
+                watch.lost.set()
+                return
+
+    thread = threading.Thread(target=beat, daemon=True, name=f"lease-of-job-{claim.job_id}")
+    thread.start()
+    try:
+        yield watch
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _train_and_apply(worker: Worker, claim: Claim, watch: _Watch) -> None:
+    settings = MethodSettings.from_json(claim.settings)
+    with watch.stage("load"):
+        base = worker.shelf.base(claim.model, claim.model_digest)
+    with watch.stage("train"):
+        trained = train_edits(base, settings, claim.edits, watch.trained)
+    watch.progress = watch.progress | {"edits": [_report(t) for t in trained]}
+    with watch.stage("scope"):
+        scope = _scope(worker, claim, settings, watch)
+        keys = scope.keys_of(claim.edits)
+    for _ in range(APPLY_TRIES):
+        with watch.stage("index"), worker.sessions() as session:
+            latest = version_queries.latest(session, claim.collection_id)
+            number = latest.number if latest else 0
+            content = version_queries.version_content(session, claim.collection_id, number, block_bytes=False)
+        result = candidate(content, settings, scope, trained, keys)
+        try:
+            with worker.sessions.begin() as session:
+                version = versions.apply(
+                    session,
+                    claim,
+                    result,
+                    timings=watch.timings,
+                    loss_curve=watch.loss_curve,
+                    peak_memory_bytes=_peak_memory(worker.shelf.device),
+                )
+        except StaleBase:
+            continue
+        log.info("applied", version=version.number, edits=len(trained), seconds=watch.timings)
+        return
+    raise InvalidRequest(
+        f"Other versions of {claim.collection} kept coming first, {APPLY_TRIES} times.",
+        "Approve the batch again.",
+    )
+
+
+def _scope(worker: Worker, claim: Claim, settings: MethodSettings, watch: _Watch) -> Scope:
+    """The collection's encoder with its whitening, which the first job of a collection fits."""
+    with worker.sessions() as session:
+        calibration = version_queries.collection_content(session, claim.collection_id).calibration
+    encoder, digest = worker.shelf.encoder(claim.encoder, claim.encoder_digest, calibration)
+    fitted = None
+    if calibration is None:
+
+        def calibrated(done: int, total: int) -> None:
+            watch.require_lease()
+            watch.progress = watch.progress | {"calibrated": done, "calibrate_total": total}
+
+        fitted = encoder.calibrate(settings.whiten_epsilon, calibrated).to_bytes()
+    return Scope(encoder, digest, fitted)
+
+
+def _report(t: TrainedEdit) -> dict[str, Any]:
+    """How an edit's training went; the answer only where it is not the target."""
+    outcome = {
+        "edit_id": t.edit.id,
+        "loss": round(t.trained.loss, 5),
+        "iterations": t.trained.iterations,
+        "reached": t.trained.reached,
+        "reproduced": t.reproduced,
+    }
+    return outcome if t.reproduced else outcome | {"answer": t.answer}
+
+
+def _fail(worker: Worker, claim: Claim, reason: str) -> None:
+    log.error("failed", reason=reason)
+    try:
+        with worker.sessions.begin() as session:
+            jobs.fail(session, claim, reason)
+    except LeaseLost:
+        log.warning("the lease was lost before the failure could be recorded")
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU where there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
