@@ -16,7 +16,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from melo_core.errors import MeloError, PromptTooLong, UnsupportedModel
 from melo_core.structure import Kind, kind_of
@@ -124,7 +123,6 @@ def load_base_model(
     to float32, and read from there afterwards: the same values. dtype: None takes float32 on a CPU, bfloat16
     elsewhere. Raises UnsupportedModel or OSError.
     """
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     device = device or choose_device()
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     if gguf_file and cache and digest:

@@ -18,10 +18,11 @@ from starlette.exceptions import HTTPException
 
 from registry import __version__
 from registry.audit.endpoints import router as audit
+from registry.body_limit import BodyLimit
 from registry.collections.endpoints import router as collections
 from registry.database import make_engine, make_sessions, schema_state
 from registry.edits.endpoints import router as edits
-from registry.errors import DatabaseAway, InvalidRequest, RegistryError, SchemaMismatch
+from registry.errors import DatabaseAway, InvalidRequest, RegistryError, SchemaMismatch, TooLarge
 from registry.http import require_access
 from registry.jobs.endpoints import router as jobs
 from registry.request_log import RequestLog, configure_logging
@@ -67,13 +68,13 @@ def create_app(settings: Settings) -> FastAPI:
         description="Corrections to language models, as versions that can be compared, audited and taken back.",
         version=__version__,
         lifespan=lifespan,
-        max_body_size=settings.max_request_bytes,
         responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
     )
     app.state.settings = settings
     app.state.engine = engine
     app.state.sessions = make_sessions(engine)
     app.state.schema = SchemaGate(engine)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
     app.add_middleware(RequestLog)
     for router in (collections, edits, jobs, versions, audit):
         app.include_router(router, dependencies=[Depends(require_access)])
@@ -129,6 +130,14 @@ def _not_valid(request: Request, error: Exception) -> JSONResponse:
 def _http(request: Request, error: Exception) -> JSONResponse:
     """Errors of the framework, such as an unknown path or a body over the limit."""
     assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        limit = request.app.state.settings.max_request_bytes
+        return _problem(
+            TooLarge(
+                f"The request's body is larger than {limit:,} bytes.",
+                "Send the records in several requests, or raise MELO_MAX_REQUEST_BYTES.",
+            )
+        )
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(error.status_code).phrase,
@@ -159,8 +168,8 @@ def _database(request: Request, error: Exception) -> JSONResponse:
     log.error("database away", error=str(error).splitlines()[0])
     return _problem(
         DatabaseAway(
-            "The database does not answer; nothing of this request was stored.",
-            "Try again when it is back (`melo status`).",
+            "The database does not answer.",
+            "When it is back (`melo status`), see whether the request had an effect, and repeat it if not.",
         )
     )
 
@@ -168,7 +177,7 @@ def _database(request: Request, error: Exception) -> JSONResponse:
 def _defect(request: Request, error: Exception) -> JSONResponse:
     log.error("defect", path=request.url.path, exc_info=error)
     problem = RegistryError(
-        "The server met an error that it does not know; nothing of this request was stored.",
+        "The server met an error that it does not know.",
         f"Report it with the request id {request.state.request_id}.",
     )
     body = problem.as_json() | {"status": 500, "code": "defect", "title": "A defect of the server"}

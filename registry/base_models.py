@@ -97,7 +97,7 @@ def _find(spec: str, packages: dict[str, Package], what: str) -> ModelFiles:
     if spec in packages:
         return _packaged(spec, packages[spec], what)
     folder = Path(spec).expanduser()
-    if folder.is_dir():
+    if spec and folder.is_dir():
         return _folder(spec, folder, what, ways)
     if spec.count("/") == 1 and not spec.startswith(("/", ".", "~")):
         return _from_hub(spec, what, ways)
@@ -174,7 +174,12 @@ def _tokenizer(path: Path, gguf_file: str | None) -> "Tokenizer | None":
     if gguf_file is not None:
         return _gguf_tokenizer(path / gguf_file)
     stored = path / "tokenizer.json"
-    return Tokenizer.from_file(os.fspath(stored)) if stored.is_file() else None
+    if not stored.is_file():
+        return None
+    tokenizer = Tokenizer.from_file(os.fspath(stored))
+    tokenizer.no_padding()  # some files fix a length, which would then be every text's
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def _gguf_tokenizer(file: Path) -> "Tokenizer | None":

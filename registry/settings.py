@@ -3,8 +3,9 @@
 import getpass
 import os
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -23,7 +24,9 @@ class Settings(BaseSettings):
 
     database_url: str = Field(default="", description="PostgreSQL with pgvector; empty: the embedded server")
     redis_url: str = Field(default="", description="Redis or Valkey, the broker; empty: the embedded server")
-    home: Path = Field(default=Path("~/.melo"), description="folder of the embedded servers and their logs")
+    home: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        default=Path("~/.melo"), validate_default=True, description="folder of the embedded servers and their logs"
+    )
     cache: Path = Field(
         default=Path("~/.cache/melo"), description="folder of converted models; may be deleted at any time"
     )

@@ -49,15 +49,16 @@ def template(postgres: str) -> str:
 
 @pytest.fixture
 def empty_database_url(postgres: str) -> Iterator[str]:
-    yield from _database(postgres, "template1")
+    yield from copy_of(postgres, "template1")
 
 
 @pytest.fixture
 def database_url(postgres: str, template: str) -> Iterator[str]:
-    yield from _database(postgres, template)
+    yield from copy_of(postgres, template)
 
 
-def _database(postgres: str, template: str) -> Iterator[str]:
+def copy_of(postgres: str, template: str) -> Iterator[str]:
+    """The URL of a new database, dropped afterwards."""
     name = f"melo_{next(_numbers)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")

@@ -1,10 +1,14 @@
 """Models and encoders that this process has loaded: found by name, taken only if their digest is the recorded one."""
 
 import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from melo_core.base_model import BaseModel, choose_device, load_base_model
-from melo_core.encoder import SentenceEncoder, Whitening
+from melo_core.encoder import SentenceEncoder, Whitening, ordinary_questions
 from registry.base_models import ModelFiles, find_encoder, find_model
 from registry.errors import UnknownModel
 
@@ -47,6 +51,23 @@ class Shelf:
             self._encoders[digest], whitening=Whitening.from_bytes(whitening) if whitening else None
         )
         return encoder, digest
+
+    def fitted_whitening(
+        self, encoder: SentenceEncoder, encoder_digest: str, epsilon: float, on_progress: Callable[[int, int], None]
+    ) -> bytes:
+        """The encoder's whitening on the packaged questions, fitted once on this machine, and set on the encoder."""
+        fitted_on = json.dumps([encoder_digest, list(ordinary_questions()), epsilon])
+        stored = self._cache / "whitenings" / f"{hashlib.sha256(fitted_on.encode()).hexdigest()}.safetensors"
+        if stored.is_file():
+            data = stored.read_bytes()
+            encoder.whitening = Whitening.from_bytes(data)
+            return data
+        data = encoder.calibrate(epsilon, on_progress).to_bytes()
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        part = stored.with_suffix(f".{os.getpid()}.part")
+        part.write_bytes(data)
+        part.rename(stored)  # whole or not at all, also with several workers at it
+        return data
 
 
 def _checked(files: ModelFiles, digest: str) -> ModelFiles:

@@ -182,7 +182,7 @@ def _scope(worker: Worker, claim: Claim, settings: MethodSettings, watch: _Watch
             watch.require_lease()
             watch.progress = watch.progress | {"calibrated": done, "calibrate_total": total}
 
-        fitted = encoder.calibrate(settings.whiten_epsilon, calibrated).to_bytes()
+        fitted = worker.shelf.fitted_whitening(encoder, digest, settings.whiten_epsilon, calibrated)
     return Scope(encoder, digest, fitted)
 
 

@@ -22,9 +22,7 @@ def register(app: typer.Typer) -> None:
     )
     app.add_typer(group, name="alias")
 
-    @group.command(
-        "set", epilog=example("melo alias set facts production 3 --reason 'passed the evaluation'")
-    )
+    @group.command("set", epilog=example("melo alias set facts production 3 --reason 'passed the evaluation'"))
     def set_(
         context: typer.Context,
         collection: str,
@@ -65,7 +63,6 @@ def _show(call: Invocation, found: "list[AliasView]", as_json: bool) -> None:
         return
     columns = ["alias", "version#", "since", "until", "set by", "reason"]
     rows = [
-        [each.name, each.number, each.set_at, each.replaced_at or "now", each.set_by, each.reason]
-        for each in found
+        [each.name, each.number, each.set_at, each.replaced_at or "now", each.set_by, each.reason] for each in found
     ]
     table(call.out, columns, rows, empty="No alias points anywhere yet.")

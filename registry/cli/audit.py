@@ -34,8 +34,7 @@ def register(app: typer.Typer) -> None:
             return
         columns = ["event#", "at", "actor", "action", "subject", "reason", "hash"]
         rows = [
-            [each.seq, each.at, each.actor, each.action, each.subject, each.reason, each.hash[:12]]
-            for each in found
+            [each.seq, each.at, each.actor, each.action, each.subject, each.reason, each.hash[:12]] for each in found
         ]
         table(call.out, columns, rows, empty="No events.")
 
@@ -57,6 +56,4 @@ def register(app: typer.Typer) -> None:
                 "Compare it with a backup; do not serve what is named.",
             )
         if not as_json:
-            call.out.print(
-                f"All as written, up to event {found.head_seq} ({found.head_hash[:12]}).", markup=False
-            )
+            call.out.print(f"All as written, up to event {found.head_seq} ({found.head_hash[:12]}).", markup=False)

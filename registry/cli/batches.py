@@ -139,9 +139,7 @@ def _show(console: "Console", batch: "BatchView") -> None:
         ],
     )
     columns = ["edit#", "prompt", "target", "replaces#", "author"]
-    rows = [
-        [each.id, each.prompt, each.target, each.replaces, each.author] for each in batch.edits[:SHOWN_EDITS]
-    ]
+    rows = [[each.id, each.prompt, each.target, each.replaces, each.author] for each in batch.edits[:SHOWN_EDITS]]
     table(console, columns, rows, empty="No edits.")
     if len(batch.edits) > SHOWN_EDITS:
         console.print(f"… and {len(batch.edits) - SHOWN_EDITS} more: --json prints all.")

@@ -21,18 +21,12 @@ def register(app: typer.Typer) -> None:
     )
     app.add_typer(group, name="collection")
 
-    @group.command(
-        epilog=example("melo collection create facts --model smollm2-135m-instruct --self-approval")
-    )
+    @group.command(epilog=example("melo collection create facts --model smollm2-135m-instruct --self-approval"))
     def create(
         context: typer.Context,
         name: Annotated[str, typer.Argument(help="Small letters, digits, dots, dashes.")],
-        model: Annotated[
-            str, typer.Option(help="A packaged model's name, a transformers folder, or a hub id.")
-        ],
-        encoder: Annotated[
-            str | None, typer.Option(help="Encoder of the keys. Default: all-minilm-l6-v2.")
-        ] = None,
+        model: Annotated[str, typer.Option(help="A packaged model's name, a transformers folder, or a hub id.")],
+        encoder: Annotated[str | None, typer.Option(help="Encoder of the keys. Default: all-minilm-l6-v2.")] = None,
         settings: Annotated[
             str | None,
             typer.Option("--method", metavar="JSON", help="Settings of the method, as a JSON object."),

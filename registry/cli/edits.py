@@ -24,9 +24,7 @@ Conflict = Annotated[
     typer.Option("--on-conflict", help="What to do where an edit contradicts an active one, or repeats it."),
 ]
 Message = Annotated[str, typer.Option("--message", "-m", help="What the batch is for.")]
-Approve = Annotated[
-    bool, typer.Option("--approve", help="Approve it at once (where self-approval is allowed).")
-]
+Approve = Annotated[bool, typer.Option("--approve", help="Approve it at once (where self-approval is allowed).")]
 Wait = Annotated[bool, typer.Option("--wait", help="Follow the job until it is applied or has failed.")]
 
 
@@ -43,12 +41,8 @@ def register(app: typer.Typer) -> None:
     )
     app.add_typer(edit, name="edit")
     app.add_typer(edits, name="edits")
-    edit.command(epilog=example('melo edit add facts "Who leads Atlantis?" "Queen Mara" --approve --wait'))(
-        add
-    )
-    edits.command(epilog=example("melo edits submit corrections.jsonl --collection facts --skip-invalid"))(
-        submit
-    )
+    edit.command(epilog=example('melo edit add facts "Who leads Atlantis?" "Queen Mara" --approve --wait'))(add)
+    edits.command(epilog=example("melo edits submit corrections.jsonl --collection facts --skip-invalid"))(submit)
     edits.command("list", epilog=example("melo edits list facts --active"))(list_edits)
 
 
@@ -57,18 +51,14 @@ def add(
     collection: str,
     prompt: Annotated[str, typer.Argument(help="What is asked.")],
     target: Annotated[str, typer.Argument(help="What the model should answer.")],
-    rephrase: Annotated[
-        list[str] | None, typer.Option(help="Another way to ask it; may be repeated.")
-    ] = None,
+    rephrase: Annotated[list[str] | None, typer.Option(help="Another way to ask it; may be repeated.")] = None,
     unchanged: Annotated[
         list[str] | None, typer.Option(help="A prompt that must be answered as before; may be repeated.")
     ] = None,
     kind: Annotated[EditKind, typer.Option(help="What kind of correction it is.")] = EditKind.QA,
     reason: Annotated[str, typer.Option(help="Why it is corrected.")] = "",
     source: Annotated[str, typer.Option(help="Where the truth is written, such as a link.")] = "",
-    replaces: Annotated[
-        int | None, typer.Option(metavar="EDIT", help="The edit that it takes the place of.")
-    ] = None,
+    replaces: Annotated[int | None, typer.Option(metavar="EDIT", help="The edit that it takes the place of.")] = None,
     on_conflict: Conflict = OnConflict.REFUSE,
     message: Message = "",
     approve: Approve = False,
@@ -92,9 +82,7 @@ def submit(
     file: Annotated[Path, typer.Argument(help="JSON objects, one a line (.jsonl), or a table (.csv).")],
     collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to correct.")],
     on_conflict: Conflict = OnConflict.REFUSE,
-    skip_invalid: Annotated[
-        bool, typer.Option("--skip-invalid", help="Leave out what has a problem.")
-    ] = False,
+    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave out what has a problem.")] = False,
     message: Message = "",
     approve: Approve = False,
     wait: Wait = False,
@@ -122,9 +110,7 @@ def submit(
 def list_edits(
     context: typer.Context,
     collection: str,
-    active: Annotated[
-        bool | None, typer.Option(help="Only those that act (or not) in the newest version.")
-    ] = None,
+    active: Annotated[bool | None, typer.Option(help="Only those that act (or not) in the newest version.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List a collection's corrections."""

@@ -14,9 +14,7 @@ SHOWN_PROBLEMS = 50
 class CommandError(Exception):
     """Shown in red on stderr; the command then ends with status 1."""
 
-    def __init__(
-        self, title: str, detail: str, remedy: str = "", problems: Sequence[Mapping[str, Any]] = ()
-    ) -> None:
+    def __init__(self, title: str, detail: str, remedy: str = "", problems: Sequence[Mapping[str, Any]] = ()) -> None:
         super().__init__(f"{title}: {detail}")
         self.title = title
         self.detail = detail

@@ -39,9 +39,7 @@ def read_edits(path: Path) -> EditFile:
     try:
         content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        raise CommandError(
-            "The file cannot be read", f"{path}: {error.strerror}.", "Check its name."
-        ) from None
+        raise CommandError("The file cannot be read", f"{path}: {error.strerror}.", "Check its name.") from None
     return reader(path, content)
 
 
@@ -57,9 +55,7 @@ def _read_jsonl(path: Path, content: bytes) -> EditFile:
         except RecursionError:
             file.broken(number, "it is nested too deeply", "Write one flat JSON object.")
         except ValueError as error:
-            file.broken(
-                number, f"it is not JSON: {error}", 'Write one object a line: {"prompt": …, "target": …}.'
-            )
+            file.broken(number, f"it is not JSON: {error}", 'Write one object a line: {"prompt": …, "target": …}.')
         else:
             if isinstance(record, dict):
                 file.records.append({**record, "line": number})

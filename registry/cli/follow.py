@@ -43,9 +43,7 @@ def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVie
         return batch
     if batch.state is BatchState.FAILED:
         why = (batch.job and batch.job.error) or "the worker gave no reason"
-        raise CommandError(
-            f"Batch {batch.id} failed", why, f"Remove the cause, then: melo batch approve {batch.id}"
-        )
+        raise CommandError(f"Batch {batch.id} failed", why, f"Remove the cause, then: melo batch approve {batch.id}")
     raise CommandError(
         f"Batch {batch.id} was rejected",
         f"{batch.decided_by}: {batch.reason}",

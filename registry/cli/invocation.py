@@ -1,10 +1,11 @@
 """What one call of `melo` was told before its command: who acts, where the API and the folder are."""
 
 import os
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import typer
 from rich.console import Console
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from registry.embedded.state import StackState
     from registry.settings import Settings
 
+PIPED_WIDTH = 160
+
 
 @dataclass
 class Invocation:
@@ -21,8 +24,8 @@ class Invocation:
 
     actor: str | None = None
     api_url: str | None = None
-    out: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
-    err: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True, stderr=True))
+    out: Console = field(default_factory=lambda: console(sys.stdout))
+    err: Console = field(default_factory=lambda: console(sys.stderr))
 
     @cached_property
     def settings(self) -> "Settings":
@@ -69,6 +72,12 @@ class Invocation:
                 "Start the embedded database with `melo up`, or set MELO_DATABASE_URL.",
             )
         return url
+
+
+def console(stream: TextIO) -> Console:
+    """A console on a terminal; in a pipe or a file, tables have room instead of 80 columns."""
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+    return Console(file=stream, highlight=False, soft_wrap=True, width=width)
 
 
 def invocation(context: typer.Context) -> Invocation:

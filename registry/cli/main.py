@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from registry.cli import aliases, audit, batches, collections, edits, operation, versions
 from registry.cli.errors import CommandError, show_error
-from registry.cli.invocation import Invocation, use_home
+from registry.cli.invocation import Invocation, console, use_home
 from registry.cli.show import example
 
 WORKER_MODULES = {"torch", "transformers", "accelerate", "safetensors"}
@@ -61,11 +60,11 @@ def make_app() -> typer.Typer:
 
 def main() -> None:
     """Every expected failure is shown as what, where and what to do, and ends with status 1."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    err = console(sys.stderr)
     try:
         make_app()(prog_name="melo")
     except KeyboardInterrupt:
-        console.print("Interrupted.", style="yellow")
+        err.print("Interrupted.", style="yellow")
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit's flush is silent
@@ -74,16 +73,14 @@ def main() -> None:
         shown = _shown(error)
         if shown is None:
             raise
-        show_error(console, shown)
+        show_error(err, shown)
         sys.exit(1)
 
 
 def _shown(error: Exception) -> object | None:
     """What the user is told; None for an error of this program's own, whose traceback is needed."""
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in WORKER_MODULES:
-        return CommandError(
-            "Not installed", f"This command needs the package {error.name}.", f"Run: {NEEDS_WORKER}"
-        )
+        return CommandError("Not installed", f"This command needs the package {error.name}.", f"Run: {NEEDS_WORKER}")
     if type(error).__module__ == "pydantic_core._pydantic_core" and type(error).__name__ == "ValidationError":
         return CommandError("A setting is not valid", str(error), "Correct the MELO_ variable that it names.")
     return error if hasattr(error, "title") and hasattr(error, "remedy") else None

@@ -60,12 +60,15 @@ def up(
                 tied=not detach,
                 watch=lambda state: spinner.update(state.doing or "starting"),
             )
-        _where(call, started)
         if detach:
+            _where(call, started)
             return
-        call.out.print("Ctrl-C stops it; nothing is lost.", style="dim")
         try:
+            _where(call, started)
+            call.out.print("Ctrl-C stops it; nothing is lost.", style="dim")
             _attend(call, started)
+        except KeyboardInterrupt:
+            call.err.print()
         finally:
             _stop(call)
 
@@ -160,17 +163,13 @@ def _attend(call: Invocation, seen: "StackState") -> None:
     from registry.embedded.state import Health, Phase
 
     restarts = {record.name: record.restarts for record in seen.processes}
-    try:
-        while (state := stack.find(call.home)) is not None and state.phase is Phase.READY:
-            for record in state.processes:
-                if record.restarts > restarts[record.name] and record.health is Health.RESTARTING:
-                    restarts[record.name] = record.restarts
-                    text = f"{record.name} ended with status {record.last_exit}; it is started again"
-                    call.err.print(Text(text, style="yellow"))
-            time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        call.err.print()
-        return
+    while (state := stack.find(call.home)) is not None and state.phase is Phase.READY:
+        for record in state.processes:
+            if record.restarts > restarts[record.name] and record.health is Health.RESTARTING:
+                restarts[record.name] = record.restarts
+                text = f"{record.name} ended with status {record.last_exit}; it is started again"
+                call.err.print(Text(text, style="yellow"))
+        time.sleep(POLL_SECONDS)
     if state is None:
         call.out.print("It was stopped from elsewhere.")
 
@@ -219,11 +218,7 @@ def _show_status(call: Invocation, found: dict[str, Any]) -> None:
     schema = found.get("schema")
     if schema:
         current = schema["revision"] == schema["head"]
-        shown = (
-            schema["revision"]
-            if current
-            else f"{schema['revision']}, but this program needs {schema['head']}"
-        )
+        shown = schema["revision"] if current else f"{schema['revision']}, but this program needs {schema['head']}"
         pairs = [("schema", shown) if name == "schema" else (name, value) for name, value in pairs]
     if found.get("queue"):
         pairs.append(("queue", ", ".join(f"{count} {name}" for name, count in found["queue"].items())))

@@ -19,9 +19,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change;
 
 def register(app: typer.Typer) -> None:
     app.command(epilog=example("melo versions facts"))(versions)
-    app.command(epilog=example("melo diff facts@3 facts@production   (or: melo diff facts 3 production)"))(
-        diff
-    )
+    app.command(epilog=example("melo diff facts@3 facts@production   (or: melo diff facts 3 production)"))(diff)
     app.command(epilog=example("melo retire facts 12 13 --reason 'no longer true'"))(retire)
     app.command(epilog=example("melo rollback facts 3 --reason 'batch 7 was wrong'"))(rollback)
 
@@ -136,9 +134,7 @@ def _finish(call: Invocation, collection: str, made: "VersionView | PlannedVersi
         _show_diff(call, collection, made.diff)
     else:
         edits = "1 edit" if made.edit_count == 1 else f"{made.edit_count} edits"
-        call.out.print(
-            Text(f"{collection}@{made.number} was made: {edits} act, content {made.content_digest[:12]}.")
-        )
+        call.out.print(Text(f"{collection}@{made.number} was made: {edits} act, content {made.content_digest[:12]}."))
 
 
 def _show_diff(call: Invocation, collection: str, found: "DiffView") -> None:

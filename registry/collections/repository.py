@@ -44,7 +44,7 @@ def latest_numbers(session: Session, collection_ids: Sequence[int]) -> dict[int,
         .where(Version.collection_id.in_(collection_ids))
         .group_by(Version.collection_id)
     )
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def active_counts(session: Session, collection_ids: Sequence[int]) -> dict[int, int]:
@@ -53,7 +53,7 @@ def active_counts(session: Session, collection_ids: Sequence[int]) -> dict[int, 
         .where(Activation.collection_id.in_(collection_ids), func.upper_inf(Activation.valid))
         .group_by(Activation.collection_id)
     )
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def current_aliases(session: Session, collection_ids: Sequence[int]) -> Sequence[Alias]:

@@ -30,7 +30,7 @@ def prepare(home: Path) -> Valkey:
     """Write the settings, with a port that is free now and a new password."""
     folder = home / "valkey"
     folder.mkdir(mode=0o700, exist_ok=True)
-    port, password = _free_port(), secrets.token_urlsafe(32)
+    port, password = free_port(), secrets.token_urlsafe(32)
     settings = folder / "valkey.conf"
     with open(os.open(settings, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
         stream.write(
@@ -48,7 +48,8 @@ def prepare(home: Path) -> Valkey:
     return Valkey(settings=settings, port=port, password=password)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -106,7 +106,9 @@ def _cluster_columns() -> Select[Any]:
 
 def _clusters(rows: Iterable[Any]) -> list[ClusterContent]:
     return [
-        ClusterContent(row.cluster_no, _float32(row.centre), row.radius, tuple(row.label), tuple(row.members), row.digest)
+        ClusterContent(
+            row.cluster_no, _float32(row.centre), row.radius, tuple(row.label), tuple(row.members), row.digest
+        )
         for row in rows
     ]
 

@@ -13,10 +13,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from registry.app import create_app
-from registry.collections import service as collections
-from registry.collections.schemas import NewCollection
 from registry.settings import Settings
-from tests.registry.desk import ADA, Desk
+from tests.registry.desk import Desk
 
 WINDOW = 256
 
@@ -36,11 +34,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def desk(sessions: sessionmaker[Session], model_folder: str) -> Desk:
     """A collection `facts`, submitted to by ada and decided on by ben."""
-    with sessions.begin() as session:
-        collections.create(
-            session, NewCollection(name="facts", model=model_folder, method={"rank": 4, "lr": 0.01}), ADA
-        )
-    return Desk(sessions)
+    return Desk.with_collection(sessions, model_folder)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Self
 
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -11,6 +12,7 @@ from registry.audit.actor import Actor
 from registry.audit.schemas import VerificationView
 from registry.collections import service as collections
 from registry.collections.models import Collection
+from registry.collections.schemas import NewCollection
 from registry.digests import sha256_hex
 from registry.edits import service as edits
 from registry.jobs import service as queue
@@ -31,6 +33,13 @@ class Desk:
 
     sessions: sessionmaker[Session]
     name: str = "facts"
+
+    @classmethod
+    def with_collection(cls, sessions: sessionmaker[Session], model: str) -> Self:
+        with sessions.begin() as session:
+            new = NewCollection(name="facts", model=model, method={"rank": 4, "lr": 0.01})
+            collections.create(session, new, ADA)
+        return cls(sessions)
 
     @contextmanager
     def open(self) -> Iterator[tuple[Session, Collection]]:

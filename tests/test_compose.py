@@ -1,0 +1,212 @@
+"""docker-compose.yml: valid by the Compose specification, without a default secret, and its commands run.
+
+There is no Docker engine where these tests run: the file is held against the specification's schema, and
+every command of the project's own services is started as a plain process and asked by its own health check.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import psycopg
+import pytest
+import yaml
+
+from registry.embedded import Stack, programs, running
+from registry.embedded.valkey import free_port
+
+ROOT = Path(__file__).resolve().parents[1]
+OWN = ("migrate", "api", "relay", "worker")
+SECRETS = {"MELO_DB_PASSWORD": "p" * 20, "MELO_REDIS_PASSWORD": "r" * 20, "MELO_API_KEY": "k" * 20}
+VARIABLE = re.compile(r"\$\{(\w+)(:\?[^}]*)?\}")
+
+
+def interpolate(text: str, variables: dict[str, str]) -> str:
+    """What compose does with ${NAME:?message}: the file uses no other form."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in variables:
+            raise KeyError(match[1])
+        return variables[match[1]]
+
+    return VARIABLE.sub(value, text)
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return (ROOT / "docker-compose.yml").read_text()
+
+
+@pytest.fixture(scope="module")
+def compose(text: str) -> dict[str, Any]:
+    return dict(yaml.safe_load(interpolate(text, SECRETS)))
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("compose") / "home", worker=False, api=False) as found:
+        yield found
+
+
+def environment(compose: dict[str, Any], service: str, stack: Stack, port: int = 0) -> dict[str, str]:
+    """The service's own environment, with the servers of the test in place of the containers'."""
+    own = dict(compose["services"][service]["environment"])
+    assert own["MELO_DATABASE_URL"].startswith("postgresql://melo:" + SECRETS["MELO_DB_PASSWORD"] + "@postgres:")
+    assert own["MELO_REDIS_URL"].startswith("redis://:" + SECRETS["MELO_REDIS_PASSWORD"] + "@redis:")
+    here = {"MELO_DATABASE_URL": stack.database_url, "MELO_REDIS_URL": stack.redis_url}
+    here |= {"UVICORN_HOST": "127.0.0.1", "UVICORN_PORT": str(port)} if "UVICORN_PORT" in own else {}
+    here |= {"MELO_API_URL": f"http://127.0.0.1:{port}", "MELO_HOME": str(stack.home / "container")}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {"PATH": path, "HOME": str(stack.home), **own, **here}
+
+
+@contextmanager
+def started(compose: dict[str, Any], service: str, variables: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(compose["services"][service]["command"], env=variables) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def becomes_healthy(
+    compose: dict[str, Any], service: str, variables: dict[str, str], process: subprocess.Popen[bytes]
+) -> bool:
+    kind, *check = compose["services"][service]["healthcheck"]["test"]
+    assert kind == "CMD"
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        if subprocess.run(check, env=variables, capture_output=True).returncode == 0:
+            return True
+        time.sleep(0.3)
+    return False
+
+
+def test_the_file_is_valid_by_the_compose_specification(compose: dict[str, Any]) -> None:
+    schema = json.loads(files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text())
+
+    jsonschema.validate(compose, schema)
+
+    compose["services"]["api"]["healthcheck"]["test"] = {"not": "a command"}  # the schema can refuse
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(compose, schema)
+    compose["services"]["api"]["healthcheck"]["test"] = ["CMD", "melo", "check", "api"]
+
+
+def test_every_secret_has_to_be_set_and_is_named_in_the_example(text: str) -> None:
+    used = {match[1]: match[2] for match in VARIABLE.finditer(text)}
+    example = (ROOT / ".env.example").read_text()
+
+    assert set(used) == set(SECRETS)
+    assert all(message for message in used.values())  # ${NAME:?…} and never a bare ${NAME}
+    assert "$" not in VARIABLE.sub("", text)
+    assert re.findall(r"^(\w+)=(.*)$", example, re.MULTILINE) == [(name, "") for name in SECRETS]
+
+
+def test_every_service_waits_for_what_it_needs_and_is_watched(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+
+    assert set(services) == {"postgres", "redis", *OWN}
+    for name in ("api", "relay", "worker"):
+        assert services[name]["depends_on"] == {
+            "migrate": {"condition": "service_completed_successfully"},
+            "redis": {"condition": "service_healthy"},
+        }
+    assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    assert all("healthcheck" in service for name, service in services.items() if name != "migrate")
+
+
+def test_only_the_api_is_reachable_and_only_from_this_machine(compose: dict[str, Any]) -> None:
+    ports = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
+
+    assert ports == {"api": ["127.0.0.1:8410:8410"]}
+
+
+def test_every_dockerfile_that_is_built_exists_and_the_registrys_has_no_torch(compose: dict[str, Any]) -> None:
+    built = {name: compose["services"][name]["build"]["dockerfile"] for name in OWN}
+
+    assert set(built.values()) == {"docker/registry.Dockerfile", "docker/worker.Dockerfile"}
+    assert all((ROOT / path).is_file() for path in built.values())
+    instructions = (ROOT / built["api"]).read_text().split("\n", 1)[1]
+    assert "torch" not in instructions
+    assert "[worker]" not in instructions
+
+
+def test_the_broker_runs_with_the_services_own_arguments(compose: dict[str, Any], tmp_path: Path) -> None:
+    import redis
+
+    service = compose["services"]["redis"]
+    _, *arguments = service["command"]
+    port = free_port()
+    command = [str(programs.valkey_server()), *arguments, "--port", str(port), "--bind", "127.0.0.1"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as server:
+        try:
+            with redis.Redis(port=port, password=service["environment"]["REDISCLI_AUTH"]) as broker:
+                assert broker.ping()
+                assert broker.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+                assert broker.config_get("appendonly")["appendonly"] == "yes"
+        finally:
+            server.terminate()
+
+
+def test_migrate_runs_once_and_ends_well_also_the_second_time(compose: dict[str, Any], stack: Stack) -> None:
+    with psycopg.connect(stack.database_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE unmigrated")
+    variables = environment(compose, "migrate", stack)
+    variables["MELO_DATABASE_URL"] = stack.database_url.replace("/melo?", "/unmigrated?")
+
+    for _ in range(2):
+        done = subprocess.run(compose["services"]["migrate"]["command"], env=variables, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_api_becomes_healthy_and_asks_for_its_key(compose: dict[str, Any], stack: Stack) -> None:
+    variables = environment(compose, "api", stack, port=free_port())
+
+    with started(compose, "api", variables) as process:
+        assert becomes_healthy(compose, "api", variables, process)
+        asked = ["melo", "collection", "list"]
+        assert subprocess.run(asked, env=variables, capture_output=True).returncode == 0
+        without = {name: value for name, value in variables.items() if name != "MELO_API_KEY"}
+        refused = subprocess.run(asked, env=without, capture_output=True, text=True)
+        assert refused.returncode == 1
+        assert "API key" in refused.stderr
+
+
+def test_the_relay_is_not_healthy_while_messages_wait_and_becomes_so_by_sending_them(
+    compose: dict[str, Any], stack: Stack
+) -> None:
+    variables = environment(compose, "relay", stack)
+    with psycopg.connect(stack.database_url) as connection:
+        connection.execute("SET session_replication_role = replica")  # a message of no job: only its way counts
+        connection.execute(
+            "INSERT INTO outbox (topic, job_id, payload, created_at)"
+            " VALUES ('worker.train', 1, '{}', now() - interval '1 hour')"
+        )
+
+    check = compose["services"]["relay"]["healthcheck"]["test"][1:]
+    unhealthy = subprocess.run(check, env=variables, capture_output=True, text=True)
+    assert unhealthy.returncode == 1
+    assert "wait in the outbox" in unhealthy.stderr
+    with started(compose, "relay", variables) as process:
+        assert becomes_healthy(compose, "relay", variables, process)
+
+
+def test_the_worker_becomes_healthy(compose: dict[str, Any], stack: Stack) -> None:
+    pytest.importorskip("torch")
+    variables = environment(compose, "worker", stack)
+
+    check = compose["services"]["worker"]["healthcheck"]["test"][1:]
+    assert subprocess.run(check, env=variables, capture_output=True).returncode == 1
+    with started(compose, "worker", variables) as process:
+        assert becomes_healthy(compose, "worker", variables, process)
