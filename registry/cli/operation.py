@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from enum import StrEnum
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -237,7 +238,12 @@ def _show_status(call: Invocation, found: dict[str, Any]) -> None:
         ]
         table(call.out, ["process", "health", "pid#", "uptime", "restarts#", "log"], rows, empty="")
     workers = [
-        [each["worker"], each["device"], "alive" if each["alive"] else "silent", each["seen_at"]]
+        [
+            each["worker"],
+            each["device"],
+            "alive" if each["alive"] else "silent",
+            datetime.fromisoformat(each["seen_at"]),
+        ]
         for each in found.get("workers", [])
     ]
     table(

@@ -1,0 +1,57 @@
+"""Everybody at once: no deadlock, no gap, no change without its event."""
+
+import threading
+
+from registry.errors import InvalidRequest, StaleBase, WrongState
+from registry.versions import aliases
+from tests.registry.desk import BEN
+
+
+def test_corrections_retirements_rollbacks_and_aliases_at_once_leave_an_intact_record(desk):
+    desk.correct(("first?", "x"))
+    errors = []
+
+    def in_thread(act):
+        def run(number):
+            for turn in range(6):
+                try:
+                    act(number, turn)
+                except (InvalidRequest, WrongState):
+                    pass  # another one was there first
+                except Exception as error:
+                    errors.append(error)
+
+        return run
+
+    def correct(number, turn):
+        batch = desk.submit({"prompt": f"question {number}.{turn}?", "target": "y"}).batch
+        claim = desk.claim(desk.approve(batch.id))
+        while True:
+            try:
+                desk.finish(claim)
+                return
+            except StaleBase:  # build it again on the newest version, as a worker does
+                continue
+
+    def retire(number, turn):
+        desk.retire(*list(desk.active().values())[:1])
+
+    def roll_back(number, turn):
+        desk.rollback(turn % 2)
+
+    def point(number, turn):
+        with desk.open() as (session, collection):
+            aliases.set_alias(session, collection, "production", 1, BEN, f"{number}.{turn}")
+
+    threads = [
+        threading.Thread(target=in_thread(act), args=(number,))
+        for number, act in enumerate((correct, correct, correct, retire, roll_back, point, correct, retire))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    report = desk.verify()
+    assert report.findings == []
+    assert report.checked["versions"] >= 25
