@@ -15,3 +15,7 @@ class PromptTooLong(MeloError):
 
 class CorruptBlock(MeloError):
     """Stored bytes are not a block."""
+
+
+class CorruptCalibration(MeloError):
+    """Stored bytes are no whitening."""

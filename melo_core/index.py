@@ -7,12 +7,10 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from melo_core.centres import Centres, distance
 from melo_core.settings import Clustering
 
 Label = tuple[int, ...]
-
-# Distances from one matrix product are good to about this; the few that lie closer together are told apart exactly.
-PRODUCT_ERROR = 1e-4
 
 
 @dataclass(frozen=True)
@@ -72,59 +70,55 @@ class ClusterIndex:
     ) -> None:
         """clusters, keys: a stored state; keys has (d,) float32 for every member of a cluster."""
         self.dimension, self.radius, self.clustering = dimension, radius, clustering
-        self.clusters: dict[int, Cluster] = {}
+        self.clusters = {cluster.number: cluster for cluster in clusters}
         self.keys = dict(keys or {})
-        self._centres = torch.empty(16, dimension)  # a row for each cluster, then spare ones
-        self._squares = torch.empty(16)
-        self._order: list[int] = []  # the cluster of each row
-        self._row: dict[int, int] = {}
-        self._home: dict[int, int] = {}  # the cluster of each point
-        self._next = 1
-        for cluster in clusters:
-            self._put(cluster)
+        self._centres = Centres(dimension)
+        self._home = {point: cluster.number for cluster in self.clusters.values() for point in cluster.members}
+        self._next = max(self.clusters, default=0) + 1
+        if self.clusters:
+            self._centres.put(list(self.clusters), torch.stack([c.centre for c in self.clusters.values()]))
 
     def lookup(self, query_keys: Tensor) -> Match | None:
         """Route a query by the nearest of its keys (MELO eq. 5).
 
         query_keys: (k, d) float32. None if the index is empty. A match may lie outside the radius: ask `covers`.
         """
-        found = [(*nearest, i) for i, key in enumerate(query_keys) if (nearest := self._nearest(key))]
-        if not found:
+        nearest = self._centres.nearest(query_keys)
+        if nearest is None:
             return None
-        distance, number, i = min(found)
+        away, number, i = nearest
         cluster = self.clusters[number]
-        point = self._member_near(cluster, query_keys[i])
-        return Match(number, point, distance, cluster.radius)
+        return Match(number, self._member_near(cluster, query_keys[i]), away, cluster.radius)
 
     def insert(self, point: int, key: Tensor, label: Label) -> Insertion:
         """Take a point in. key: (d,) float32."""
-        nearest = self._nearest(key)
+        nearest = self._centres.nearest(key[None])
         self.keys[point] = key
         if nearest is None:
             return Insertion(Outcome.NEW, self._found(point, key, label, self.radius))
-        distance, number = nearest
+        away, number, _ = nearest
         cluster = self.clusters[number]
         if self.clustering == "nearest-point":
             new = self._found(point, key, label, self.radius)
-            if distance <= cluster.radius and cluster.label != label:
-                return Insertion(Outcome.OVERLAPS, new, self._member_near(cluster, key), distance)
-            return Insertion(Outcome.NEW, new, distance=distance)
-        if distance > cluster.radius + self.radius:
-            return Insertion(Outcome.NEW, self._found(point, key, label, self.radius), distance=distance)
+            if away <= cluster.radius and cluster.label != label:
+                return Insertion(Outcome.OVERLAPS, new, self._member_near(cluster, key), away)
+            return Insertion(Outcome.NEW, new, distance=away)
+        if away > cluster.radius + self.radius:
+            return Insertion(Outcome.NEW, self._found(point, key, label, self.radius), distance=away)
         if cluster.label == label:
             self._put(self._joined(cluster, point))
-            return Insertion(Outcome.JOINED, number, distance=distance)
+            return Insertion(Outcome.JOINED, number, distance=away)
         other = self._member_near(cluster, key)
-        kept = tuple(p for p in cluster.members if _distance(self.keys[p], cluster.centre) <= distance / 2)
+        kept = tuple(p for p in cluster.members if distance(self.keys[p], cluster.centre) <= away / 2)
         forgotten = tuple(p for p in cluster.members if p not in kept)
         for gone in forgotten:
             del self._home[gone]
         if kept:
-            self._put(replace(cluster, radius=min(cluster.radius, distance / 2), members=kept))
+            self._put(replace(cluster, radius=min(cluster.radius, away / 2), members=kept))
         else:
             self._drop(number)
-        new = self._found(point, key, label, min(self.radius, distance / 2))
-        return Insertion(Outcome.OVERLAPS, new, other, distance, forgotten)
+        new = self._found(point, key, label, min(self.radius, away / 2))
+        return Insertion(Outcome.OVERLAPS, new, other, away, forgotten)
 
     def remove(self, point: int) -> None:
         """Take a point out. Its cluster keeps centre and radius, so nothing changes for the other members."""
@@ -138,17 +132,8 @@ class ClusterIndex:
                 self._drop(number)
         self.keys.pop(point, None)
 
-    def _nearest(self, key: Tensor) -> tuple[float, int] | None:
-        """Distance to, and number of, the cluster whose centre is nearest; the lower number of two equals."""
-        n = len(self._order)
-        if not n:
-            return None
-        rough = self._squares[:n] - 2 * (self._centres[:n] @ key)  # squared distance, less that of the key
-        close = torch.nonzero(rough <= rough.min() + PRODUCT_ERROR).flatten().tolist()
-        return min((_distance(key, self._centres[row]), self._order[row]) for row in close)
-
     def _member_near(self, cluster: Cluster, key: Tensor) -> int:
-        return min(cluster.members, key=lambda p: (_distance(key, self.keys[p]), p))
+        return min(cluster.members, key=lambda p: (distance(key, self.keys[p]), p))
 
     def _found(self, point: int, key: Tensor, label: Label, radius: float) -> int:
         number = self._next
@@ -158,33 +143,16 @@ class ClusterIndex:
     def _joined(self, cluster: Cluster, point: int) -> Cluster:
         members = (*cluster.members, point)
         centre = torch.stack([self.keys[p] for p in members]).double().mean(0).float()
-        radius = max([self.radius, *(_distance(self.keys[p], centre) for p in members)])
+        radius = max([self.radius, *(distance(self.keys[p], centre) for p in members)])
         return replace(cluster, centre=centre, radius=radius, members=members)
 
     def _put(self, cluster: Cluster) -> None:
         """Add a cluster, or put its new state in the place of the old."""
-        row = self._row.setdefault(cluster.number, len(self._order))
-        if row == len(self._order):
-            self._order.append(cluster.number)
-            if row == len(self._centres):  # double, so that an insertion's cost does not grow with the index
-                self._centres = torch.cat([self._centres, torch.empty_like(self._centres)])
-                self._squares = torch.cat([self._squares, torch.empty_like(self._squares)])
-        self._centres[row] = cluster.centre
-        self._squares[row] = cluster.centre.square().sum()
+        self._centres.put([cluster.number], cluster.centre[None])
         self.clusters[cluster.number] = cluster
         self._home.update((point, cluster.number) for point in cluster.members)
         self._next = max(self._next, cluster.number + 1)
 
     def _drop(self, number: int) -> None:
-        """Remove a cluster; the last row takes its place."""
-        row, last = self._row.pop(number), len(self._order) - 1
-        moved = self._order.pop()
-        if row != last:
-            self._centres[row], self._squares[row] = self._centres[last], self._squares[last]
-            self._order[row], self._row[moved] = moved, row
+        self._centres.drop(number)
         del self.clusters[number]
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    """Euclidean, from float32 vectors in float64."""
-    return float(torch.dist(a.double(), b.double()))

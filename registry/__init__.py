@@ -1,3 +1,1 @@
-"""The record: every correction, who made it, what came of it. No torch here."""
-
-__version__ = "0.1.0"
+"""The record: collections, edits, versions and their audit log. Never imports torch."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Any
 
 import psycopg
@@ -16,7 +17,6 @@ from sqlalchemy.exc import DataError, DBAPIError, OperationalError, ProgrammingE
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from registry import __version__
 from registry.audit.endpoints import router as audit
 from registry.body_limit import BodyLimit
 from registry.collections.endpoints import router as collections
@@ -31,6 +31,8 @@ from registry.versions.endpoints import router as versions
 from registry.wire import Problem
 
 log = structlog.get_logger("melo.api")
+
+VERSION = version("melo-registry")
 
 
 class SchemaGate:
@@ -66,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="MELO registry",
         description="Corrections to language models, as versions that can be compared, audited and taken back.",
-        version=__version__,
+        version=VERSION,
         lifespan=lifespan,
         responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
     )
@@ -88,7 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
     @app.get("/healthz", tags=["operation"])
     def healthz() -> dict[str, str]:
         """The process answers."""
-        return {"status": "ok", "version": __version__}
+        return {"status": "ok", "version": VERSION}
 
     @app.get("/readyz", tags=["operation"])
     def readyz(request: Request) -> dict[str, str]:

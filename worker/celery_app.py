@@ -9,6 +9,7 @@ from importlib.metadata import version
 import redis
 import structlog
 from celery import Celery
+from celery.signals import worker_shutting_down
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -54,6 +55,8 @@ def serve(settings: Settings) -> None:
         libraries={name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
     )
     app = make_app(settings)
+
+    worker_shutting_down.connect(lambda **_: worker.stopping.set(), weak=False)
 
     @app.task(name=jobs.TRAIN)  # type: ignore[untyped-decorator]
     def train(job_id: int) -> None:

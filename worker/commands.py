@@ -12,6 +12,7 @@ from rich.text import Text
 from registry.cli.errors import CommandError
 from registry.cli.invocation import Invocation, invocation
 from registry.cli.show import AsJson, example, fields, print_json
+from worker.calibrate import calibrate
 
 if TYPE_CHECKING:
     from melo_core.edited_model import Answer
@@ -25,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=example('melo ask facts@production "Who runs Acme?" --explain'))(ask)
     app.command(epilog=example("melo worker"))(worker)
     app.command(epilog=example("melo demo --json figures.json"))(demo)
+    app.command(epilog=example("melo calibrate --pairs rephrases.jsonl --plot scope.png"))(calibrate)
 
 
 def ask(

@@ -27,6 +27,11 @@ from worker.training import TrainedEdit, train_edits
 
 log = structlog.get_logger()
 
+
+class Stopped(Exception):
+    """The worker was told to stop: the job goes back to the queue."""
+
+
 APPLY_TRIES = 20  # versions that others may make while one is being written
 
 
@@ -39,6 +44,7 @@ class Worker:
     shelf: Shelf
     lease_seconds: float
     libraries: dict[str, str]
+    stopping: threading.Event = field(default_factory=threading.Event)  # set from outside, to stop after this step
 
 
 def run_job(worker: Worker, job_id: int) -> None:
@@ -64,6 +70,10 @@ def run_job(worker: Worker, job_id: int) -> None:
                 _train_and_apply(worker, claim, watch)
         except LeaseLost:
             log.warning("the lease was lost: the result is thrown away")
+        except Stopped:
+            with worker.sessions.begin() as session:
+                jobs.give_back(session, claim)
+            log.info("stopped: the job was given back")
         except OperationalError:
             log.exception("the database does not answer: the job will be sent again")
             raise
@@ -83,17 +93,18 @@ class _Watch:
     timings: dict[str, float] = field(default_factory=dict)
     loss_curve: list[list[float]] = field(default_factory=list)
     lost: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        self.require_lease()
+        self.may_go_on()
         self.progress = self.progress | {"stage": name}
         started = time.monotonic()
         yield
         self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - started, 3)
 
     def trained(self, progress: Progress) -> None:
-        self.require_lease()
+        self.may_go_on()
         self.loss_curve.append([round(progress.seconds, 3), round(progress.loss, 5)])
         left = progress.seconds / progress.done * (progress.total - progress.done) if progress.done else None
         self.progress = self.progress | {
@@ -103,7 +114,10 @@ class _Watch:
             "seconds_left": left and round(left, 1),
         }
 
-    def require_lease(self) -> None:
+    def may_go_on(self) -> None:
+        """Raise LeaseLost or Stopped where there is no point in going on, or no time for it."""
+        if self.stopping.is_set():
+            raise Stopped
         if self.lost.is_set():
             raise LeaseLost("The lease ran out while training.", "Whoever holds the job now will finish it.")
 
@@ -111,7 +125,7 @@ class _Watch:
 @contextmanager
 def _kept(worker: Worker, claim: Claim) -> Iterator[_Watch]:
     """Keep the lease alive from a second thread, and show the progress there."""
-    watch, ended = _Watch(), threading.Event()
+    watch, ended = _Watch(stopping=worker.stopping), threading.Event()
 
     def beat() -> None:
         while not ended.wait(min(1.0, worker.lease_seconds / 4)):
@@ -179,7 +193,7 @@ def _scope(worker: Worker, claim: Claim, settings: MethodSettings, watch: _Watch
     if calibration is None:
 
         def calibrated(done: int, total: int) -> None:
-            watch.require_lease()
+            watch.may_go_on()
             watch.progress = watch.progress | {"calibrated": done, "calibrate_total": total}
 
         fitted = worker.shelf.fitted_whitening(encoder, digest, settings.whiten_epsilon, calibrated)

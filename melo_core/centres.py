@@ -1,0 +1,134 @@
+"""Vectors searched for the nearest, exactly: a pass over int8 copies with a proven bound, then float64."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Floats = NDArray[np.float32]
+
+# 7 bits: on CPUs without VNNI the sum of two products of 8-bit numbers may not fit its 16-bit register.
+LEVELS = 63
+# Rows whose int8 copies fit a CPU's last-level cache, so that a query's second key does not read memory again.
+CACHED_ROWS = 16_384
+# On norms computed in float32: far more than their rounding.
+MARGIN = np.float32(1.001)
+# Of a few float32 operations, relative to the size of their terms: 16 roundings.
+FLOAT32_ERROR = 8 * float(np.finfo(np.float32).eps)
+
+
+class Centres:
+    """Rows of vectors by number, of which the nearest to a query is found.
+
+    An int8 copy of a row is x̂ = s·q, with the rest ρ = x - x̂. For a query ŷ with the rest η,
+
+        |x·y - x̂·ŷ| = |x̂·η + ρ·y| <= ‖x̂‖‖η‖ + ‖ρ‖‖y‖,
+
+    so a row that is farther than another by more than their bounds cannot be the nearest. x̂·ŷ is a sum of integers,
+    thus exact, and reads a quarter of the memory; memory is what a search in many rows waits for. What is left is
+    little work, which numpy starts sooner than torch, and without waking threads.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self._rows: Floats = np.empty((16, dimension), np.float32)  # a row for each number, then spare ones
+        self._copies: NDArray[np.int8] = np.empty((16, dimension), np.int8)
+        self._scales: Floats = np.empty(16, np.float32)
+        self._squares: Floats = np.empty(16, np.float32)  # ‖x‖²
+        self._rests: Floats = np.empty(16, np.float32)  # ‖ρ‖
+        self._numbers: list[int] = []  # of each row
+        self._row: dict[int, int] = {}
+        # Greatest ‖x̂‖ + ‖ρ‖ of any row there has been: it never shrinks, which costs time at worst, never truth.
+        self._largest = 0.0
+
+    def put(self, numbers: Sequence[int], vectors: Tensor) -> None:
+        """Add vectors (len(numbers), d), or put new ones in the place of the old."""
+        for number in numbers:
+            if number not in self._row:
+                self._row[number] = len(self._numbers)
+                self._numbers.append(number)
+        rows = [self._row[number] for number in numbers]
+        self._reserve(len(self._numbers))
+        for start in range(0, len(rows), CACHED_ROWS):  # in parts, so that loading many takes little more memory
+            some, part = rows[start : start + CACHED_ROWS], vectors[start : start + CACHED_ROWS].numpy()
+            copies, scales, lengths, rests = _rounded(part)
+            self._rows[some], self._copies[some], self._scales[some], self._rests[some] = part, copies, scales, rests
+            self._squares[some] = np.einsum("nd,nd->n", part, part, dtype=np.float64)
+            self._largest = max(self._largest, float((lengths + rests).max()))
+
+    def drop(self, number: int) -> None:
+        """Remove a vector; the last row takes its place."""
+        row, last = self._row.pop(number), len(self._numbers) - 1
+        moved = self._numbers.pop()
+        if row != last:
+            for column in (self._rows, self._copies, self._scales, self._squares, self._rests):
+                column[row] = column[last]
+            self._numbers[row], self._row[moved] = moved, row
+
+    def nearest(self, keys: Tensor) -> tuple[float, int, int] | None:
+        """Distance, number and key of the nearest vector to any of the keys (k, d); None if there are no vectors.
+
+        Of equal distances, the lower number counts, then the earlier key. Nothing depends on the other keys.
+        """
+        if not self._numbers:
+            return None
+        close = self._close(keys.numpy())
+        return min((*self._among(rows, keys[i]), i) for i, rows in enumerate(close))
+
+    def _close(self, keys: Floats) -> list[NDArray[np.intp]]:
+        """The rows that can be nearest to each key: few, and the nearest always among them."""
+        n = len(self._numbers)
+        copies, *of_keys = _rounded(keys)
+        rows, queries = torch.from_numpy(self._copies), torch.from_numpy(copies)
+        products = torch.empty(len(keys), n)
+        for start in range(0, n, CACHED_ROWS):
+            end = min(start + CACHED_ROWS, n)
+            for i in range(len(keys)):  # one at a time: the product with a single vector is by far the fastest
+                products[i, start:end] = torch._int_mm(rows[start:end], queries[i, :, None])[:, 0]
+        close = []
+        for rough, scale, length, rest in zip(products.numpy(), *of_keys, strict=True):
+            rough *= self._scales[:n]
+            rough *= -2 * scale
+            rough += self._squares[:n]  # the squared distance less ‖y‖², up to:
+            bounds = self._rests[:n] * (2 * (length + rest))
+            common = 2 * self._largest * float(rest) + FLOAT32_ERROR * (self._largest + float(length)) ** 2
+            least = float((rough + bounds).min())
+            rough -= bounds
+            close.append(np.flatnonzero(rough <= least + 2 * common))
+        return close
+
+    def _among(self, rows: NDArray[np.intp], key: Tensor) -> tuple[float, int]:
+        """Distance and number of the nearest of these rows; the lower number of two equals."""
+        if len(rows) > 1:
+            away = self._rows[rows] - key.numpy()
+            squares = np.einsum("nd,nd->n", away, away, dtype=np.float64)  # good to the roundings of each term
+            rows = rows[squares <= squares.min() * (1 + FLOAT32_ERROR)]
+        return min((distance(key, torch.from_numpy(self._rows[row])), self._numbers[row]) for row in rows.tolist())
+
+    def _reserve(self, n: int) -> None:
+        """Room for n rows; doubled when full, so that what one more costs does not grow with their number."""
+        if n > len(self._rows):
+            spare = max(n, 2 * len(self._rows)) - len(self._rows)
+            for name in ("_rows", "_copies", "_scales", "_squares", "_rests"):
+                column = getattr(self, name)
+                setattr(self, name, np.concatenate([column, np.empty((spare, *column.shape[1:]), column.dtype)]))
+
+
+def _rounded(vectors: Floats) -> tuple[NDArray[np.int8], Floats, Floats, Floats]:
+    """Of each vector x (n, d): q (n, d) int8 and s (n,) with x ≈ s·q; bounds on ‖s·q‖ and ‖x - s·q‖ (n,)."""
+    scales = np.maximum(np.abs(vectors).max(1) / np.float32(LEVELS), np.finfo(np.float32).tiny)
+    copies = np.rint(vectors / scales[:, None])
+    near = copies * scales[:, None]
+    lengths, rests = _norms(near) * MARGIN, _norms(vectors - near) * MARGIN
+    return copies.astype(np.int8), scales, lengths, rests + FLOAT32_ERROR * lengths
+
+
+def _norms(vectors: Floats) -> Floats:
+    norms: Floats = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    return norms
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Euclidean, from float32 vectors in float64."""
+    return float(torch.dist(a.double(), b.double()))
