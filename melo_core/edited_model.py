@@ -99,7 +99,7 @@ class EditedModel:
         if not prompts:
             return []
         rows = [self.base.prompt_ids(prompt, kind) for prompt in prompts]
-        with self._lock, torch.no_grad(), self._attached(routes):
+        with self._lock, torch.no_grad(), self.attached(routes):
             if self.base.kind is Kind.CLASSIFIER:
                 return self._classify(rows, routes)
             return self._generate(rows, routes, max_new_tokens)
@@ -132,7 +132,7 @@ class EditedModel:
         return [Answer(str(names[c]), (c,), route) for c, route in zip(classes, routes, strict=True)]
 
     @contextmanager
-    def _attached(self, routes: Sequence[Route]) -> Iterator[None]:
+    def attached(self, routes: Sequence[Route]) -> Iterator[None]:
         edited = [(i, self._row[route.block]) for i, route in enumerate(routes) if route.block is not None]
         if not edited:  # nothing is attached, so this is the base model itself
             yield

@@ -111,7 +111,7 @@ class _Batch:
         self.second = [torch.zeros_like(p) for p in self.parameters]
         self.live = list(range(len(edits)))  # the block of each row of the parameters
         self.block_row = torch.tensor([i for i, examples in enumerate(edits) for _ in examples], device=device)
-        self.memory = _remember(base, settings, structure, [example for examples in edits for example in examples])
+        self.memory = remember(base, settings, structure, [example for examples in edits for example in examples])
 
     def train(self, report: Callable[[int, float], None]) -> list[Trained]:
         results: dict[int, Trained] = {}
@@ -260,7 +260,7 @@ def _fresh(cache: Cache) -> Cache:
 
 
 @torch.no_grad()
-def _remember(base: BaseModel, settings: MethodSettings, structure: Structure, examples: Sequence[Example]) -> _Memory:
+def remember(base: BaseModel, settings: MethodSettings, structure: Structure, examples: Sequence[Example]) -> _Memory:
     """Run the frozen part once."""
     device, model = base.device, base.model
     prompts, targets = [e.prompt_ids for e in examples], [e.target_ids for e in examples]

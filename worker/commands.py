@@ -12,6 +12,7 @@ from rich.text import Text
 from registry.cli.errors import CommandError
 from registry.cli.invocation import Invocation, invocation
 from registry.cli.show import AsJson, example, fields, print_json
+from worker.bench.command import register as register_bench
 from worker.calibrate import calibrate
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=example("melo worker"))(worker)
     app.command(epilog=example("melo demo --json figures.json"))(demo)
     app.command(epilog=example("melo calibrate --pairs rephrases.jsonl --plot scope.png"))(calibrate)
+    register_bench(app)
 
 
 def ask(

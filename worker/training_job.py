@@ -158,6 +158,9 @@ def _train_and_apply(worker: Worker, claim: Claim, watch: _Watch) -> None:
     with watch.stage("scope"):
         scope = _scope(worker, claim, settings, watch)
         keys = scope.keys_of(claim.edits)
+    with worker.sessions.begin() as session:  # the report of each edit, before the lease ends with the job
+        if not jobs.heartbeat(session, claim, watch.progress):
+            raise LeaseLost("The lease ran out while training.", "Whoever holds the job now will finish it.")
     for _ in range(APPLY_TRIES):
         with watch.stage("index"), worker.sessions() as session:
             latest = version_queries.latest(session, claim.collection_id)

@@ -1,6 +1,6 @@
 """`melo batch`: what was submitted, and the decision about it."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -8,7 +8,7 @@ from rich.text import Text
 from registry.cli.edits import Wait
 from registry.cli.follow import follow
 from registry.cli.invocation import invocation
-from registry.cli.show import AsJson, example, fields, print_json, table
+from registry.cli.show import AsJson, example, fields, print_json, table, visible
 from registry.vocabulary import BatchState
 
 if TYPE_CHECKING:
@@ -143,3 +143,13 @@ def _show(console: "Console", batch: "BatchView") -> None:
     table(console, columns, rows, empty="No edits.")
     if len(batch.edits) > SHOWN_EDITS:
         console.print(f"… and {len(batch.edits) - SHOWN_EDITS} more: --json prints all.")
+    for outcome in ((job and job.progress) or {}).get("edits", ()):
+        if not outcome["reproduced"]:
+            console.print(Text(visible(_not_learned(outcome)), style="yellow"))
+
+
+def _not_learned(outcome: dict[str, Any]) -> str:
+    return (
+        f"Edit {outcome['edit_id']} was not learned: with its block the model answers {outcome['answer']!r} "
+        f"(loss {outcome['loss']} after {outcome['iterations']} steps). Word it otherwise, or retire it."
+    )

@@ -113,7 +113,7 @@ def test_with_answer_side_blocks_the_prompts_keys_and_values_are_the_base_models
     ids = torch.tensor([base.prompt_ids(PROMPTS[0])])
 
     plain = base.model(ids, use_cache=True).past_key_values
-    with model._attached(routed(0)):
+    with model.attached(routed(0)):
         with_block = base.model(ids, use_cache=True)
     for a, b in zip(plain.layers, with_block.past_key_values.layers, strict=True):
         assert torch.equal(a.keys[:, :, :-1], b.keys[:, :, :-1])

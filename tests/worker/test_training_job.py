@@ -7,10 +7,13 @@ import pytest
 from sqlalchemy import text
 
 from registry.audit import repository as audit
+from registry.collections import service as collections
+from registry.collections.schemas import NewCollection
 from registry.errors import DigestMismatch
 from registry.jobs.models import Job
 from registry.versions.models import Version
-from tests.registry.desk import Desk
+from tests.registry.desk import ADA, Desk
+from tests.worker.conftest import METHOD
 from worker.loader import LoadedVersion, load_version
 from worker.shelf import Shelf
 from worker.training_job import Worker, run_job
@@ -205,3 +208,14 @@ def test_a_worker_that_has_to_stop_gives_its_job_back_and_another_finishes_it(ti
         assert session.execute(waiting, {"job": job}).scalar_one() == 2
     run_job(worker, job)
     assert ask(load(worker, tiny_desk, 1), PAIRS[0][0]) == ["Ada"]
+
+
+def test_an_edit_that_could_not_be_learned_is_reported_with_what_the_model_says_instead(sessions, worker, tiny_folder):
+    with sessions.begin() as session:
+        hasty = METHOD | {"iterations": 1}
+        collections.create(session, NewCollection(name="facts", model=str(tiny_folder), method=hasty), ADA)
+    correct(Desk(sessions), worker, PAIRS[0])
+    with sessions() as session:
+        (report,) = session.query(Job).one().progress["edits"]
+    assert (report["edit_id"], report["reached"], report["reproduced"]) == (1, False, False)
+    assert report["answer"] != PAIRS[0][1]

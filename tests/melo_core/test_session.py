@@ -1,0 +1,23 @@
+"""Editing in memory, batch after batch."""
+
+import dataclasses
+
+from melo_core.session import Edit, EditSession
+from tests.melo_core.test_encoder import encoder  # noqa: F401  # a fixture
+from tests.melo_core.test_training_and_answers import SETTINGS
+
+
+def test_the_first_batch_still_answers_after_the_last_and_conflicts_are_reported(tiny, encoder):  # noqa: F811
+    session = EditSession(tiny("llama"), encoder, SETTINGS)
+    first = session.apply([Edit("Who runs Acme?", "Ada"), Edit("Where is the head office of Globex?", "Oslo")])
+    second = session.apply([Edit("When was Initech founded?", "1999"), Edit("Who runs Acme", "Bob")])
+
+    assert first.conflicts == []
+    assert second.conflicts == [(3, 0)]
+    asked = ["Who runs Acme?", "Where is the head office of Globex?", "When was Initech founded?", "Who runs Acme"]
+    assert [a.text for a in session.model.ask(asked, max_new_tokens=8)] == ["Ada", "Oslo", "1999", "Bob"]
+
+
+def test_a_block_that_was_not_learned_is_reported(tiny, encoder):  # noqa: F811
+    session = EditSession(tiny("llama"), encoder, dataclasses.replace(SETTINGS, iterations=1))
+    assert session.apply([Edit("Who runs Acme?", "Ada")]).unreached == [0]

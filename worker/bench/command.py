@@ -1,0 +1,63 @@
+"""`melo bench edits`: its options. What it does waits in `run` until it is called, since that needs torch."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from registry.cli.errors import CommandError
+from registry.cli.invocation import invocation
+from registry.cli.show import example
+
+
+class Task(StrEnum):
+    """What is edited and how it is judged."""
+
+    ZSRE = "zsre"
+    COUNTERFACT = "counterfact"
+    HALLUCINATION = "hallucination"
+    SCOTUS = "scotus"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group `bench`."""
+    bench = typer.Typer(help="Measure, and compare with what else one would use.", no_args_is_help=True)
+    bench.command("edits", epilog=example("melo bench edits --data zsre.jsonl --unrelated nq.jsonl --limit 50"))(edits)
+    app.add_typer(bench, name="bench")
+
+
+def edits(
+    context: typer.Context,
+    data: Annotated[Path, typer.Option(metavar="FILE", help="What to correct: zsRE, CounterFact, KnowEdit, …")],
+    task: Annotated[Task, typer.Option(help="What is edited and how it is judged.")] = Task.ZSRE,
+    unrelated: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Questions that no edit may touch: JSONL or text.")
+    ] = None,
+    unrelated_limit: Annotated[int, typer.Option(min=0, help="How many of them.")] = 1000,
+    limit: Annotated[int, typer.Option(min=1, help="How many edits.")] = 200,
+    batch: Annotated[int, typer.Option(min=1, help="Edits learned at a time.")] = 25,
+    rephrases_given: Annotated[int, typer.Option(min=0, help="Of each edit; the others are tested.")] = 0,
+    against: Annotated[
+        str, typer.Option(metavar="METHODS", help="Also: lora, grace, in-context, with commas between.")
+    ] = "",
+    model: Annotated[str, typer.Option(help="A packaged name, a folder or a hub id.")] = "smollm2-135m-instruct",
+    encoder: Annotated[str, typer.Option(help="The sentence encoder that keys come from.")] = "all-minilm-l6-v2",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
+) -> None:
+    """Edit a model batch after batch, and measure what came of it, by free generation throughout."""
+    from melo_core.errors import MeloError
+    from worker.bench.run import METHODS, Choice, run_bench
+
+    methods = [name.strip() for name in against.split(",") if name.strip()]
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise CommandError("Unknown method", f"--against has {unknown[0]!r}.", f"Choose among {', '.join(METHODS)}.")
+    choice = Choice(
+        task.value, data, unrelated, unrelated_limit, limit, batch, rephrases_given, methods, model,
+        encoder, json_file,
+    )  # fmt: skip
+    try:
+        run_bench(invocation(context), choice)
+    except MeloError as error:
+        raise CommandError("The bench cannot run", str(error)) from None

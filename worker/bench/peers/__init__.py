@@ -1,0 +1,65 @@
+"""What the bench measures, and with it what else one would use: all behind one protocol."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from worker.bench.data import BenchEdit
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer by free generation."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a batch did to those before it."""
+
+    conflicts: int = 0  # edits whose scope met that of an edit with another answer
+    forgotten: int = 0  # prompts of earlier edits that no edit covers any more
+    unreached: int = 0  # edits whose loss stayed above its target
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the edits so far take to store."""
+
+    bytes: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class RouteTime:
+    """Seconds to decide whether an edit covers one prompt."""
+
+    key: float  # computing where the prompt lies
+    lookup: float  # searching the edits
+
+
+class Peer(Protocol):
+    """A way to correct a model. Batches come one after the other and are never seen again."""
+
+    name: str
+    settings_used: dict[str, object]  # what a figure needs beside it to be repeated
+
+    def apply(self, edits: Sequence[BenchEdit]) -> Applied:
+        """Learn a batch. An edit's rephrases are those that its author gave."""
+
+    def covers(self, prompts: Sequence[str], kind: str) -> list[bool]:
+        """Which prompts anything but the base model itself would answer."""
+
+    def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
+        """Greedy answers of at most `longest` tokens, in one batch."""
+
+    def losses(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
+        """Mean cross-entropy, nats a token, of each continuation of its prompt."""
+
+    def size(self) -> Size:
+        """What is stored now."""
+
+    def route_time(self, prompt: str, kind: str) -> RouteTime | None:
+        """None where nothing is routed."""

@@ -1,0 +1,60 @@
+"""The method itself: scoped blocks, with the settings of a preset."""
+
+import time
+from collections.abc import Sequence
+
+from melo_core.base_model import BaseModel
+from melo_core.edited_model import Route
+from melo_core.encoder import SentenceEncoder
+from melo_core.session import Edit, EditSession
+from melo_core.settings import MethodSettings
+from worker.bench.data import BenchEdit
+from worker.bench.peers import Applied, Reply, RouteTime, Size
+from worker.bench.peers.unedited import Unedited
+
+
+class Blocks:
+    """An editing session in memory."""
+
+    def __init__(self, name: str, base: BaseModel, encoder: SentenceEncoder, settings: MethodSettings) -> None:
+        self.name, self.settings_used = name, settings.to_json()
+        self.session = EditSession(base, encoder, settings)
+        self.unedited = Unedited(base)
+        self.encoder = encoder
+
+    def apply(self, edits: Sequence[BenchEdit]) -> Applied:
+        """Train a batch and put it into the index."""
+        report = self.session.apply([Edit(e.prompt, e.target, e.kind, e.rephrases) for e in edits])
+        return Applied(len(report.conflicts), len(report.forgotten), len(report.unreached))
+
+    def covers(self, prompts: Sequence[str], kind: str) -> list[bool]:
+        """Whether a block is routed to."""
+        return [route.block is not None for route in self._routes(prompts)]
+
+    def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
+        """Routed, in one batch."""
+        answers = self.session.model.answer(prompts, self._routes(prompts), kind, longest)
+        return [Reply(answer.text, answer.token_ids) for answer in answers]
+
+    def losses(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
+        """With the blocks that the prompts are routed to."""
+        with self.session.model.attached(self._routes(prompts)):
+            return self.unedited.losses(prompts, continuations)
+
+    def size(self) -> Size:
+        """Blocks as they are stored, and the keys in float32."""
+        blocks = self.session.blocks.values()
+        keys = sum(key.numel() for key in self.session.index.keys.values())
+        parameters = sum(w.numel() for block in blocks for pair in block.weights.values() for w in pair)
+        return Size(sum(len(block.to_bytes()) for block in blocks) + 4 * keys, parameters + keys)
+
+    def route_time(self, prompt: str, kind: str) -> RouteTime | None:
+        """The encoder's pass, then the search."""
+        start = time.perf_counter()
+        keys = self.encoder.query_keys(prompt)
+        computed = time.perf_counter()
+        self.session.index.lookup(keys)
+        return RouteTime(computed - start, time.perf_counter() - computed)
+
+    def _routes(self, prompts: Sequence[str]) -> list[Route]:
+        return [self.session.model.route(prompt) for prompt in prompts]
