@@ -22,8 +22,9 @@ class Task(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the group `bench`."""
-    bench = typer.Typer(help="Measure, and compare with what else one would use.", no_args_is_help=True)
-    bench.command("edits", epilog=example("melo bench edits --data zsre.jsonl --unrelated nq.jsonl --limit 50"))(edits)
+    shown = example("melo bench edits --data zsre.jsonl --unrelated nq.jsonl --limit 50")
+    bench = typer.Typer(help="Measure, and compare with what else one would use.", epilog=shown, no_args_is_help=True)
+    bench.command("edits", epilog=shown)(edits)
     app.add_typer(bench, name="bench")
 
 
