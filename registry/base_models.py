@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 RESERVED_TOKENS = 64  # for the chat template around a prompt
-HIDDEN = "hidden"  # the encoder that is the base model itself: its keys are its own activations
 WEIGHTS_AND_TEXT = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.gguf")
 
 

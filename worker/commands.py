@@ -56,7 +56,7 @@ def ask(
     except MeloError as error:
         raise CommandError("The model cannot answer", str(error)) from None
     if as_json:
-        print_json([answer_record(loaded, prompt, answer) for prompt, answer in zip(asked, answers, strict=True)])
+        print_json([_answer_record(loaded, prompt, answer) for prompt, answer in zip(asked, answers, strict=True)])
         return
     for prompt, answer in zip(asked, answers, strict=True):
         if len(asked) > 1:
@@ -113,7 +113,7 @@ def _load(call: Invocation, model: str) -> "LoadedVersion":
         engine.dispose()
 
 
-def answer_record(loaded: "LoadedVersion", prompt: str, answer: "Answer") -> dict[str, object]:
+def _answer_record(loaded: "LoadedVersion", prompt: str, answer: "Answer") -> dict[str, object]:
     """An answer as JSON, with the edit behind it."""
     edit, match = loaded.edit_behind(answer), answer.route.match
     return {

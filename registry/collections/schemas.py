@@ -14,9 +14,7 @@ class NewCollection(Body):
         min_length=1, description="a packaged model's name, a transformers folder, or a hub id",
         examples=["smollm2-135m-instruct"],
     )  # fmt: skip
-    encoder: ShortText = Field(
-        default="all-minilm-l6-v2", min_length=1, description="the sentence encoder of the keys; or: hidden"
-    )
+    encoder: ShortText = Field(default="all-minilm-l6-v2", min_length=1, description="the sentence encoder of the keys")
     method: Settings = Field(default_factory=dict, description="method settings; empty: the defaults")
     self_approval: bool = Field(default=False, description="whether submitters may approve their own batches")
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
-from registry.base_models import HIDDEN, find_encoder, find_model
+from registry.base_models import find_encoder, find_model
 from registry.collections import repository
 from registry.collections.models import Collection
 from registry.collections.schemas import CollectionView, NewCollection
@@ -22,8 +22,7 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
     if repository.by_name(session, new.name) is not None:
         raise _taken(new.name)
     files = find_model(new.model)
-    if new.encoder != HIDDEN:
-        find_encoder(new.encoder)  # the digest is written by the first worker that used it
+    find_encoder(new.encoder)  # the digest is written by the first worker that used it
     collection = Collection(
         name=new.name,
         model=new.model,

@@ -313,3 +313,8 @@ def test_a_statement_that_takes_too_long_is_a_problem(database_url, engine, desk
     ):
         connection.execute(text("LOCK TABLE collections"))
         is_problem(api.get("/v1/collections"), 503, "database-away")
+
+
+def test_a_collection_with_an_encoder_that_no_worker_could_use_is_refused(api, model_folder):
+    answer = api.post("/v1/collections", json={"name": "odd", "model": model_folder, "encoder": "hidden"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown-model")
