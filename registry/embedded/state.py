@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -70,9 +71,7 @@ def prepare(home: Path) -> Path:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if home.stat().st_uid == os.geteuid():
             home.chmod(0o711 if os.geteuid() == 0 else 0o700)
-        probe = home / ".writable"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=home).close()  # a name of its own: another start may be trying it too
     except OSError as error:
         raise UnusableHome(
             f"The folder {home} cannot be made or written: {error.strerror}.",

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -149,6 +150,14 @@ def test_of_two_starts_at_once_one_wins_and_the_other_says_so(home: Path) -> Non
 
     assert sorted(outcomes) == ["already running", "ready"]
     assert stack.stop(home) == ["postgres", "valkey"]
+
+
+def test_a_folder_prepared_by_many_at_once_is_fit_for_each(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        prepared = list(pool.map(state.prepare, [tmp_path / "home"] * 2000))
+
+    assert set(prepared) == {tmp_path / "home"}
+    assert list((tmp_path / "home").iterdir()) == []
 
 
 def test_what_a_killed_supervisor_left_behind_is_stopped_by_the_next_start(home: Path) -> None:
