@@ -2,7 +2,3 @@
 
 The method alone: no database, no web. `edited_model.EditedModel` is where a reader should begin.
 """
-
-from transformers.utils import logging as _transformers_logging
-
-_transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress is the caller's to show

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import melo_core.quiet  # noqa: F401  # for its effect
 from melo_core.errors import MeloError, PromptTooLong, UnsupportedModel
 from melo_core.structure import Kind, kind_of
 
@@ -57,6 +58,11 @@ class BaseModel:
                 return size
         return int(min(self.tokenizer.model_max_length, 1 << 20))
 
+    @property
+    def chats(self) -> bool:
+        """Whether it continues texts and has a template for turns of a chat."""
+        return self.kind is Kind.CAUSAL and bool(self.tokenizer.chat_template)
+
     def prompt_ids(self, prompt: str, edit_kind: str = "qa") -> list[int]:
         """The tokens that the model gets for a prompt.
 
@@ -65,7 +71,7 @@ class BaseModel:
         """
         if self.kind is not Kind.CAUSAL:
             ids = self.tokenizer(prompt)["input_ids"]
-        elif edit_kind == "qa" and self.tokenizer.chat_template:
+        elif edit_kind == "qa" and self.chats:
             turns = [{"role": "user", "content": prompt}]
             text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -87,7 +93,7 @@ class BaseModel:
             if target not in labels:
                 raise MeloError(f"{target!r} is none of the classifier's classes: {', '.join(map(str, labels))}")
             return [int(labels[target])]
-        if self.kind is Kind.CAUSAL and not (edit_kind == "qa" and self.tokenizer.chat_template):
+        if self.kind is Kind.CAUSAL and not (edit_kind == "qa" and self.chats):
             target = " " + target.lstrip()  # it goes on from the prompt's last word
         ids = self.tokenizer(target, add_special_tokens=False)["input_ids"]
         return [*ids, self.tokenizer.eos_token_id]

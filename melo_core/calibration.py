@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from melo_core.encoder import SentenceEncoder, Whitening
+from melo_core.encoder import KeyEncoder, Whitening
 from melo_core.errors import MeloError
 from melo_core.metric import learn_metric
 
-SHOWN_RADII = tuple(r / 100 for r in range(50, 125, 5))
+SHOWN_RADII = tuple(r / 100 for r in range(50, 125, 5))  # of whitened keys
+SHOWN_PARTS = tuple(r / 100 for r in range(50, 160, 10))  # of the suggested radius, where keys have their own scale
 FEWEST_QUESTIONS = 100  # fewer say too little about 384 dimensions, and nothing about 1 %
 FEWEST_PAIRS = 40  # for a metric: a quarter of them is held out
 HELD_OUT = 4  # with a metric, every fourth prompt is measured on and not learned from
@@ -39,7 +40,7 @@ class Reach:
 class Calibration:
     """A whitening, the greatest radius that keeps to the false-activation rate, and the trade-off around it."""
 
-    whitening: Whitening
+    whitening: Whitening | None  # None: keys stay as the encoder gives them
     radius: float
     edits: int  # prompts that the questions were held against: with more, more is covered wrongly
     questions: dict[str, int]  # how many of each set
@@ -52,13 +53,14 @@ class Calibration:
 
 
 def calibrate(
-    encoder: SentenceEncoder,
+    encoder: KeyEncoder,
     questions: Iterable[str],
     pairs: Sequence[Rephrased] = (),
     negatives: Iterable[str] = (),
     *,
     epsilon: float,
     false_rate: float,
+    whitened: bool = True,
     metric: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
@@ -68,27 +70,33 @@ def calibrate(
     (`unrelated`), of the pairs' other prompts (`lookalikes`), of the given `negatives`. Without pairs each
     question stands for an edit in turn, and the others for what it must not cover.
 
+    whitened: else keys stay in the encoder's own units, and so is the radius.
     metric: also learn a metric from the pairs; it is then measured on a quarter of them that it has not seen.
     on_progress: gets how many of how many texts are encoded. Raises MeloError.
     """
     asked, avoided = list(dict.fromkeys(questions)), list(dict.fromkeys(negatives))
     _require_enough(asked, pairs, false_rate, metric)
+    if metric and not whitened:
+        raise MeloError("a metric is learned on whitened keys; leave it out, or whiten them")
     raw = _Keys(
         encoder, [*asked, *avoided, *(t for pair in pairs for t in (pair.prompt, *pair.rephrases))], on_progress
     )
-    whitening = Whitening.fit(torch.stack([raw.of(question) for question in asked]), epsilon)
+    whitening = Whitening.fit(torch.stack([raw.of(question) for question in asked]), epsilon) if whitened else None
     learned = [pair for i, pair in enumerate(pairs) if i % HELD_OUT] if metric else []
     measured = [pair for i, pair in enumerate(pairs) if not i % HELD_OUT] if metric else pairs
-    if metric:
+    if metric and whitening is not None:
         prompts = whitening(torch.stack([raw.of(pair.prompt) for pair in learned]))
         rephrases = [whitening(torch.cat([raw.of_query(text) for text in pair.rephrases])) for pair in learned]
         unrelated = whitening(torch.stack([raw.of(question) for question in asked]))
         whitening = replace(whitening, metric=learn_metric(prompts, rephrases, unrelated, seed=0))
 
-    edits = whitening(torch.stack([raw.of(text) for text in ([pair.prompt for pair in measured] or asked)]))
+    def scaled(keys: Tensor) -> Tensor:
+        return keys if whitening is None else whitening(keys)
 
     def keys_of(texts: Iterable[str]) -> list[Tensor]:
-        return [whitening(raw.of_query(text)) for text in texts]
+        return [scaled(raw.of_query(text)) for text in texts]
+
+    edits = scaled(torch.stack([raw.of(text) for text in ([pair.prompt for pair in measured] or asked)]))
 
     away = {UNRELATED: _nearest(keys_of(asked), edits, besides_itself=not pairs)[0]}
     if pairs:
@@ -97,7 +105,8 @@ def calibrate(
         away[NEGATIVES] = _nearest(keys_of(avoided), edits)[0]
     own = _own(measured, keys_of, edits)
     radius = min(_greatest_radius(name, distances, false_rate) for name, distances in away.items())
-    reaches = tuple(_reach(r, away, own) for r in sorted({*SHOWN_RADII, radius}))
+    shown = SHOWN_RADII if whitened else tuple(part * radius for part in SHOWN_PARTS)
+    reaches = tuple(_reach(r, away, own) for r in sorted({*shown, radius}))
     counts = {name: len(distances) for name, distances in away.items()}
     return Calibration(whitening, radius, len(edits), counts, 0 if own is None else len(own), reaches)
 
@@ -105,9 +114,7 @@ def calibrate(
 class _Keys:
     """The raw keys of texts, each encoded once."""
 
-    def __init__(
-        self, encoder: SentenceEncoder, texts: list[str], on_progress: Callable[[int, int], None] | None
-    ) -> None:
+    def __init__(self, encoder: KeyEncoder, texts: list[str], on_progress: Callable[[int, int], None] | None) -> None:
         self._query_texts = {text: encoder.query_texts(text) for text in texts}
         parts = list(dict.fromkeys(part for query in self._query_texts.values() for part in query))
         self._keys: dict[str, Tensor] = {}
@@ -167,9 +174,13 @@ def _own(pairs: Sequence[Rephrased], keys_of: Callable[[Iterable[str]], list[Ten
 
 
 def _greatest_radius(name: str, distances: Tensor, false_rate: float) -> float:
-    """To a thousandth: the greatest within which at most `false_rate` of these distances lie."""
+    """To a thousandth, or three digits if less: the greatest within which at most `false_rate` of these lie."""
     allowed = int(false_rate * len(distances))
-    radius = (math.ceil(float(distances.sort().values[allowed]) * 1000) - 1) / 1000
+    first_outside = float(distances.sort().values[allowed])
+    steps = 1000.0  # in 1; more where all distances are small
+    while 0 < first_outside * steps < 100:
+        steps *= 10
+    radius = (math.ceil(first_outside * steps) - 1) / steps
     if radius <= 0:
         raise MeloError(
             f"more than {false_rate:.2%} of the {name} questions are an edit's own prompt, word for word; remove them"

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from melo_core.application import applied
 from melo_core.base_model import BaseModel
 from melo_core.block import Block, BlockStack
-from melo_core.encoder import SentenceEncoder
+from melo_core.encoder import KeyEncoder
 from melo_core.index import ClusterIndex, Match
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, Structure, structure_of
@@ -43,30 +43,35 @@ class EditedModel:
     """A base model whose answers some edits correct.
 
     blocks: by their identity. block_of: the block of each point in the index. Without encoder and index every
-    prompt is routed to the base model.
+    prompt is routed to the base model. Raises MeloError where a block could change the encoder's keys.
     """
 
     def __init__(
         self,
         base: BaseModel,
         settings: MethodSettings,
-        encoder: SentenceEncoder | None,
+        encoder: KeyEncoder | None,
         index: ClusterIndex | None,
         blocks: Mapping[int, Block],
         block_of: Mapping[int, int],
     ) -> None:
         self.base, self.settings, self.encoder, self.index = base, settings, encoder, index
         self.structure: Structure = structure_of(base.model, settings)
+        if encoder is not None:
+            encoder.require_unedited(self.structure)
         self._block_of = dict(block_of)
         self._row = {block: row for row, block in enumerate(blocks)}
         self._stack = BlockStack(list(blocks.values()))
         self._lock = Lock()  # one pass at a time: blocks are attached to the model for its duration
 
-    def route(self, prompt: str) -> Route:
-        """Decide which block answers a prompt. Depends on the prompt alone, never on what is asked beside it."""
+    def route(self, prompt: str, kind: str = "qa") -> Route:
+        """Decide which block answers a prompt. Depends on the prompt alone, never on what is asked beside it.
+
+        kind: the form in which the prompt is given to the model. Raises PromptTooLong.
+        """
         if self.encoder is None or self.index is None:
             return BASE
-        match = self.index.lookup(self.encoder.query_keys(prompt))
+        match = self.index.lookup(self.encoder.query_keys(prompt, kind))
         if match is None or not match.covers:
             return Route(None, match)
         return Route(self._block_of[match.point], match)
@@ -83,7 +88,7 @@ class EditedModel:
         answers: list[Answer] = []
         for start in range(0, len(prompts), ASKED_TOGETHER):
             part = prompts[start : start + ASKED_TOGETHER]
-            answers += self.answer(part, [self.route(prompt) for prompt in part], kind, max_new_tokens)
+            answers += self.answer(part, [self.route(prompt, kind) for prompt in part], kind, max_new_tokens)
             if on_progress:
                 on_progress(len(answers))
         return answers

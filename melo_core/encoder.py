@@ -1,6 +1,7 @@
 """Keys: where a prompt lies, for deciding whether an edit covers it."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from melo_core.errors import CorruptCalibration
+import melo_core.quiet  # noqa: F401  # for its effect
+from melo_core.errors import CorruptCalibration, MeloError
+from melo_core.structure import Structure
 
 SENTENCE_END = re.compile(r"(?<=[.!?;])\s+")
 
@@ -54,34 +57,52 @@ class Whitening:
         """Raises CorruptCalibration."""
         try:
             tensors = load_safetensors(data)
-            return cls(tensors["mean"], tensors["matrix"], tensors.get("metric"))
-        except (SafetensorError, KeyError) as error:
+            read = cls(tensors["mean"], tensors["matrix"], tensors.get("metric"))
+            read._require_sound()
+        except (SafetensorError, KeyError, ValueError) as error:
             raise CorruptCalibration(
                 f"these {len(data)} bytes are no calibration ({error}); make one with `melo calibrate --out FILE`"
             ) from error
+        return read
+
+    def _require_sound(self) -> None:
+        d = self.mean.numel()
+        shapes = {"mean": (self.mean, (d,)), "matrix": (self.matrix, (d, d))}
+        if self.metric is not None:
+            shapes["metric"] = self.metric, (d, d)
+        for name, (tensor, shape) in shapes.items():
+            if tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.isfinite().all():
+                raise ValueError(f"{name} is not {shape} finite float32 numbers")
 
 
-@dataclass
-class SentenceEncoder:
-    """A BERT-like sentence encoder: the mean of its last hidden states, whitened.
+class KeyEncoder(ABC):
+    """What makes the key of a text. Its `kind` (`qa` or `completion`) is the form in which the model gets the text.
 
     Every text is encoded by itself: a key never depends, not even in its last bit, on what else is encoded.
     """
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    whitening: Whitening | None = None
-    last_sentence: bool = True  # whether a query's last sentence is a second key
+    whitening: Whitening | None
+    last_sentence: bool  # whether a query's last sentence is a second key
 
-    @classmethod
-    def load(cls, folder: Path) -> "SentenceEncoder":
-        """In float32 on the CPU, wherever the edited model runs, so that routes are the same on every device."""
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
-        return cls(model, AutoTokenizer.from_pretrained(folder))
+    def __post_init__(self) -> None:
+        if self.whitening is not None and len(self.whitening.mean) != self.dimension:
+            raise MeloError(
+                f"the calibration is for keys of {len(self.whitening.mean)} dimensions, and this encoder's have "
+                f"{self.dimension}; make one for it with `melo calibrate --out FILE`"
+            )
 
     @property
+    @abstractmethod
     def dimension(self) -> int:
-        return int(self.model.config.hidden_size)
+        """d, the length of a key."""
+
+    @abstractmethod
+    def raw_key(self, text: str, kind: str = "qa") -> Tensor:
+        """The key before whitening: (d,) float32, on the CPU. Raises PromptTooLong."""
+
+    @abstractmethod
+    def require_unedited(self, structure: Structure) -> None:
+        """Raise MeloError where a block of this structure could change a key."""
 
     def calibrate(self, epsilon: float, on_progress: Callable[[int, int], None] | None = None) -> Whitening:
         """Whiten on the packaged ordinary questions. on_progress: gets how many of how many are encoded."""
@@ -94,23 +115,46 @@ class SentenceEncoder:
         self.whitening = Whitening.fit(torch.stack(raw), epsilon)
         return self.whitening
 
-    def key(self, text: str) -> Tensor:
+    def key(self, text: str, kind: str = "qa") -> Tensor:
         """The key of one text: (d,) float32, of length 1 if whitened."""
-        raw = self.raw_key(text)
+        raw = self.raw_key(text, kind)
         return self.whitening(raw[None])[0] if self.whitening else raw
 
-    def query_keys(self, text: str) -> Tensor:
+    def query_keys(self, text: str, kind: str = "qa") -> Tensor:
         """The keys of a query, of which the nearest counts: (1 or 2, d), the whole text and its last sentence."""
-        return torch.stack([self.key(part) for part in self.query_texts(text)])
+        return torch.stack([self.key(part, kind) for part in self.query_texts(text)])
 
     def query_texts(self, text: str) -> list[str]:
         """What a query's keys are the keys of."""
         sentences = SENTENCE_END.split(text.strip())
         return [text, sentences[-1]] if self.last_sentence and len(sentences) > 1 else [text]
 
+
+@dataclass
+class SentenceEncoder(KeyEncoder):
+    """A BERT-like sentence encoder: the mean of its last hidden states, whitened. A text's kind makes no difference."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    whitening: Whitening | None = None
+    last_sentence: bool = True
+
+    @classmethod
+    def load(cls, folder: Path) -> "SentenceEncoder":
+        """In float32 on the CPU, wherever the edited model runs, so that routes are the same on every device."""
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+        return cls(model, AutoTokenizer.from_pretrained(folder))
+
+    @property
+    def dimension(self) -> int:
+        return int(self.model.config.hidden_size)
+
+    def require_unedited(self, structure: Structure) -> None:
+        """Blocks act in another model."""
+
     @torch.no_grad()
-    def raw_key(self, text: str) -> Tensor:
-        """The key before whitening: (d,) float32."""
+    def raw_key(self, text: str, kind: str = "qa") -> Tensor:
+        """The key before whitening: (d,) float32. Of a long text, its first 512 tokens."""
         tokens = self.tokenizer(text, return_tensors="pt", truncation=True, max_length=512)
         hidden: Tensor = self.model(**tokens).last_hidden_state  # (1, tokens, d)
         return hidden[0].mean(0)

@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from melo_core.base_model import BaseModel
 from melo_core.block import Block
 from melo_core.edited_model import EditedModel
-from melo_core.encoder import SentenceEncoder
+from melo_core.encoder import KeyEncoder
 from melo_core.index import ClusterIndex
+from melo_core.learning import Lesson, learn
 from melo_core.settings import MethodSettings
-from melo_core.training import Example, train_blocks
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A prompt and its right answer; rephrases become points, and are not trained on."""
+    """A prompt and its right answer; rephrases become points."""
 
     prompt: str
     target: str
@@ -29,44 +31,49 @@ class Report:
     conflicts: list[tuple[int, int]] = field(default_factory=list)  # (new edit, the other) within each other's reach
     forgotten: list[int] = field(default_factory=list)  # edits that lost a point
     unreached: list[int] = field(default_factory=list)  # edits whose block did not reach its loss
+    unlearned: list[int] = field(default_factory=list)  # edits whose own prompt is not answered with their target
 
 
 class EditSession:
     """A base model, and edits put on it batch after batch. An edit's number is its place in the order of arrival."""
 
-    def __init__(self, base: BaseModel, encoder: SentenceEncoder, settings: MethodSettings) -> None:
+    def __init__(self, base: BaseModel, encoder: KeyEncoder, settings: MethodSettings) -> None:
         self.base, self.encoder, self.settings = base, encoder, settings
         self.index = ClusterIndex(encoder.dimension, settings.radius, settings.clustering)
-        self.blocks: dict[int, Block] = {}  # by edit
+        self.blocks: dict[int, Block] = {}  # by a number of their own: edits may share one
+        self._block_of: list[int] = []  # by edit
         self._edit_of: dict[int, int] = {}  # by point
         self.model = self._rebuilt()
 
     def apply(self, edits: Sequence[Edit]) -> Report:
-        """Train one block for each edit and put its keys into the index. Raises MeloError."""
-        examples = [
-            Example(self.base.prompt_ids(e.prompt, e.kind), self.base.target_ids(e.target, e.kind)) for e in edits
+        """Train the edits' blocks and put their keys into the index. Raises MeloError."""
+        first_edit, first_block = len(self._block_of), len(self.blocks)
+        lessons = [
+            Lesson(f"edit {first_edit + i}", f"{e.prompt}\n{e.target}", e.prompt, e.target, e.kind, e.rephrases)
+            for i, e in enumerate(edits)
         ]
-        first = len(self.blocks)
-        seeds = range(self.settings.seed + first, self.settings.seed + first + len(edits))
         report = Report()
-        for i, trained in enumerate(train_blocks(self.base, self.settings, [[e] for e in examples], seeds)):
-            # As it would be stored and read again, rounding included.
-            self.blocks[first + i] = Block.from_bytes(trained.block.to_bytes())
-            if not trained.reached:
-                report.unreached.append(first + i)
-        for i, edit in enumerate(edits):
+        results = learn(self.base, self.settings, lessons)
+        for number, (edit, learned) in enumerate(zip(edits, results, strict=True), first_edit):
+            self.blocks[first_block + learned.group] = learned.trained.block
+            self._block_of.append(first_block + learned.group)
+            if not learned.trained.reached:
+                report.unreached.append(number)
+            if not learned.reproduced:
+                report.unlearned.append(number)
             for text in (edit.prompt, *edit.rephrases):
-                self._insert(first + i, text, tuple(examples[i].target_ids), report)
+                self._insert(number, self.encoder.key(text, edit.kind), learned.label, report)
         self.model = self._rebuilt()
         return report
 
-    def _insert(self, edit: int, text: str, label: tuple[int, ...], report: Report) -> None:
+    def _insert(self, edit: int, key: Tensor, label: tuple[int, ...], report: Report) -> None:
         point = len(self._edit_of)
         self._edit_of[point] = edit
-        result = self.index.insert(point, self.encoder.key(text), label)
+        result = self.index.insert(point, key, label)
         if result.other_point is not None:
             report.conflicts.append((edit, self._edit_of[result.other_point]))
         report.forgotten.extend(self._edit_of[p] for p in result.forgotten)
 
     def _rebuilt(self) -> EditedModel:
-        return EditedModel(self.base, self.settings, self.encoder, self.index, self.blocks, self._edit_of)
+        block_of = {point: self._block_of[edit] for point, edit in self._edit_of.items()}
+        return EditedModel(self.base, self.settings, self.encoder, self.index, self.blocks, block_of)

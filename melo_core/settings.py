@@ -1,8 +1,10 @@
 """The settings of the method: what each means, its default, and the paper's value."""
 
 import dataclasses
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from melo_core.errors import MeloError
 
@@ -25,16 +27,40 @@ class MethodSettings:
     positions: Positions = "answer"
     """Where a block acts: from the last prompt token on, or at all positions (paper: all).
     Encoder-decoders take it as all positions of the decoder, classifiers as all positions."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 2e-2
     """Adam's step size. Paper: 1e-3 to 1e-2."""
     iterations: int = 80
-    """Most steps for a block. Paper: 40 to 100, always all of them."""
+    """Most steps for a block in its first round. Paper: 40 to 100, always all of them."""
     loss_target: float = 0.002
-    """A block stops by itself at this mean cross-entropy (nats a token). Paper: 0 (no early stop)."""
+    """A block stops by itself at this mean cross-entropy (nats a token). 0: never before its last step, as in the
+    paper."""
+    rounds: int = 3
+    """How often a block is trained, from the start and with twice the steps each time, until free generation gives
+    its targets. Paper: 1 (what an edited model generates is not asked)."""
+    edits_per_block: int = 1
+    """How many edits of a batch share a block, in their order. One: each can be retired alone, and does not depend
+    on the others. Paper: 4 to 100."""
+    learn_rephrases: bool = False
+    """Whether a block is trained on its edits' rephrases too. They are points of the index in either case.
+    Paper: no."""
+    learn_as_question: bool = True
+    """Whether a completion is learned as a turn of a chat too, where the model has a chat template, so that the fact
+    is also known when it is asked for. Paper: no."""
     batch: int = 64
-    """Blocks trained together."""
-    radius: float = 0.85
-    """Start radius R of a cluster, in key units (whitened keys have length 1, so distances are 0 to 2)."""
+    """Most blocks trained together: fewer where memory does not suffice. Paper: 1."""
+    key_encoder: Literal["sentence", "hidden"] = "sentence"
+    """What makes keys: a sentence encoder, or the base model's own hidden states. Paper: hidden."""
+    key_layer: int = 0
+    """Hidden keys alone: they are the output of this layer (0: the token embeddings, n: the nth layer). It
+    lies before the first edited layer, so that no block can change a key. An encoder-decoder's keys are its
+    encoder's. Paper: a layer before the edited ones, by model."""
+    key_pooling: Literal["last", "mean"] = "mean"
+    """Hidden keys alone: the last token's state, or the mean over tokens. Paper: last."""
+    whitened: bool = True
+    """Whether keys are whitened and brought to length 1. Paper: no (plain Euclidean distance)."""
+    radius: float = 0.9
+    """Start radius R of a cluster, in key units. Whitened keys have length 1, so distances are 0 to 2; other keys
+    have their encoder's own scale, and `melo calibrate` finds the radius. Paper: by model."""
     clustering: Clustering = "nearest-point"
     """How points make clusters. `nearest-point`: each point is the centre of its own, and where two answers'
     clusters overlap the nearest decides, so that an edit's own prompt always finds it. `melo` (paper): points
@@ -51,20 +77,88 @@ class MethodSettings:
         return dataclasses.asdict(self) | {"modules": list(self.modules)}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "MethodSettings":
+    def from_json(cls, values: Mapping[str, Any]) -> "MethodSettings":
         """Read stored or given settings; those not given take their default.
 
-        Raises MeloError for a name that is no setting or a value out of range.
+        Raises MeloError for a name that is no setting, a value of another type or one out of range.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
+        types = get_type_hints(cls)
+        unknown = sorted(set(values) - set(types))
         if unknown:
-            raise MeloError(f"unknown method setting {unknown[0]!r}; the settings are {', '.join(sorted(known))}")
-        settings = cls(**(values | {"modules": tuple(values.get("modules", ()))}))
-        for name in ("layers", "rank", "iterations", "batch"):
-            if getattr(settings, name) < 1:
-                raise MeloError(f"method setting {name} must be at least 1, not {getattr(settings, name)}")
+            raise MeloError(f"unknown method setting {unknown[0]!r}; the settings are {', '.join(sorted(types))}")
+        settings = cls(**{name: _read(name, value, types[name]) for name, value in values.items()})
+        for name, least in LEAST.items():
+            if getattr(settings, name) < least:
+                raise MeloError(f"method setting {name} must be at least {least}, not {getattr(settings, name)}")
         for name in ("radius", "learning_rate", "scale", "whiten_epsilon"):
-            if not getattr(settings, name) > 0:
+            if getattr(settings, name) <= 0:
                 raise MeloError(f"method setting {name} must be positive, not {getattr(settings, name)}")
         return settings
+
+
+LEAST = {
+    "layers": 1,
+    "rank": 1,
+    "iterations": 1,
+    "loss_target": 0,
+    "rounds": 1,
+    "edits_per_block": 1,
+    "batch": 1,
+    "key_layer": 0,
+}
+
+PRESETS: Mapping[str, MethodSettings] = {
+    "default": MethodSettings(),
+    # The paper's choices. What it sets by model is to be set by whoever takes it: `key_layer`, `layers`, and `radius`,
+    # which in a model's own units is any number. Here it is one so small that little beside an edit's own prompt is
+    # within it.
+    "paper": MethodSettings(
+        layers=4,
+        rank=8,  # 2 for each edit of the block
+        positions="all",
+        learning_rate=5e-3,
+        iterations=100,
+        loss_target=0,
+        rounds=1,
+        edits_per_block=4,
+        learn_as_question=False,
+        key_encoder="hidden",
+        key_layer=6,
+        key_pooling="last",
+        whitened=False,
+        radius=1.0,
+        clustering="melo",
+        query_keys="whole",
+    ),
+}
+
+
+def validated(values: Mapping[str, Any], preset: str = "default") -> dict[str, Any]:
+    """All settings as a JSON object: those given, and the preset's for the others.
+
+    Raises MeloError for an unknown preset, a name that is no setting, a value of another type or one out of range.
+    """
+    if preset not in PRESETS:
+        raise MeloError(f"unknown preset {preset!r}; the presets are {', '.join(PRESETS)}")
+    return MethodSettings.from_json(PRESETS[preset].to_json() | dict(values)).to_json()
+
+
+def _read(name: str, value: Any, wanted: Any) -> Any:
+    """A setting's value from JSON, of the type `wanted`. Raises MeloError."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if get_origin(wanted) is Literal:
+        form, fits = f"one of {', '.join(get_args(wanted))}", isinstance(value, str) and value in get_args(wanted)
+    elif wanted is bool:
+        form, fits = "true or false", isinstance(value, bool)
+    elif wanted is int:
+        form, fits = "a whole number", number and isinstance(value, int)
+    elif wanted is float:
+        form, fits = "a finite number", number and abs(value) <= sys.float_info.max
+        value = float(value) if fits else value
+    else:
+        form = "a list of module names"
+        fits = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+        value = tuple(value) if fits else value
+    if not fits:
+        raise MeloError(f"method setting {name} must be {form}, not {value!r:.80}")
+    return value

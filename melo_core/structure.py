@@ -49,7 +49,7 @@ def kind_of(model: PreTrainedModel) -> Kind:
 def structure_of(model: PreTrainedModel, settings: MethodSettings) -> Structure:
     """Find the layers and the modules to edit; raises UnsupportedModel with the names that it did find."""
     kind = kind_of(model)
-    names, layers = _layers(model, kind)
+    names, layers = layers_of(model, "decoder" if kind is Kind.SEQ2SEQ else "")
     width: int = model.config.get_text_config().hidden_size
     if settings.modules:
         available = dict(model.named_modules())
@@ -70,12 +70,15 @@ def structure_of(model: PreTrainedModel, settings: MethodSettings) -> Structure:
     return Structure(kind, layers, modules, first=min(holding, default=0))
 
 
-def _layers(model: PreTrainedModel, kind: Kind) -> tuple[list[str], list[nn.Module]]:
-    """The longest list of equal layers; of an encoder-decoder, the longest within the decoder."""
+def layers_of(model: PreTrainedModel, part: str = "") -> tuple[list[str], list[nn.Module]]:
+    """Names and modules of the longest list of equal layers; with `part` (`encoder`, `decoder`), the longest in it.
+
+    Raises UnsupportedModel.
+    """
     lists = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and (kind is not Kind.SEQ2SEQ or "decoder" in name.split("."))
+        if isinstance(module, nn.ModuleList) and (not part or part in name.split("."))
     ]
     lists = [(name, module) for name, module in lists if len({type(layer) for layer in module}) == 1]
     if not lists:

@@ -21,6 +21,7 @@ from melo_core.application import applied
 from melo_core.base_model import BaseModel, pad
 from melo_core.block import STORED_DTYPE, Block, initial_weights
 from melo_core.errors import PromptTooLong
+from melo_core.memory import MB, Note, free_memory, in_parts, memory_needed
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, Structure, structure_of
 
@@ -42,7 +43,7 @@ class Trained:
     block: Block
     loss: float  # mean cross-entropy at the end, nats a token
     iterations: int
-    reached: bool  # whether the loss went below the target
+    reached: bool  # whether the loss went below the target, if there is one
 
 
 @dataclass(frozen=True)
@@ -61,32 +62,70 @@ def train_blocks(
     edits: Sequence[Sequence[Example]],
     seeds: Sequence[int],
     on_progress: Callable[[Progress], None] | None = None,
+    on_note: Note | None = None,
 ) -> list[Trained]:
     """Train one block for each item of `edits`, on that item's examples alone.
 
-    seeds: one for each block. Blocks of about the same length are trained together, `settings.batch` at a time.
-    Raises PromptTooLong.
+    seeds: one for each block. Blocks of about the same length are trained together, `settings.batch` at a time, or
+    as many as memory is enough for. on_note: gets, in words, how much memory that needs and when it was not enough.
+    Raises PromptTooLong, or MeloError where memory is not enough for one block.
     """
     structure = structure_of(base.model, settings)
     for examples in edits:
         for example in examples:
-            length = len(example.prompt_ids) + len(example.target_ids)
-            if base.kind is Kind.CAUSAL and length > base.window:
-                raise PromptTooLong(
-                    f"prompt and answer have {length} tokens and the model's window is {base.window}; shorten them"
-                )
-    order = sorted(range(len(edits)), key=lambda i: max(len(e.target_ids) for e in edits[i]))
+            require_fit(base, example)
+    lengths = [[(len(e.prompt_ids), len(e.target_ids)) for e in examples] for examples in edits]
+    order = sorted(range(len(edits)), key=lambda i: (max(t for _, t in lengths[i]), max(p for p, _ in lengths[i])))
     started, results = time.monotonic(), dict[int, Trained]()
-    for start in range(0, len(order), settings.batch):
-        part = order[start : start + settings.batch]
 
-        def report(finished: int, loss: float, before: int = start) -> None:
+    def train(part: Sequence[int]) -> None:
+        def report(finished: int, loss: float) -> None:
             if on_progress:
                 on_progress(Progress(before + finished, len(edits), loss, time.monotonic() - started))
 
+        before = len(results)
         trained = _Batch(base, settings, structure, [edits[i] for i in part], [seeds[i] for i in part]).train(report)
-        results |= dict(zip(part, trained, strict=True))
+        results.update(zip(part, trained, strict=True))
+
+    size = size_that_fits(base, settings, [lengths[i] for i in order], on_note)
+    in_parts(order, size, "block", train, on_note)
     return [results[i] for i in range(len(edits))]
+
+
+def require_fit(base: BaseModel, example: Example) -> None:
+    """Raise PromptTooLong where prompt and answer together do not fit the model's window."""
+    length = len(example.prompt_ids) + len(example.target_ids)
+    if base.kind is Kind.CAUSAL and length > base.window:
+        raise PromptTooLong(
+            f"prompt and answer have {length} tokens and the model's window is {base.window}; shorten them"
+        )
+
+
+def size_that_fits(
+    base: BaseModel,
+    settings: MethodSettings,
+    lengths: Sequence[Sequence[tuple[int, int]]],
+    on_note: Note | None,
+) -> int:
+    """How many blocks to train together, by an estimate of what they need; lengths: in the order of training."""
+
+    def needed(size: int) -> int:
+        parts = [lengths[i : i + size] for i in range(0, len(lengths), size)]
+        return max((memory_needed(base, settings, part) for part in parts), default=0)
+
+    free, wanted = free_memory(base.device), max(1, min(settings.batch, len(lengths)))
+    size = wanted
+    while size > 1 and needed(size) > free:
+        size //= 2
+    if on_note and lengths:
+        if size < wanted:
+            on_note(f"{wanted} blocks together would need about {needed(wanted) // MB} MB: starting with {size}")
+        model = sum(p.numel() * p.element_size() for p in base.model.parameters())
+        on_note(
+            f"training {len(lengths)} blocks, {size} together, needs about {needed(size) // MB} MB beside the model's "
+            f"{model // MB} MB; {free // MB} MB are free"
+        )
+    return size
 
 
 class _Batch:
@@ -122,6 +161,7 @@ class _Batch:
             for row, value in enumerate(loss.tolist()):
                 reached = value < self.settings.loss_target
                 if row not in waiting and (reached or last):
+                    reached = reached or self.settings.loss_target == 0
                     results[self.live[row]] = Trained(self._block(row), value, iteration, reached)
                     waiting.add(row)
             open_loss = [value for row, value in enumerate(loss.tolist()) if row not in waiting]
@@ -192,7 +232,7 @@ class _Memory:
     inputs: dict[str, Any]
     labels: Tensor  # (examples, tokens), IGNORED where there is none
     prompt: Cache | None  # keys and values of the prompt, where blocks act on the answer only
-    frozen: list[Any]  # what each layer before the first edited one returns
+    frozen: Any  # what the last layer before the first edited one returns
 
     def logits(self) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (k, vocabulary), labels (k,) and example (k,) of the k positions that have a label."""
@@ -235,9 +275,9 @@ class _Memory:
     @contextmanager
     def _remembered(self) -> Iterator[None]:
         """Let the frozen layers answer from memory."""
-        layers = self.structure.layers[: len(self.frozen)]
-        for layer, output in zip(layers, self.frozen, strict=True):
-            layer.forward = lambda *_, output=output, **__: output
+        layers = self.structure.layers[: self.structure.first]
+        for layer in layers:  # of the earlier ones nobody sees what they return
+            layer.forward = lambda *_, **__: self.frozen
         try:
             yield
         finally:
@@ -282,31 +322,50 @@ def remember(base: BaseModel, settings: MethodSettings, structure: Structure, ex
         labels, _ = pad(rows, IGNORED, "right", device)
         inputs = {"input_ids": ids, "attention_mask": mask}
     else:
-        head, mask = base.pad([p[:-1] for p in prompts], "left")
+        prompt, mask = _prompt_cache(base, [p[:-1] for p in prompts])
         answer, answer_mask = base.pad([p[-1:] + t[:-1] for p, t in zip(prompts, targets, strict=True)], "right")
         labels, _ = pad(targets, IGNORED, "right", device)
-        prompt = DynamicCache(config=model.config)
-        if head.shape[1]:
-            places = (mask.cumsum(1) - 1).clamp_min(0)
-            model(
-                input_ids=head,
-                attention_mask=mask,
-                position_ids=places,
-                past_key_values=prompt,
-                use_cache=True,
-            )
         whole = torch.cat([mask, answer_mask], 1)
         places = (whole.cumsum(1) - 1).clamp_min(0)[:, -answer.shape[1] :]
         inputs = {"input_ids": answer, "attention_mask": whole, "position_ids": places}
     frozen: list[Any] = []
-    hooks = [
-        layer.register_forward_hook(lambda _, __, out: frozen.append(out))
-        for layer in structure.layers[: structure.first]
-    ]
-    try:
+    if structure.first:
         cache = {"past_key_values": _fresh(prompt), "use_cache": True} if prompt else {}
-        model(**inputs, **cache)
-    finally:
-        for hook in hooks:
+        last = structure.layers[structure.first - 1]
+        hook = last.register_forward_hook(lambda _, __, out: frozen.append(out))
+        try:
+            with _almost_no_logits(base):
+                model(**inputs, **cache)
+        finally:
             hook.remove()
-    return _Memory(base, structure, inputs, labels, prompt, frozen)
+    return _Memory(base, structure, inputs, labels, prompt, frozen[0] if frozen else None)
+
+
+def _prompt_cache(base: BaseModel, rows: list[list[int]]) -> tuple[Cache, Tensor]:
+    """Keys and values of prompts, and their mask (rows, longest). What all begin with, a chat's opening, runs once."""
+    cache = DynamicCache(config=base.model.config)
+    shared = next((i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1), min(map(len, rows)))
+    with _almost_no_logits(base):
+        if shared:
+            base.model(
+                input_ids=torch.tensor([rows[0][:shared]], device=base.device), past_key_values=cache, use_cache=True
+            )
+            cache.batch_repeat_interleave(len(rows))
+        rest, rest_mask = base.pad([row[shared:] for row in rows], "left")
+        mask = torch.cat([rest_mask.new_ones(len(rows), shared), rest_mask], 1)
+        if rest.shape[1]:
+            places = (mask.cumsum(1) - 1)[:, shared:].clamp_min(0)
+            base.model(input_ids=rest, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True)
+    return cache, mask
+
+
+@contextmanager
+def _almost_no_logits(base: BaseModel) -> Iterator[None]:
+    """Where nobody looks at logits: the output layer gets one position of one row, since all would take much memory."""
+    head = base.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][:1, :1],)) if head is not None else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()

@@ -73,6 +73,18 @@ class ModelFiles:
             return 512
         return length
 
+    @cached_property
+    def width(self) -> int | None:
+        """The dimension of the hidden states; None where the files do not say."""
+        if self.gguf_file is not None:
+            fields = _gguf_fields(self.path / self.gguf_file)
+            width = fields.get(f"{fields.get('general.architecture')}.embedding_length")
+        else:
+            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            config = config.get("text_config") or config
+            width = next((config[name] for name in ("hidden_size", "n_embd", "d_model") if name in config), None)
+        return width if isinstance(width, int) else None
+
     def _content(self) -> Iterable[Path]:
         if self.gguf_file is not None:
             return [self.path / self.gguf_file]

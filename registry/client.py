@@ -1,5 +1,6 @@
 """The API, as Python calls: what the command line uses, and any program may."""
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -75,14 +76,21 @@ class MeloClient:
         model: str,
         *,
         encoder: str | None = None,
+        preset: str | None = None,
         method: Mapping[str, Any] | None = None,
+        calibration: bytes | None = None,
         self_approval: bool = False,
     ) -> CollectionView:
+        """calibration: what `melo calibrate --out` wrote. What is not given is the API's default."""
         body: dict[str, Any] = {"name": name, "model": model, "self_approval": self_approval}
         if encoder is not None:
             body["encoder"] = encoder
+        if preset is not None:
+            body["preset"] = preset
         if method is not None:
             body["method"] = dict(method)
+        if calibration is not None:
+            body["calibration"] = b64encode(calibration).decode()
         return self._one(CollectionView, "POST", "/v1/collections", json=body)
 
     def collections(self) -> list[CollectionView]:

@@ -3,7 +3,7 @@
 import getpass
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     )
     cache: Path = Field(
         default=Path("~/.cache/melo"), description="folder of converted models; may be deleted at any time"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="numbers that models run in; auto: float32 on a CPU, else bfloat16"
     )
     api_url: str = Field(default="http://127.0.0.1:8410", description="where clients find the API")
     api_key: SecretStr | None = Field(

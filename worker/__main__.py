@@ -3,6 +3,7 @@
 import sys
 
 import structlog
+from pydantic import ValidationError
 
 from registry.errors import RegistryError
 from registry.settings import Settings
@@ -23,6 +24,8 @@ def main() -> None:
         serve(Settings())
     except RegistryError as error:
         sys.exit(str(error))
+    except ValidationError as error:
+        sys.exit(f"A setting is not valid: {error}\nCorrect the MELO_ variable that it names.")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,6 +15,7 @@ from registry.cli.show import AsJson, fields, print_json, table
 
 if TYPE_CHECKING:
     from melo_core.calibration import Calibration, Rephrased
+    from melo_core.encoder import KeyEncoder
 
 
 def calibrate(
@@ -30,7 +31,20 @@ def calibrate(
     ] = None,
     false_rate: Annotated[float, typer.Option(help="Share of any set that may be covered wrongly.")] = 0.01,
     metric: Annotated[bool, typer.Option("--metric", help="Also learn a metric from the pairs.")] = False,
-    encoder: Annotated[str, typer.Option(help="Encoder of the keys.")] = "all-minilm-l6-v2",
+    encoder: Annotated[
+        str | None, typer.Option(help="Sentence encoder of the keys. Default: all-minilm-l6-v2.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="In place of an encoder: keys are this base model's hidden states.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="With --model: the layer. Default: 0, the embeddings.")] = None,
+    pooling: Annotated[
+        Literal["last", "mean"] | None,
+        typer.Option(help="With --model: the last token's state or the mean. Default: mean."),
+    ] = None,
+    whitened: Annotated[
+        bool, typer.Option("--whitened/--no-whitening", help="Whiten the keys, or leave them in their own units.")
+    ] = True,
     epsilon: Annotated[float | None, typer.Option(help="ε of the whitening. Default: the method's.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the calibration.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the trade-off.")] = None,
@@ -43,8 +57,19 @@ def calibrate(
         _require_matplotlib()
     if metric and not rephrased:
         raise CommandError("Nothing to learn from", "--metric needs rephrases.", "Give them with --pairs FILE.")
-    found, digest = _calibrated(call, encoder, asked, avoided, rephrased, epsilon, false_rate, metric)
-    if out:
+    if out and not whitened:
+        raise CommandError("Nothing to write", "Keys that are not whitened need no calibration.", "Leave --out out.")
+    if model is None and (layer is not None or pooling):
+        raise CommandError("No model", "--layer and --pooling choose among a model's hidden states.", "Give --model.")
+    if model and encoder:
+        raise CommandError("Two encoders", "--encoder and --model exclude each other.", "Leave one of them out.")
+    with call.err.status("loading the encoder"):
+        if model:
+            keys, digest = _hidden(call, model, layer or 0, pooling or "mean")
+        else:
+            keys, digest = _sentence(encoder or "all-minilm-l6-v2")
+    found = _calibrated(call, keys, asked, avoided, rephrased, epsilon, false_rate, whitened, metric)
+    if out and found.whitening is not None:
         _write(out, found.whitening.to_bytes())
     if plot:
         _draw(found, false_rate, plot)
@@ -60,7 +85,8 @@ def record(found: "Calibration", false_rate: float, encoder_digest: str) -> dict
         "radius": found.radius,
         "false_rate": false_rate,
         "encoder_digest": encoder_digest,
-        "metric": found.whitening.metric is not None,
+        "whitened": found.whitening is not None,
+        "metric": _has_metric(found),
         "edits": found.edits,
         "questions": found.questions,
         "rephrases": found.rephrases,
@@ -70,42 +96,71 @@ def record(found: "Calibration", false_rate: float, encoder_digest: str) -> dict
     }
 
 
+def _sentence(spec: str) -> "tuple[KeyEncoder, str]":
+    from melo_core.encoder import SentenceEncoder
+    from registry.base_models import find_encoder
+
+    files = find_encoder(spec)
+    return SentenceEncoder.load(files.path), files.digest
+
+
+def _hidden(call: Invocation, spec: str, layer: int, pooling: Literal["last", "mean"]) -> "tuple[KeyEncoder, str]":
+    from melo_core.errors import MeloError
+    from melo_core.hidden import HiddenEncoder
+    from melo_core.settings import MethodSettings
+    from registry.base_models import find_model
+    from worker.shelf import Shelf, hidden_digest
+
+    digest = find_model(spec).digest
+    try:
+        base = Shelf(call.settings.cache, call.settings.dtype).base(spec, digest)
+        encoder = HiddenEncoder(base, layer, pooling)
+    except MeloError as error:
+        raise CommandError("No keys", str(error)) from None
+    return encoder, hidden_digest(digest, MethodSettings(key_layer=layer, key_pooling=pooling))
+
+
 def _calibrated(
     call: Invocation,
-    encoder: str,
+    encoder: "KeyEncoder",
     asked: list[str] | None,
     avoided: list[str] | None,
     rephrased: "list[Rephrased]",
     epsilon: float | None,
     false_rate: float,
+    whitened: bool,
     metric: bool,
-) -> "tuple[Calibration, str]":
+) -> "Calibration":
     from melo_core.calibration import calibrate as fit
-    from melo_core.encoder import SentenceEncoder, ordinary_questions
+    from melo_core.encoder import ordinary_questions
     from melo_core.errors import MeloError
     from melo_core.settings import MethodSettings
-    from registry.base_models import find_encoder
 
-    files = find_encoder(encoder)
     columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with call.err.status("loading the encoder"):
-        loaded = SentenceEncoder.load(files.path)
     try:
         with Progress(*columns, console=call.err, transient=True) as bars:
             bar = bars.add_task("")
-            found = fit(
-                loaded,
+            return fit(
+                encoder,
                 ordinary_questions() if asked is None else asked,
                 rephrased,
                 avoided or [],
                 epsilon=MethodSettings().whiten_epsilon if epsilon is None else epsilon,
                 false_rate=false_rate,
+                whitened=whitened,
                 metric=metric,
                 on_progress=lambda done, total: bars.update(bar, completed=done, total=total),
             )
     except MeloError as error:
         raise CommandError("No calibration", str(error)) from None
-    return found, files.digest
+
+
+def _has_metric(found: "Calibration") -> bool:
+    return found.whitening is not None and found.whitening.metric is not None
+
+
+def _number(radius: float) -> str:
+    return f"{radius:.3f}" if radius >= 0.1 else f"{radius:.3g}"
 
 
 def _show(call: Invocation, found: "Calibration", false_rate: float, out: Path | None) -> None:
@@ -114,7 +169,7 @@ def _show(call: Invocation, found: "Calibration", false_rate: float, out: Path |
     for reach in found.reaches:
         style = "bold" if reach == found.suggested else ""
         shares = [*(reach.false[name] for name in names), *([] if reach.recall is None else [reach.recall])]
-        rows.append([Text(f"{reach.radius:.3f}", style), *(Text(f"{share:.1%}", style) for share in shares)])
+        rows.append([Text(_number(reach.radius), style), *(Text(f"{share:.1%}", style) for share in shares)])
     recall = ["rephrases covered by their own#"] if found.rephrases else []
     table(call.out, ["radius#", *(f"{name} covered#" for name in names), *recall], rows, "")
     sets = ", ".join(f"{count} {name}" for name, count in found.questions.items())
@@ -123,10 +178,11 @@ def _show(call: Invocation, found: "Calibration", false_rate: float, out: Path |
         [
             (
                 "suggested radius",
-                f"{found.radius:.3f}, the greatest that wrongly covers at most {false_rate:.1%} of each",
+                f"{_number(found.radius)}, the greatest that wrongly covers at most {false_rate:.1%} of each",
             ),
             ("measured on", f"{found.edits} edits; {sets}; {found.rephrases} rephrases"),
-            ("metric", "learned, measured on pairs held out" if found.whitening.metric is not None else "none"),
+            ("keys", "whitened" if found.whitening is not None else "as they are: plain Euclidean distances"),
+            ("metric", "learned, measured on pairs held out" if _has_metric(found) else "none"),
             ("written to", out),
         ],
     )
@@ -149,7 +205,7 @@ def _draw(found: "Calibration", false_rate: float, path: Path) -> None:
         axes.plot(radii, recall, label="rephrases covered by their own edit")
     for name in found.questions:
         axes.plot(radii, [reach.false[name] for reach in found.reaches], "--", label=f"{name}: wrongly covered")
-    axes.axvline(found.radius, color="grey", linewidth=1, label=f"suggested: {found.radius:.3f}")
+    axes.axvline(found.radius, color="grey", linewidth=1, label=f"suggested: {_number(found.radius)}")
     axes.axhline(false_rate, color="grey", linewidth=1, linestyle=":")
     axes.set(xlabel="radius, in key units", ylabel="share", ylim=(-0.02, 1.02))
     axes.legend()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from melo_core.encoder import SentenceEncoder
+from melo_core.encoder import KeyEncoder
 from melo_core.index import Cluster, Insertion
 from melo_core.settings import MethodSettings
 from registry.jobs.service import ClaimedEdit
@@ -20,7 +20,7 @@ from worker.training import TrainedEdit
 class Scope:
     """How a collection tells what an edit covers."""
 
-    encoder: SentenceEncoder
+    encoder: KeyEncoder
     encoder_digest: str
     new_calibration: bytes | None  # where this job is the collection's first
 
@@ -28,8 +28,8 @@ class Scope:
         """By edit id: the key (d,) of its prompt, then those of its rephrases."""
         return {
             edit.id: [
-                (PointRole.PROMPT, self.encoder.key(edit.prompt)),
-                *((PointRole.REPHRASE, self.encoder.key(rephrase)) for rephrase in edit.rephrases),
+                (PointRole.PROMPT, self.encoder.key(edit.prompt, edit.kind)),
+                *((PointRole.REPHRASE, self.encoder.key(rephrase, edit.kind)) for rephrase in edit.rephrases),
             ]
             for edit in edits
         }
@@ -59,7 +59,7 @@ def candidate(
     known = {c.cluster_no for c in content.clusters}
     return TrainingResult(
         base_version=content.number,
-        blocks=[_new_block(t) for t in trained],
+        blocks=_new_blocks(trained),
         points=points,
         clusters=[_state(cluster, known) for cluster in index.clusters.values()],
         calibration=scope.new_calibration,
@@ -77,11 +77,20 @@ def _overlaps(result: Insertion, edit_id: int, edit_of: Mapping[int, int]) -> li
     return [Overlap(edit_id, other, other in lost, result.distance) for other in met]
 
 
-def _new_block(t: TrainedEdit) -> NewBlock:
+def _new_blocks(trained: Sequence[TrainedEdit]) -> list[NewBlock]:
+    """One for all edits that share it."""
+    edit_ids: dict[int, list[int]] = {}
+    for t in trained:
+        edit_ids.setdefault(t.group, []).append(t.edit.id)
+    first = {t.group: t for t in reversed(trained)}
+    return [_new_block(first[group], ids) for group, ids in edit_ids.items()]
+
+
+def _new_block(t: TrainedEdit, edit_ids: Sequence[int]) -> NewBlock:
     block = t.trained.block
     return NewBlock(
         name=_block_name(t),
-        edit_ids=(t.edit.id,),
+        edit_ids=edit_ids,
         data=t.data,
         shapes={name: [list(a.shape), list(b.shape)] for name, (a, b) in block.weights.items()},
         rank=block.rank,
@@ -106,4 +115,4 @@ def _name(number: int) -> str:
 
 
 def _block_name(t: TrainedEdit) -> str:
-    return f"edit{t.edit.id}"
+    return f"block{t.group}"

@@ -46,7 +46,7 @@ def serve(settings: Settings) -> None:
     schema_state(engine).require_current()
     _require_noeviction(settings.redis_url)
     sessions = make_sessions(engine)
-    shelf = Shelf(settings.cache)
+    shelf = Shelf(settings.cache, settings.dtype)
     worker = Worker(
         name=f"{socket.gethostname()}/{os.getpid()}",
         sessions=sessions,
@@ -73,7 +73,8 @@ def _show_life(worker: Worker, sessions: sessionmaker[Session]) -> None:
     while True:
         try:
             with sessions.begin() as session:
-                jobs.worker_seen(session, worker.name, str(worker.shelf.device), {"loaded": worker.shelf.loaded})
+                models = {"loaded": worker.shelf.loaded, "dtype": worker.shelf.dtype}
+                jobs.worker_seen(session, worker.name, str(worker.shelf.device), models)
         except OperationalError as error:
             log.warning("the database does not answer", error=str(error.orig))
         pause.wait(SEEN_EVERY_SECONDS)

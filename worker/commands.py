@@ -104,7 +104,9 @@ def _load(call: Invocation, model: str) -> "LoadedVersion":
             from worker.loader import load_version
             from worker.shelf import Shelf
 
-            return load_version(sessions, Shelf(call.settings.cache), found.collection.id, found.number)
+            return load_version(
+                sessions, Shelf(call.settings.cache, call.settings.dtype), found.collection.id, found.number
+            )
     except OperationalError as error:
         raise CommandError(
             "The database does not answer", str(error.orig).strip(), "Run `melo up`, or check MELO_DATABASE_URL."

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from melo_core.block import Block
 from melo_core.edited_model import Answer, EditedModel
-from melo_core.encoder import SentenceEncoder
+from melo_core.encoder import KeyEncoder
 from melo_core.errors import CorruptBlock
 from melo_core.index import Cluster, ClusterIndex
 from melo_core.settings import MethodSettings
@@ -85,10 +85,10 @@ def _block(block_id: int, data: bytes | None, recorded: str) -> Block:
         raise DigestMismatch(f"Block {block_id} cannot be read: {error}.", REMEDY) from error
 
 
-def _encoder(shelf: Shelf, content: VersionContent, settings: MethodSettings) -> SentenceEncoder:
+def _encoder(shelf: Shelf, content: VersionContent, settings: MethodSettings) -> KeyEncoder:
     collection = content.collection
-    if collection.calibration is None or sha256_hex(collection.calibration) != collection.calibration_sha256:
+    calibration = collection.calibration
+    if (None if calibration is None else sha256_hex(calibration)) != collection.calibration_sha256:
         raise DigestMismatch(f"The calibration of collection {collection.name} is not what was written.", REMEDY)
-    encoder, _ = shelf.encoder(collection.encoder, collection.encoder_digest, collection.calibration)
-    encoder.last_sentence = settings.query_keys == "whole-and-last-sentence"
+    encoder, _ = shelf.encoder_of(collection, settings, calibration)
     return encoder

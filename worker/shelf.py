@@ -7,21 +7,33 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from melo_core.base_model import BaseModel, choose_device, load_base_model
-from melo_core.encoder import SentenceEncoder, Whitening, ordinary_questions
+from melo_core.encoder import KeyEncoder, SentenceEncoder, Whitening, ordinary_questions
+from melo_core.hidden import HiddenEncoder
+from melo_core.settings import MethodSettings
+from melo_core.structure import structure_of
 from registry.base_models import ModelFiles, find_encoder, find_model
 from registry.errors import UnknownModel
+from registry.jobs.service import Claim
+from registry.versions.content import CollectionContent
 
 
 class Shelf:
     """One model at a time, since a device rarely holds two; encoders are small and stay."""
 
-    def __init__(self, cache: Path) -> None:
-        """cache: a folder for converted models; what it holds can be deleted at any time."""
+    def __init__(self, cache: Path, dtype: str = "auto") -> None:
+        """cache: a folder for converted models; what it holds can be deleted at any time.
+
+        dtype: float32, bfloat16 or float16, in which models run; `auto` is float32 on a CPU, else bfloat16.
+        """
         self._cache = cache.expanduser()
         self._base: tuple[str, BaseModel] | None = None
         self._encoders: dict[str, SentenceEncoder] = {}
         self.device = choose_device()
+        usual = "float32" if self.device.type == "cpu" else "bfloat16"
+        self.dtype = usual if dtype == "auto" else dtype
 
     @property
     def loaded(self) -> list[str]:
@@ -34,13 +46,37 @@ class Shelf:
             files = _checked(find_model(spec), digest)
             self._base = None  # before the new one is loaded, not after: two may not fit
             model = load_base_model(
-                files.path, files.gguf_file, digest=digest, cache=self._cache / "models", device=self.device
+                files.path,
+                files.gguf_file,
+                digest=digest,
+                cache=self._cache / "models",
+                device=self.device,
+                dtype=getattr(torch, self.dtype),
             )
             self._base = digest, model
         return self._base[1]
 
+    def encoder_of(
+        self, collection: CollectionContent | Claim, settings: MethodSettings, calibration: bytes | None
+    ) -> tuple[KeyEncoder, str]:
+        """The collection's encoder with its calibration, and the encoder's digest.
+
+        Raises UnknownModel, or MeloError where the settings or the calibration do not fit the model.
+        """
+        encoder: KeyEncoder
+        if settings.key_encoder == "hidden":
+            base = self.base(collection.model, collection.model_digest)
+            whitening = None if calibration is None else Whitening.from_bytes(calibration)
+            encoder = HiddenEncoder(base, settings.key_layer, settings.key_pooling, whitening)
+            encoder.require_unedited(structure_of(base.model, settings))
+            digest = hidden_digest(collection.model_digest, settings)
+        else:
+            encoder, digest = self.encoder(collection.encoder, collection.encoder_digest, calibration)
+        encoder.last_sentence = settings.query_keys == "whole-and-last-sentence"
+        return encoder, digest
+
     def encoder(self, spec: str, digest: str | None, whitening: bytes | None) -> tuple[SentenceEncoder, str]:
-        """The encoder of that name, with the collection's whitening, and its digest. None: not fixed yet."""
+        """The sentence encoder of that name, with the collection's whitening, and its digest. None: not fixed yet."""
         files = find_encoder(spec)
         if digest is not None:
             files = _checked(files, digest)
@@ -53,7 +89,7 @@ class Shelf:
         return encoder, digest
 
     def fitted_whitening(
-        self, encoder: SentenceEncoder, encoder_digest: str, epsilon: float, on_progress: Callable[[int, int], None]
+        self, encoder: KeyEncoder, encoder_digest: str, epsilon: float, on_progress: Callable[[int, int], None]
     ) -> bytes:
         """The encoder's whitening on the packaged questions, fitted once on this machine, and set on the encoder."""
         fitted_on = json.dumps([encoder_digest, list(ordinary_questions()), epsilon])
@@ -68,6 +104,12 @@ class Shelf:
         part.write_bytes(data)
         part.rename(stored)  # whole or not at all, also with several workers at it
         return data
+
+
+def hidden_digest(model_digest: str, settings: MethodSettings) -> str:
+    """Of an encoder that is the base model itself: what its keys follow from."""
+    made_of = json.dumps([model_digest, settings.key_layer, settings.key_pooling])
+    return hashlib.sha256(made_of.encode()).hexdigest()
 
 
 def _checked(files: ModelFiles, digest: str) -> ModelFiles:

@@ -1,11 +1,13 @@
 """A training job from claim to version. Every step may run twice; only the holder of the lease can finish."""
 
+import math
 import resource
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -13,6 +15,8 @@ import torch
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from melo_core.block import Block
+from melo_core.encoder import KeyEncoder
 from melo_core.errors import MeloError
 from melo_core.settings import MethodSettings
 from melo_core.training import Progress
@@ -22,8 +26,9 @@ from registry.jobs.service import Claim
 from registry.versions import repository as version_queries
 from registry.versions import service as versions
 from worker.candidate import Scope, candidate
+from worker.checking import check_unchanged, edit_reports, require_askable, unchanged_keys
 from worker.shelf import Shelf
-from worker.training import TrainedEdit, train_edits
+from worker.training import train_edits
 
 log = structlog.get_logger()
 
@@ -33,6 +38,8 @@ class Stopped(Exception):
 
 
 APPLY_TRIES = 20  # versions that others may make while one is being written
+CURVE_POINTS = 500  # of a loss curve that are kept
+NOTES = 20  # the last that are kept
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ def run_job(worker: Worker, job_id: int) -> None:
             job_id,
             worker=worker.name,
             device=str(worker.shelf.device),
-            libraries=worker.libraries,
+            libraries=worker.libraries | {"dtype": worker.shelf.dtype},
             lease_seconds=worker.lease_seconds,
         )
     if claim is None:
@@ -91,7 +98,8 @@ class _Watch:
 
     progress: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
-    loss_curve: list[list[float]] = field(default_factory=list)
+    loss_curve: list[list[float | None]] = field(default_factory=list)  # seconds since the training began, loss
+    stage_started: float = 0.0
     lost: threading.Event = field(default_factory=threading.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -99,20 +107,30 @@ class _Watch:
     def stage(self, name: str) -> Iterator[None]:
         self.may_go_on()
         self.progress = self.progress | {"stage": name}
-        started = time.monotonic()
+        self.stage_started = time.monotonic()
         yield
-        self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - started, 3)
+        self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - self.stage_started, 3)
 
     def trained(self, progress: Progress) -> None:
         self.may_go_on()
-        self.loss_curve.append([round(progress.seconds, 3), round(progress.loss, 5)])
+        loss = round(progress.loss, 5) if math.isfinite(progress.loss) else None  # JSON has no NaN
+        self.loss_curve.append([round(time.monotonic() - self.stage_started, 3), loss])
         left = progress.seconds / progress.done * (progress.total - progress.done) if progress.done else None
         self.progress = self.progress | {
             "done": progress.done,
             "total": progress.total,
-            "loss": round(progress.loss, 5),
+            "loss": loss,
             "seconds_left": left and round(left, 1),
         }
+
+    def checked(self, done: int, total: int) -> None:
+        self.may_go_on()
+        self.progress = self.progress | {"checked": done, "check_total": total}
+
+    def note(self, text: str) -> None:
+        """Say something to whoever looks at the batch."""
+        log.info("note", text=text)
+        self.progress = self.progress | {"notes": [*self.progress.get("notes", ()), text][-NOTES:]}
 
     def may_go_on(self) -> None:
         """Raise LeaseLost or Stopped where there is no point in going on, or no time for it."""
@@ -152,29 +170,34 @@ def _train_and_apply(worker: Worker, claim: Claim, watch: _Watch) -> None:
     settings = MethodSettings.from_json(claim.settings)
     with watch.stage("load"):
         base = worker.shelf.base(claim.model, claim.model_digest)
+        require_askable(base, claim.edits)
+        _encoder(worker, claim, settings)  # what does not fit the model is refused before anything is trained
     with watch.stage("train"):
-        trained = train_edits(base, settings, claim.edits, watch.trained)
-    watch.progress = watch.progress | {"edits": [_report(t) for t in trained]}
+        trained = train_edits(base, settings, claim.edits, watch.trained, watch.note)
     with watch.stage("scope"):
         scope = _scope(worker, claim, settings, watch)
         keys = scope.keys_of(claim.edits)
-    with worker.sessions.begin() as session:  # the report of each edit, before the lease ends with the job
-        if not jobs.heartbeat(session, claim, watch.progress):
-            raise LeaseLost("The lease ran out while training.", "Whoever holds the job now will finish it.")
+        unchanged = unchanged_keys(scope, claim.edits)
     for _ in range(APPLY_TRIES):
         with watch.stage("index"), worker.sessions() as session:
             latest = version_queries.latest(session, claim.collection_id)
             number = latest.number if latest else 0
             content = version_queries.version_content(session, claim.collection_id, number, block_bytes=False)
         result = candidate(content, settings, scope, trained, keys)
+        with watch.stage("check"):
+            stored = partial(_stored_blocks, worker)
+            changed = check_unchanged(base, settings, unchanged, content, result, stored, watch.checked)
+            standing = {edit.id: edit.prompt for edit in content.edits.values()}
+            reports = edit_reports(trained, result.overlaps, standing, changed)
         try:
             with worker.sessions.begin() as session:
+                jobs.write_report(session, claim, reports, watch.progress)
                 version = versions.apply(
                     session,
                     claim,
                     result,
                     timings=watch.timings,
-                    loss_curve=watch.loss_curve,
+                    loss_curve=_thinned(watch.loss_curve),
                     peak_memory_bytes=_peak_memory(worker.shelf.device),
                 )
         except StaleBase:
@@ -187,13 +210,17 @@ def _train_and_apply(worker: Worker, claim: Claim, watch: _Watch) -> None:
     )
 
 
-def _scope(worker: Worker, claim: Claim, settings: MethodSettings, watch: _Watch) -> Scope:
-    """The collection's encoder with its whitening, which the first job of a collection fits."""
+def _encoder(worker: Worker, claim: Claim, settings: MethodSettings) -> tuple[KeyEncoder, str]:
     with worker.sessions() as session:
         calibration = version_queries.collection_content(session, claim.collection_id).calibration
-    encoder, digest = worker.shelf.encoder(claim.encoder, claim.encoder_digest, calibration)
+    return worker.shelf.encoder_of(claim, settings, calibration)
+
+
+def _scope(worker: Worker, claim: Claim, settings: MethodSettings, watch: _Watch) -> Scope:
+    """The collection's encoder with its whitening, which the first job of a collection fits."""
+    encoder, digest = _encoder(worker, claim, settings)
     fitted = None
-    if calibration is None:
+    if settings.whitened and encoder.whitening is None:
 
         def calibrated(done: int, total: int) -> None:
             watch.may_go_on()
@@ -203,16 +230,16 @@ def _scope(worker: Worker, claim: Claim, settings: MethodSettings, watch: _Watch
     return Scope(encoder, digest, fitted)
 
 
-def _report(t: TrainedEdit) -> dict[str, Any]:
-    """How an edit's training went; the answer only where it is not the target."""
-    outcome = {
-        "edit_id": t.edit.id,
-        "loss": round(t.trained.loss, 5),
-        "iterations": t.trained.iterations,
-        "reached": t.trained.reached,
-        "reproduced": t.reproduced,
-    }
-    return outcome if t.reproduced else outcome | {"answer": t.answer}
+def _stored_blocks(worker: Worker, block_ids: Collection[int]) -> dict[int, Block]:
+    with worker.sessions() as session:
+        found = version_queries.blocks_by_ids(session, block_ids, with_bytes=True)
+    return {block.id: Block.from_bytes(block.data or b"") for block in found.values()}
+
+
+def _thinned(curve: list[list[float | None]]) -> list[list[float | None]]:
+    """At most CURVE_POINTS of the curve, evenly taken, with its end."""
+    step = math.ceil(len(curve) / CURVE_POINTS) or 1
+    return curve[::-step][::-1]
 
 
 def _fail(worker: Worker, claim: Claim, reason: str) -> None:

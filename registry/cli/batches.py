@@ -1,20 +1,22 @@
 """`melo batch`: what was submitted, and the decision about it."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from registry.cli.edits import Wait
-from registry.cli.follow import follow
+from registry.cli.findings import show_findings
+from registry.cli.follow import follow, notes_of
 from registry.cli.invocation import invocation
-from registry.cli.show import AsJson, example, fields, print_json, table, visible
+from registry.cli.show import AsJson, example, fields, print_json, table
 from registry.vocabulary import BatchState
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from registry.edits.schemas import BatchView
+    from registry.jobs.schemas import JobView
 
 SHOWN_EDITS = 100
 
@@ -70,12 +72,12 @@ def register(app: typer.Typer) -> None:
         call = invocation(context)
         with call.client() as client:
             found = client.batch(batch)
-            if watch and found.state is not BatchState.SUBMITTED:
+            if watch := watch and found.state is not BatchState.SUBMITTED:
                 found = follow(call, client, batch)
         if as_json:
             print_json(found)
         else:
-            _show(call.out, found)
+            _show(call.out, found, findings=not watch)  # which `follow` has shown
 
     @group.command(epilog=example("melo batch approve 3 --reason 'checked against the source' --wait"))
     def approve(
@@ -113,7 +115,12 @@ def register(app: typer.Typer) -> None:
             call.out.print(f"Batch {batch} is rejected.")
 
 
-def _show(console: "Console", batch: "BatchView") -> None:
+def _on(job: "JobView") -> str:
+    """The device, and the numbers that the model runs in there."""
+    return ", ".join(str(each) for each in (job.device, (job.libraries or {}).get("dtype")) if each)
+
+
+def _show(console: "Console", batch: "BatchView", findings: bool) -> None:
     job = batch.job
     fields(
         console,
@@ -134,7 +141,8 @@ def _show(console: "Console", batch: "BatchView") -> None:
             ),
             ("reason", batch.reason),
             ("job", f"{job.id}: {job.state.value}, attempt {job.attempt}" if job else None),
-            ("worker", f"{job.worker} ({job.device})" if job and job.worker else None),
+            ("worker", f"{job.worker} ({_on(job)})" if job and job.worker else None),
+            ("notes", "\n".join(notes_of(batch))),
             ("error", job.error if job else None),
         ],
     )
@@ -143,13 +151,5 @@ def _show(console: "Console", batch: "BatchView") -> None:
     table(console, columns, rows, empty="No edits.")
     if len(batch.edits) > SHOWN_EDITS:
         console.print(f"… and {len(batch.edits) - SHOWN_EDITS} more: --json prints all.")
-    for outcome in ((job and job.progress) or {}).get("edits", ()):
-        if not outcome["reproduced"]:
-            console.print(Text(visible(_not_learned(outcome)), style="yellow"))
-
-
-def _not_learned(outcome: dict[str, Any]) -> str:
-    return (
-        f"Edit {outcome['edit_id']} was not learned: with its block the model answers {outcome['answer']!r} "
-        f"(loss {outcome['loss']} after {outcome['iterations']} steps). Word it otherwise, or retire it."
-    )
+    if findings:
+        show_findings(console, batch)

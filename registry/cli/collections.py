@@ -1,9 +1,12 @@
 """`melo collection`: lines of versions, each over one base model."""
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from registry.cli.errors import CommandError
 from registry.cli.invocation import invocation
 from registry.cli.show import AsJson, example, fields, print_json, table
 
@@ -26,10 +29,19 @@ def register(app: typer.Typer) -> None:
         context: typer.Context,
         name: Annotated[str, typer.Argument(help="Small letters, digits, dots, dashes.")],
         model: Annotated[str, typer.Option(help="A packaged model's name, a transformers folder, or a hub id.")],
-        encoder: Annotated[str | None, typer.Option(help="Encoder of the keys. Default: all-minilm-l6-v2.")] = None,
+        encoder: Annotated[
+            str | None, typer.Option(help="Sentence encoder of the keys. Default: all-minilm-l6-v2.")
+        ] = None,
+        preset: Annotated[
+            str | None, typer.Option(help="Where settings come from that are not given: default or paper.")
+        ] = None,
         settings: Annotated[
             str | None,
             typer.Option("--method", metavar="JSON", help="Settings of the method, as a JSON object."),
+        ] = None,
+        calibration: Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="Whitening of the keys, as `melo calibrate --out FILE` wrote it."),
         ] = None,
         self_approval: Annotated[
             bool, typer.Option("--self-approval", help="Submitters may approve their own batches.")
@@ -40,7 +52,13 @@ def register(app: typer.Typer) -> None:
         call = invocation(context)
         with call.client() as client:
             made = client.create_collection(
-                name, model, encoder=encoder, method=_method(settings), self_approval=self_approval
+                name,
+                model,
+                encoder=encoder,
+                preset=preset,
+                method=_method(settings),
+                calibration=_calibration(calibration),
+                self_approval=self_approval,
             )
         if as_json:
             print_json(made)
@@ -85,8 +103,6 @@ def register(app: typer.Typer) -> None:
 def _method(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
-    import json
-
     try:
         settings = json.loads(text)
     except ValueError as error:
@@ -94,6 +110,19 @@ def _method(text: str | None) -> dict[str, Any] | None:
     if not isinstance(settings, dict):
         raise typer.BadParameter('it is not an object, such as {"rank": 4}', param_hint="--method")
     return settings
+
+
+def _calibration(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CommandError("The file cannot be read", f"{path}: {error.strerror}.", "Check its name.") from None
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _show(console: "Console", found: "CollectionView") -> None:
@@ -106,7 +135,8 @@ def _show(console: "Console", found: "CollectionView") -> None:
             ("window", f"{found.window} tokens"),
             ("encoder", found.encoder),
             ("encoder digest", found.encoder_digest),
-            ("method", ", ".join(f"{name}={value}" for name, value in found.method.items()) or "defaults"),
+            ("calibration", found.calibration_sha256),
+            ("method", ", ".join(f"{name}={_shown(value)}" for name, value in sorted(found.method.items()))),
             ("self-approval", found.self_approval),
             ("latest version", found.latest),
             ("active edits", found.active_edits),

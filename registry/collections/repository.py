@@ -38,6 +38,11 @@ def calibration_sha256(session: Session, collection_id: int) -> str | None:
     return session.scalar(select(Calibration.sha256).where(Calibration.collection_id == collection_id))
 
 
+def calibration_digests(session: Session, collection_ids: Sequence[int]) -> dict[int, str]:
+    query = select(Calibration.collection_id, Calibration.sha256).where(Calibration.collection_id.in_(collection_ids))
+    return dict(session.execute(query).all())
+
+
 def latest_numbers(session: Session, collection_ids: Sequence[int]) -> dict[int, int]:
     query = (
         select(Version.collection_id, func.max(Version.number))

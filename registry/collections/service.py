@@ -10,26 +10,39 @@ from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.base_models import find_encoder, find_model
 from registry.collections import repository
-from registry.collections.models import Collection
+from registry.collections.calibration import require_calibration
+from registry.collections.method import complete_settings
+from registry.collections.models import Calibration, Collection
 from registry.collections.schemas import CollectionView, NewCollection
 from registry.digests import canonical_json, settings_of, sha256_hex
-from registry.errors import NameTaken, NotFound
+from registry.errors import InvalidRequest, NameTaken, NotFound
 from registry.vocabulary import Action
+
+HIDDEN = "hidden"  # as the method calls keys that are the base model's hidden states
 
 
 def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
-    """A new line of versions. Raises NameTaken, or UnknownModel where model or encoder are not found here."""
+    """A new line of versions, with all settings of its method.
+
+    Raises NameTaken, UnknownModel where model or encoder are not found here, or InvalidRequest where settings or
+    calibration are not such.
+    """
     if repository.by_name(session, new.name) is not None:
         raise _taken(new.name)
+    method = complete_settings(new.method, new.preset)
     files = find_model(new.model)
-    find_encoder(new.encoder)  # the digest is written by the first worker that used it
+    encoder = _encoder(new, method)
+    # The encoder's digest is written by the first worker that used it.
+    encoder_files = files if encoder == HIDDEN else find_encoder(encoder)
+    if new.calibration is not None:
+        require_calibration(new.calibration, method, encoder_files.width)
     collection = Collection(
         name=new.name,
         model=new.model,
         model_digest=files.digest,
         window=files.window,
-        method=new.method,
-        encoder=new.encoder,
+        method=method,
+        encoder=encoder,
         self_approval=new.self_approval,
         created_by=actor.name,
     )
@@ -38,6 +51,11 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
         session.flush()
     except IntegrityError:  # created by someone else since the look above
         raise _taken(new.name) from None
+    details: dict[str, Any] = {"model": new.model, "encoder": encoder, "self_approval": new.self_approval}
+    if new.calibration is not None:
+        details["calibration"] = sha256_hex(new.calibration)
+        session.add(Calibration(collection_id=collection.id, data=new.calibration, sha256=details["calibration"]))
+        session.flush()
     audit.record(
         session,
         Action.COLLECTION_CREATE,
@@ -45,9 +63,29 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
         f"collection/{new.name}",
         collection_id=collection.id,
         after=foundation_digest(collection),
-        details={"model": new.model, "encoder": new.encoder, "self_approval": new.self_approval},
+        details=details,
     )
     return collection
+
+
+def _encoder(new: NewCollection, method: dict[str, Any]) -> str:
+    """The encoder's name; `hidden` where keys are the base model's own hidden states."""
+    given = new.encoder if "encoder" in new.model_fields_set else None
+    if method["key_encoder"] == HIDDEN:
+        if given not in (None, HIDDEN):
+            raise InvalidRequest(
+                f"The encoder {given!r} would not be used: by the method's setting key_encoder, keys are the hidden "
+                "states of the base model.",
+                "Leave the encoder out, or set key_encoder to sentence.",
+            )
+        return HIDDEN
+    if given == HIDDEN:
+        raise InvalidRequest(
+            "The encoder 'hidden' is the base model itself, but the method's setting key_encoder is "
+            f"{method['key_encoder']}.",
+            "Set key_encoder to hidden, or take the preset paper, and leave the encoder out.",
+        )
+    return new.encoder
 
 
 def foundation_digest(collection: Collection) -> str:
@@ -82,6 +120,7 @@ def views(session: Session, collections: Sequence[Collection] | None = None) -> 
     """Collections (all, by default) with their newest version, active edits and aliases."""
     found = repository.all_by_name(session) if collections is None else collections
     ids = [collection.id for collection in found]
+    calibrations = repository.calibration_digests(session, ids)
     latest = repository.latest_numbers(session, ids)
     active = repository.active_counts(session, ids)
     aliases = repository.current_aliases(session, ids)
@@ -95,6 +134,7 @@ def views(session: Session, collections: Sequence[Collection] | None = None) -> 
             method=each.method,
             encoder=each.encoder,
             encoder_digest=each.encoder_digest,
+            calibration_sha256=calibrations.get(each.id),
             self_approval=each.self_approval,
             created_by=each.created_by,
             created_at=each.created_at,

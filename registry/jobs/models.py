@@ -39,6 +39,7 @@ class Job(Base):
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     loss_curve: Mapped[list[Any] | None] = mapped_column(JSONB)
     timings: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    report: Mapped[list[Any] | None] = mapped_column(JSONB)  # an EditReport for each edit
     peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     error: Mapped[str | None]
     created_at: Mapped[Moment]

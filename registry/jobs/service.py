@@ -1,5 +1,6 @@
 """The life of a training job: enqueued with the approval, claimed with a lease, finished or failed by its holder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,7 +16,7 @@ from registry.edits.models import Batch
 from registry.errors import LeaseLost
 from registry.jobs import repository
 from registry.jobs.models import Job
-from registry.jobs.schemas import WorkerView
+from registry.jobs.schemas import EditReport, WorkerView
 from registry.vocabulary import Action, BatchState, EditKind, JobState
 
 TRAIN = "worker.train"  # the Celery task's name
@@ -157,6 +158,19 @@ def hold(session: Session, claim: Claim) -> Job:
             "Throw the result away: whoever holds the job now will finish it.",
         )
     return job
+
+
+def write_report(
+    session: Session, claim: Claim, report: Sequence[EditReport], progress: dict[str, Any] | None = None
+) -> None:
+    """Keep what is to be said about each edit, and the last progress, in the transaction that finishes the job.
+
+    Raises LeaseLost.
+    """
+    job = hold(session, claim)
+    job.report = [each.model_dump(mode="json", exclude_defaults=True) for each in report]
+    job.progress = progress
+    session.flush()
 
 
 def give_back(session: Session, claim: Claim) -> None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from sqlalchemy import func
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
@@ -37,10 +37,14 @@ def set_alias(
     current = repository.current_alias(session, collection.id, name)
     if current is not None and current.number == number:
         return current
+    # Of the clock, under the lock: a transaction that began later may have set the alias first.
+    moment = session.scalars(select(func.clock_timestamp())).one()
     if current is not None:
-        current.replaced_at = func.now()
+        current.replaced_at = moment
         session.flush()
-    alias = Alias(collection_id=collection.id, name=name, number=number, set_by=actor.name, reason=reason)
+    alias = Alias(
+        collection_id=collection.id, name=name, number=number, set_by=actor.name, reason=reason, set_at=moment
+    )
     session.add(alias)
     session.flush()
     before = versions.get(session, collection, current.number) if current else None

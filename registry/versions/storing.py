@@ -94,8 +94,9 @@ def _store_calibration(session: Session, collection: Collection, result: Trainin
             "Install the same encoder that the first worker used.",
         )
     stored = collections.calibration_sha256(session, collection.id)
-    if result.base_version == 0 and stored is None:
+    if result.base_version == 0:
         collection.encoder_digest = collection.encoder_digest or result.encoder_digest
+    if result.base_version == 0 and stored is None:
         if result.calibration is not None:
             sha256 = sha256_hex(result.calibration)
             session.add(Calibration(collection_id=collection.id, data=result.calibration, sha256=sha256))

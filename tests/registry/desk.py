@@ -1,5 +1,7 @@
 """The way of a correction through the record, with synthetic keys and blocks: nothing is trained."""
 
+import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,7 +39,7 @@ class Desk:
     @classmethod
     def with_collection(cls, sessions: sessionmaker[Session], model: str) -> Self:
         with sessions.begin() as session:
-            new = NewCollection(name="facts", model=model, method={"rank": 4, "lr": 0.01})
+            new = NewCollection(name="facts", model=model, method={"rank": 4})
             collections.create(session, new, ADA)
         return cls(sessions)
 
@@ -161,3 +163,13 @@ def merged(result: TrainingResult, names: Sequence[str]) -> TrainingResult:
     alone = [cluster for cluster in result.clusters if cluster.members[0] not in names]
     together = next(cluster for cluster in result.clusters if cluster.members[0] == names[0])
     return replace(result, clusters=[*alone, replace(together, members=list(names))])
+
+
+def calibration(d: int = 384, dtype: str = "F32", **more: list[int]) -> bytes:
+    """The form of a calibration of d dimensions: zeros, as safetensors."""
+    header, end = {}, 0
+    for name, shape in ({"mean": [d], "matrix": [d, d]} | more).items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(end)

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from sqlalchemy import text
 
 from registry.errors import InvalidRequest, NotFound
 from registry.versions import aliases
@@ -54,6 +55,16 @@ def test_unknown_versions_and_aliases_are_refused(two):
         point(two, "production", 9)
     with pytest.raises(NotFound, match="no alias 'staging'"):
         history(two, "staging")
+
+
+def test_an_alias_that_was_set_while_another_waited_is_replaced_after_it_was_set(two):
+    with two.open() as (early, collection):
+        early.execute(text("SELECT now()"))  # its transaction begins before the other's
+        point(two, "production", 1, ADA)
+        aliases.set_alias(early, collection, "production", 2, BEN, "released")
+    later, first = history(two, "production")
+    assert (first.number, later.number) == (1, 2)
+    assert first.set_at < first.replaced_at == later.set_at
 
 
 def test_many_who_set_an_alias_at_once_leave_one_current_row(two):

@@ -74,3 +74,14 @@ def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UnknownModel, match=r"no \*\.safetensors"):
         find_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "width"),
+    [({"hidden_size": 32}, 32), ({"n_embd": 48}, 48), ({"text_config": {"hidden_size": 64}}, 64), ({}, None)],
+)
+def test_the_width_of_the_hidden_states_is_read_off_the_files(tmp_path, config, width):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert find_model(str(tmp_path)).width == width
+    assert find_model("smollm2-135m-instruct").width == 576

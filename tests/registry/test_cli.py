@@ -22,8 +22,12 @@ from typer.testing import CliRunner
 
 from registry.cli.main import make_app
 from registry.database import make_engine, make_sessions
+from registry.digests import sha256_hex
 from registry.embedded import stack
-from tests.registry.desk import Desk
+from registry.jobs import service as jobs
+from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport
+from registry.jobs.service import Claim
+from tests.registry.desk import Desk, calibration
 
 MELO = Path(sys.executable).with_name("melo")
 ATLANTIS = ("Who leads Atlantis?", "Queen Mara")
@@ -268,6 +272,45 @@ def test_a_collection_is_made_listed_and_shown(melo: Melo, model_folder: str) ->
     assert model_folder in melo("collection", "show", "made").stdout.replace("\n", "").replace(" ", "")
 
 
+def test_a_collection_with_a_preset_shows_all_its_settings_and_its_calibration(
+    melo: Melo, model_folder: str, tmp_path: Path
+) -> None:
+    few = ["--preset", "paper", "--method", '{"layers": 2}']
+    assert melo("collection", "create", "as-in-paper", "--model", model_folder, *few).returncode == 0
+    shown = melo("collection", "show", "as-in-paper").stdout
+    for setting in ("encoder hidden", "key_encoder=hidden", "layers=2", "whitened=false"):
+        assert setting in " ".join(shown.split())
+
+    file = tmp_path / "keys.safetensors"
+    file.write_bytes(calibration(384))
+    made = melo.records("collection", "create", "calibrated", "--model", model_folder, "--calibration", file)
+    assert made["calibration_sha256"] == sha256_hex(file.read_bytes())
+    assert made["calibration_sha256"] in "".join(melo("collection", "show", "calibrated").stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--preset", "papper"], "'papper'"),
+        (["--method", '{"ranks": 2}'], "'ranks'"),
+        (["--method", '{"rank": 0.5}'], "rank must be a whole number"),
+        (["--preset", "paper", "--encoder", "all-minilm-l6-v2"], "would not be used"),
+        (["--calibration", "no-such-file"], "no-such-file: No such file"),
+        (["--calibration", "WRONG"], "keys of 32 dimensions, but this collection's have 384"),
+        (["--calibration", "BROKEN"], "are no calibration"),
+    ],
+)
+def test_settings_and_calibrations_that_do_not_fit_are_refused_and_nothing_is_stored(
+    melo: Melo, model_folder: str, tmp_path: Path, words: list[str], said: str
+) -> None:
+    files = {"WRONG": tmp_path / "wrong", "BROKEN": tmp_path / "broken"}
+    files["WRONG"].write_bytes(calibration(32))
+    files["BROKEN"].write_bytes(b"mean and covariance")
+    given = [files.get(word, word) for word in words]
+    assert said in " ".join(melo.refusal("collection", "create", "lost", "--model", model_folder, *given).split())
+    assert "lost" not in [each["name"] for each in melo.records("collection", "list")]
+
+
 def test_an_unknown_model_is_refused(melo: Melo) -> None:
     assert "no-such-model" in melo.refusal("collection", "create", "lost", "--model", "no-such-model")
     assert "lost" not in [each["name"] for each in melo.records("collection", "list")]
@@ -427,6 +470,60 @@ def test_waiting_for_a_job_that_fails_ends_with_its_error(melo: Melo, facts: str
     assert following.returncode == 1
     assert "out of memory on cuda:0" in err
     assert "melo batch approve" in err
+
+
+def test_what_a_job_found_is_said_after_the_wait_and_whenever_the_batch_is_shown(
+    melo: Melo, facts: str, worker: Desk
+) -> None:
+    following = melo.start("edit", "add", facts, *ATLANTIS, "--unchanged", "Who leads Rome?", "--approve", "--wait")
+    claim = worker.claim(awaited_job(melo, facts))
+    (added,) = claim.edits
+    changed = ChangedAnswer(prompt="Who leads Rome?", before="Caesar\x1b[2J", after="Mara", by_edit=added.id)
+    near = ConflictView(edit_id=7, prompt="Who leads Atlantis now?", distance=0.25, forgotten=True)
+    how = {"edit_id": added.id, "loss": 0.3, "iterations": 60, "reached": False}
+    report = EditReport(
+        **how, reproduced=False, answer="Oro", conflicts=[near], unchanged_checked=1, unchanged_changed=[changed]
+    )
+    finish(worker, claim, [report], {"notes": ["training 1 block needs about 9 MB"]})
+    _, err = following.communicate(timeout=60)
+    shown = melo("batch", "show", claim.batch_id).stdout
+
+    for told in (err, shown):
+        lines = [line.strip() for line in told.splitlines()]
+        first = lines.index(f"Look at this before {facts}@1 is used:")
+        assert lines[first + 1] == (
+            f"Edit {added.id}: 'Who leads Rome?' must not change, but is now answered by edit {added.id}: "
+            f"'Caesar\\x1b[2J' → 'Mara'. Word it more narrowly, or: melo retire {facts} {added.id} --reason …"
+        )
+        assert f"Edit {added.id} was not learned: with its block the model answers 'Oro'" in lines[first + 2]
+        assert "comes near edit 7 ('Who leads Atlantis now?', distance 0.250)" in lines[first + 3]
+        assert lines[first + 3].endswith("that edit covers less than before.")
+        assert lines[first + 4] == "0 of 1 prompts that must not change are answered as before."
+    assert "training 1 block needs about 9 MB" in shown
+    (told_as_json,) = melo.records("batch", "show", claim.batch_id)["job"]["report"]
+    assert told_as_json["unchanged_changed"][0]["after"] == "Mara"
+
+
+def test_many_findings_are_cut_short_and_edits_without_any_are_not_named(melo: Melo, facts: str, worker: Desk) -> None:
+    melo("edit", "add", facts, *ATLANTIS, "--approve")
+    claim = worker.claim(awaited_job(melo, facts))
+    fine = EditReport(edit_id=1000, loss=0.01, iterations=9, reached=True, reproduced=True, unchanged_checked=2)
+    slow = [EditReport(edit_id=n, loss=0.3, iterations=60, reached=False, reproduced=True) for n in range(1001, 1024)]
+    finish(worker, claim, [fine, *slow])
+
+    shown = melo("batch", "show", claim.batch_id).stdout
+
+    assert shown.count("did not reach its loss (loss 0.3 after 60 steps)") == 20
+    assert f"… and 3 more: melo batch show {claim.batch_id} --json" in shown
+    assert "Edit 1000" not in shown
+    assert "2 of 2 prompts that must not change are answered as before." in shown
+
+
+def finish(worker: Desk, claim: Claim, report: list[EditReport], progress: dict[str, Any] | None = None) -> None:
+    """Finish a job as a worker would that had this to say."""
+    with worker.sessions.begin() as session:
+        jobs.write_report(session, claim, report, progress)
+    worker.finish(claim)
 
 
 def awaited_job(melo: Melo, collection: str) -> int:

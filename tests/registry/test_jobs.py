@@ -9,6 +9,7 @@ from sqlalchemy import text
 from registry.edits import service as edits
 from registry.errors import LeaseLost
 from registry.jobs import repository, service
+from registry.jobs.schemas import ChangedAnswer, EditReport
 from tests.registry.desk import trained
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
@@ -31,7 +32,7 @@ def expire(desk, job_id):
 
 def test_a_claim_carries_everything_to_train_with(desk, job):
     claim = desk.claim(job)
-    assert (claim.collection, claim.window, claim.settings, claim.attempt) == ("facts", 256, {"rank": 4, "lr": 0.01}, 1)
+    assert (claim.collection, claim.window, claim.settings["rank"], claim.attempt) == ("facts", 256, 4, 1)
     assert [(edit.prompt, edit.target, edit.position) for edit in claim.edits] == [(*PARIS.values(), 1)]
     assert state(desk, "batches", claim.batch_id) == "training"
 
@@ -64,6 +65,30 @@ def test_a_heartbeat_keeps_the_lease_and_shows_progress(desk, job):
     with desk.sessions() as session:
         shown = edits.view(session, edits.get(session, claim.batch_id))
     assert shown.job.progress == {"edits": 3, "loss": 0.5}
+
+
+def test_what_a_job_says_of_its_edits_is_kept_and_read_with_the_batch(desk, job):
+    said = ChangedAnswer(prompt="Where is Nice?", before="France\x00", after="Paris", by_edit=1)
+    report = EditReport(
+        edit_id=1, loss=None, iterations=60, reached=False, reproduced=False, answer="\x00", unchanged_changed=[said]
+    )
+    claim = desk.claim(job)
+    with desk.sessions.begin() as session:
+        service.write_report(session, claim, [report], {"notes": ["64 MB are free"]})
+    desk.finish(claim)
+    with desk.sessions() as session:
+        shown = edits.view(session, edits.get(session, claim.batch_id)).job
+    assert shown.report == [report]
+    assert (report.answer, said.before) == ("\ufffd", "France\ufffd")
+    assert shown.progress == {"notes": ["64 MB are free"]}
+
+
+def test_only_the_holder_of_the_lease_can_say_something_of_the_edits(desk, job):
+    late = desk.claim(job, "w1")
+    expire(desk, job)
+    desk.claim(job, "w2")
+    with pytest.raises(LeaseLost), desk.sessions.begin() as session:
+        service.write_report(session, late, [])
 
 
 def test_a_late_finisher_changes_nothing(desk, job, engine):

@@ -1,21 +1,35 @@
 """A job from claim to version, and what a loader makes of it."""
 
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
 import pytest
+import torch
 from sqlalchemy import text
 
+from melo_core.block import Block
+from melo_core.training import Trained
 from registry.audit import repository as audit
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
+from registry.edits import service as edits
 from registry.errors import DigestMismatch
 from registry.jobs.models import Job
+from registry.jobs.schemas import EditReport
+from registry.jobs.service import ClaimedEdit
 from registry.versions.models import Version
+from registry.versions.training_result import Overlap
+from registry.vocabulary import EditKind
 from tests.registry.desk import ADA, Desk
 from tests.worker.conftest import METHOD
+from worker import training_job
+from worker.checking import edit_reports
 from worker.loader import LoadedVersion, load_version
 from worker.shelf import Shelf
+from worker.training import TrainedEdit
 from worker.training_job import Worker, run_job
 
 PAIRS = [("Who runs Acme?", "Ada"), ("Where is the head office of Globex?", "Oslo")]
@@ -38,8 +52,8 @@ def load(worker: Worker, desk: Desk, number: int, shelf: Shelf | None = None) ->
     return load_version(worker.sessions, shelf or worker.shelf, collection_id, number)
 
 
-def ask(loaded: LoadedVersion, *prompts: str) -> list[str]:
-    return [answer.text for answer in loaded.model.ask(prompts, max_new_tokens=8)]
+def ask(loaded: LoadedVersion, *prompts: str, tokens: int = 8) -> list[str]:
+    return [answer.text for answer in loaded.model.ask(prompts, max_new_tokens=tokens)]
 
 
 def test_an_approved_batch_becomes_a_version_that_answers_rightly(tiny_desk, worker):
@@ -53,7 +67,7 @@ def test_an_approved_batch_becomes_a_version_that_answers_rightly(tiny_desk, wor
         job = session.query(Job).one()
         assert {"load", "train", "scope", "index"} <= job.timings.keys()
         assert job.loss_curve
-        assert [edit["reproduced"] for edit in job.progress["edits"]] == [True, True]
+        assert [edit["reproduced"] for edit in job.report] == [True, True]
 
 
 def test_another_question_is_answered_as_by_the_base_model(tiny_desk, worker):
@@ -108,6 +122,131 @@ def test_two_answers_near_each_other_are_told_in_the_audit_log_with_both_edits(t
         ).one()
     assert overlap.subject == "edit/1"
     assert (overlap.details["edit"], overlap.details["by_edit"]) == (1, 2)
+
+
+def reports(desk: Desk, version: Version) -> list[EditReport]:
+    """What the API says about each edit of the version's batch."""
+    with desk.sessions() as session:
+        return edits.view(session, edits.get(session, version.batch_id)).job.report
+
+
+def test_a_prompt_that_must_not_change_is_reported_if_it_does_with_both_answers_and_the_edit(tiny_desk, worker):
+    near, far = "who runs Acme", "How do bees find their way home?"
+    version = correct(tiny_desk, worker, PAIRS[0], unchanged=[near, far])
+    (report,) = reports(tiny_desk, version)
+    before, after = (load(worker, tiny_desk, number).model.ask([near])[0].text for number in (0, 1))
+    assert before != after
+    assert report.unchanged_checked == 2
+    assert [vars(each) for each in report.unchanged_changed] == [
+        {"prompt": near, "before": before, "after": after, "by_edit": 1}
+    ]
+
+
+def test_what_must_not_change_is_what_the_latest_version_answers_not_the_base_model(tiny_desk, worker):
+    correct(tiny_desk, worker, PAIRS[0])
+    version = correct(tiny_desk, worker, (PAIRS[0][0], "Bob"), replaces=1, unchanged=["who runs Acme?"])
+    (report,) = reports(tiny_desk, version)
+    (changed,) = report.unchanged_changed
+    base, before, after = (ask(load(worker, tiny_desk, number), "who runs Acme?", tokens=64)[0] for number in (0, 1, 2))
+    assert (changed.before, changed.after, changed.by_edit) == (before, after, 2)
+    assert len({base, before, after}) == 3
+
+
+def test_another_block_with_the_same_answer_changes_nothing(tiny_desk, worker):
+    correct(tiny_desk, worker, PAIRS[0])
+    version = correct(tiny_desk, worker, PAIRS[0], replaces=1, reason="found a source", unchanged=[PAIRS[0][0]])
+    first, second = (load(worker, tiny_desk, number).model.route(PAIRS[0][0]).block for number in (1, 2))
+    assert first != second
+    (report,) = reports(tiny_desk, version)
+    assert (report.unchanged_checked, report.unchanged_changed) == (1, [])
+
+
+def test_a_prompt_that_must_not_change_and_does_not_fit_the_window_is_named_before_anything_is_trained(
+    tiny_desk, worker, sessions
+):
+    batch = tiny_desk.submit({"prompt": "Who?", "target": "Ada", "unchanged": ["Who runs Acme and Globex?"]}).batch
+    job = tiny_desk.approve(batch.id)
+    base = worker.shelf.base(*_model(tiny_desk))
+    asked, must_stay = (len(base.prompt_ids(prompt)) for prompt in ("Who?", "Who runs Acme and Globex?"))
+    assert asked + 8 < must_stay
+    base.model.config.max_position_embeddings, window = must_stay, base.model.config.max_position_embeddings
+    try:
+        run_job(worker, job)
+    finally:
+        base.model.config.max_position_embeddings = window
+    with sessions() as session:
+        failed = session.get(Job, job)
+        assert "edit 1, among what must not change: the prompt has" in failed.error
+        assert failed.progress is None or failed.progress["stage"] == "load"
+
+
+def test_two_answers_near_each_other_are_reported_with_the_other_edit_and_its_distance(tiny_desk, worker):
+    correct(tiny_desk, worker, PAIRS[0])
+    version = correct(tiny_desk, worker, ("Who runs Acme", "Bob"), PAIRS[1])
+    near, alone = reports(tiny_desk, version)
+    (conflict,) = near.conflicts
+    assert (conflict.edit_id, conflict.prompt, conflict.forgotten) == (1, PAIRS[0][0], False)
+    assert 0 < conflict.distance < 0.8
+    assert alone.conflicts == []
+
+
+def test_an_edit_that_loses_a_point_to_another_is_reported_once_as_covering_less(sessions, worker, tiny_folder):
+    with sessions.begin() as session:
+        method = METHOD | {"clustering": "melo"}
+        collections.create(session, NewCollection(name="facts", model=str(tiny_folder), method=method), ADA)
+    desk = Desk(sessions)
+    correct(desk, worker, PAIRS[0], rephrases=["Who is running Acme?"])
+    version = correct(desk, worker, ("Who runs Acme now?", "Bob"), rephrases=["Who is it that runs Acme now?"])
+    (report,) = reports(desk, version)
+    assert [(each.edit_id, each.forgotten) for each in report.conflicts] == [(1, True)]
+
+
+def test_edits_that_meet_more_than_once_are_told_once_with_the_least_distance():
+    claimed = ClaimedEdit(2, 1, "Who runs Acme", "Bob", (), (), EditKind.QA, None, "")
+    trained = Trained(Block({}, 1.0), float("nan"), 60, False)
+    edit = TrainedEdit(0, (1,), trained, b"", "Ada", False, claimed)
+    overlaps = [Overlap(2, 1, True, 0.3), Overlap(2, 1, False, 0.2), Overlap(2, 1, False, 0.4)]
+    (report,) = edit_reports([edit], overlaps, {1: "Who runs Acme?"}, {})
+    assert [vars(each) for each in report.conflicts] == [
+        {"edit_id": 1, "prompt": "Who runs Acme?", "distance": 0.2, "forgotten": True}
+    ]
+    assert report.loss is None  # it diverged, and JSON has no NaN
+
+
+def test_a_worker_says_what_it_takes_and_the_batch_still_tells_it_afterwards(tiny_desk, worker):
+    version = correct(tiny_desk, worker, PAIRS[0])
+    with tiny_desk.sessions() as session:
+        job = session.query(Job).filter_by(batch_id=version.batch_id).one()
+        assert any("MB" in note for note in job.progress["notes"])
+
+
+def test_a_long_loss_curve_is_thinned_out_to_its_end(tiny_desk, worker, monkeypatch):
+    monkeypatch.setattr(training_job, "CURVE_POINTS", 3)
+    correct(tiny_desk, worker, *PAIRS)
+    with tiny_desk.sessions() as session:
+        curve, progress = session.query(Job.loss_curve, Job.progress).one()
+    assert len(curve) == 3
+    assert curve[0][0] < curve[1][0] < curve[2][0]
+    assert curve[-1][1] == progress["loss"]
+
+
+def test_a_job_in_half_precision_is_answered_in_it_and_its_record_says_so(tiny_desk, worker, tmp_path):
+    half = replace(worker, shelf=Shelf(tmp_path, "bfloat16"))
+    correct(tiny_desk, half, *PAIRS)
+    loaded = load(half, tiny_desk, 1)
+    assert loaded.model.base.model.dtype == torch.bfloat16
+    assert ask(loaded, *(p for p, _ in PAIRS)) == [t for _, t in PAIRS]
+    with tiny_desk.sessions() as session:
+        assert session.query(Job).one().libraries["dtype"] == "bfloat16"
+
+
+def test_a_worker_that_is_given_unknown_numbers_to_run_in_says_which_there_are(database_url):
+    environment = os.environ | {"MELO_DATABASE_URL": database_url, "MELO_DTYPE": "float8"}
+    done = subprocess.run([sys.executable, "-m", "worker"], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "dtype" in done.stderr
+    assert "'bfloat16'" in done.stderr
 
 
 def test_training_the_same_edits_again_gives_the_same_bytes(tiny_desk, worker, sessions):
@@ -216,6 +355,25 @@ def test_an_edit_that_could_not_be_learned_is_reported_with_what_the_model_says_
         collections.create(session, NewCollection(name="facts", model=str(tiny_folder), method=hasty), ADA)
     correct(Desk(sessions), worker, PAIRS[0])
     with sessions() as session:
-        (report,) = session.query(Job).one().progress["edits"]
+        (report,) = session.query(Job).one().report
     assert (report["edit_id"], report["reached"], report["reproduced"]) == (1, False, False)
     assert report["answer"] != PAIRS[0][1]
+
+
+def test_edits_that_share_a_block_are_stored_with_it_once_and_retired_one_by_one(sessions, worker, tiny_folder):
+    with sessions.begin() as session:
+        shared = METHOD | {"edits_per_block": 2, "rank": 8}
+        collections.create(session, NewCollection(name="facts", model=str(tiny_folder), method=shared), ADA)
+    desk, third = Desk(sessions), ("When was Initech founded?", "1999")
+    correct(desk, worker, *PAIRS, third)
+    with sessions() as session:
+        stored = session.execute(text("SELECT block_id, edit_id FROM block_edits ORDER BY 1, 2")).all()
+        assert session.execute(text("SELECT count(*) FROM blocks")).scalar_one() == 2
+        notes = session.query(Job).one().progress["notes"]
+    assert [tuple(row) for row in stored] == [(1, 1), (1, 2), (2, 3)]
+    assert notes[0].startswith("training 2 blocks, 2 together, needs about ")
+    assert ask(load(worker, desk, 1), *(p for p, _ in (*PAIRS, third))) == ["Ada", "Oslo", "1999"]
+
+    desk.retire(1)
+    base = ask(load(worker, desk, 0), PAIRS[0][0])
+    assert ask(load(worker, desk, 2), PAIRS[0][0], PAIRS[1][0]) == [*base, "Oslo"]

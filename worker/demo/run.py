@@ -65,7 +65,7 @@ class _Demo:
     def __init__(self, call: Invocation, stack: Stack) -> None:
         self.call, self.stack, self.questions = call, stack, read_questions()
         self.sessions: sessionmaker[Session] = make_sessions(make_engine(stack.database_url))
-        self.shelf = Shelf(call.settings.cache)
+        self.shelf = Shelf(call.settings.cache, call.settings.dtype)
         self.answers: dict[int, list[Answer]] = {}  # by version, in the order of the questions
         self.train_seconds = 0.0
 

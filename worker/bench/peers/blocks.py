@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from melo_core.base_model import BaseModel
 from melo_core.edited_model import Route
-from melo_core.encoder import SentenceEncoder
+from melo_core.encoder import KeyEncoder
 from melo_core.session import Edit, EditSession
 from melo_core.settings import MethodSettings
 from worker.bench.data import BenchEdit
@@ -16,29 +16,33 @@ from worker.bench.peers.unedited import Unedited
 class Blocks:
     """An editing session in memory."""
 
-    def __init__(self, name: str, base: BaseModel, encoder: SentenceEncoder, settings: MethodSettings) -> None:
-        self.name, self.settings_used = name, settings.to_json()
+    def __init__(self, name: str, base: BaseModel, encoder: KeyEncoder, settings: MethodSettings) -> None:
+        self.name = name
+        self.settings_used: dict[str, object] = settings.to_json()
         self.session = EditSession(base, encoder, settings)
         self.unedited = Unedited(base)
         self.encoder = encoder
+        self._routed: dict[tuple[str, str], Route] = {}  # by prompt and kind, until something is learned
 
     def apply(self, edits: Sequence[BenchEdit]) -> Applied:
         """Train a batch and put it into the index."""
+        self._routed.clear()
         report = self.session.apply([Edit(e.prompt, e.target, e.kind, e.rephrases) for e in edits])
-        return Applied(len(report.conflicts), len(report.forgotten), len(report.unreached))
+        lists = report.conflicts, report.forgotten, report.unreached, report.unlearned
+        return Applied(*(len(found) for found in lists))
 
     def covers(self, prompts: Sequence[str], kind: str) -> list[bool]:
         """Whether a block is routed to."""
-        return [route.block is not None for route in self._routes(prompts)]
+        return [route.block is not None for route in self._routes(prompts, kind)]
 
     def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
         """Routed, in one batch."""
-        answers = self.session.model.answer(prompts, self._routes(prompts), kind, longest)
+        answers = self.session.model.answer(prompts, self._routes(prompts, kind), kind, longest)
         return [Reply(answer.text, answer.token_ids) for answer in answers]
 
     def losses(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
         """With the blocks that the prompts are routed to."""
-        with self.session.model.attached(self._routes(prompts)):
+        with self.session.model.attached(self._routes(prompts, "completion")):
             return self.unedited.losses(prompts, continuations)
 
     def size(self) -> Size:
@@ -51,10 +55,13 @@ class Blocks:
     def route_time(self, prompt: str, kind: str) -> RouteTime | None:
         """The encoder's pass, then the search."""
         start = time.perf_counter()
-        keys = self.encoder.query_keys(prompt)
+        keys = self.encoder.query_keys(prompt, kind)
         computed = time.perf_counter()
         self.session.index.lookup(keys)
         return RouteTime(computed - start, time.perf_counter() - computed)
 
-    def _routes(self, prompts: Sequence[str]) -> list[Route]:
-        return [self.session.model.route(prompt) for prompt in prompts]
+    def _routes(self, prompts: Sequence[str], kind: str) -> list[Route]:
+        for prompt in prompts:
+            if (prompt, kind) not in self._routed:
+                self._routed[prompt, kind] = self.session.model.route(prompt, kind)
+        return [self._routed[prompt, kind] for prompt in prompts]

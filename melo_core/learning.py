@@ -1,0 +1,153 @@
+"""From edits to blocks that were seen to work: train, ask, train longer where that was not enough."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from melo_core.base_model import BaseModel
+from melo_core.block import Block
+from melo_core.edited_model import ASKED_TOGETHER, EditedModel, Route
+from melo_core.errors import MeloError
+from melo_core.memory import Note, in_parts
+from melo_core.settings import MethodSettings
+from melo_core.training import Example, Progress, Trained, require_fit, train_blocks
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What an edit teaches."""
+
+    name: str  # by which an error calls it
+    seed_text: str  # of the edit's content: its block's seed is made from it
+    prompt: str
+    target: str
+    kind: str = "qa"
+    rephrases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Learned:
+    """An edit's block, which it may share, and what the model answers to its prompt with it."""
+
+    group: int  # number of the block among those of the call
+    label: tuple[int, ...]  # the target's tokens
+    trained: Trained  # the block as it is read back from `data`, and how its training went
+    data: bytes  # the block, as stored
+    answer: str
+    reproduced: bool  # free generation gives the target, word for word
+
+
+def learn(
+    base: BaseModel,
+    settings: MethodSettings,
+    lessons: Sequence[Lesson],
+    on_progress: Callable[[Progress], None] | None = None,
+    on_note: Note | None = None,
+) -> list[Learned]:
+    """Train one block for each `settings.edits_per_block` consecutive lessons; the result of each lesson, in order.
+
+    on_progress: of each round by itself. on_note: gets in words what a user should know of memory and rounds.
+    Raises MeloError, which names the lesson if it is one's fault.
+    """
+    examples = [_examples(base, settings, lesson) for lesson in lessons]
+    together = settings.edits_per_block
+    groups = [range(i, min(i + together, len(lessons))) for i in range(0, len(lessons), together)]
+    results: dict[int, Learned] = {}
+    waiting = list(range(len(groups)))
+    for attempt in range(settings.rounds):
+        longer = _longer(settings, attempt)
+        if attempt and on_note:
+            on_note(
+                f"{len(waiting)} of {len(groups)} blocks do not give their answers yet: training them again, with up "
+                f"to {longer.iterations} steps"
+            )
+        trained = train_blocks(
+            base,
+            longer,
+            [[example for i in groups[g] for example in examples[i]] for g in waiting],
+            [_seed(settings.seed, [lessons[i] for i in groups[g]]) for g in waiting],
+            on_progress,
+            on_note,
+        )
+        stored = {g: t.block.to_bytes() for g, t in zip(waiting, trained, strict=True)}
+        blocks = {g: Block.from_bytes(data) for g, data in stored.items()}
+        group_of = {i: g for g in waiting for i in groups[g]}
+        answers = _answers(base, settings, lessons, examples, group_of, blocks, on_note)
+        for g, t in zip(waiting, trained, strict=True):
+            as_stored = dataclasses.replace(t, block=blocks[g])
+            new = {
+                i: Learned(
+                    group=g,
+                    label=tuple(examples[i][0].target_ids),
+                    trained=as_stored,
+                    data=stored[g],
+                    answer=answers[i],
+                    reproduced=answers[i] == lessons[i].target.strip(),
+                )
+                for i in groups[g]
+            }
+            # A shared block that was trained longer may have lost one edit for another.
+            if sum(n.reproduced for n in new.values()) >= sum(i in results and results[i].reproduced for i in new):
+                results |= new
+        waiting = [g for g in waiting if not all(results[i].reproduced for i in groups[g])]
+        if not waiting:
+            break
+    return [results[i] for i in range(len(lessons))]
+
+
+def _longer(settings: MethodSettings, attempt: int) -> MethodSettings:
+    """Each further round may take twice the steps, to a tenth of the loss."""
+    return dataclasses.replace(
+        settings, iterations=settings.iterations * 2**attempt, loss_target=settings.loss_target / 10**attempt
+    )
+
+
+def _examples(base: BaseModel, settings: MethodSettings, lesson: Lesson) -> list[Example]:
+    """The lesson's prompt first, then its rephrases and its other form where they are learned."""
+    asked = [
+        (prompt, lesson.kind) for prompt in (lesson.prompt, *(lesson.rephrases if settings.learn_rephrases else ()))
+    ]
+    if settings.learn_as_question and lesson.kind == "completion" and base.chats:
+        asked.append((lesson.prompt, "qa"))
+    try:
+        examples = [Example(base.prompt_ids(p, kind), base.target_ids(lesson.target, kind)) for p, kind in asked]
+        for example in examples:
+            require_fit(base, example)
+    except MeloError as error:
+        raise type(error)(f"{lesson.name}: {error}") from error
+    return examples
+
+
+def _seed(seed: int, lessons: Sequence[Lesson]) -> int:
+    """From the content of a block's edits, so that it does not depend on what else is submitted with them."""
+    text = ":".join([str(seed), *(lesson.seed_text for lesson in lessons)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def _answers(
+    base: BaseModel,
+    settings: MethodSettings,
+    lessons: Sequence[Lesson],
+    examples: Sequence[Sequence[Example]],
+    group_of: dict[int, int],
+    blocks: dict[int, Block],
+    on_note: Note | None,
+) -> dict[int, str]:
+    """Greedy answers, by lesson, to the prompts of the lessons of `group_of`, each with its group's block."""
+    answers: dict[int, str] = {}
+
+    def ask(part: Sequence[int]) -> None:
+        used = {group_of[i]: blocks[group_of[i]] for i in part}
+        model = EditedModel(base, settings, None, None, used, {})
+        longest = max(len(examples[i][0].target_ids) for i in part)
+        routes = [Route(group_of[i], None) for i in part]
+        found = model.answer([lessons[i].prompt for i in part], routes, lessons[part[0]].kind, longest)
+        answers.update((i, answer.text) for i, answer in zip(part, found, strict=True))
+
+    for kind in sorted({lessons[i].kind for i in group_of}):
+        # Of about the same length together: a batch decodes until its longest answer ends.
+        chosen = [i for i in group_of if lessons[i].kind == kind]
+        chosen.sort(key=lambda i: len(examples[i][0].target_ids))
+        in_parts(chosen, ASKED_TOGETHER, "prompt", ask, on_note)
+    return answers
