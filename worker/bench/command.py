@@ -1,8 +1,9 @@
 """`melo bench edits`: its options. What it does waits in `run` until it is called, since that needs torch."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +19,20 @@ class Task(StrEnum):
     COUNTERFACT = "counterfact"
     HALLUCINATION = "hallucination"
     SCOTUS = "scotus"
+
+
+class Preset(StrEnum):
+    """The settings that `melo` is measured with."""
+
+    DEFAULT = "default"
+    PAPER = "paper"
+
+
+class Form(StrEnum):
+    """How a cloze is given and asked."""
+
+    AS_GIVEN = "as-given"
+    QUESTION = "question"
 
 
 def register(app: typer.Typer) -> None:
@@ -40,15 +55,21 @@ def edits(
     batch: Annotated[int, typer.Option(min=1, help="Edits learned at a time.")] = 25,
     rephrases_given: Annotated[int, typer.Option(min=0, help="Of each edit; the others are tested.")] = 0,
     against: Annotated[
-        str, typer.Option(metavar="METHODS", help="Also: lora, grace, in-context, with commas between.")
+        str, typer.Option(metavar="METHODS", help="Also: paper, lora, grace, in-context, with commas between.")
     ] = "",
+    preset: Annotated[Preset, typer.Option(help="What melo runs with.")] = Preset.DEFAULT,
+    method: Annotated[str, typer.Option(metavar="JSON", help='Settings over the preset\'s: {"rank": 4}')] = "{}",
+    form: Annotated[
+        Form, typer.Option(help="How a completion is given and asked: as the file has it, or as a question.")
+    ] = Form.AS_GIVEN,
     model: Annotated[str, typer.Option(help="A packaged name, a folder or a hub id.")] = "smollm2-135m-instruct",
     encoder: Annotated[str, typer.Option(help="The sentence encoder that keys come from.")] = "all-minilm-l6-v2",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
 ) -> None:
     """Edit a model batch after batch, and measure what came of it, by free generation throughout."""
     from melo_core.errors import MeloError
-    from worker.bench.run import METHODS, Choice, run_bench
+    from worker.bench.methods import METHODS
+    from worker.bench.run import Choice, run_bench
 
     methods = [name.strip() for name in against.split(",") if name.strip()]
     unknown = [name for name in methods if name not in METHODS]
@@ -56,9 +77,27 @@ def edits(
         raise CommandError("Unknown method", f"--against has {unknown[0]!r}.", f"Choose among {', '.join(METHODS)}.")
     choice = Choice(
         task.value, data, unrelated, unrelated_limit, limit, batch, rephrases_given, methods, model,
-        encoder, json_file,
+        encoder, preset.value, _settings(method, preset.value), form.value, json_file,
     )  # fmt: skip
     try:
         run_bench(invocation(context), choice)
     except MeloError as error:
         raise CommandError("The bench cannot run", str(error)) from None
+
+
+def _settings(method: str, preset: str) -> dict[str, Any]:
+    """Only those given, but checked. Raises CommandError."""
+    from melo_core.errors import MeloError
+    from melo_core.settings import validated
+
+    try:
+        given = json.loads(method)
+    except json.JSONDecodeError as error:
+        raise CommandError("The settings cannot be read", f"--method is not JSON: {error}.") from None
+    if not isinstance(given, dict):
+        raise CommandError("The settings cannot be read", "--method is no JSON object.", "Such as '{\"rank\": 4}'.")
+    try:
+        validated(given, preset)
+    except MeloError as error:
+        raise CommandError("The settings cannot be used", f"--method: {error}.") from None
+    return given

@@ -37,6 +37,7 @@ class Plan:
     probes: Mapping[str, Sequence[str]]  # by name, prompts that must be answered as before
     texts: Sequence[tuple[str, str]] = ()  # prompts and continuations that must stay as likely as they were
     retained: Sequence[tuple[str, str]] = ()  # the same, near to the edits
+    questions: Sequence[tuple[str, str]] = ()  # completions asked as `qa`, with what must be answered
 
     @property
     def kind(self) -> str:
@@ -93,6 +94,7 @@ def measure(peer: Peer, base: BaseModel, plan: Plan, before: Before, advance: Ad
     """Edit batch by batch, then ask everything. The result is a JSON object."""
     longest = max(SENTENCE, *(len(base.target_ids(e.target, e.kind)) + 1 for e in plan.edits))
     applied, seconds, first = list[Applied](), 0.0, list[bool]()
+    advance("editing", 0, len(plan.edits))
     with watched(base.device) as peak:
         for batch in plan.batches():
             start = time.perf_counter()
@@ -109,6 +111,7 @@ def measure(peer: Peer, base: BaseModel, plan: Plan, before: Before, advance: Ad
     held_out = plan.held_out
     others = _ask(peer, [p for p, _ in held_out], plan.kind, longest, lambda *done: advance("generality", *done))
     general = [matches(reply.text, target) for reply, (_, target) in zip(others, held_out, strict=True)]
+    asked = _right(peer, plan.questions, "qa", longest, lambda *done: advance("as questions", *done))
     kept = Share(sum(a and b for a, b in zip(first, right, strict=False)), sum(first))
     size = peer.size()
     record: dict[str, Any] = {
@@ -121,6 +124,7 @@ def measure(peer: Peer, base: BaseModel, plan: Plan, before: Before, advance: Ad
         **_share(
             "generality_contains", Share.of(contains(r.text, t) for r, (_, t) in zip(others, held_out, strict=True))
         ),
+        **_share("generality_question", Share.of(asked)),
         **_share("retention", kept),
         "first_batch": {"when_applied": mean(first), "after_the_last": mean(right[: len(first)])},
     }
@@ -139,6 +143,7 @@ def measure(peer: Peer, base: BaseModel, plan: Plan, before: Before, advance: Ad
         "conflicts": sum(a.conflicts for a in applied),
         "forgotten": sum(a.forgotten for a in applied),
         "unreached": sum(a.unreached for a in applied),
+        "unlearned": sum(a.unlearned for a in applied),
         "edits_per_second": len(plan.edits) / seconds,
         "edit_seconds": seconds,
         "bytes_per_edit": size.bytes / len(plan.edits),
@@ -151,27 +156,26 @@ def measure(peer: Peer, base: BaseModel, plan: Plan, before: Before, advance: Ad
 def untouched(peer: Peer, prompts: Sequence[str], before: Before, advance: Callable[[int, int], None]) -> Untouched:
     """Compare answers with the unedited model's, token for token.
 
-    A batch in which no edit covers any prompt is the unedited model's by construction, so of those only some, drawn
-    at random, are generated: enough to see that it is so.
+    A prompt that no edit covers is the unedited model's to answer by construction, so of those only some, drawn at
+    random, are generated, in batches with the covered ones: enough to see that it is so.
     """
-    covered = [flag for chunk in _chunks(prompts) for flag in peer.covers(chunk, before.kind)]
+    covered = peer.covers(prompts, before.kind)
     if all(covered):  # nothing is known by construction, so all would be generated: a sample says as much
         prompts, covered = prompts[:UNSCOPED], covered[:UNSCOPED]
-    chunks = list(zip(_chunks(prompts), _chunks(covered), strict=True))
-    plain = [i for i, (_, flags) in enumerate(chunks) if not any(flags)]
-    proof = random.Random(0).sample(plain, min(len(plain), -(-PROOF // TOGETHER)))
-    chosen = sorted({i for i, (_, flags) in enumerate(chunks) if any(flags)} | set(proof))
-    changed = compared = unrouted_changed = 0
-    for number, i in enumerate(chosen):
-        asked, flags = chunks[i]
+    drawn = random.Random(0)
+    uncovered = [i for i, flag in enumerate(covered) if not flag]
+    chosen = [i for i, flag in enumerate(covered) if flag] + drawn.sample(uncovered, min(len(uncovered), PROOF))
+    drawn.shuffle(chosen)  # so that batches are mixed
+    changed = unrouted_changed = done = 0
+    for chunk in _chunks(chosen):
+        asked = [prompts[i] for i in chunk]
         replies = peer.answer(asked, before.kind, LONGEST_COMPARED)
-        for reply, was, flag in zip(replies, before.replies(asked), flags, strict=True):
+        for i, reply, was in zip(chunk, replies, before.replies(asked), strict=True):
             differs = reply.token_ids != was.token_ids
             changed += differs
-            unrouted_changed += differs and not flag
-        compared += len(asked)
-        advance(number + 1, len(chosen))
-    return Untouched(Share(len(prompts) - changed, len(prompts)), sum(covered), compared, unrouted_changed)
+            unrouted_changed += differs and not covered[i]
+        advance(done := done + len(chunk), len(chosen))
+    return Untouched(Share(len(prompts) - changed, len(prompts)), sum(covered), len(chosen), unrouted_changed)
 
 
 def perplexities(peer: Peer, plan: Plan, before: Before, advance: Advance) -> dict[str, Any]:
@@ -187,6 +191,7 @@ def perplexities(peer: Peer, plan: Plan, before: Before, advance: Advance) -> di
         # The mean over texts, each its own perplexity's logarithm: a long text counts no more than a short one.
         record[f"perplexity_{name}"] = _perplexity(now)
         record[f"perplexity_{name}_before"] = _perplexity(was)
+        record[f"perplexity_{name}_covered"] = sum(peer.covers([p for p, _ in texts], "completion"))
         record |= _share(f"perplexity_{name}_unchanged", Share.of(a == b for a, b in zip(was, now, strict=True)))
     return record
 
@@ -206,11 +211,15 @@ def _right(
 def _ask(
     peer: Peer, prompts: Sequence[str], kind: str, longest: int, advance: Callable[[int, int], None]
 ) -> list[Reply]:
-    replies: list[Reply] = []
-    for chunk in _chunks(prompts):
-        replies += peer.answer(chunk, kind, longest)
+    """In the order of the prompts, but covered ones with covered ones: a batch decodes until its longest answer ends,
+    and what a block was trained to say is short."""
+    covered = peer.covers(prompts, kind)
+    order = sorted(range(len(prompts)), key=lambda i: not covered[i])
+    replies: dict[int, Reply] = {}
+    for chunk in _chunks(order):
+        replies |= dict(zip(chunk, peer.answer([prompts[i] for i in chunk], kind, longest), strict=True))
         advance(len(replies), len(prompts))
-    return replies
+    return [replies[i] for i in range(len(prompts))]
 
 
 def _share(name: str, share: Share) -> dict[str, Any]:

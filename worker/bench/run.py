@@ -2,18 +2,24 @@
 
 import gc
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from melo_core.base_model import BaseModel
-from melo_core.encoder import SentenceEncoder
-from melo_core.settings import MethodSettings
 from registry.base_models import find_encoder, find_model
 from registry.cli.errors import CommandError
 from registry.cli.invocation import Invocation
@@ -21,15 +27,10 @@ from worker.bench import probes, scotus
 from worker.bench.data import BenchEdit, UnreadableData, load_edits, load_questions, load_scotus
 from worker.bench.machine import machine, resident
 from worker.bench.measure import TOGETHER, Advance, Before, Plan, measure
-from worker.bench.peers import Peer
-from worker.bench.peers.blocks import Blocks
-from worker.bench.peers.grace import Grace
-from worker.bench.peers.in_context import InContext
-from worker.bench.peers.lora import SharedLora
+from worker.bench.methods import Methods
 from worker.bench.peers.unedited import Unedited
+from worker.bench.wording import as_question, asked_as_question
 from worker.shelf import Shelf
-
-METHODS = ("lora", "grace", "in-context")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class Choice:
     against: Sequence[str]
     model: str
     encoder: str
+    preset: str
+    method: Mapping[str, Any]  # settings over the preset's
+    form: str  # `as-given`, or `question`: a cloze is given and asked as a question
     json_file: Path | None
 
 
@@ -53,24 +57,32 @@ def run_bench(call: Invocation, choice: Choice) -> None:
     """Raises CommandError and MeloError."""
     if choice.json_file is not None:
         _require_writable(choice.json_file)
-    shelf = Shelf(call.settings.cache)
+    shelf = Shelf(call.settings.cache, call.settings.dtype)
     with _bars(call) as advance:
         base, plan, loaded_mb = _prepare(call, shelf, choice, advance("preparing"))
         before = Before(Unedited(base), plan.kind)
-        records = []
+        methods = Methods(base, shelf, choice.encoder, choice.preset, choice.method)
+        records: list[dict[str, Any]] = []
         for name in dict.fromkeys(["melo", *choice.against]):
-            peer = _peer(name, base, before.unedited, shelf, choice, advance(f"{name}: calibrating"))
+            peer = methods.peer(name, before.unedited, advance(f"{name}: calibrating"))
             start_mb = resident()
             record = measure(peer, base, plan, before, advance(name))
             record["settings"] = peer.settings_used
             records.append(record | _circumstances(choice, base, record, loaded_mb, start_mb))
+            if choice.json_file is not None:  # now, so that what comes later cannot lose it
+                _write(records, choice.json_file)
             del peer
             gc.collect()
     call.out.print(_table(records))
     for line in _remarks(records):
         call.out.print(line, markup=False)
-    if choice.json_file is not None:
-        choice.json_file.write_text(json.dumps(records, indent=2) + "\n", "utf-8")
+
+
+def _write(records: Sequence[dict[str, Any]], file: Path) -> None:
+    """Whole or not at all."""
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(records, indent=2) + "\n", "utf-8")
+    part.replace(file)
 
 
 def _prepare(call: Invocation, shelf: Shelf, choice: Choice, advance: Advance) -> tuple[BaseModel, Plan, float]:
@@ -87,6 +99,8 @@ def _prepare(call: Invocation, shelf: Shelf, choice: Choice, advance: Advance) -
         _require_edits(edits, choice)
         return base, Plan(edits, choice.batch, 0, {"held_out": held_out} | _unrelated(unrelated)), loaded
     everything = load_edits(choice.task, choice.data)
+    if choice.form == "question":
+        everything = [asked_as_question(edit) for edit in everything]
     edits, others = everything[: choice.limit], everything[choice.limit :]
     _require_edits(edits, choice)
     files = find_model(choice.model)
@@ -103,7 +117,10 @@ def _prepare(call: Invocation, shelf: Shelf, choice: Choice, advance: Advance) -
         asked["template"] = probes.other_facts(edits, others)
         if neighbours := probes.neighbours(edits):
             asked["neighbours"] = neighbours
-    plan = Plan(edits, choice.batch, choice.rephrases_given, asked, texts, retained)
+    questions = []
+    if choice.task == "counterfact":
+        questions = [(as_question(e.prompt, e.subject), e.target) for e in edits if e.kind == "completion"]
+    plan = Plan(edits, choice.batch, choice.rephrases_given, asked, texts, retained, questions)
     return base, plan, resident()
 
 
@@ -133,26 +150,6 @@ def _predictions(base: BaseModel, advance: Advance) -> Any:
     return predict
 
 
-def _peer(name: str, base: BaseModel, unedited: Unedited, shelf: Shelf, choice: Choice, advance: Advance) -> Peer:
-    settings = MethodSettings()
-    match name:
-        case "lora":
-            return SharedLora(base, settings)
-        case "grace":
-            return Grace(base, settings)
-        case "in-context":
-            return InContext(unedited, _encoder(shelf, choice, settings, advance), settings)
-        case _:
-            return Blocks(name, base, _encoder(shelf, choice, settings, advance), settings)
-
-
-def _encoder(shelf: Shelf, choice: Choice, settings: MethodSettings, advance: Advance) -> SentenceEncoder:
-    encoder, digest = shelf.encoder(choice.encoder, None, None)
-    shelf.fitted_whitening(encoder, digest, settings.whiten_epsilon, lambda *done: advance("whitening", *done))
-    encoder.last_sentence = settings.query_keys == "whole-and-last-sentence"
-    return encoder
-
-
 def _circumstances(
     choice: Choice, base: BaseModel, record: dict[str, Any], loaded_mb: float, start_mb: float
 ) -> dict[str, Any]:
@@ -164,6 +161,7 @@ def _circumstances(
         "dtype": str(base.model.dtype).removeprefix("torch."),
         "batch": choice.batch,
         "rephrases_given": choice.rephrases_given,
+        "form": choice.form,
         "loaded_memory_mb": loaded_mb,
         "memory_growth_mb": record["peak_memory_mb"] - start_mb if base.device.type == "cpu" else None,
         "memory_ratio": record["peak_memory_mb"] / loaded_mb if base.device.type == "cpu" else None,
@@ -176,6 +174,7 @@ COLUMNS = {
     "success_contains": "contained",
     "generality": "generality",
     "generality_contains": "contained",
+    "generality_question": "as question",
     "untouched_unrelated": "unrelated",
     "untouched_swapped": "swapped",
     "untouched_template": "template",
@@ -217,18 +216,22 @@ def _remarks(records: Sequence[dict[str, Any]]) -> Iterator[str]:
     checks = [v for record in records for key, v in record.items() if key.endswith("_asked")]
     compared, changed = (sum(c[k] for c in checks) for k in ("generated_and_compared", "uncovered_but_changed"))
     yield (
-        f"A prompt that no edit covers is the base model's to answer, so of batches without a covered prompt only a "
-        f"random sample was generated: {compared} of {sum(c['prompts'] for c in checks)} prompts in all."
+        f"A prompt that no edit covers is the base model's to answer, so of those only a random sample was "
+        f"generated: {compared} of {sum(c['prompts'] for c in checks)} prompts in all."
     )
     yield f"Uncovered prompts among them whose tokens changed: {changed}" + (" (must be 0)" if changed else "")
     for record in records:
-        lost = f"{record['conflicts']} conflicts, {record['forgotten']} forgotten, {record['unreached']} above target"
+        lost = (
+            f"{record['conflicts']} conflicts, {record['forgotten']} forgotten, {record['unreached']} above the loss "
+            f"target, {record['unlearned']} not answered with their target once learned"
+        )
         yield f"{record['method']}: {lost}"
 
 
 @contextmanager
 def _bars(call: Invocation) -> Iterator[Any]:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    left = TimeRemainingColumn()
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left]
     with Progress(*columns, console=call.err, transient=True) as bars:
         tasks: dict[str, Any] = {}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
 
 from melo_core.base_model import BaseModel, load_base_model
 from melo_core.errors import MeloError
@@ -64,7 +65,10 @@ def _train(
         encoder, id2label=dict(enumerate(issues)), label2id={issue: i for i, issue in enumerate(issues)}
     )
     tokenizer = AutoTokenizer.from_pretrained(encoder)
+    loud = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # that the output layer is new is no news
     model = AutoModelForSequenceClassification.from_pretrained(encoder, config=config, dtype=torch.float32)
+    logging.set_verbosity(loud)
     model.requires_grad_(False)
     bert = model.bert
     trained = torch.nn.ModuleList([*bert.encoder.layer[-TRAINED_LAYERS:], bert.pooler, model.classifier])

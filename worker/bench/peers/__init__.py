@@ -22,6 +22,7 @@ class Applied:
     conflicts: int = 0  # edits whose scope met that of an edit with another answer
     forgotten: int = 0  # prompts of earlier edits that no edit covers any more
     unreached: int = 0  # edits whose loss stayed above its target
+    unlearned: int = 0  # edits whose own prompt was not answered with the target once they were learned
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class Grace:
         ((width, _),) = self.structure.shapes.values()
         self.keys = torch.empty(0, width, device=base.device)
         self.entries: list[Entry] = []
+        self._found: dict[tuple[str, str], Entry | None] = {}  # by prompt and kind, until something is learned
         self.epsilon = self._start_epsilon()
         self.settings_used: dict[str, object] = {
             "module": self.settings.modules[0], "epsilon": self.epsilon, "learning_rate": LEARNING_RATE,
@@ -62,6 +63,7 @@ class Grace:
 
     def apply(self, edits: Sequence[BenchEdit]) -> Applied:
         """Add, expand or split an entry for each prompt (the paper's algorithm 1), then train the new values."""
+        self._found.clear()
         asked = [(edit, prompt) for edit in edits for prompt in (edit.prompt, *edit.rephrases)]
         new: list[tuple[int, Example]] = []
         conflicts = 0
@@ -113,10 +115,12 @@ class Grace:
         return RouteTime(computed - start, time.perf_counter() - computed)
 
     def _route(self, prompts: Sequence[str], kind: str) -> list[Entry | None]:
-        found: list[Entry | None] = []
-        for start in range(0, len(prompts), TOGETHER):
-            found += self._nearest(self._keys(prompts[start : start + TOGETHER], kind))
-        return found
+        new = [prompt for prompt in dict.fromkeys(prompts) if (prompt, kind) not in self._found]
+        for start in range(0, len(new), TOGETHER):
+            part = new[start : start + TOGETHER]
+            entries = self._nearest(self._keys(part, kind))
+            self._found |= {(prompt, kind): entry for prompt, entry in zip(part, entries, strict=True)}
+        return [self._found[prompt, kind] for prompt in prompts]
 
     def _nearest(self, keys: Tensor) -> list[Entry | None]:
         if not self.entries:

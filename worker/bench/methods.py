@@ -1,0 +1,100 @@
+"""What `--against` names: each method with its encoder and its settings, fitted to the model."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from melo_core.base_model import BaseModel
+from melo_core.encoder import KeyEncoder, ordinary_questions
+from melo_core.hidden import HiddenEncoder
+from melo_core.settings import MethodSettings, validated
+from melo_core.structure import Kind, layers_of, structure_of
+from worker.bench.measure import Advance
+from worker.bench.peers import Peer
+from worker.bench.peers.blocks import Blocks
+from worker.bench.peers.grace import Grace
+from worker.bench.peers.in_context import InContext
+from worker.bench.peers.lora import SharedLora
+from worker.bench.peers.unedited import Unedited
+from worker.shelf import Shelf
+
+METHODS = ("paper", "lora", "grace", "in-context")
+KEY_DEPTH = 0.2  # of the layers: where the paper preset takes its keys
+RADIUS_QUESTIONS = 400  # ordinary questions that its radius is set on
+RADIUS_COVERED = 0.01  # of them, by another of them
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Methods:
+    """Makes the methods that are compared, each for one model.
+
+    preset, given: of the blocks measured as `melo`; lora and in-context take its modules and its scope.
+    """
+
+    base: BaseModel
+    shelf: Shelf
+    encoder: str
+    preset: str
+    given: Mapping[str, Any]
+
+    def peer(self, name: str, unedited: Unedited, advance: Advance) -> Peer:
+        """A fresh one. Raises MeloError where settings and model do not go together."""
+        if name == "grace":
+            return Grace(self.base, MethodSettings())
+        preset, given = ("paper", dict[str, Any]()) if name == "paper" else (self.preset, dict(self.given))
+        settings, fitted = self._settings(preset, given)
+        if name == "lora":
+            return SharedLora(self.base, settings)
+        encoder = self._encoder(settings, lambda *done: advance("whitening", *done))
+        if settings.key_encoder == "hidden" and not settings.whitened and "radius" not in given:
+            radius = ordinary_radius(encoder, lambda *done: advance("radius", *done))
+            settings = dataclasses.replace(settings, radius=radius)
+            fitted["radius"] = (
+                f"{RADIUS_COVERED:.0%} of {RADIUS_QUESTIONS} packaged ordinary questions lie this near to another"
+            )
+        if name == "in-context":
+            return InContext(unedited, encoder, settings)
+        blocks = Blocks(name, self.base, encoder, settings)
+        blocks.settings_used |= {"preset": preset, "given": dict(given), "fitted_to_the_model": fitted}
+        return blocks
+
+    def _settings(self, preset: str, given: Mapping[str, Any]) -> tuple[MethodSettings, dict[str, str]]:
+        """The settings, and in words which of them were fitted to this model."""
+        settings, fitted = MethodSettings.from_json(validated(given, preset)), dict[str, str]()
+        if settings.key_encoder == "hidden" and "key_layer" not in given:
+            _, layers = layers_of(self.base.model, "encoder" if self.base.kind is Kind.SEQ2SEQ else "")
+            layer = round(KEY_DEPTH * len(layers))
+            if self.base.kind is not Kind.SEQ2SEQ:  # whose keys are its encoder's, which no block changes
+                layer = min(layer, structure_of(self.base.model, settings).first)
+            settings = dataclasses.replace(settings, key_layer=layer)
+            fitted["key_layer"] = f"{KEY_DEPTH:.0%} of {len(layers)} layers, before the first edited one"
+        return settings, fitted
+
+    def _encoder(self, settings: MethodSettings, report: Report) -> KeyEncoder:
+        encoder: KeyEncoder
+        if settings.key_encoder == "hidden":
+            encoder = HiddenEncoder(self.base, settings.key_layer, settings.key_pooling, None)
+            if settings.whitened:
+                encoder.calibrate(settings.whiten_epsilon, report)
+        else:
+            encoder, digest = self.shelf.encoder(self.encoder, None, None)
+            if settings.whitened:
+                self.shelf.fitted_whitening(encoder, digest, settings.whiten_epsilon, report)
+        encoder.last_sentence = settings.query_keys == "whole-and-last-sentence"
+        return encoder
+
+
+def ordinary_radius(encoder: KeyEncoder, report: Report) -> float:
+    """The radius at which `RADIUS_COVERED` of the ordinary questions would wrongly be covered by another of them."""
+    questions, keys = ordinary_questions()[:RADIUS_QUESTIONS], []
+    for question in questions:
+        keys.append(encoder.key(question))
+        report(len(keys), len(questions))
+    together = torch.stack(keys)
+    apart = torch.cdist(together, together).fill_diagonal_(torch.inf).min(1).values
+    return float(apart.quantile(RADIUS_COVERED))
