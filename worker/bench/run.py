@@ -59,8 +59,10 @@ def run_bench(call: Invocation, choice: Choice) -> None:
         _require_writable(choice.json_file)
     shelf = Shelf(call.settings.cache, call.settings.dtype)
     with _bars(call) as advance:
-        base, plan, loaded_mb = _prepare(call, shelf, choice, advance("preparing"))
+        base, plan = _prepare(call, shelf, choice, advance("preparing"))
         before = Before(Unedited(base), plan.kind)
+        before.unedited.answer([plan.edits[0].prompt], plan.kind, 1)  # weights are mapped: they count once they are read
+        loaded_mb = resident()
         methods = Methods(base, shelf, choice.encoder, choice.preset, choice.method)
         records: list[dict[str, Any]] = []
         for name in dict.fromkeys(["melo", *choice.against]):
@@ -85,8 +87,8 @@ def _write(records: Sequence[dict[str, Any]], file: Path) -> None:
     part.replace(file)
 
 
-def _prepare(call: Invocation, shelf: Shelf, choice: Choice, advance: Advance) -> tuple[BaseModel, Plan, float]:
-    """The model, what to do with it, and the process's memory once it is loaded."""
+def _prepare(call: Invocation, shelf: Shelf, choice: Choice, advance: Advance) -> tuple[BaseModel, Plan]:
+    """The model, and what to do with it."""
     unrelated = load_questions(choice.unrelated)[: choice.unrelated_limit] if choice.unrelated else []
     if choice.task == "scotus":
         cases = load_scotus(choice.data)
@@ -94,10 +96,9 @@ def _prepare(call: Invocation, shelf: Shelf, choice: Choice, advance: Advance) -
             find_encoder(choice.encoder).path, cases, call.settings.cache.expanduser(), shelf.device,
             lambda *done: advance("training the classifier", *done),
         )  # fmt: skip
-        loaded = resident()
         edits, held_out = scotus.later_errors(base, cases, _predictions(base, advance), choice.limit)
         _require_edits(edits, choice)
-        return base, Plan(edits, choice.batch, 0, {"held_out": held_out} | _unrelated(unrelated)), loaded
+        return base, Plan(edits, choice.batch, 0, {"held_out": held_out} | _unrelated(unrelated))
     everything = load_edits(choice.task, choice.data)
     if choice.form == "question":
         everything = [asked_as_question(edit) for edit in everything]
@@ -121,7 +122,7 @@ def _prepare(call: Invocation, shelf: Shelf, choice: Choice, advance: Advance) -
     if choice.task == "counterfact":
         questions = [(as_question(e.prompt, e.subject), e.target) for e in edits if e.kind == "completion"]
     plan = Plan(edits, choice.batch, choice.rephrases_given, asked, texts, retained, questions)
-    return base, plan, resident()
+    return base, plan
 
 
 def _unrelated(questions: Sequence[str]) -> dict[str, Sequence[str]]:
