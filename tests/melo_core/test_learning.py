@@ -120,6 +120,17 @@ def test_an_edit_that_cannot_be_learned_is_named(tiny):
         learn(base, SETTINGS, lessons)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "t5", "bert"])
+def test_a_model_of_small_logits_learns_as_one_of_large_ones(tiny, architecture):
+    base = tiny(architecture)
+    head = base.model.classifier if architecture == "bert" else base.model.lm_head
+    settings = replaced(rounds=1)
+    usual = learn(base, settings, lessons_for(base))
+    head.weight.mul_(0.02)
+    small = learn(base, settings, lessons_for(base))
+    assert all(one.reproduced and one.trained.reached for one in [*usual, *small])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_edit_of_a_model_in_half_precision_is_answered_rightly(tiny, architecture, dtype):

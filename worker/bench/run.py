@@ -61,7 +61,8 @@ def run_bench(call: Invocation, choice: Choice) -> None:
     with _bars(call) as advance:
         base, plan = _prepare(call, shelf, choice, advance("preparing"))
         before = Before(Unedited(base), plan.kind)
-        before.unedited.answer([plan.edits[0].prompt], plan.kind, 1)  # weights are mapped: they count once they are read
+        # Weights are mapped from their file, and count once they are read.
+        before.unedited.answer([plan.edits[0].prompt], plan.kind, 1)
         loaded_mb = resident()
         methods = Methods(base, shelf, choice.encoder, choice.preset, choice.method)
         records: list[dict[str, Any]] = []
