@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from melo_core.base_model import BaseModel
 from melo_core.block import Block
-from melo_core.edited_model import ASKED_TOGETHER, EditedModel, Route
+from melo_core.edited_model import EditedModel, Route
 from melo_core.errors import MeloError
 from melo_core.memory import Note, in_parts
 from melo_core.settings import MethodSettings
 from melo_core.training import Example, Progress, Trained, require_fit, train_blocks
+
+TOGETHER = 32  # prompts asked in a batch
 
 
 @dataclass(frozen=True)
@@ -149,5 +151,5 @@ def _answers(
         # Of about the same length together: a batch decodes until its longest answer ends.
         chosen = [i for i in group_of if lessons[i].kind == kind]
         chosen.sort(key=lambda i: len(examples[i][0].target_ids))
-        in_parts(chosen, ASKED_TOGETHER, "prompt", ask, on_note)
+        in_parts(chosen, TOGETHER, "prompt", ask, on_note)
     return answers

@@ -171,7 +171,7 @@ class _Batch:
             if not open_loss:
                 break
             self._step(gradients, iteration)
-            if len(waiting) * 4 >= len(self.live):
+            if len(waiting) * 8 >= len(self.live):
                 self._keep([row for row in range(len(self.live)) if row not in waiting])
                 waiting = set()
         return [results[i] for i in sorted(results)]
