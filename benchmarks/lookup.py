@@ -8,7 +8,7 @@ the CPU's caches. Keys are random directions (no two alike, so the nearest is ha
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the worker sets it, and before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the worker sets it, and before torch is loaded
 
 import argparse
 import json

@@ -98,6 +98,12 @@ class BaseModel:
         ids = self.tokenizer(target, add_special_tokens=False)["input_ids"]
         return [*ids, self.tokenizer.eos_token_id]
 
+    def answer_in(self, generated: list[int]) -> tuple[str, tuple[int, ...]]:
+        """The text of an answer, and its tokens up to and with the end of sequence."""
+        if self.tokenizer.eos_token_id in generated:
+            generated = generated[: generated.index(self.tokenizer.eos_token_id) + 1]
+        return str(self.tokenizer.decode(generated, skip_special_tokens=True)).strip(), tuple(generated)
+
     def pad(self, rows: list[list[int]], side: str) -> tuple[Tensor, Tensor]:
         """Rows of tokens as ids and mask (len(rows), longest), padded on the given side, on the model's device."""
         return pad(rows, self.tokenizer.pad_token_id, side, self.device)

@@ -122,13 +122,8 @@ class EditedModel:
         model: Any = self.base.model
         out = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
         start = ids.shape[1] if self.base.kind is Kind.CAUSAL else 1  # a decoder begins with its start token
-        answers = []
-        for row, route in zip(out[:, start:].tolist(), routes, strict=True):
-            if tokenizer.eos_token_id in row:
-                row = row[: row.index(tokenizer.eos_token_id) + 1]
-            text = str(tokenizer.decode(row, skip_special_tokens=True)).strip()
-            answers.append(Answer(text, tuple(row), route))
-        return answers
+        answers = [self.base.answer_in(row) for row in out[:, start:].tolist()]
+        return [Answer(text, ids, route) for (text, ids), route in zip(answers, routes, strict=True)]
 
     def _classify(self, rows: list[list[int]], routes: Sequence[Route]) -> list[Answer]:
         ids, mask = self.base.pad(rows, "right")

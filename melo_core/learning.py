@@ -5,13 +5,18 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+from melo_core.application import applied
 from melo_core.base_model import BaseModel
-from melo_core.block import Block
+from melo_core.block import Block, BlockStack
 from melo_core.edited_model import EditedModel, Route
 from melo_core.errors import MeloError
 from melo_core.memory import Note, in_parts
 from melo_core.settings import MethodSettings
-from melo_core.training import Example, Progress, Trained, require_fit, train_blocks
+from melo_core.structure import Kind, structure_of
+from melo_core.training import Example, Progress, Trained, prompt_cache, require_fit, train_blocks
 
 TOGETHER = 32  # prompts asked in a batch
 
@@ -140,12 +145,17 @@ def _answers(
     answers: dict[int, str] = {}
 
     def ask(part: Sequence[int]) -> None:
-        used = {group_of[i]: blocks[group_of[i]] for i in part}
-        model = EditedModel(base, settings, None, None, used, {})
+        asked = [examples[i][0].prompt_ids for i in part]
         longest = max(len(examples[i][0].target_ids) for i in part)
-        routes = [Route(group_of[i], None) for i in part]
-        found = model.answer([lessons[i].prompt for i in part], routes, lessons[part[0]].kind, longest)
-        answers.update((i, answer.text) for i, answer in zip(part, found, strict=True))
+        if base.kind is Kind.CAUSAL and settings.positions == "answer":
+            found = _generated(base, settings, [blocks[group_of[i]] for i in part], asked, longest)
+        else:
+            used = {group_of[i]: blocks[group_of[i]] for i in part}
+            model = EditedModel(base, settings, None, None, used, {})
+            routes = [Route(group_of[i], None) for i in part]
+            prompts, kind = [lessons[i].prompt for i in part], lessons[part[0]].kind
+            found = [answer.text for answer in model.answer(prompts, routes, kind, longest)]
+        answers.update(zip(part, found, strict=True))
 
     for kind in sorted({lessons[i].kind for i in group_of}):
         # Of about the same length together: a batch decodes until its longest answer ends.
@@ -153,3 +163,28 @@ def _answers(
         chosen.sort(key=lambda i: len(examples[i][0].target_ids))
         in_parts(chosen, TOGETHER, "prompt", ask, on_note)
     return answers
+
+
+@torch.no_grad()
+def _generated(
+    base: BaseModel, settings: MethodSettings, blocks: Sequence[Block], prompts: list[list[int]], longest: int
+) -> list[str]:
+    """Free, greedy answers to prompts (as tokens), each with its own block, which acts on the answer's side alone.
+
+    The same as an edited model's, less what it does not need here: what all prompts begin with runs once.
+    """
+    cache, mask = prompt_cache(base, [prompt[:-1] for prompt in prompts])
+    weights = BlockStack(blocks).gather(torch.arange(len(blocks)), base.device, base.model.dtype)
+    ids = torch.tensor([[prompt[-1]] for prompt in prompts], device=base.device)
+    said, ended = list[Tensor](), torch.zeros_like(ids, dtype=torch.bool)
+    with applied(structure_of(base.model, settings).modules, weights, None, "answer"):
+        while len(said) < longest and not bool(ended.all()):
+            mask = torch.cat([mask, torch.ones_like(ids)], 1)
+            places = mask.sum(1, keepdim=True) - 1
+            out = base.model(
+                input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
+            )
+            ids = out.logits[:, -1].argmax(-1, keepdim=True)
+            said.append(ids)
+            ended |= ids == base.tokenizer.eos_token_id
+    return [base.answer_in(row)[0] for row in torch.cat(said, 1).tolist()]

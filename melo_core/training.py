@@ -342,7 +342,7 @@ def remember(base: BaseModel, settings: MethodSettings, structure: Structure, ex
         labels, _ = pad(rows, IGNORED, "right", device)
         inputs = {"input_ids": ids, "attention_mask": mask}
     else:
-        prompt, mask = _prompt_cache(base, [p[:-1] for p in prompts])
+        prompt, mask = prompt_cache(base, [p[:-1] for p in prompts])
         answer, answer_mask = base.pad([p[-1:] + t[:-1] for p, t in zip(prompts, targets, strict=True)], "right")
         labels, _ = pad(targets, IGNORED, "right", device)
         whole = torch.cat([mask, answer_mask], 1)
@@ -361,7 +361,8 @@ def remember(base: BaseModel, settings: MethodSettings, structure: Structure, ex
     return _Memory(base, structure, inputs, labels, prompt, frozen[0] if frozen else None)
 
 
-def _prompt_cache(base: BaseModel, rows: list[list[int]]) -> tuple[Cache, Tensor]:
+@torch.no_grad()
+def prompt_cache(base: BaseModel, rows: list[list[int]]) -> tuple[Cache, Tensor]:
     """Keys and values of prompts, and their mask (rows, longest). What all begin with, a chat's opening, runs once."""
     cache = DynamicCache(config=base.model.config)
     shared = next((i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1), min(map(len, rows)))

@@ -59,6 +59,17 @@ def test_a_block_is_trained_again_and_longer_until_its_answer_is_the_target(tiny
     assert any("do not give their answers yet: training them again, with up to 12 steps" in note for note in notes)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_is_said_of_an_answer_is_what_the_edited_model_answers(tiny, architecture):
+    base = tiny(architecture)
+    hasty = replaced(iterations=6, rounds=1)  # answers that nobody would guess
+    learned = learn(base, hasty, lessons_for(base))
+    longest = max(len(one.label) for one in learned)
+    model = EditedModel(base, hasty, None, None, {one.group: one.trained.block for one in learned}, {})
+    found = model.answer(PROMPTS, [Route(one.group, None) for one in learned], max_new_tokens=longest)
+    assert [one.answer for one in learned] == [answer.text for answer in found]
+
+
 def test_what_was_learned_at_once_is_not_trained_again(tiny):
     base, notes = tiny("llama"), list[str]()
     settings = replaced(iterations=100, loss_target=0, rounds=2)
