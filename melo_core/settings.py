@@ -122,6 +122,7 @@ PRESETS: Mapping[str, MethodSettings] = {
         rounds=1,
         edits_per_block=4,
         learn_as_question=False,
+        batch=1,
         key_encoder="hidden",
         key_layer=6,
         key_pooling="last",

@@ -365,7 +365,10 @@ def remember(base: BaseModel, settings: MethodSettings, structure: Structure, ex
 def prompt_cache(base: BaseModel, rows: list[list[int]]) -> tuple[Cache, Tensor]:
     """Keys and values of prompts, and their mask (rows, longest). What all begin with, a chat's opening, runs once."""
     cache = DynamicCache(config=base.model.config)
-    shared = next((i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1), min(map(len, rows)))
+    differing = (i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1)
+    shared = next(differing, min(map(len, rows)))
+    if any(cache.is_sliding):  # the padding behind the opening would take up room in the window
+        shared = 0
     with _almost_no_logits(base):
         if shared:
             base.model(

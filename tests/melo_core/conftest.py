@@ -8,12 +8,20 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -26,6 +34,7 @@ torch.set_num_threads(1)
 # Wide enough that the output layer can tell tokens apart: an untrained model cannot learn to.
 SPREAD = 0.3
 ARCHITECTURES = ["llama", "gpt2", "t5", "bert"]
+RELATIVES = ["gemma2", "gemma3", "qwen2", "qwen3"]  # decoders whose layers differ in some way from a Llama's
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -69,6 +78,20 @@ def tiny_model(architecture: str, vocabulary: int) -> PreTrainedModel:
                     **ends,
                 )
             )
+        case "gemma2" | "gemma3" | "qwen2" | "qwen3":
+            configuration, model = {
+                "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+                "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
+                "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+                "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+            }[architecture]
+            return model(
+                configuration(
+                    vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=4, head_dim=8,
+                    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, sliding_window=16,
+                    initializer_range=SPREAD, **ends,
+                )
+            )  # fmt: skip
         case "t5":
             return T5ForConditionalGeneration(
                 T5Config(

@@ -12,7 +12,7 @@ from melo_core.errors import MeloError, PromptTooLong
 from melo_core.settings import MethodSettings
 from melo_core.structure import structure_of
 from melo_core.training import Example, Progress, Trained, remember, train_blocks
-from tests.melo_core.conftest import ARCHITECTURES
+from tests.melo_core.conftest import ARCHITECTURES, RELATIVES
 
 SETTINGS = MethodSettings(layers=2, rank=4, learning_rate=3e-2, iterations=300, loss_target=0.2)
 PROMPTS = ["Who runs Acme?", "Where is the head office of Globex?", "When?"]
@@ -55,6 +55,15 @@ def test_each_block_gives_its_own_answer_and_the_base_model_is_not_changed(tiny,
     assert all(torch.equal(p, before[name]) for name, p in base.model.state_dict().items())
 
 
+@pytest.mark.parametrize("architecture", RELATIVES)
+def test_other_decoders_learn_too_also_where_layers_see_a_window_of_the_text_alone(tiny, architecture):
+    base = tiny(architecture)
+    every_layer = dataclasses.replace(SETTINGS, layers=4)  # Gemma's norm behind an MLP bounds what a block can do
+    model = edited(base, train_blocks(base, every_layer, examples(base), [1, 2, 3]), every_layer)
+
+    assert [a.text for a in model.answer(PROMPTS, routed(0, 1, 2), max_new_tokens=8)] == TARGETS
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_prompt_without_a_block_is_answered_as_by_the_base_model_beside_edited_ones(tiny, architecture):
     base = tiny(architecture)
@@ -89,7 +98,7 @@ def test_a_block_does_not_depend_on_what_is_trained_beside_it(tiny):
         torch.testing.assert_close(a, b, atol=2e-2, rtol=0)  # equal but for the order of additions
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", *RELATIVES])
 def test_what_prompts_begin_with_in_common_changes_no_logit(tiny, architecture):
     base = tiny(architecture)
     prompts = ["In short: who runs Acme?", "In short: who", "In short: where is it, then?"]
