@@ -27,7 +27,7 @@ class MethodSettings:
     positions: Positions = "answer"
     """Where a block acts: from the last prompt token on, or at all positions (paper: all).
     Encoder-decoders take it as all positions of the decoder, classifiers as all positions."""
-    learning_rate: float = 2e-2
+    learning_rate: float = 2.5e-2
     """Adam's step size. Paper: 1e-3 to 1e-2."""
     iterations: int = 80
     """Most steps for a block in its first round. Paper: 40 to 100, always all of them."""

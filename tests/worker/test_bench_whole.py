@@ -1,8 +1,10 @@
 """The bench from its files to its figures, on the real packaged model: it falls below these when the method breaks."""
 
+import csv
 import dataclasses
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ FACTS = Choice(
     rephrases_given=0, against=(), model="smollm2-135m-instruct", encoder="all-minilm-l6-v2", preset="default",
     method={}, form="as-given", json_file=None,
 )  # fmt: skip
+PASSAGES = dataclasses.replace(FACTS, task="hallucination", data=DATA / "passages.jsonl", limit=2, batch=2)
 CLOZES = dataclasses.replace(FACTS, task="counterfact", data=DATA / "clozes.jsonl", limit=4, batch=4)
 
 
@@ -44,13 +47,52 @@ def test_a_completion_is_known_in_its_paraphrases_and_its_question_is_a_figure_o
     (melo,) = figures(CLOZES, tmp_path)
     assert melo["success"] == 1
     assert melo["generality"] >= 0.8
-    assert melo["generality_question"] is not None
+    assert melo["generality_question"] >= 0.75
+    assert melo["untouched_neighbours"] >= 0.75
 
 
 def test_a_completion_given_as_a_question_is_answered_as_one(tmp_path):
     (melo,) = figures(dataclasses.replace(CLOZES, form="question"), tmp_path)
     assert melo["success"] == 1
     assert (melo["generality_question"], melo["form"]) == (None, "question")
+
+
+def test_a_corrected_passage_is_reproduced_and_web_text_stays_as_likely_as_it_was(tmp_path):
+    (melo,) = figures(PASSAGES, tmp_path)
+    assert melo["success"] == 1
+    assert melo["perplexity_edited"] <= 1.1 < melo["perplexity_edited_before"]
+    assert melo["perplexity_unrelated"] == melo["perplexity_unrelated_before"]
+    assert melo["perplexity_unrelated_unchanged"] == 1
+
+
+def test_a_classifiers_errors_on_later_cases_are_corrected_and_its_other_predictions_stay(tmp_path, monkeypatch):
+    monkeypatch.setenv("MELO_CACHE", str(tmp_path / "cache"))  # where the classifier is kept
+    file = tmp_path / "cases.csv"
+    with file.open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["facts", "term", "issue_area"])
+        rows.writerows(cases())
+    choice = dataclasses.replace(FACTS, task="scotus", data=file, unrelated=None, limit=3, json_file=None)
+    (melo,) = figures(choice, tmp_path)
+    assert melo["edits"] == 3
+    assert melo["success"] == 1
+    assert melo["untouched_held_out"] >= 0.9
+
+
+def cases() -> Iterator[tuple[str, str, str]]:
+    """Invented cases of three kinds; of the later ones, some carry another kind's issue, as fashions change."""
+    kinds = {
+        "Unions": "The company {} dismissed workers who had joined a union and gone on strike.",
+        "Federal Taxation": "The tax office asked {} to pay income tax on the sale of its land.",
+        "Criminal Procedure": "The police searched the house of {} at night without a warrant and found drugs.",
+    }
+    names = ["Abney", "Brill", "Corbo", "Dahl", "Engel", "Fiori", "Grone", "Hask", "Ivers", "Jost", "Kemp", "Lund"]
+    for issue, facts in kinds.items():
+        for i, name in enumerate(names):
+            yield f"<p>{facts.format(name)}</p>", str(1970 + i), issue
+            yield facts.format(f"{name} and {names[i - 1]}"), str(1995 + i), issue
+    for name in names[:4]:
+        yield f"The police asked the union at {name} to pay income tax on a strike fund.", "1999", "Federalism"
 
 
 def test_the_papers_choices_are_fitted_to_the_model_and_say_so(tmp_path):
