@@ -27,16 +27,16 @@ from registry.embedded.valkey import free_port
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("migrate", "api", "relay", "worker")
 SECRETS = {"MELO_DB_PASSWORD": "p" * 20, "MELO_REDIS_PASSWORD": "r" * 20, "MELO_API_KEY": "k" * 20}
-VARIABLE = re.compile(r"\$\{(\w+)(:\?[^}]*)?\}")
+OPTIONAL = {"MELO_DTYPE": "auto"}  # no secrets, with their defaults
+VARIABLE = re.compile(r"\$\{(\w+)(:[?-][^}]*)?\}")
 
 
 def interpolate(text: str, variables: dict[str, str]) -> str:
-    """What compose does with ${NAME:?message}: the file uses no other form."""
+    """What compose does with ${NAME:?message} and ${NAME:-default}: the file uses no other form."""
 
     def value(match: re.Match[str]) -> str:
-        if match[1] not in variables:
-            raise KeyError(match[1])
-        return variables[match[1]]
+        name, rest = match[1], match[2] or ""
+        return variables[name] if name in variables or not rest.startswith(":-") else rest[2:]
 
     return VARIABLE.sub(value, text)
 
@@ -107,10 +107,11 @@ def test_every_secret_has_to_be_set_and_is_named_in_the_example(text: str) -> No
     used = {match[1]: match[2] for match in VARIABLE.finditer(text)}
     example = (ROOT / ".env.example").read_text()
 
-    assert set(used) == set(SECRETS)
-    assert all(message for message in used.values())  # ${NAME:?…} and never a bare ${NAME}
+    assert set(used) == {*SECRETS, *OPTIONAL}
+    assert all(used[name].startswith(":?") for name in SECRETS)  # ${NAME:?…}, never a default
+    assert {name: used[name] for name in OPTIONAL} == {name: f":-{value}" for name, value in OPTIONAL.items()}
     assert "$" not in VARIABLE.sub("", text)
-    assert re.findall(r"^(\w+)=(.*)$", example, re.MULTILINE) == [(name, "") for name in SECRETS]
+    assert re.findall(r"^(\w+)=(.*)$", example, re.MULTILINE) == [*((s, "") for s in SECRETS), *OPTIONAL.items()]
 
 
 def test_every_service_waits_for_what_it_needs_and_is_watched(compose: dict[str, Any]) -> None:
