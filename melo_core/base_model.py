@@ -161,17 +161,22 @@ def _auto_class(config: object) -> Any:
 
 
 def _convert_gguf(folder: Path, gguf_file: str, converted: Path) -> None:
-    """Write the GGUF model as an ordinary folder; whole or not at all, also with several processes at it."""
+    """Write the GGUF model as an ordinary folder."""
     loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
     del loaded.config.quantization_config  # transformers refuses to save what it still takes for a quantised model
     plain = type(loaded)(loaded.config)
     plain.load_state_dict(loaded.state_dict())
     plain.generation_config = loaded.generation_config
-    converted.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=converted.parent) as scratch:
+    save_model(plain, tokenizer, converted)
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a transformers folder; whole or not at all, also with several processes at it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         part = Path(scratch) / "model"
-        plain.save_pretrained(part)
+        model.save_pretrained(part)
         tokenizer.save_pretrained(part)
-        if not converted.is_dir():
-            part.rename(converted)
+        if not folder.is_dir():
+            part.rename(folder)

@@ -32,14 +32,13 @@ from worker.training import train_edits
 
 log = structlog.get_logger()
 
-
-class Stopped(Exception):
-    """The worker was told to stop: the job goes back to the queue."""
-
-
 APPLY_TRIES = 20  # versions that others may make while one is being written
 CURVE_POINTS = 500  # of a loss curve that are kept
 NOTES = 20  # the last that are kept
+
+
+class Stopped(Exception):
+    """The worker was told to stop: the job goes back to the queue."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
@@ -38,7 +37,7 @@ def set_alias(
     if current is not None and current.number == number:
         return current
     # Of the clock, under the lock: a transaction that began later may have set the alias first.
-    moment = session.scalars(select(func.clock_timestamp())).one()
+    moment = repository.clock(session)
     if current is not None:
         current.replaced_at = moment
         session.flush()

@@ -1,9 +1,10 @@
 """Queries on versions and what they consist of."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, DateTime, Select, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import Range
 from sqlalchemy.orm import Session
 
@@ -245,6 +246,11 @@ def close_activations(session: Session, edit_ids: Iterable[int], number: int) ->
             .values(valid=func.int4range(func.lower(Activation.valid), number))
             .execution_options(synchronize_session=False)
         )
+
+
+def clock(session: Session) -> datetime:
+    """The database's time now; a transaction's own stands still at its beginning."""
+    return session.scalars(select(func.clock_timestamp(type_=DateTime(timezone=True)))).one()
 
 
 def current_alias(session: Session, collection_id: int, name: str) -> Alias | None:

@@ -112,7 +112,7 @@ def test_figures_of_a_method_are_written_before_the_next_begins(tmp_path, monkey
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("worker.bench.methods.ordinary_radius", stop)
+    monkeypatch.setattr("worker.bench.methods.calibrate", stop)
     with pytest.raises(KeyboardInterrupt):
         run_bench(quiet, choice)
     assert [record["method"] for record in json.loads(file.read_text())] == ["melo"]

@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 from sqlalchemy import text
 
+from melo_core.base_model import BaseModel
 from melo_core.block import Block
 from melo_core.training import Trained
 from registry.audit import repository as audit
@@ -152,6 +155,17 @@ def test_what_must_not_change_is_what_the_latest_version_answers_not_the_base_mo
     assert len({base, before, after}) == 3
 
 
+@contextmanager
+def window_of(base: BaseModel, tokens: int) -> Iterator[None]:
+    """A shorter window, for a while."""
+    config = base.model.config
+    config.max_position_embeddings, usual = tokens, config.max_position_embeddings
+    try:
+        yield
+    finally:
+        config.max_position_embeddings = usual
+
+
 def test_another_block_with_the_same_answer_changes_nothing(tiny_desk, worker):
     correct(tiny_desk, worker, PAIRS[0])
     version = correct(tiny_desk, worker, PAIRS[0], replaces=1, reason="found a source", unchanged=[PAIRS[0][0]])
@@ -169,11 +183,8 @@ def test_a_prompt_that_must_not_change_and_does_not_fit_the_window_is_named_befo
     base = worker.shelf.base(*_model(tiny_desk))
     asked, must_stay = (len(base.prompt_ids(prompt)) for prompt in ("Who?", "Who runs Acme and Globex?"))
     assert asked + 8 < must_stay
-    base.model.config.max_position_embeddings, window = must_stay, base.model.config.max_position_embeddings
-    try:
+    with window_of(base, must_stay):
         run_job(worker, job)
-    finally:
-        base.model.config.max_position_embeddings = window
     with sessions() as session:
         failed = session.get(Job, job)
         assert "edit 1, among what must not change: the prompt has" in failed.error
@@ -275,11 +286,8 @@ def test_a_prompt_that_does_not_fit_the_window_fails_the_batch_and_names_the_edi
     batch = tiny_desk.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch
     job = tiny_desk.approve(batch.id)
     base = worker.shelf.base(*_model(tiny_desk))
-    base.model.config.max_position_embeddings, window = 8, base.model.config.max_position_embeddings
-    try:
+    with window_of(base, 8):
         run_job(worker, job)
-    finally:
-        base.model.config.max_position_embeddings = window
     with sessions() as session:
         failed = session.get(Job, job)
         assert failed.state == "failed"

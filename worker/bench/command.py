@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from melo_core.errors import MeloError
+from melo_core.settings import validated
 from registry.cli.errors import CommandError
 from registry.cli.invocation import invocation
 from registry.cli.show import example
@@ -19,13 +21,6 @@ class Task(StrEnum):
     COUNTERFACT = "counterfact"
     HALLUCINATION = "hallucination"
     SCOTUS = "scotus"
-
-
-class Preset(StrEnum):
-    """The settings that `melo` is measured with."""
-
-    DEFAULT = "default"
-    PAPER = "paper"
 
 
 class Form(StrEnum):
@@ -57,7 +52,7 @@ def edits(
     against: Annotated[
         str, typer.Option(metavar="METHODS", help="Also: paper, lora, grace, in-context, with commas between.")
     ] = "",
-    preset: Annotated[Preset, typer.Option(help="What melo runs with.")] = Preset.DEFAULT,
+    preset: Annotated[str, typer.Option(help="What melo runs with: default or paper.")] = "default",
     method: Annotated[str, typer.Option(metavar="JSON", help='Settings over the preset\'s: {"rank": 4}')] = "{}",
     form: Annotated[
         Form, typer.Option(help="How a completion is given and asked: as the file has it, or as a question.")
@@ -67,7 +62,6 @@ def edits(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
 ) -> None:
     """Edit a model batch after batch, and measure what came of it, by free generation throughout."""
-    from melo_core.errors import MeloError
     from worker.bench.methods import METHODS
     from worker.bench.run import Choice, run_bench
 
@@ -77,7 +71,7 @@ def edits(
         raise CommandError("Unknown method", f"--against has {unknown[0]!r}.", f"Choose among {', '.join(METHODS)}.")
     choice = Choice(
         task.value, data, unrelated, unrelated_limit, limit, batch, rephrases_given, methods, model,
-        encoder, preset.value, _settings(method, preset.value), form.value, json_file,
+        encoder, preset, _settings(method, preset), form.value, json_file,
     )  # fmt: skip
     try:
         run_bench(invocation(context), choice)
@@ -87,9 +81,6 @@ def edits(
 
 def _settings(method: str, preset: str) -> dict[str, Any]:
     """Only those given, but checked. Raises CommandError."""
-    from melo_core.errors import MeloError
-    from melo_core.settings import validated
-
     try:
         given = json.loads(method)
     except json.JSONDecodeError as error:
@@ -99,5 +90,5 @@ def _settings(method: str, preset: str) -> dict[str, Any]:
     try:
         validated(given, preset)
     except MeloError as error:
-        raise CommandError("The settings cannot be used", f"--method: {error}.") from None
+        raise CommandError("The settings cannot be used", f"{error}.") from None
     return given

@@ -5,9 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from melo_core.base_model import BaseModel
+from melo_core.calibration import calibrate
 from melo_core.encoder import KeyEncoder, ordinary_questions
 from melo_core.hidden import HiddenEncoder
 from melo_core.settings import MethodSettings, validated
@@ -52,8 +51,11 @@ class Methods:
             return SharedLora(self.base, settings)
         encoder = self._encoder(settings, lambda *done: advance("whitening", *done))
         if settings.key_encoder == "hidden" and not settings.whitened and "radius" not in given:
-            radius = ordinary_radius(encoder, lambda *done: advance("radius", *done))
-            settings = dataclasses.replace(settings, radius=radius)
+            found = calibrate(
+                encoder, ordinary_questions()[:RADIUS_QUESTIONS], epsilon=settings.whiten_epsilon,
+                false_rate=RADIUS_COVERED, whitened=False, on_progress=lambda *done: advance("radius", *done),
+            )  # fmt: skip
+            settings = dataclasses.replace(settings, radius=found.radius)
             fitted["radius"] = (
                 f"{RADIUS_COVERED:.0%} of {RADIUS_QUESTIONS} packaged ordinary questions lie this near to another"
             )
@@ -87,14 +89,3 @@ class Methods:
                 self.shelf.fitted_whitening(encoder, digest, settings.whiten_epsilon, report)
         encoder.last_sentence = settings.query_keys == "whole-and-last-sentence"
         return encoder
-
-
-def ordinary_radius(encoder: KeyEncoder, report: Report) -> float:
-    """The radius at which `RADIUS_COVERED` of the ordinary questions would wrongly be covered by another of them."""
-    questions, keys = ordinary_questions()[:RADIUS_QUESTIONS], []
-    for question in questions:
-        keys.append(encoder.key(question))
-        report(len(keys), len(questions))
-    together = torch.stack(keys)
-    apart = torch.cdist(together, together).fill_diagonal_(torch.inf).min(1).values
-    return float(apart.quantile(RADIUS_COVERED))

@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from melo_core.base_model import BaseModel, load_base_model
+from melo_core.base_model import BaseModel, load_base_model, save_model
 from melo_core.errors import MeloError
 from worker.bench.data import BenchEdit, Case
 
@@ -59,7 +58,7 @@ def later_errors(
 def _train(
     encoder: Path, cases: Sequence[Case], issues: Sequence[str], folder: Path, advance: Callable[[int, int], None]
 ) -> None:
-    """Adam on the last layers, the pooler and the output layer; written whole or not at all."""
+    """Adam on the last layers, the pooler and the output layer."""
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(
         encoder, id2label=dict(enumerate(issues)), label2id={issue: i for i, issue in enumerate(issues)}
@@ -107,10 +106,4 @@ def _train(
             rate.step()
             advance(done := done + 1, total)
     model.eval()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        part_folder = Path(scratch) / "model"
-        model.save_pretrained(part_folder)
-        tokenizer.save_pretrained(part_folder)
-        if not folder.is_dir():
-            part_folder.rename(folder)
+    save_model(model, tokenizer, folder)
