@@ -109,7 +109,7 @@ def test_figures_of_a_method_are_written_before_the_next_begins(tmp_path, monkey
     choice = dataclasses.replace(CLOZES, limit=1, against=("paper",), json_file=file)
     quiet = Invocation(out=Console(file=io.StringIO()), err=Console(file=io.StringIO()))
 
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("worker.bench.methods.calibrate", stop)
