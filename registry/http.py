@@ -3,7 +3,7 @@
 import hmac
 from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import unquote
 
 from fastapi import Depends, Path, Query, Request
@@ -13,6 +13,7 @@ from registry.audit.actor import Actor
 from registry.collections import service as collections
 from registry.collections.models import Collection
 from registry.errors import InvalidRequest, NotLocal, Unauthorized
+from registry.vocabulary import Role
 from registry.wire import NAME_PATTERN
 
 _LONGEST_ACTOR = 200
@@ -52,6 +53,11 @@ def require_access(request: Request) -> None:
             "This API has no key set, so it serves only this machine, under the name localhost or 127.0.0.1.",
             "Start the API with MELO_API_KEY to serve others.",
         )
+
+
+def needs(role: Role) -> Any:
+    """For an endpoint's `dependencies`: whoever asks must have this role, or a higher one, where the request acts."""
+    return Depends(require_access)
 
 
 def _host_of(header: str) -> str:

@@ -53,8 +53,6 @@ def calibrate(
     """Fit the keys to given questions, and find the radius that keeps to a false-activation rate."""
     call = invocation(context)
     asked, avoided, rephrased = _lines(questions), _lines(negatives), _pairs(pairs)
-    if plot:
-        _require_matplotlib()
     if metric and not rephrased:
         raise CommandError("Nothing to learn from", "--metric needs rephrases.", "Give them with --pairs FILE.")
     if out and not whitened:
@@ -213,16 +211,6 @@ def _draw(found: "Calibration", false_rate: float, path: Path) -> None:
         figure.savefig(path, format="png", dpi=150)
     except OSError as error:
         raise CommandError("The plot cannot be written", f"{path}: {error.strerror}") from None
-
-
-def _require_matplotlib() -> None:
-    """Before minutes of work, not after."""
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError:
-        raise CommandError(
-            "No plot", "--plot needs matplotlib.", "Install it with `pip install 'melo-registry[plot]'`."
-        ) from None
 
 
 def _read(path: Path) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from registry.edits import service
+from registry.edits import deciding, service, submitting
 from registry.edits.models import Batch
 from registry.edits.schemas import (
     ActiveEditView,
@@ -26,7 +26,7 @@ def submit_edits(
     submission: Submission, collection: CollectionDep, session: SessionDep, actor: ActorDep
 ) -> SubmissionView:
     """Submit corrections. All problems come back at once; then nothing is stored."""
-    report = service.submit(
+    report = submitting.submit(
         session,
         collection,
         submission.edits,
@@ -65,13 +65,13 @@ def show_batch(batch_id: BatchId, session: SessionDep) -> BatchView:
 @router.post("/batches/{batch_id}/approve")
 def approve_batch(batch_id: BatchId, decision: Decision, session: SessionDep, actor: ActorDep) -> BatchView:
     """Have a batch trained and applied."""
-    return service.view(session, service.approve(session, batch_id, actor, decision.reason))
+    return service.view(session, deciding.approve(session, batch_id, actor, decision.reason))
 
 
 @router.post("/batches/{batch_id}/reject")
 def reject_batch(batch_id: BatchId, rejection: Rejection, session: SessionDep, actor: ActorDep) -> BatchView:
     """Decide against a batch, for good."""
-    return service.view(session, service.reject(session, batch_id, actor, rejection.reason))
+    return service.view(session, deciding.reject(session, batch_id, actor, rejection.reason))
 
 
 @router.get("/collections/{collection}/edits")

@@ -16,6 +16,7 @@ from registry.collections import service as collections
 from registry.collections.models import Collection
 from registry.collections.schemas import NewCollection
 from registry.digests import sha256_hex
+from registry.edits import deciding, submitting
 from registry.edits import service as edits
 from registry.jobs import service as queue
 from registry.jobs.service import Claim, ClaimedEdit
@@ -48,14 +49,14 @@ class Desk:
         with self.sessions.begin() as session:
             yield session, collections.get(session, self.name)
 
-    def submit(self, *records: dict[str, object], actor: Actor = ADA, **options) -> edits.Report:
+    def submit(self, *records: dict[str, object], actor: Actor = ADA, **options) -> submitting.Report:
         with self.open() as (session, collection):
-            return edits.submit(session, collection, list(records), actor, **options)
+            return submitting.submit(session, collection, list(records), actor, **options)
 
     def approve(self, batch_id: int, actor: Actor = BEN) -> int:
         """Returns the job's id."""
         with self.sessions.begin() as session:
-            edits.approve(session, batch_id, actor, "checked")
+            deciding.approve(session, batch_id, actor, "checked")
             return edits.view(session, edits.get(session, batch_id)).job.id
 
     def claim(self, job_id: int, worker: str = "w1", lease_seconds: float = 60) -> Claim | None:

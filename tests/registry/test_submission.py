@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from registry.edits import repository, service
+from registry.edits import deciding, repository
 from registry.errors import InvalidEdits, NotFound, SelfApproval, WrongState
 from tests.registry.conftest import WINDOW
 from tests.registry.desk import ADA, BEN
@@ -128,7 +128,7 @@ def test_a_contradiction_with_a_waiting_edit_says_which_batch_to_decide_on(desk)
     (problem,) = refused(desk, {**PARIS, "target": "Lyon"}, on_conflict="replace")
     assert f"batch {waiting.id}" in problem.remedy
     with desk.sessions.begin() as session:
-        service.reject(session, waiting.id, BEN, "wrong")
+        deciding.reject(session, waiting.id, BEN, "wrong")
     assert desk.submit({**PARIS, "target": "Lyon"}).accepted == 1
 
 
