@@ -12,6 +12,7 @@ from rich.console import Console
 
 from registry.cli.errors import CommandError
 from registry.cli.invocation import Invocation
+from tests.melo_core.conftest import tiny_model, tiny_tokenizer
 from worker.bench.run import Choice, run_bench
 
 DATA = Path(__file__).parents[1] / "data"
@@ -93,6 +94,18 @@ def cases() -> Iterator[tuple[str, str, str]]:
             yield facts.format(f"{name} and {names[i - 1]}"), str(1995 + i), issue
     for name in names[:4]:
         yield f"The police asked the union at {name} to pay income tax on a strike fund.", "1999", "Federalism"
+
+
+def test_an_encoder_decoder_learns_facts_and_nothing_else_changes(tmp_path):
+    """A random one: it says nothing of rephrases, whose sense it cannot know."""
+    tokenizer = tiny_tokenizer()
+    for part in (tiny_model("t5", len(tokenizer)), tokenizer):
+        part.save_pretrained(tmp_path / "t5")
+    method = {"layers": 2, "rank": 4, "learning_rate": 0.03, "iterations": 300, "loss_target": 0.1}
+    choice = dataclasses.replace(FACTS, model=str(tmp_path / "t5"), method=method, limit=4, batch=2)
+    (melo,) = figures(choice, tmp_path)
+    assert (melo["success"], melo["retention"], melo["unlearned"]) == (1, 1, 0)
+    assert melo["untouched_unrelated"] == melo["untouched_template"] == 1
 
 
 def test_the_papers_choices_are_fitted_to_the_model_and_say_so(tmp_path):
