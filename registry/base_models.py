@@ -4,7 +4,7 @@ a count of tokens. Nothing here loads a model, nor needs torch.
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -169,13 +169,15 @@ def _from_hub(spec: str, what: str, ways: str) -> ModelFiles:
     return _folder(spec, Path(folder), what, ways)
 
 
-def count_tokens(files: ModelFiles, text: str) -> int | None:
-    """Tokens of a text, without the chat template: exact with a tokenizer.json, else good to a few.
+def count_tokens(files: ModelFiles, texts: Sequence[str]) -> list[int] | None:
+    """Tokens of each text, without the chat template: exact with a tokenizer.json, else good to a few.
 
     None: it cannot be told without the model's own code; whoever trains checks again, exactly.
     """
     tokenizer = _tokenizer(files.path, files.gguf_file)
-    return None if tokenizer is None else len(tokenizer.encode(text, add_special_tokens=False).ids)
+    if tokenizer is None:
+        return None
+    return [len(encoded.ids) for encoded in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 @lru_cache(maxsize=8)

@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-FORMAT = 1  # raised when a canonical form changes, so that old digests stay verifiable by their own rule
+from registry.multiset import Multiset
+
+# Raised when a canonical form changes, so that old digests stay verifiable by their own rule.
+FORMAT = 1  # of edits and clusters, and of the whole content in the first collections
+SET_FORMAT = 2  # of the whole content in all others; a collection keeps the one that it was made with
 
 
 def sha256_hex(content: bytes) -> str:
@@ -132,24 +136,47 @@ class Foundation:
     calibration_sha256: str | None
 
 
-def content_digest(foundation: Foundation, clusters: Iterable[str], edits: Iterable[str]) -> str:
-    """Everything that decides a version's answers.
+def content_digest(foundation: Foundation, content: Multiset) -> str:
+    """Everything that decides a version's answers (digest format 2).
 
-    clusters, edits: the digests of the clusters valid in it and of its active edits, each in ascending order;
-    iterables, so that a version of any size is digested in constant memory.
+    content: the state of the set of its elements, which are cluster_element and edit_element of the clusters valid
+    in it and of its active edits. What a version changes is enough to have its state from its parent's.
     """
-    head = {
-        "format": FORMAT,
-        "model": foundation.model_digest,
-        "method": settings_of(foundation.method),
-        "encoder": foundation.encoder_digest,
-        "calibration": foundation.calibration_sha256,
-    }
-    digest = sha256(canonical_json(head) + b"\nclusters\n")
+    return sha256_hex(_head(foundation, SET_FORMAT) + b"\nset\n" + bytes(content))
+
+
+def cluster_element(digest: str) -> str:
+    """A cluster's state, by its digest, as an element of a version's content."""
+    return f"cluster:{digest}"
+
+
+def edit_element(digest: str) -> str:
+    return f"edit:{digest}"
+
+
+def listed_content_digest(foundation: Foundation, clusters: Iterable[str], edits: Iterable[str]) -> str:
+    """Digest format 1, of collections made before format 2: it costs the whole content at every version.
+
+    clusters, edits: the digests of the clusters valid in the version and of its active edits, each in ascending
+    order; iterables, so that a version of any size is digested in constant memory.
+    """
+    digest = sha256(_head(foundation, FORMAT) + b"\nclusters\n")
     for cluster in clusters:
         digest.update(cluster.encode() + b"\n")
     digest.update(b"edits\n")
     return _lines(digest, edits)
+
+
+def _head(foundation: Foundation, form: int) -> bytes:
+    return canonical_json(
+        {
+            "format": form,
+            "model": foundation.model_digest,
+            "method": settings_of(foundation.method),
+            "encoder": foundation.encoder_digest,
+            "calibration": foundation.calibration_sha256,
+        }
+    )
 
 
 def event_hash(event: dict[str, Any]) -> str:

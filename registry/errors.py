@@ -1,6 +1,6 @@
 """What can go wrong in the record, as types: each says what, where and what to do about it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -32,6 +32,7 @@ class RegistryError(Exception):
     status: ClassVar[int] = 400
     code: ClassVar[str] = "refused"
     title: ClassVar[str] = "The request was refused"
+    headers: Mapping[str, str] = {}  # what the answer carries beside the problem
 
     def __init__(self, detail: str, remedy: str = "", problems: Sequence[RecordProblem] = ()) -> None:
         super().__init__(f"{detail} {remedy}".strip())
@@ -88,10 +89,23 @@ class SelfApproval(RegistryError):
     title = "A submitter cannot approve their own batch"
 
 
+class NotApprover(RegistryError):
+    status = 403
+    code = "not-an-approver"
+    title = "Only the approvers that the policy names can approve"
+
+
+class MovedMeanwhile(RegistryError):
+    status = 412
+    code = "moved-meanwhile"
+    title = "Somebody else changed it first"
+
+
 class Unauthorized(RegistryError):
     status = 401
     code = "unauthorized"
     title = "An API key is needed"
+    headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 
 
 class NotLocal(RegistryError):
@@ -100,10 +114,46 @@ class NotLocal(RegistryError):
     title = "Only this machine is served without an API key"
 
 
+class RoleNeeded(RegistryError):
+    status = 403
+    code = "role-needed"
+    title = "The role does not allow this"
+
+
+class TooManyRequests(RegistryError):
+    status = 429
+    code = "too-many-requests"
+    title = "Too many requests"
+
+    def __init__(self, detail: str, wait_seconds: int) -> None:
+        super().__init__(detail, f"Try again in {wait_seconds} s.")
+        self.headers = {"Retry-After": str(wait_seconds)}
+
+
 class TooLarge(RegistryError):
     status = 413
     code = "too-large"
     title = "The request is too large"
+
+
+class WrongMediaType(RegistryError):
+    status = 415
+    code = "wrong-media-type"
+    title = "The body's content type is not understood"
+
+
+class KeyReused(RegistryError):
+    status = 422
+    code = "idempotency-key-reused"
+    title = "The idempotency key belongs to another request"
+
+
+class AnswerNotKept(RegistryError):
+    """The effect is there, but its answer, with a secret in it, was for one time."""
+
+    status = 409
+    code = "answer-not-kept"
+    title = "The request was answered before"
 
 
 class UnknownModel(RegistryError):
@@ -154,3 +204,29 @@ class DigestMismatch(RegistryError):
     status = 500
     code = "digest-mismatch"
     title = "Stored content does not match its digest"
+
+
+class Erased(RegistryError):
+    """A version holds an edit whose content was erased at a person's request."""
+
+    status = 410
+    code = "erased"
+    title = "The version's content was erased in part"
+
+
+class NoSigningKey(RegistryError):
+    status = 503
+    code = "no-signing-key"
+    title = "There is no key to sign with"
+
+
+class InvalidBackup(RegistryError):
+    status = 422
+    code = "invalid-backup"
+    title = "The backup cannot be used"
+
+
+class NotEmpty(RegistryError):
+    status = 409
+    code = "not-empty"
+    title = "The database holds records already"

@@ -1,22 +1,19 @@
-"""What endpoints take from a request: a session, who acts, and the parameters that many of them share."""
+"""What endpoints take from a request: a session, who acts in which role, and the parameters that many of them share."""
 
-import hmac
 from collections.abc import Iterator
-from ipaddress import ip_address
 from typing import Annotated, Any
-from urllib.parse import unquote
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Path, Request
 from sqlalchemy.orm import Session
 
+from registry.access.caller import Caller
+from registry.access.place import place_of
 from registry.audit.actor import Actor
 from registry.collections import service as collections
 from registry.collections.models import Collection
-from registry.errors import InvalidRequest, NotLocal, Unauthorized
+from registry.errors import RoleNeeded
 from registry.vocabulary import Role
 from registry.wire import NAME_PATTERN
-
-_LONGEST_ACTOR = 200
 
 
 def get_session(request: Request) -> Iterator[Session]:
@@ -30,64 +27,56 @@ def get_session(request: Request) -> Iterator[Session]:
 SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 
 
-def require_access(request: Request) -> None:
-    """With a key set, requests must carry it; without one, only this machine is served. Raises what refuses.
+class Needs:
+    """The role check of an endpoint; the one place where roles are compared with what a request does."""
 
-    The Host header is checked too: a web page of elsewhere can have its own name resolve to 127.0.0.1 and would
-    then speak to this API from the user's browser (DNS rebinding), but not under the name localhost.
-    """
-    key = request.app.state.settings.api_key
-    if key is not None:
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(
-            given.strip().encode(), key.get_secret_value().encode()
-        ):
-            raise Unauthorized(
-                "The request carries no valid API key.",
-                "Send it as `Authorization: Bearer KEY`; `melo` reads it from MELO_API_KEY.",
+    def __init__(self, role: Role, *, query: str | None, anywhere: bool) -> None:
+        self.role = role
+        self.query = query
+        self.anywhere = anywhere
+
+    def __call__(self, request: Request, session: SessionDep) -> None:
+        """Leaves the role that the caller acts in to get_actor. Raises RoleNeeded."""
+        caller: Caller = request.state.caller
+        role = caller.highest if self.anywhere else caller.role_in(None)
+        words = "any collection" if self.anywhere else "all collections"
+        if not (role and role.covers(self.role)) and not self.anywhere:
+            words, collection_id = place_of(session, request, self.query)
+            role = caller.role_in(collection_id)
+        if role is None or not role.covers(self.role):
+            raise RoleNeeded(
+                f"This needs the role {self.role} in {words}; {caller.name} has {role or 'no role'} there.",
+                "Ask an admin for a key that has it (`melo key create`).",
             )
-        return
-    client = request.client.host if request.client else ""
-    if not _is_loopback(client) or not _is_loopback(_host_of(request.headers.get("Host", ""))):
-        raise NotLocal(
-            "This API has no key set, so it serves only this machine, under the name localhost or 127.0.0.1.",
-            "Start the API with MELO_API_KEY to serve others.",
-        )
+        request.state.role = role
 
 
-def needs(role: Role) -> Any:
-    """For an endpoint's `dependencies`: whoever asks must have this role, or a higher one, where the request acts."""
-    return Depends(require_access)
+def needs(role: Role, *, query: str | None = None, anywhere: bool = False) -> Any:
+    """For an endpoint's `dependencies`: whoever asks must have this role, or a higher one, where the request acts.
 
-
-def _host_of(header: str) -> str:
-    """The Host header without its port."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.partition(":")[0]
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    That is the collection that the path names, or whose batch_id, edit_id or job_id it has; else all collections.
+    query: the query parameter that names a collection, or a version of one, where the endpoint has such.
+    anywhere: in some collection will do; the endpoint then shows only what is in those (see VisibleDep).
+    """
+    return Depends(Needs(role, query=query, anywhere=anywhere))
 
 
 def get_actor(request: Request) -> Actor:
-    """Who acts, as the X-Melo-Actor header says (percent-encoded)."""
-    name = unquote(request.headers.get("X-Melo-Actor", "")).strip() or "anonymous"
-    if len(name) > _LONGEST_ACTOR or not name.isprintable():
-        raise InvalidRequest(
-            f"The actor's name is longer than {_LONGEST_ACTOR} characters, or has unprintable ones.",
-            "Give another with `melo --as NAME`, MELO_ACTOR or the X-Melo-Actor header.",
-        )
-    return Actor(name, request_id=request.state.request_id)
+    """Who acts, and in which role."""
+    caller: Caller = request.state.caller
+    return Actor(caller.actor, role=request.state.role, request_id=request.state.request_id)
 
 
 ActorDep = Annotated[Actor, Depends(get_actor)]
+
+
+def get_visible(request: Request) -> frozenset[int] | None:
+    """The collections that the caller may see; None: all."""
+    caller: Caller = request.state.caller
+    return caller.collections
+
+
+VisibleDep = Annotated[frozenset[int] | None, Depends(get_visible)]
 
 
 def get_collection(
@@ -99,5 +88,3 @@ def get_collection(
 
 CollectionDep = Annotated[Collection, Depends(get_collection)]
 BatchId = Annotated[int, Path(ge=1, le=2**63 - 1)]
-Before = Annotated[int | None, Query(ge=1, le=2**63 - 1, description="where the last page ended")]
-Limit = Annotated[int, Query(ge=1, le=10_000)]

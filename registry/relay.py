@@ -1,4 +1,4 @@
-"""The relay: sends the outbox's messages to the broker, and sends again for jobs that nobody holds.
+"""The relay: sends the outbox's messages to the broker, sends again for jobs that nobody holds, and tells webhooks.
 
     python -m registry.relay
 
@@ -26,6 +26,7 @@ from registry.jobs import repository
 from registry.jobs.service import TRAIN
 from registry.request_log import configure_logging
 from registry.settings import Settings
+from registry.webhooks.courier import Courier
 
 log = structlog.get_logger("melo.relay")
 
@@ -110,7 +111,7 @@ def make_send(redis_url: str) -> Send:
 def main() -> None:
     configure_logging()
     settings = Settings()
-    engine = make_engine(settings.database_url, settings.statement_timeout_seconds, pool_size=1)
+    engine = make_engine(settings.database_url, settings.statement_timeout_seconds, pool_size=3)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -125,8 +126,12 @@ def main() -> None:
         relay.patiently(lambda: schema_state(engine).require_current())
     except SchemaMismatch as error:
         raise SystemExit(f"{error.title}. {error}") from None
+    courier = Courier(relay.sessions, settings.webhook_allow_private, settings.relay_poll_seconds, stopping)
+    webhooks = threading.Thread(target=courier.run, name="webhooks")
+    webhooks.start()
     log.info("started")
     relay.run()
+    webhooks.join()
     engine.dispose()
     log.info("stopped")
 

@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 import time
+from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -15,18 +16,36 @@ _CLEAN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def configure_logging() -> None:
-    """Log lines as JSON on standard error, each with the request it belongs to."""
+    """Log lines as JSON on standard error, each with the request it belongs to; also those of libraries."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[*shared, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[lines], level=logging.WARNING, force=True)
+    # The server has set up its own lines before it calls the application: they pass through the ones above instead.
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers = []
+        logger.propagate = True
+        # Each request has its line here already; and a failing one its traceback, under `defect`.
+        logger.setLevel(logging.WARNING if name == "uvicorn.access" else logging.INFO)
 
 
 class RequestLog:
@@ -41,7 +60,8 @@ class RequestLog:
             return
         given = Headers(scope=scope).get("X-Request-ID", "")
         request_id = given if _CLEAN.fullmatch(given) else uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
         start = time.perf_counter()
         status = 500
 
@@ -49,17 +69,23 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"  # an answer is what it says, never a script
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self.app(scope, receive, send_with_id)
             finally:
+                caller = state.get("caller")  # missing: not let in
                 log.info(
                     "request",
                     method=scope["method"],
                     path=scope["path"],
                     status=status,
                     milliseconds=round((time.perf_counter() - start) * 1000, 1),
+                    client=scope["client"][0] if scope.get("client") else None,
+                    actor=caller.actor if caller else None,
+                    key=caller.key_prefix if caller else None,
                 )

@@ -17,6 +17,16 @@ def operating_system_user() -> str:
         return f"uid-{os.getuid()}"
 
 
+def _rate(text: str) -> str:
+    from limits import parse  # here: most commands need no limits
+
+    try:
+        parse(text)
+    except ValueError:
+        raise ValueError("it is no rate such as 600/minute") from None
+    return text
+
+
 class Settings(BaseSettings):
     """Every variable is named MELO_ and the field in capitals, such as MELO_DATABASE_URL."""
 
@@ -35,7 +45,16 @@ class Settings(BaseSettings):
     )
     api_url: str = Field(default="http://127.0.0.1:8410", description="where clients find the API")
     api_key: SecretStr | None = Field(
-        default=None, description="key that every request must carry; without one only loopback is served"
+        default=None, description="the operator's key, admin everywhere; with it set, this machine needs a key too"
+    )
+    require_key: bool = Field(default=False, description="whether requests from this machine need a key too")
+    rate_limit: Annotated[str, AfterValidator(_rate)] = Field(
+        default="600/minute", description="requests per key; from this machine without a key there is no limit"
+    )
+    signing_key: SecretStr | None = Field(
+        default=None,
+        description="Ed25519 key that signs checkpoints: path of a PEM file, or its text in base64; "
+        "empty: the one in MELO_HOME",
     )
     actor: str = Field(default_factory=operating_system_user, description="who acts, as the record names them")
     statement_timeout_seconds: PositiveFloat = Field(default=30, description="longest SQL statement")
@@ -45,3 +64,6 @@ class Settings(BaseSettings):
         default=120, description="after this long unclaimed, a queued job is sent again"
     )
     relay_poll_seconds: PositiveFloat = Field(default=0.5, description="longest pause between outbox reads")
+    webhook_allow_private: bool = Field(
+        default=False, description="whether webhooks may be sent into this server's own network"
+    )

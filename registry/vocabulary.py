@@ -18,10 +18,23 @@ class BatchState(StrEnum):
     FAILED = "failed"  # its job ended with an error; it may be approved again
 
 
+class Checks(StrEnum):
+    """What a worker does with a batch before anybody decides on it."""
+
+    NONE = "none"  # nothing
+    KEYS = "keys"  # it asks the model, computes the keys and finds what lies near
+    TRAIN = "train"  # it also trains the blocks, so that their answers can be seen
+
+
+class JobKind(StrEnum):
+    CHECK = "check"  # says something of a batch's edits before the decision; changes no version
+    TRAIN = "train"  # trains an approved batch and makes its version
+
+
 class JobState(StrEnum):
     QUEUED = "queued"  # waits for a worker
     RUNNING = "running"  # a worker holds the lease
-    SUCCEEDED = "succeeded"  # its version exists
+    SUCCEEDED = "succeeded"  # its version exists; of a check, its report
     FAILED = "failed"  # ended with an error, which it keeps
     CANCELLED = "cancelled"  # ended before it changed anything
 
@@ -44,6 +57,11 @@ class Role(StrEnum):
     APPROVER = "approver"  # decides on them
     ADMIN = "admin"  # everything, including policies
 
+    def covers(self, needed: "Role") -> bool:
+        """Each role may do what the ones before it may. (Compared as texts, admin would come first.)"""
+        order = list(Role)
+        return order.index(self) >= order.index(needed)
+
 
 class OnConflict(StrEnum):
     REFUSE = "refuse"  # a contradiction or duplicate is a problem; nothing is stored
@@ -51,18 +69,37 @@ class OnConflict(StrEnum):
     SKIP = "skip"  # contradictions and duplicates are left out, the rest is stored
 
 
+class WebhookEvent(StrEnum):
+    """What a webhook may hear of: the middle word of the events' actions."""
+
+    VERSION = "version"  # a version was made, by training, retiring, reverting or rolling back
+    ALIAS = "alias"  # an alias was set, protected or freed
+    BATCH = "batch"  # a batch was submitted, checked, decided on, trained, or failed
+
+
 class Action(StrEnum):
     """What an audit event records, as `source:subject:action`."""
 
     COLLECTION_CREATE = "registry:collection:create"
+    COLLECTION_CALIBRATE = "registry:collection:calibrate"  # encoder and whitening of its keys were fixed by a check
+    POLICY_CHANGE = "collection:policy:change"
     BATCH_SUBMIT = "collection:batch:submit"
     BATCH_APPROVE = "collection:batch:approve"
     BATCH_REJECT = "collection:batch:reject"
+    BATCH_CHECK = "collection:batch:check"  # a worker ended the check
     BATCH_TRAIN = "collection:batch:train"  # a worker claimed the job
     BATCH_FAIL = "collection:batch:fail"
+    EDIT_ERASE = "registry:edit:erase"  # its content is gone; the event keeps the digests
     EDIT_OVERLAP = "collection:edit:overlap"  # two edits' scopes met and both radii shrank
     EDIT_FORGET = "collection:edit:forget"  # a point fell out of its cluster through another edit
     VERSION_APPLY = "collection:version:apply"
     VERSION_RETIRE = "collection:version:retire"
+    VERSION_REVERT = "collection:version:revert"
     VERSION_ROLLBACK = "collection:version:rollback"
     ALIAS_SET = "collection:alias:set"
+    ALIAS_PROTECT = "collection:alias:protect"  # setting it needs a role from now on
+    ALIAS_UNPROTECT = "collection:alias:unprotect"
+    KEY_CREATE = "registry:key:create"
+    KEY_REVOKE = "registry:key:revoke"
+    WEBHOOK_CREATE = "registry:webhook:create"
+    WEBHOOK_DELETE = "registry:webhook:delete"

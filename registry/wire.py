@@ -57,3 +57,20 @@ class Problem(BaseModel):
     detail: str
     remedy: str
     problems: list[dict[str, object]] = Field(description="what is wrong with each record, where records were sent")
+
+
+def standalone_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's JSON schema with what it refers to in place: it may then stand anywhere in another document."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def inlined(value: Any) -> Any:
+        if isinstance(value, list):
+            return [inlined(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        part = parts[value["$ref"].rpartition("/")[2]] if "$ref" in value else {}
+        return {name: inlined(item) for name, item in {**part, **value}.items() if name != "$ref"}
+
+    whole: dict[str, Any] = inlined(schema)
+    return whole

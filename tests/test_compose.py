@@ -27,7 +27,7 @@ from registry.embedded.valkey import free_port
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("migrate", "api", "relay", "worker")
 SECRETS = {"MELO_DB_PASSWORD": "p" * 20, "MELO_REDIS_PASSWORD": "r" * 20, "MELO_API_KEY": "k" * 20}
-OPTIONAL = {"MELO_DTYPE": "auto"}  # no secrets, with their defaults
+OPTIONAL = {"MELO_SIGNING_KEY": "", "MELO_DTYPE": "auto"}  # no secrets, with their defaults
 VARIABLE = re.compile(r"\$\{(\w+)(:[?-][^}]*)?\}")
 
 

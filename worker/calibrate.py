@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from registry.cli.errors import CommandError
+from registry.cli.files import lines_of
 from registry.cli.invocation import Invocation, invocation
 from registry.cli.show import AsJson, fields, print_json, table
 
@@ -52,7 +53,9 @@ def calibrate(
 ) -> None:
     """Fit the keys to given questions, and find the radius that keeps to a false-activation rate."""
     call = invocation(context)
-    asked, avoided, rephrased = _lines(questions), _lines(negatives), _pairs(pairs)
+    asked = lines_of(questions) if questions else None
+    avoided = lines_of(negatives) if negatives else None
+    rephrased = _pairs(pairs)
     if metric and not rephrased:
         raise CommandError("Nothing to learn from", "--metric needs rephrases.", "Give them with --pairs FILE.")
     if out and not whitened:
@@ -213,24 +216,17 @@ def _draw(found: "Calibration", false_rate: float, path: Path) -> None:
         raise CommandError("The plot cannot be written", f"{path}: {error.strerror}") from None
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError("The file cannot be read", f"{path}: {error}") from None
-
-
-def _lines(path: Path | None) -> list[str] | None:
-    return None if path is None else [line.strip() for line in _read(path).splitlines() if line.strip()]
-
-
 def _pairs(path: Path | None) -> "list[Rephrased]":
     """Raises CommandError with the number of every broken line."""
     if path is None:
         return []
     from melo_core.calibration import Rephrased
 
-    lines = [(n, line) for n, line in enumerate(_read(path).splitlines(), 1) if line.strip()]
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError("The file cannot be read", f"{path}: {error}") from None
+    lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     found: list[Rephrased] = []
     problems = []
     for number, line in lines:

@@ -1,8 +1,9 @@
-"""What a job wants to add to its collection: blocks and points, and the clusters as they will be."""
+"""What a job wants to add to its collection: blocks and points, and the clusters that change through them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from melo_core.encoder import KeyEncoder
@@ -42,8 +43,12 @@ def candidate(
     trained: Sequence[TrainedEdit],
     keys: Mapping[int, Sequence[tuple[PointRole, Tensor]]],
 ) -> TrainingResult:
-    """Put the trained edits into the index of a version. Points that replaced edits had leave it first."""
+    """Put the trained edits into the index of a version. Points that replaced edits had leave it first.
+
+    content: with the stored points of edits that were trained and stored before. keys: of the other edits.
+    """
     index = index_of(content, settings, scope.encoder.dimension)
+    before = dict(index.clusters)
     replaced = {t.edit.replaces for t in trained}
     for point in content.points.values():
         if point.edit_id in replaced:
@@ -51,17 +56,23 @@ def candidate(
     edit_of = {point.id: point.edit_id for point in content.points.values()}
     points, overlaps = list[NewPoint](), list[Overlap]()
     for t in trained:
+        for stored in t.points:
+            found = index.insert(stored.id, torch.tensor(stored.key), t.label)
+            overlaps.extend(_overlaps(found, t.edit.id, edit_of))
+        if t.is_stored:
+            continue
         for role, key in keys[t.edit.id]:
             number = -1 - len(points)  # until the record gives it one
             edit_of[number] = t.edit.id
             points.append(NewPoint(_name(number), _block_name(t), t.edit.id, role, tuple(key.tolist())))
             overlaps.extend(_overlaps(index.insert(number, key, t.label), t.edit.id, edit_of))
-    known = {c.cluster_no for c in content.clusters}
     return TrainingResult(
         base_version=content.number,
-        blocks=_new_blocks(trained),
+        blocks=_new_blocks([t for t in trained if not t.is_stored]),
         points=points,
-        clusters=[_state(cluster, known) for cluster in index.clusters.values()],
+        # A cluster that changes is another object: what is the same one is as it was.
+        changed=[_state(c, before) for c in index.clusters.values() if c is not before.get(c.number)],
+        removed=sorted(before.keys() - index.clusters.keys()),
         calibration=scope.new_calibration,
         encoder_digest=scope.encoder_digest,
         overlaps=overlaps,
@@ -100,7 +111,7 @@ def _new_block(t: TrainedEdit, edit_ids: Sequence[int]) -> NewBlock:
     )
 
 
-def _state(cluster: Cluster, known: set[int]) -> ClusterState:
+def _state(cluster: Cluster, known: Container[int]) -> ClusterState:
     return ClusterState(
         cluster_no=cluster.number if cluster.number in known else None,
         centre=tuple(cluster.centre.tolist()),

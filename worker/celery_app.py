@@ -18,7 +18,8 @@ from registry.errors import InvalidRequest
 from registry.jobs import service as jobs
 from registry.settings import Settings
 from worker.shelf import Shelf
-from worker.training_job import Worker, run_job
+from worker.training_job import run_job
+from worker.watch import Worker
 
 log = structlog.get_logger()
 

@@ -149,11 +149,13 @@ def _applied(before: VersionContent, result: TrainingResult) -> VersionContent:
             members=tuple(point_ids[member] if isinstance(member, str) else member for member in c.members),
             digest="",
         )
-        for n, c in enumerate(result.clusters, 1)
+        for n, c in enumerate(result.changed, 1)
     ]
+    gone = {*result.removed, *(c.cluster_no for c in clusters)}
+    kept = (c for c in before.clusters if c.cluster_no not in gone)
     return replace(
         before,
-        clusters=tuple(clusters),
+        clusters=(*kept, *clusters),
         points=before.points | {point.id: point for point in points},
         blocks=before.blocks | {block.id: block for block in blocks},
     )
@@ -167,13 +169,13 @@ def _moved(
     was, will_be = (index_of(content, settings, dimension) for content in (before, after))
     moved = []
     for (prompt, kind), query_keys in keys.items():
-        old, new = _route(was, before, query_keys), _route(will_be, after, query_keys)
+        old, new = route_of(was, before, query_keys), route_of(will_be, after, query_keys)
         if old.block != new.block:
             moved.append(_Moved(prompt, kind, old, new))
     return moved
 
 
-def _route(index: ClusterIndex, content: VersionContent, query_keys: Tensor) -> Route:
+def route_of(index: ClusterIndex, content: VersionContent, query_keys: Tensor) -> Route:
     match = index.lookup(query_keys)
     return Route(content.points[match.point].block_id if match and match.covers else None, match)
 

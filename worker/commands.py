@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ import typer
 from rich.text import Text
 
 from registry.cli.errors import CommandError
+from registry.cli.files import lines_of
 from registry.cli.invocation import Invocation, invocation
 from registry.cli.show import AsJson, example, fields, print_json
 from worker.bench.command import register as register_bench
@@ -42,7 +44,7 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Ask a version of a model, rebuilt from the record."""
-    asked = [*(prompts or []), *_lines(file)]
+    asked = [*(prompts or []), *(lines_of(file) if file else [])]
     if not asked or not all(prompt.strip() for prompt in asked):
         raise CommandError("Nothing to ask", "A prompt is missing or empty.", 'Try: melo ask facts "Who runs Acme?"')
     from melo_core.errors import MeloError
@@ -64,6 +66,21 @@ def ask(
         call.out.print(Text(answer.text))
         if explain:
             fields(call.out, _explanation(loaded, answer))
+
+
+def answers(call: Invocation, models: Sequence[str], prompts: Sequence[str]) -> list[list[str]]:
+    """What each of the models (`facts@3`) answers to each prompt: `melo diff --answers`. Raises CommandError."""
+    from melo_core.errors import MeloError
+
+    try:
+        said = []
+        for model in models:
+            loaded = _load(call, model)
+            with call.err.status(f"asking {model}"):
+                said.append([answer.text for answer in loaded.model.ask(list(prompts), kind="qa")])
+    except MeloError as error:
+        raise CommandError("The model cannot answer", str(error)) from None
+    return said
 
 
 def worker(context: typer.Context) -> None:
@@ -153,13 +170,3 @@ def _explanation(loaded: "LoadedVersion", answer: "Answer") -> list[tuple[str, o
         ("source", edit.source),
         ("batch", edit.batch_id),
     ]
-
-
-def _lines(file: Path | None) -> list[str]:
-    if file is None:
-        return []
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError("The file cannot be read", f"{file}: {error}") from None
-    return [line for line in text.splitlines() if line.strip()]

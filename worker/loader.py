@@ -48,7 +48,7 @@ def load_version(sessions: sessionmaker[Session], shelf: Shelf, collection_id: i
     """
     with sessions() as session:
         content = version_content(session, collection_id, number)
-    blocks = {block.id: _block(block.id, block.data, block.sha256) for block in content.blocks.values()}
+    blocks = {block.id: read_block(block.id, block.data, block.sha256) for block in content.blocks.values()}
     content.require_intact()
     collection = content.collection
     settings = MethodSettings.from_json(collection.method)
@@ -71,7 +71,7 @@ def index_of(content: VersionContent, settings: MethodSettings, dimension: int) 
     return ClusterIndex(dimension, settings.radius, settings.clustering, clusters, keys)
 
 
-def _block(block_id: int, data: bytes | None, recorded: str) -> Block:
+def read_block(block_id: int, data: bytes | None, recorded: str) -> Block:
     found = sha256_hex(data or b"")
     if data is None or found != recorded:
         raise DigestMismatch(

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,12 @@ class Shelf:
     def loaded(self) -> list[str]:
         """Digests of the models in memory."""
         return [self._base[0]] if self._base else []
+
+    def peak_memory(self) -> int:
+        """Bytes: of the GPU where there is one, else of the process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def base(self, spec: str, digest: str) -> BaseModel:
         """The model of that name, with exactly these weights. Raises UnknownModel."""

@@ -9,6 +9,7 @@ from melo_core.memory import Note
 from melo_core.settings import MethodSettings
 from melo_core.training import Progress
 from registry.jobs.service import ClaimedEdit
+from registry.versions.content import PointContent
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,11 @@ class TrainedEdit(Learned):
     """A trained edit: its block, and what the model answers to its prompt with the block as it will be stored."""
 
     edit: ClaimedEdit
+    points: tuple[PointContent, ...] = ()  # where block and points are stored already, by the batch's check
+
+    @property
+    def is_stored(self) -> bool:
+        return bool(self.points)
 
 
 def train_edits(

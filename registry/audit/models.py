@@ -1,13 +1,14 @@
-"""Table: the audit events, one hash chain over the whole record."""
+"""Tables: the audit events, one hash chain over the whole record, and the name of the registry they tell of."""
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, Index
+from sqlalchemy import BigInteger, DateTime, ForeignKey, Index, func, true
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.orm import Base, Sha256
+from registry.orm import Base, Moment, Sha256
 
 
 class AuditEvent(Base):
@@ -30,3 +31,13 @@ class AuditEvent(Base):
     details: Mapped[dict[str, Any]] = mapped_column(JSONB)
     previous_hash: Mapped[Sha256]
     hash: Mapped[Sha256]
+
+
+class RegistryIdentity(Base):
+    """One row, made with the schema. A signed head names it, so that no other registry's passes for this one's."""
+
+    __tablename__ = "registry_identity"
+
+    one: Mapped[bool] = mapped_column(primary_key=True, server_default=true())
+    registry_id: Mapped[UUID] = mapped_column(server_default=func.gen_random_uuid())
+    created_at: Mapped[Moment]

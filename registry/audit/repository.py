@@ -7,12 +7,12 @@ from datetime import datetime
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from registry.audit.models import AuditEvent
+from registry.audit.chain import GENESIS
+from registry.audit.models import AuditEvent, RegistryIdentity
 
 # Writers of events take turns on this lock until they commit. It is always the last lock a transaction takes:
 # rows first, then events, so that two transactions cannot wait for each other.
 CHAIN_LOCK = 7026368401
-GENESIS = "0" * 64  # what the first event follows
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,32 @@ def page(
     return session.scalars(query).all()
 
 
-def stream(session: Session) -> Iterator[AuditEvent]:
-    """Every event in order, a thousand at a time."""
-    query = select(AuditEvent).order_by(AuditEvent.seq).execution_options(yield_per=1000)
-    for event in session.scalars(query):
+def stream(session: Session, after: int = 0) -> Iterator[AuditEvent]:
+    """Every event after seq `after` in order, a thousand at a time."""
+    query = select(AuditEvent).where(AuditEvent.seq > after).order_by(AuditEvent.seq)
+    for event in session.scalars(query.execution_options(yield_per=1000)):
         yield event
         session.expunge(event)
+
+
+def hash_of(session: Session, seq: int) -> str | None:
+    return session.scalar(select(AuditEvent.hash).where(AuditEvent.seq == seq))
+
+
+def registry_id(session: Session) -> str:
+    return str(session.scalars(select(RegistryIdentity.registry_id)).one())
+
+
+# 8 is the bit of DELETE.
+_NEVER_DELETED = """
+SELECT relname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid JOIN pg_proc ON pg_proc.oid = tgfoid
+WHERE proname = 'melo_refuse' AND tgtype & 8 <> 0 AND relnamespace = current_schema()::regnamespace
+ORDER BY relname
+"""
+
+
+def rows_kept(session: Session) -> dict[str, int]:
+    """How many rows each table has from which the database refuses to delete."""
+    names = session.scalars(text(_NEVER_DELETED)).all()
+    quoted = session.connection().dialect.identifier_preparer.quote
+    return {name: session.scalar(text(f"SELECT count(*) FROM {quoted(name)}")) or 0 for name in names}

@@ -1,9 +1,14 @@
 """What the API says about audit events."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from registry.wire import Answer
+from pydantic import Field
+
+from registry.wire import Answer, Body, Text
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PublicKey = Annotated[Text, Field(max_length=1_000, description="Ed25519: base64 of its 32 bytes, or PEM")]
 
 
 class EventView(Answer):
@@ -36,3 +41,48 @@ class VerificationView(Answer):
     findings: list[FindingView]
     head_seq: int
     head_hash: str
+
+
+class ExportVerification(VerificationView):
+    """Of an exported file, which may begin anywhere."""
+
+    first_seq: int
+
+
+class ProgressView(Answer):
+    """What a verification is at: which kind of record, and how many of them it has read."""
+
+    checking: str
+    checked: int
+
+
+class Checkpoint(Body):
+    """The signed head of the chain of events: keep it where nobody who can write to the database can write."""
+
+    format: Annotated[Text, Field(max_length=100, examples=["melo-checkpoint/1"])]
+    registry: Annotated[Text, Field(max_length=100, description="the id that the registry made for itself")]
+    seq: Annotated[int, Field(ge=0, le=2**63 - 1, description="of the newest event; 0: there was none")]
+    hash: Digest
+    time: Annotated[Text, Field(max_length=100)]
+    counts: dict[Text, int] = Field(max_length=1_000, description="rows of each table that only grows")
+    public_key: PublicKey
+    signature: Annotated[Text, Field(max_length=1_000, description="base64, over the canonical JSON of the rest")]
+
+
+class Comparison(Body):
+    checkpoint: Checkpoint
+    public_key: PublicKey | None = Field(default=None, description="the key that must have signed it; null: any")
+
+
+class ComparisonView(Answer):
+    """ok: the record is a continuation of the one that was signed."""
+
+    ok: bool
+    findings: list[FindingView]
+
+
+class PublicKeyView(Answer):
+    """What checks this registry's signatures."""
+
+    public_key: str = Field(description="Ed25519: base64 of its 32 bytes")
+    registry: str

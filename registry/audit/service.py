@@ -1,13 +1,13 @@
 """Writing to the chain of audit events, in the transaction of the change that they record."""
 
 from collections.abc import Sequence
-from datetime import UTC
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from registry.audit import repository
 from registry.audit.actor import Actor
+from registry.audit.chain import hashed_fields
 from registry.audit.models import AuditEvent
 from registry.digests import event_hash
 from registry.vocabulary import Action
@@ -48,25 +48,6 @@ def record(
     event.hash = event_hash(hashed_fields(event))
     repository.add(session, event)
     return event
-
-
-def hashed_fields(event: AuditEvent) -> dict[str, Any]:
-    """Everything that an event's hash covers; the time in UTC, to the microsecond."""
-    return {
-        "seq": event.seq,
-        "at": event.at.astimezone(UTC).isoformat(timespec="microseconds"),
-        "actor": event.actor,
-        "role": event.role,
-        "action": event.action,
-        "collection_id": event.collection_id,
-        "subject": event.subject,
-        "before": event.before,
-        "after": event.after,
-        "reason": event.reason,
-        "request_id": event.request_id,
-        "details": event.details,
-        "previous_hash": event.previous_hash,
-    }
 
 
 def log(

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from registry.cli.checks import SHOWN_EDITS, is_checked, show_check
 from registry.cli.edits import Wait
 from registry.cli.findings import show_findings
-from registry.cli.follow import follow, notes_of
+from registry.cli.follow import approved, follow, notes_of
 from registry.cli.invocation import invocation
 from registry.cli.show import AsJson, example, fields, print_json, table
 from registry.vocabulary import BatchState
@@ -15,10 +16,8 @@ from registry.vocabulary import BatchState
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from registry.edits.schemas import BatchView
-    from registry.jobs.schemas import JobView
-
-SHOWN_EDITS = 100
+    from registry.edits.schemas import ApprovalView, BatchView
+    from registry.jobs.schemas import CheckView, JobView
 
 BatchId = Annotated[int, typer.Argument(metavar="BATCH", min=1, help="The batch's number.")]
 
@@ -65,34 +64,38 @@ def register(app: typer.Typer) -> None:
     def show(
         context: typer.Context,
         batch: BatchId,
-        watch: Annotated[bool, typer.Option("--watch", help="Follow its job with a progress bar.")] = False,
+        watch: Annotated[bool, typer.Option("--watch", help="Follow its check and its training.")] = False,
         as_json: AsJson = False,
     ) -> None:
-        """Show a batch: its edits, its job, and what it waits for."""
+        """Show a batch: its edits, what its check found, its approvals and training, and what it waits for."""
         call = invocation(context)
         with call.client() as client:
             found = client.batch(batch)
-            if watch := watch and found.state is not BatchState.SUBMITTED:
+            if watch := watch and (found.state is not BatchState.SUBMITTED or is_checked(found)):
                 found = follow(call, client, batch)
         if as_json:
             print_json(found)
         else:
             _show(call.out, found, findings=not watch)  # which `follow` has shown
 
-    @group.command(epilog=example("melo batch approve 3 --reason 'checked against the source' --wait"))
+    @group.command(epilog=example("melo batch approve 3 --except 12 --reason 'checked against the source' --wait"))
     def approve(
         context: typer.Context,
         batch: BatchId,
         reason: Annotated[str, typer.Option(help="Why.")] = "",
+        declined: Annotated[
+            list[int] | None,
+            typer.Option("--except", metavar="EDIT", min=1, help="Leave this edit out; may be repeated."),
+        ] = None,
         wait: Wait = False,
         as_json: AsJson = False,
     ) -> None:
-        """Approve a batch: a worker trains it, and a new version applies it."""
+        """Approve a batch, or part of it: after the last approval needed, a worker trains and applies it."""
         call = invocation(context)
         with call.client() as client:
-            found = client.approve(batch, reason)
+            found = client.approve(batch, reason, declined=declined or [])
             if not as_json:
-                call.out.print(Text(f"Batch {batch} is approved. {'' if wait else found.hint}".strip()))
+                call.out.print(Text(f"{approved(found)} {'' if wait else found.hint}".strip()))
             if wait:
                 found = follow(call, client, batch)
         if as_json:
@@ -115,6 +118,16 @@ def register(app: typer.Typer) -> None:
             call.out.print(f"Batch {batch} is rejected.")
 
 
+def _approval(each: "ApprovalView") -> str:
+    without = f", without edit {', '.join(map(str, each.declined))}" if each.declined else ""
+    why = f": {each.reason}" if each.reason else ""
+    return f"{each.created_at.astimezone():%Y-%m-%d %H:%M:%S} by {each.actor} ({each.role}){without}{why}"
+
+
+def _check(check: "CheckView") -> str:
+    return f"{check.state.value}: {check.error}" if check.error else check.state.value
+
+
 def _on(job: "JobView") -> str:
     """The device, and the numbers that the model runs in there."""
     return ", ".join(str(each) for each in (job.device, (job.libraries or {}).get("dtype")) if each)
@@ -134,6 +147,11 @@ def _show(console: "Console", batch: "BatchView", findings: bool) -> None:
             ("file", batch.source),
             ("submitted", f"{batch.submitted_at.astimezone():%Y-%m-%d %H:%M:%S} by {batch.submitted_by}"),
             (
+                "approvals",
+                "\n".join([f"{len(batch.approvals)} of {batch.approvals_needed}", *map(_approval, batch.approvals)]),
+            ),
+            ("left out", ", ".join(map(str, batch.declined))),
+            (
                 "decided",
                 f"{batch.decided_at.astimezone():%Y-%m-%d %H:%M:%S} by {batch.decided_by}"
                 if batch.decided_at
@@ -144,11 +162,15 @@ def _show(console: "Console", batch: "BatchView", findings: bool) -> None:
             ("worker", f"{job.worker} ({_on(job)})" if job and job.worker else None),
             ("notes", "\n".join(notes_of(batch))),
             ("error", job.error if job else None),
+            ("check", _check(batch.check) if batch.check else None),
         ],
     )
-    columns = ["edit#", "prompt", "target", "replaces#", "author"]
-    rows = [[each.id, each.prompt, each.target, each.replaces, each.author] for each in batch.edits[:SHOWN_EDITS]]
-    table(console, columns, rows, empty="No edits.")
+    if batch.check and batch.check.report is not None:
+        show_check(console, batch)
+    else:
+        columns = ["edit#", "prompt", "target", "replaces#", "author"]
+        rows = [[each.id, each.prompt, each.target, each.replaces, each.author] for each in batch.edits[:SHOWN_EDITS]]
+        table(console, columns, rows, empty="No edits.")
     if len(batch.edits) > SHOWN_EDITS:
         console.print(f"… and {len(batch.edits) - SHOWN_EDITS} more: --json prints all.")
     if findings:

@@ -5,10 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from registry.cli.errors import CommandError
 from registry.cli.invocation import invocation
 from registry.cli.show import AsJson, example, fields, print_json, table
+from registry.vocabulary import Checks
+
+Approvals = typer.Option("--approvals", min=1, max=10, help="How many different people have to approve a batch.")
+Approver = typer.Option("--approver", metavar="NAME", help="Who may approve; may be repeated. Default: anyone.")
+WhatIsChecked = typer.Option("--checks", help="What a worker does before the decision: nothing, keys, or training too.")
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +52,9 @@ def register(app: typer.Typer) -> None:
         self_approval: Annotated[
             bool, typer.Option("--self-approval", help="Submitters may approve their own batches.")
         ] = False,
+        approvals: Annotated[int | None, Approvals] = None,
+        approver: Annotated[list[str] | None, Approver] = None,
+        checks: Annotated[Checks | None, WhatIsChecked] = None,
         as_json: AsJson = False,
     ) -> None:
         """Make a collection."""
@@ -59,11 +68,46 @@ def register(app: typer.Typer) -> None:
                 method=_method(settings),
                 calibration=_calibration(calibration),
                 self_approval=self_approval,
+                approvals_needed=approvals,
+                approvers=approver,
+                checks=checks,
             )
         if as_json:
             print_json(made)
         else:
             call.out.print(f"Collection {made.name} was made, over {made.model}.", markup=False)
+
+    @group.command(epilog=example("melo collection policy facts --approvals 2 --reason 'two pairs of eyes'"))
+    def policy(
+        context: typer.Context,
+        name: str,
+        reason: Annotated[str, typer.Option(help="Why it is changed.")],
+        approvals: Annotated[int | None, Approvals] = None,
+        approver: Annotated[list[str] | None, Approver] = None,
+        anyone: Annotated[bool, typer.Option("--anyone", help="Whoever has the role may approve.")] = False,
+        self_approval: Annotated[
+            bool | None, typer.Option("--self-approval/--no-self-approval", help="May submitters approve their own?")
+        ] = None,
+        checks: Annotated[Checks | None, WhatIsChecked] = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Change how batches are checked and approved; what is not given stays as it is."""
+        if anyone and approver:
+            raise typer.BadParameter("it contradicts --approver", param_hint="--anyone")
+        call = invocation(context)
+        with call.client() as client:
+            found = client.change_policy(
+                name,
+                reason,
+                approvals_needed=approvals,
+                approvers=[] if anyone else approver,
+                self_approval=self_approval,
+                checks=checks,
+            )
+        if as_json:
+            print_json(found)
+        else:
+            call.out.print(Text(f"Batches of {name}: {_policy(found)}."))
 
     @group.command("list", epilog=example("melo collection list --json"))
     def list_(context: typer.Context, as_json: AsJson = False) -> None:
@@ -74,7 +118,7 @@ def register(app: typer.Typer) -> None:
         if as_json:
             print_json(found)
             return
-        columns = ["name", "model", "latest#", "active edits#", "aliases", "created"]
+        columns = ["name", "model", "latest#", "active edits#", "aliases", "approvals#", "checks", "created"]
         rows = [
             [
                 each.name,
@@ -82,6 +126,8 @@ def register(app: typer.Typer) -> None:
                 each.latest,
                 each.active_edits,
                 ", ".join(f"{alias}→{number}" for alias, number in sorted(each.aliases.items())),
+                each.approvals_needed,
+                each.checks.value,
                 each.created_at,
             ]
             for each in found
@@ -121,6 +167,19 @@ def _calibration(path: Path | None) -> bytes | None:
         raise CommandError("The file cannot be read", f"{path}: {error.strerror}.", "Check its name.") from None
 
 
+def _policy(found: "CollectionView") -> str:
+    """In words."""
+    many = "1 approval" if found.approvals_needed == 1 else f"{found.approvals_needed} approvals"
+    who = f"by {', '.join(found.approvers)}" if found.approvers else "by anyone with the role"
+    own = "submitters may approve their own" if found.self_approval else "not by who submitted"
+    checked = {
+        Checks.NONE: "no check before",
+        Checks.KEYS: "answers and near edits are checked before",
+        Checks.TRAIN: "trained before, to be seen",
+    }
+    return f"{many} {who}, {own}; {checked[found.checks]}"
+
+
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -137,7 +196,7 @@ def _show(console: "Console", found: "CollectionView") -> None:
             ("encoder digest", found.encoder_digest),
             ("calibration", found.calibration_sha256),
             ("method", ", ".join(f"{name}={_shown(value)}" for name, value in sorted(found.method.items()))),
-            ("self-approval", found.self_approval),
+            ("policy", _policy(found)),
             ("latest version", found.latest),
             ("active edits", found.active_edits),
             ("aliases", ", ".join(f"{name}→{number}" for name, number in sorted(found.aliases.items()))),

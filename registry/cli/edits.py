@@ -1,27 +1,32 @@
 """`melo edit add`, `melo edits submit`, `melo edits list`: corrections on their way in."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from registry.cli.errors import CommandError, problem_text
-from registry.cli.files import EditFile, read_edits
-from registry.cli.follow import follow
+from registry.cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
+from registry.cli.files import EditFile, open_edits
+from registry.cli.follow import approved, follow
 from registry.cli.invocation import Invocation, invocation
 from registry.cli.show import AsJson, example, print_json, table
 from registry.vocabulary import EditKind, OnConflict
 
 if TYPE_CHECKING:
     from registry.client import MeloClient
-    from registry.edits.schemas import ActiveEditView, SubmissionView
+    from registry.edits.schemas import SubmissionView
 
-PAGE = 1000
+TAKE_THE_REST = "Correct what is named, or take the rest with --skip-invalid."
 
 Conflict = Annotated[
     OnConflict,
-    typer.Option("--on-conflict", help="What to do where an edit contradicts an active one, or repeats it."),
+    typer.Option(
+        "--on-conflict",
+        help="Where an edit repeats or contradicts one that stands: refuse, replace the active one, or skip.",
+    ),
 ]
 Message = Annotated[str, typer.Option("--message", "-m", help="What the batch is for.")]
 Approve = Annotated[bool, typer.Option("--approve", help="Approve it at once (where self-approval is allowed).")]
@@ -74,7 +79,7 @@ def add(
         record["replaces"] = replaces
     with call.client() as client:
         made = client.submit(collection, [record], message=message, on_conflict=on_conflict, dry_run=dry_run)
-        _finish(call, client, made, EditFile(), approve=approve, wait=wait, dry_run=dry_run, as_json=as_json)
+        _finish(call, client, made, approve=approve, wait=wait, dry_run=dry_run, as_json=as_json)
 
 
 def submit(
@@ -93,17 +98,24 @@ def submit(
 
     Fields: prompt, target; and if you like rephrases, unchanged, kind, author, reason, source, replaces.
     """
+    from registry.client import MeloClientError
+
     call = invocation(context)
-    read = read_edits(file)
-    if not read.records and not read.problems:
-        raise CommandError("The file is empty", f"{file} holds no edits.", "Write at least one.")
+    read = open_edits(file)
     options: dict[str, Any] = {"message": message, "source": file.name, "on_conflict": on_conflict}
     with call.client() as client:
+        if read.rows == 0:
+            raise _broken(read, read.problems)
         if read.problems and not skip_invalid:
-            raise _broken(file, read.problems + _problems_of_the_rest(client, collection, read, options))
-        if not read.records:
-            raise _broken(file, read.problems)
-        made = client.submit(collection, read.records, skip_invalid=skip_invalid, dry_run=dry_run, **options)
+            raise _broken(read, read.problems + _problems_of_the_rest(call, client, collection, read, options))
+        try:
+            made = _send(call, client, collection, read, skip_invalid=skip_invalid, dry_run=dry_run, **options)
+        except MeloClientError as error:
+            if not error.problems:
+                raise
+            raise CommandError(
+                "The file was not accepted", f"{file}: {error.detail}", TAKE_THE_REST, error.problems
+            ) from None
         _finish(call, client, made, read, approve=approve, wait=wait, dry_run=dry_run, as_json=as_json)
 
 
@@ -115,10 +127,8 @@ def list_edits(
 ) -> None:
     """List a collection's corrections."""
     call = invocation(context)
-    found: list[ActiveEditView] = []
     with call.client() as client:
-        while page := client.edits(collection, active=active, after=found[-1].id if found else 0, limit=PAGE):
-            found += page
+        found = client.edits(collection, active=active, limit=None)
     if as_json:
         print_json(found)
         return
@@ -130,16 +140,28 @@ def list_edits(
     table(call.out, columns, rows, empty="No edits.")
 
 
+def _send(call: Invocation, client: "MeloClient", collection: str, read: EditFile, **options: Any) -> "SubmissionView":
+    """Send a file while it is read, with a bar on a terminal."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=call.err, transient=True, disable=not call.err.is_terminal) as progress:
+        bar = progress.add_task("sending", total=read.size)
+
+        def lines() -> Iterator[bytes]:
+            progress.reset(bar, description="sending")  # it may be sent again, after a broken connection
+            yield from read.chunks(lambda step: progress.advance(bar, step))
+            progress.update(bar, description="checking")
+
+        return client.submit_lines(collection, lines, **options)
+
+
 def _problems_of_the_rest(
-    client: "MeloClient", collection: str, read: EditFile, options: dict[str, Any]
+    call: Invocation, client: "MeloClient", collection: str, read: EditFile, options: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """What the registry would say about the lines that can be read, so that one run names everything."""
+    """What the registry would say about the rows that can be read, so that one run names everything."""
     from registry.client import MeloClientError
 
-    if not read.records:
-        return []
     try:
-        client.submit(collection, read.records, dry_run=True, **options)
+        _send(call, client, collection, read, dry_run=True, **options)
     except MeloClientError as error:
         if not error.problems:
             raise
@@ -147,13 +169,14 @@ def _problems_of_the_rest(
     return []
 
 
-def _broken(file: Path, problems: list[dict[str, Any]]) -> CommandError:
+def _broken(read: EditFile, problems: list[dict[str, Any]]) -> CommandError:
     problems = sorted(problems, key=lambda problem: problem.get("line") or 0)
-    count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+    found = len(problems) - len(read.problems) + read.problem_count
+    count = f"{found} problems" if found > 1 else "a problem"
     return CommandError(
         "The file was not accepted",
-        f"{file} has {count}; nothing was stored.",
-        "Correct what is named, or take the rest with --skip-invalid.",
+        f"{read.path} has {count}; nothing was stored.",
+        TAKE_THE_REST,
         problems,
     )
 
@@ -162,7 +185,7 @@ def _finish(
     call: Invocation,
     client: "MeloClient",
     made: "SubmissionView",
-    read: EditFile,
+    read: EditFile | None = None,
     *,
     approve: bool,
     wait: bool,
@@ -170,29 +193,35 @@ def _finish(
     as_json: bool,
 ) -> None:
     """Say what was stored and what was left out; go on to the approval and the wait, where asked."""
-    skipped = sorted([*read.problems, *made.skipped], key=lambda problem: problem.get("line") or 0)
+    unreadable = read.problems if read else []
+    skipped = sorted([*unreadable, *made.skipped], key=lambda problem: problem.get("line") or 0)
+    skipped_count = made.skipped_count + (read.problem_count if read else 0)
     batch = made.batch
     if not as_json:
-        _say(call, made, skipped, dry_run)
+        _say(call, made, skipped, skipped_count, dry_run)
     if batch is not None and approve:
         batch = client.approve(batch.id)
     if batch is not None and wait:
         batch = follow(call, client, batch.id)
     elif batch is not None and approve and not as_json:
-        call.out.print(Text(f"Batch {batch.id} is approved. {batch.hint}".strip()))
+        call.out.print(Text(f"{approved(batch)} {batch.hint}".strip()))
     if as_json:
-        print_json({"batch": batch, "accepted": made.accepted, "skipped": skipped})
+        print_json({"batch": batch, "accepted": made.accepted, "skipped": skipped, "skipped_count": skipped_count})
     if made.accepted == 0:
         raise CommandError("Nothing was accepted", "Every record was left out.", "See the reasons above.")
 
 
-def _say(call: Invocation, made: "SubmissionView", skipped: list[dict[str, Any]], dry_run: bool) -> None:
-    edits = "1 edit" if made.accepted == 1 else f"{made.accepted} edits"
+def _say(
+    call: Invocation, made: "SubmissionView", skipped: list[dict[str, Any]], skipped_count: int, dry_run: bool
+) -> None:
+    edits = "1 edit" if made.accepted == 1 else f"{made.accepted:,} edits"
     if dry_run:
         call.out.print(f"{edits} would be accepted; nothing was stored.")
     elif made.batch is not None:
         call.out.print(f"Batch {made.batch.id} was submitted with {edits}.")
-    if skipped:
-        call.out.print(f"Left out: {len(skipped)}", style="yellow")
-    for problem in skipped:
+    if skipped_count:
+        call.out.print(f"Left out: {skipped_count:,}", style="yellow")
+    for problem in skipped[:SHOWN_PROBLEMS]:
         call.out.print(problem_text(problem))
+    if len(skipped) > SHOWN_PROBLEMS:
+        call.out.print("  … and more: --json lists a thousand.")

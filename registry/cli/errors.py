@@ -9,6 +9,7 @@ from rich.text import Text
 from registry.cli.show import visible
 
 SHOWN_PROBLEMS = 50
+NEEDS_WORKER = "pip install 'melo-registry[worker]'"
 
 
 class CommandError(Exception):

@@ -1,4 +1,4 @@
-"""Following a batch's job on the terminal until it is applied or has failed."""
+"""Following a batch's check and training on the terminal until it is applied or has failed."""
 
 import time
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from registry.cli.checks import is_checked, show_check
 from registry.cli.errors import CommandError
 from registry.cli.findings import show_findings
 from registry.cli.show import visible
@@ -17,14 +18,20 @@ if TYPE_CHECKING:
     from registry.edits.schemas import BatchView
 
 POLL_SECONDS = 0.5
-COUNTED = {"train": ("done", "total"), "scope": ("calibrated", "calibrate_total"), "check": ("checked", "check_total")}
+COUNTED = {
+    "train": ("done", "total"),
+    "scope": ("calibrated", "calibrate_total"),
+    "near": ("compared", "compare_total"),
+    "ask": ("asked", "ask_total"),
+    "check": ("checked", "check_total"),
+}
 ENDS = {BatchState.APPLIED, BatchState.REJECTED, BatchState.FAILED}
 
 
 def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchView":
     """Return the applied batch, having said what its job found; raise CommandError for one that failed or was rejected.
 
-    Ctrl-C ends the watching, not the job.
+    What a check found is shown when it ends; then the decision is waited for. Ctrl-C ends the watching, not the job.
     """
     columns = [
         TextColumn("{task.description}"),
@@ -34,6 +41,7 @@ def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVie
     ]
     said = ""
     noted: set[str] = set()
+    checked = False
     with Progress(*columns, console=call.err, transient=True) as bars:
         bar = bars.add_task(f"batch {batch_id}", total=None, note="")
         while (batch := client.batch(batch_id)).state not in ENDS:
@@ -44,6 +52,9 @@ def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVie
                 if note not in noted:
                     bars.console.print(Text(note))
                     noted.add(note)
+            if not checked and batch.check and batch.check.report is not None and batch.job is None:
+                show_check(bars.console, batch)
+                checked = True
             _show(bars, bar, batch)
             time.sleep(POLL_SECONDS)
     if batch.state is BatchState.APPLIED:
@@ -60,20 +71,35 @@ def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVie
     )
 
 
+def approved(batch: "BatchView") -> str:
+    """What an approval led to."""
+    if batch.state is BatchState.SUBMITTED:
+        return f"Batch {batch.id} has {len(batch.approvals)} of {batch.approvals_needed} approvals."
+    without = f", without edit {', '.join(map(str, batch.declined))}" if batch.declined else ""
+    return f"Batch {batch.id} is approved{without}."
+
+
 def notes_of(batch: "BatchView") -> list[str]:
     """What the worker had to say while it worked, such as how much memory it takes."""
-    progress: dict[str, Any] = (batch.job and batch.job.progress) or {}
+    progress = _progress(batch)
     return [visible(note) for note in progress.get("notes", ())]
 
 
+def _progress(batch: "BatchView") -> dict[str, Any]:
+    """Of the training, or else of the check."""
+    job = batch.job or batch.check
+    return (job and job.progress) or {}
+
+
 def _show(bars: Progress, bar: TaskID, batch: "BatchView") -> None:
-    progress: dict[str, Any] = (batch.job and batch.job.progress) or {}
+    progress = _progress(batch)
+    at_check = batch.job is None and is_checked(batch)
     stage = str(progress.get("stage", batch.state.value))
     done, total = (progress.get(name) for name in COUNTED.get(stage, ("", "")))
     counted = isinstance(done, int) and isinstance(total, int)
     bars.update(
         bar,
-        description=f"batch {batch.id}: {stage}",
+        description=f"batch {batch.id}: {'checking: ' if at_check else ''}{stage}",
         completed=done if counted else 0,
         total=total if counted else None,
         note=f"{done}/{total}" if counted else "",

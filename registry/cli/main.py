@@ -9,13 +9,25 @@ from typing import Annotated
 
 import typer
 
-from registry.cli import aliases, audit, batches, collections, edits, operation, versions
-from registry.cli.errors import CommandError, show_error
+from registry.bench import command as bench
+from registry.cli import (
+    aliases,
+    audit,
+    backup,
+    batches,
+    collections,
+    edits,
+    erasure,
+    keys,
+    operation,
+    versions,
+    webhooks,
+)
+from registry.cli.errors import NEEDS_WORKER, CommandError, show_error
 from registry.cli.invocation import Invocation, console, use_home
 from registry.cli.show import example
 
 WORKER_MODULES = {"torch", "transformers", "accelerate", "safetensors"}
-NEEDS_WORKER = "pip install 'melo-registry[worker]'"
 
 
 def make_app() -> typer.Typer:
@@ -51,7 +63,8 @@ def make_app() -> typer.Typer:
         use_home(home)
         context.obj = Invocation(actor=actor, api_url=api_url)
 
-    for group in (operation, collections, edits, batches, versions, aliases, audit):
+    groups = (operation, collections, edits, batches, versions, aliases, audit, keys, erasure, backup, webhooks, bench)
+    for group in groups:
         group.register(app)
     for entry in sorted(entry_points(group="melo.commands"), key=lambda entry: entry.name):
         _register(app, entry)

@@ -1,6 +1,7 @@
 """Tables: collections, and the encoder statistics that each one's keys are whitened with."""
 
-from sqlalchemy import ForeignKey, false
+from sqlalchemy import ForeignKey, Integer, SmallInteger, Text, false
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.orm import Base, Json, Key, Moment, Sha256
@@ -18,8 +19,13 @@ class Collection(Base):
     window: Mapped[int]  # the model's longest input, in tokens
     method: Mapped[Json]  # settings that melo_core understands
     encoder: Mapped[str]
-    encoder_digest: Mapped[str | None]  # written once, by the first finishing job
+    encoder_digest: Mapped[str | None]  # written once, by the first finishing job or check
+    digest_format: Mapped[int] = mapped_column(SmallInteger, server_default="2")  # of its versions; see digests
+    # The policy, under which its batches are decided on: it may change, with an event that says why.
     self_approval: Mapped[bool] = mapped_column(server_default=false())
+    approvals_needed: Mapped[int] = mapped_column(Integer, server_default="1")  # by as many different people
+    approvers: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")  # empty: whoever has the role
+    checks: Mapped[str] = mapped_column(server_default="keys")
     created_by: Mapped[str]
     created_at: Mapped[Moment]
 

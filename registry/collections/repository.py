@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import select, true
 from sqlalchemy.orm import Session
 
 from registry.collections.models import Calibration, Collection
-from registry.versions.models import Activation, Alias, Version
+from registry.versions.models import Alias, Version
 
 
 def by_name(session: Session, name: str) -> Collection | None:
@@ -17,8 +17,15 @@ def by_id(session: Session, collection_id: int) -> Collection:
     return session.get_one(Collection, collection_id)
 
 
-def all_by_name(session: Session) -> Sequence[Collection]:
-    return session.scalars(select(Collection).order_by(Collection.name)).all()
+def page_by_name(
+    session: Session, *, among: frozenset[int] | None, after: str | None, limit: int
+) -> Sequence[Collection]:
+    query = select(Collection).order_by(Collection.name).limit(limit)
+    if among is not None:
+        query = query.where(Collection.id.in_(among))
+    if after is not None:
+        query = query.where(Collection.name > after)
+    return session.scalars(query).all()
 
 
 def lock(session: Session, collection_id: int) -> Collection:
@@ -43,22 +50,21 @@ def calibration_digests(session: Session, collection_ids: Sequence[int]) -> dict
     return dict(session.execute(query).all())
 
 
-def latest_numbers(session: Session, collection_ids: Sequence[int]) -> dict[int, int]:
-    query = (
-        select(Version.collection_id, func.max(Version.number))
-        .where(Version.collection_id.in_(collection_ids))
-        .group_by(Version.collection_id)
+def newest_versions(session: Session, collection_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """By collection: the newest version's number, and how many edits act in it."""
+    newest = (
+        select(Version.number, Version.edit_count)
+        .where(Version.collection_id == Collection.id)
+        .order_by(Version.number.desc())
+        .limit(1)
+        .lateral()
     )
-    return dict(session.execute(query).all())
-
-
-def active_counts(session: Session, collection_ids: Sequence[int]) -> dict[int, int]:
     query = (
-        select(Activation.collection_id, func.count())
-        .where(Activation.collection_id.in_(collection_ids), func.upper_inf(Activation.valid))
-        .group_by(Activation.collection_id)
+        select(Collection.id, newest.c.number, newest.c.edit_count)
+        .join(newest, true())
+        .where(Collection.id.in_(collection_ids))
     )
-    return dict(session.execute(query).all())
+    return {row.id: (row.number, row.edit_count) for row in session.execute(query)}
 
 
 def current_aliases(session: Session, collection_ids: Sequence[int]) -> Sequence[Alias]:

@@ -1,13 +1,28 @@
 """What the API is sent and says about collections."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Base64Bytes, Field
 
-from registry.wire import Answer, Body, Name, Settings, ShortText
+from registry.vocabulary import Checks
+from registry.wire import Answer, Body, Name, Reason, Settings, ShortText, Text
 
 MAX_CALIBRATION_BYTES = 40 * 2**20  # of keys of 2,048 dimensions, with a metric; in base64, still within a request
+
+
+Approvals = Annotated[int, Field(ge=1, le=10, description="how many different people have to approve a batch")]
+Approvers = Annotated[
+    list[Annotated[Text, Field(min_length=1, max_length=200)]],
+    Field(max_length=1_000, description="who may approve; empty: whoever has the role", examples=[["ada", "ben"]]),
+]
+WhatIsChecked = Annotated[
+    Checks,
+    Field(
+        description="what a worker does with a batch before it is decided on: nothing (none), the model's answers now "
+        "and near edits (keys), or also training, so that the answers can be seen (train)"
+    ),
+]
 
 
 class NewCollection(Body):
@@ -28,6 +43,19 @@ class NewCollection(Body):
         description="what `melo calibrate --out FILE` wrote, in base64; without it, the first job makes one",
     )  # fmt: skip
     self_approval: bool = Field(default=False, description="whether submitters may approve their own batches")
+    approvals_needed: Approvals = 1
+    approvers: Approvers = Field(default_factory=list)
+    checks: WhatIsChecked = Checks.KEYS
+
+
+class PolicyChange(Body):
+    """What is to change; the rest stays. It holds for every batch that is not decided on yet."""
+
+    approvals_needed: Approvals | None = None
+    approvers: Approvers | None = None
+    self_approval: bool | None = Field(default=None, description="whether submitters may approve their own batches")
+    checks: WhatIsChecked | None = None
+    reason: Reason
 
 
 class CollectionView(Answer):
@@ -41,6 +69,9 @@ class CollectionView(Answer):
     encoder_digest: str | None
     calibration_sha256: str | None = Field(description="null: the first job makes it, or keys are not whitened")
     self_approval: bool
+    approvals_needed: int
+    approvers: list[str] = Field(description="empty: whoever has the role may approve")
+    checks: Checks
     created_by: str
     created_at: datetime
     latest: int = Field(description="the newest version's number; 0: nothing was applied yet")

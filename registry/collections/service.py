@@ -9,14 +9,14 @@ from sqlalchemy.orm import Session
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.base_models import find_encoder, find_model
-from registry.collections import repository
+from registry.collections import policy, repository
 from registry.collections.calibration import require_calibration
 from registry.collections.method import complete_settings
 from registry.collections.models import Calibration, Collection
 from registry.collections.schemas import CollectionView, NewCollection
 from registry.digests import canonical_json, settings_of, sha256_hex
-from registry.errors import InvalidRequest, NameTaken, NotFound
-from registry.vocabulary import Action
+from registry.errors import InvalidRequest, InvalidResult, NameTaken, NotFound
+from registry.vocabulary import Action, Checks
 
 HIDDEN = "hidden"  # as the method calls keys that are the base model's hidden states
 
@@ -36,6 +36,7 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
     encoder_files = files if encoder == HIDDEN else find_encoder(encoder)
     if new.calibration is not None:
         require_calibration(new.calibration, method, encoder_files.width)
+    policy.require_enough(new.approvals_needed, new.approvers)
     collection = Collection(
         name=new.name,
         model=new.model,
@@ -44,6 +45,9 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
         method=method,
         encoder=encoder,
         self_approval=new.self_approval,
+        approvals_needed=new.approvals_needed,
+        approvers=sorted(set(new.approvers)),
+        checks=new.checks,
         created_by=actor.name,
     )
     session.add(collection)
@@ -51,7 +55,7 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
         session.flush()
     except IntegrityError:  # created by someone else since the look above
         raise _taken(new.name) from None
-    details: dict[str, Any] = {"model": new.model, "encoder": encoder, "self_approval": new.self_approval}
+    details: dict[str, Any] = {"model": new.model, "encoder": encoder, **policy.of(collection)}
     if new.calibration is not None:
         details["calibration"] = sha256_hex(new.calibration)
         session.add(Calibration(collection_id=collection.id, data=new.calibration, sha256=details["calibration"]))
@@ -101,6 +105,43 @@ def foundation_digest(collection: Collection) -> str:
     return sha256_hex(canonical_json(fixed))
 
 
+def fix_keys(
+    session: Session, collection_id: int, actor: Actor, encoder_digest: str, calibration: bytes | None
+) -> bytes | None:
+    """Fix the encoder and the whitening of a collection's keys, if that was not done yet; returns the whitening.
+
+    The first worker that computes keys does it: what a check trains can then be applied as it is. Raises
+    InvalidResult where another encoder was fixed.
+    """
+    collection = repository.lock(session, collection_id)
+    if collection.encoder_digest not in (None, encoder_digest):
+        raise InvalidResult(
+            f"The encoder {collection.encoder} of this worker has the digest {encoder_digest}, but the keys of "
+            f"{collection.name} were made with {collection.encoder_digest}.",
+            "Install the same encoder that the first worker used.",
+        )
+    stored = repository.calibration(session, collection_id)
+    fits = stored is None and calibration is not None
+    if collection.encoder_digest is not None and not fits:
+        return stored.data if stored else None
+    collection.encoder_digest = encoder_digest
+    if fits:
+        assert calibration is not None
+        stored = Calibration(collection_id=collection_id, data=calibration, sha256=sha256_hex(calibration))
+        session.add(stored)
+    session.flush()
+    audit.record(
+        session,
+        Action.COLLECTION_CALIBRATE,
+        actor,
+        f"collection/{collection.name}",
+        collection_id=collection_id,
+        after=stored.sha256 if stored else None,
+        details={"encoder": encoder_digest, "calibration": stored.sha256 if stored else None},
+    )
+    return stored.data if stored else None
+
+
 def get(session: Session, name: str) -> Collection:
     """Raises NotFound."""
     collection = repository.by_name(session, name)
@@ -116,13 +157,16 @@ def view(session: Session, collection: Collection) -> CollectionView:
     return views(session, [collection])[0]
 
 
-def views(session: Session, collections: Sequence[Collection] | None = None) -> list[CollectionView]:
-    """Collections (all, by default) with their newest version, active edits and aliases."""
-    found = repository.all_by_name(session) if collections is None else collections
+def page(session: Session, *, among: frozenset[int] | None, after: str | None, limit: int) -> list[CollectionView]:
+    """By name; among: only those with these ids."""
+    return views(session, repository.page_by_name(session, among=among, after=after, limit=limit))
+
+
+def views(session: Session, found: Sequence[Collection]) -> list[CollectionView]:
+    """Collections with their newest version, active edits and aliases."""
     ids = [collection.id for collection in found]
     calibrations = repository.calibration_digests(session, ids)
-    latest = repository.latest_numbers(session, ids)
-    active = repository.active_counts(session, ids)
+    newest = repository.newest_versions(session, ids)
     aliases = repository.current_aliases(session, ids)
     return [
         CollectionView(
@@ -136,10 +180,13 @@ def views(session: Session, collections: Sequence[Collection] | None = None) -> 
             encoder_digest=each.encoder_digest,
             calibration_sha256=calibrations.get(each.id),
             self_approval=each.self_approval,
+            approvals_needed=each.approvals_needed,
+            approvers=each.approvers,
+            checks=Checks(each.checks),
             created_by=each.created_by,
             created_at=each.created_at,
-            latest=latest.get(each.id, 0),
-            active_edits=active.get(each.id, 0),
+            latest=newest.get(each.id, (0, 0))[0],
+            active_edits=newest.get(each.id, (0, 0))[1],
             aliases={alias.name: alias.number for alias in aliases if alias.collection_id == each.id},
         )
         for each in found

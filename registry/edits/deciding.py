@@ -1,5 +1,6 @@
-"""Deciding on batches."""
+"""Deciding on batches: approvals by as many as the policy asks for, of a batch as a whole or in part."""
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import func
@@ -8,58 +9,158 @@ from sqlalchemy.orm import Session
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.collections import repository as collections
+from registry.collections.models import Collection as CollectionRow
 from registry.edits import repository, service
-from registry.edits.models import Batch
+from registry.edits.models import Approval, Batch
 from registry.edits.repository import DECIDED
 from registry.edits.validation import same_target
-from registry.errors import InvalidEdits, RecordProblem, SelfApproval, WrongState
+from registry.errors import (
+    InvalidEdits,
+    InvalidRequest,
+    NotApprover,
+    RecordProblem,
+    RoleNeeded,
+    SelfApproval,
+    WrongState,
+)
 from registry.jobs import service as queue
-from registry.vocabulary import Action, BatchState
+from registry.vocabulary import Action, BatchState, Role
 
 
-def approve(session: Session, batch_id: int, actor: Actor, reason: str = "") -> Batch:
-    """Decide for a batch: its job is queued in the same transaction. A failed batch may be approved again.
+def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", declined: Collection[int] = ()) -> Batch:
+    """Approve a batch, without the edits `declined`. With the last approval needed, its training is queued.
 
-    Raises WrongState, SelfApproval, or InvalidEdits where an edit by now contradicts one that stands.
+    Edits that any approver declined are left out of the batch. A failed batch may be approved again: its approvals
+    stand, and it is queued anew. Raises WrongState, SelfApproval, NotApprover, InvalidRequest where edits cannot be
+    left out, or InvalidEdits where an edit by now contradicts one that stands.
     """
     # The collection first, as everywhere: two approvals must not both find a prompt free.
     collection = collections.lock(session, service.get(session, batch_id).collection_id)
     batch = service.lock(session, batch_id)
     if batch.state not in (BatchState.SUBMITTED, BatchState.FAILED):
         raise _wrong_state(batch, "approved")
-    if batch.submitted_by == actor.name and not collection.self_approval:
-        raise SelfApproval(
-            f"Batch {batch.id} was submitted by {actor.name}, who therefore cannot approve it.",
-            "Ask somebody else to approve it, or create the collection with self-approval allowed.",
+    _require_may_approve(collection, batch, actor.name)
+    earlier = repository.approvals(session, batch.id)
+    left_out = {edit_id for approval in earlier for edit_id in approval.declined}
+    mine = next((approval for approval in earlier if approval.actor == actor.name), None)
+    if mine is None:
+        left_out |= _declinable(session, batch, declined, left_out)
+    elif set(declined) - left_out:
+        raise WrongState(
+            f"{actor.name} has approved batch {batch.id} already; an approval is never changed.",
+            "Let somebody else approve it without those edits, or reject it.",
         )
-    problems = _contradictions(session, batch)
-    if problems:
-        raise InvalidEdits(
-            f"Batch {batch.id} cannot be approved: {len(problems)} of its edits meet edits that came first.",
-            "Reject it, and submit it again with on_conflict=replace or on_conflict=skip.",
-            problems,
+    _require_no_contradictions(session, batch, left_out)
+    if mine is None:
+        mine = _add_approval(session, batch, actor, reason, declined)
+    counted = {each.actor for each in (*earlier, mine) if _may_approve(collection, batch, each.actor)}
+    needed = collection.approvals_needed
+    details: dict[str, Any] = {
+        "approval": mine.id,
+        "declined": sorted(mine.declined),
+        "approvals": sorted(counted),
+        "approvals_needed": needed,
+    }
+    if len(counted) >= needed:
+        batch.state = BatchState.APPROVED
+        batch.approvals_needed = needed
+        _decide(batch, actor, reason)
+        session.flush()
+        details["cancelled_checks"] = list(queue.cancel_checks(session, batch, held_too=False))
+        details["job"] = queue.enqueue(session, batch).id
+    elif mine in earlier:
+        raise WrongState(
+            f"{actor.name} has approved batch {batch.id} already: it has {len(counted)} of {needed} approvals.",
+            "The others must come from other people.",
         )
-    batch.state = BatchState.APPROVED
-    _decide(batch, actor, reason)
-    job = queue.enqueue(session, batch)
-    _record_decision(session, Action.BATCH_APPROVE, batch, actor, reason, {"job": job.id})
+    _record_decision(session, Action.BATCH_APPROVE, batch, actor, reason, details)
     return batch
 
 
 def reject(session: Session, batch_id: int, actor: Actor, reason: str) -> Batch:
-    """Decide against a batch. Raises WrongState."""
+    """Decide against a batch; its check ends, also one that a worker is at.
+
+    An editor may withdraw their own batch, and no other. Raises WrongState or RoleNeeded.
+    """
     batch = service.lock(session, batch_id)
+    if batch.submitted_by != actor.name and not actor.role.covers(Role.APPROVER):
+        raise RoleNeeded(
+            f"Batch {batch.id} was submitted by {batch.submitted_by}: {actor.name}, who is {actor.role} here, may "
+            "withdraw only what they submitted themselves.",
+            f"Ask an {Role.APPROVER} to reject it.",
+        )
     if batch.state not in (BatchState.SUBMITTED, BatchState.FAILED):
         raise _wrong_state(batch, "rejected")
     batch.state = BatchState.REJECTED
     _decide(batch, actor, reason)
-    _record_decision(session, Action.BATCH_REJECT, batch, actor, reason, {})
+    session.flush()
+    cancelled = list(queue.cancel_checks(session, batch, held_too=True))
+    _record_decision(session, Action.BATCH_REJECT, batch, actor, reason, {"cancelled_checks": cancelled})
     return batch
 
 
-def _contradictions(session: Session, batch: Batch) -> list[RecordProblem]:
+def _may_approve(collection: CollectionRow, batch: Batch, name: str) -> bool:
+    return (not collection.approvers or name in collection.approvers) and (
+        collection.self_approval or name != batch.submitted_by
+    )
+
+
+def _require_may_approve(collection: CollectionRow, batch: Batch, name: str) -> None:
+    """Raises SelfApproval or NotApprover."""
+    if _may_approve(collection, batch, name):
+        return
+    if batch.submitted_by == name and not collection.self_approval:
+        raise SelfApproval(
+            f"Batch {batch.id} was submitted by {name}, who therefore cannot approve it.",
+            "Ask somebody else to approve it, or let an admin allow it: "
+            f"melo collection policy {collection.name} --self-approval --reason …",
+        )
+    raise NotApprover(
+        f"{name} is not among those who may approve in collection {collection.name}.",
+        f"Ask one of them: {', '.join(collection.approvers)}.",
+    )
+
+
+def _declinable(session: Session, batch: Batch, declined: Collection[int], left_out: set[int]) -> set[int]:
+    """The edits to leave out, which are the batch's and not all that is left of it. Raises InvalidRequest."""
+    edits = {edit.id for edit in repository.of_batch(session, batch.id)} if declined else set()
+    if strangers := sorted(set(declined) - edits):
+        raise InvalidRequest(
+            f"Batch {batch.id} has no edit {', '.join(map(str, strangers[:20]))}, so it cannot be left out.",
+            f"`melo batch show {batch.id}` lists its edits.",
+        )
+    if declined and edits == left_out | set(declined):
+        raise InvalidRequest(
+            f"Nothing of batch {batch.id} would be left to apply.",
+            f"Reject it: melo batch reject {batch.id} --reason …",
+        )
+    return set(declined)
+
+
+def _add_approval(session: Session, batch: Batch, actor: Actor, reason: str, declined: Collection[int]) -> Approval:
+    approval = Approval(
+        batch_id=batch.id, actor=actor.name, role=actor.role, reason=reason, declined=sorted(set(declined))
+    )
+    session.add(approval)
+    session.flush()
+    return approval
+
+
+def _require_no_contradictions(session: Session, batch: Batch, left_out: set[int]) -> None:
+    """Raises InvalidEdits."""
+    problems = _contradictions(session, batch, left_out)
+    if problems:
+        raise InvalidEdits(
+            f"Batch {batch.id} cannot be approved: {len(problems)} of its edits meet edits that came first.",
+            "Leave them out (`melo batch approve --except EDIT`), or reject the batch and submit it again with "
+            "on_conflict=replace or on_conflict=skip.",
+            problems,
+        )
+
+
+def _contradictions(session: Session, batch: Batch, left_out: set[int]) -> list[RecordProblem]:
     """Edits of the batch for whose prompt another edit acts or is on its way, unless they replace it."""
-    mine = {edit.prompt_key: edit for edit in repository.of_batch(session, batch.id)}
+    mine = {edit.prompt_key: edit for edit in repository.of_batch(session, batch.id) if edit.id not in left_out}
     standing = repository.standing_by_key(session, batch.collection_id, mine, pending=DECIDED, except_batch=batch.id)
     problems = []
     for other in standing:
@@ -72,7 +173,7 @@ def _contradictions(session: Session, batch: Batch) -> list[RecordProblem]:
                 position=edit.position,
                 code="duplicate" if verb == "repeats" else "contradiction",
                 detail=f"Edit {edit.id} {verb} edit {other.id}, whose target is {other.target!r}.",
-                remedy=f"Submit it again with replaces={other.id}, or without this edit.",
+                remedy=f"Submit it again with replaces={other.id}, or leave edit {edit.id} out.",
                 prompt=edit.prompt,
                 target=edit.target,
                 other_edit_id=other.id,

@@ -2,8 +2,9 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 
+from registry.body_file import loaded
 from registry.edits import deciding, service, submitting
 from registry.edits.models import Batch
 from registry.edits.schemas import (
@@ -12,75 +13,86 @@ from registry.edits.schemas import (
     BatchView,
     Decision,
     Rejection,
-    Submission,
     SubmissionView,
 )
-from registry.http import ActorDep, BatchId, Before, CollectionDep, Limit, SessionDep
-from registry.vocabulary import BatchState
+from registry.edits.submission_body import DOCUMENTED, SubmittedDep
+from registry.http import ActorDep, BatchId, CollectionDep, SessionDep, needs
+from registry.idempotency.route import RepeatableRoute
+from registry.pages import ById
+from registry.vocabulary import BatchState, Role
+from registry.wire import Id
 
-router = APIRouter(prefix="/v1", tags=["edits"])
+router = APIRouter(prefix="/v1", tags=["edits"], route_class=RepeatableRoute)
 
 
-@router.post("/collections/{collection}/batches", status_code=201)
+@router.post(
+    "/collections/{collection}/batches",
+    status_code=201,
+    dependencies=[Depends(loaded), needs(Role.EDITOR)],
+    openapi_extra=DOCUMENTED,
+)
 def submit_edits(
-    submission: Submission, collection: CollectionDep, session: SessionDep, actor: ActorDep
+    submitted: SubmittedDep, collection: CollectionDep, session: SessionDep, actor: ActorDep
 ) -> SubmissionView:
-    """Submit corrections. All problems come back at once; then nothing is stored."""
+    """Submit up to 100,000 corrections. What is wrong with them comes back at once; then nothing is stored."""
+    options = submitted.options
     report = submitting.submit(
         session,
         collection,
-        submission.edits,
+        submitted.edits,
         actor,
-        message=submission.message,
-        source=submission.source,
-        on_conflict=submission.on_conflict,
-        skip_invalid=submission.skip_invalid,
-        dry_run=submission.dry_run,
+        message=options.message,
+        source=options.source,
+        on_conflict=options.on_conflict,
+        skip_invalid=options.skip_invalid,
+        dry_run=options.dry_run,
     )
     return SubmissionView(
         batch=service.view(session, report.batch) if report.batch else None,
         accepted=report.accepted,
         skipped=[problem.as_json() for problem in report.skipped],
+        skipped_count=report.skipped_count,
     )
 
 
-@router.get("/collections/{collection}/batches", response_model=list[BatchSummary])
+@router.get("/collections/{collection}/batches", response_model=list[BatchSummary], dependencies=[needs(Role.VIEWER)])
 def list_batches(
     collection: CollectionDep,
     session: SessionDep,
+    page: ById,
     state: BatchState | None = None,
-    before: Before = None,
-    limit: Limit = 100,
 ) -> list[Batch]:
     """Newest first."""
-    return list(service.batches(session, collection, state=state, before=before, limit=limit))
+    found = service.batches(session, collection, state=state, before=page.key, limit=page.rows)
+    return page.cut(found, lambda batch: batch.id)
 
 
-@router.get("/batches/{batch_id}")
+@router.get("/batches/{batch_id}", dependencies=[needs(Role.VIEWER)])
 def show_batch(batch_id: BatchId, session: SessionDep) -> BatchView:
-    """A batch, its edits, its job's progress, and what it waits for."""
+    """A batch, its edits and approvals, what its check found, its training's progress, and what it waits for."""
     return service.view(session, service.get(session, batch_id))
 
 
-@router.post("/batches/{batch_id}/approve")
+@router.post("/batches/{batch_id}/approve", dependencies=[needs(Role.APPROVER)])
 def approve_batch(batch_id: BatchId, decision: Decision, session: SessionDep, actor: ActorDep) -> BatchView:
-    """Have a batch trained and applied."""
-    return service.view(session, deciding.approve(session, batch_id, actor, decision.reason))
+    """Approve a batch, or the part of it that `except` leaves. The last approval needed has it trained and applied."""
+    return service.view(session, deciding.approve(session, batch_id, actor, decision.reason, decision.declined))
 
 
-@router.post("/batches/{batch_id}/reject")
+@router.post("/batches/{batch_id}/reject", dependencies=[needs(Role.EDITOR)])
 def reject_batch(batch_id: BatchId, rejection: Rejection, session: SessionDep, actor: ActorDep) -> BatchView:
     """Decide against a batch, for good."""
     return service.view(session, deciding.reject(session, batch_id, actor, rejection.reason))
 
 
-@router.get("/collections/{collection}/edits")
+@router.get("/collections/{collection}/edits", dependencies=[needs(Role.VIEWER)])
 def list_edits(
     collection: CollectionDep,
     session: SessionDep,
+    page: ById,
     active: bool | None = None,
-    after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
-    limit: Limit = 1000,
+    batch: Annotated[Id | None, Query(description="only those of this batch")] = None,
 ) -> list[ActiveEditView]:
     """In the order of their ids; `active` leaves only those that act in the newest version, or only the others."""
-    return service.edits_of(session, collection, active=active, after=after, limit=limit)
+    found = service.edits_of(session, collection, batch_id=batch, active=active, after=page.key or 0, limit=page.rows)
+    return page.cut(found, lambda edit: edit.id)

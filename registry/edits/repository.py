@@ -4,12 +4,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, insert, select
+from sqlalchemy import ColumnElement, and_, any_, func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
-from registry.edits.models import Batch, Edit
+from registry.copying import copy_rows
+from registry.edits.models import Approval, Batch, Edit
+from registry.edits.records import Record
 from registry.orm import in_parts
 from registry.versions.models import Activation, Version
+from registry.versions.states import newest_state
 from registry.vocabulary import BatchState
 
 PENDING = (BatchState.SUBMITTED, BatchState.APPROVED, BatchState.TRAINING)
@@ -29,8 +33,15 @@ class StandingEdit:
     active_since: int | None  # the version; None: its batch is still on its way
 
 
-def _is_active() -> ColumnElement[bool]:
-    return and_(Activation.edit_id == Edit.id, func.upper_inf(Activation.valid))
+def _is_active(collection_id: int) -> ColumnElement[bool]:
+    """The edit acts in the newest version of its collection."""
+    return and_(Activation.edit_id == Edit.id, Activation.valid.contains(newest_state(collection_id)))
+
+
+def _is_declined() -> ColumnElement[bool]:
+    """An approver left the edit out of its batch."""
+    left_out = select(Approval.id).where(Approval.batch_id == Edit.batch_id, Edit.id == any_(Approval.declined))
+    return left_out.exists()
 
 
 def standing_by_key(
@@ -59,6 +70,8 @@ def _standing(
 ) -> list[StandingEdit]:
     found: list[StandingEdit] = []
     for part in in_parts(sorted(set(values))):
+        # Joined, and not compared with ANY: a prepared statement compares with each element in turn.
+        wanted = func.unnest(literal(part, ARRAY(column.type))).table_valued("value").render_derived()
         query = (
             select(
                 Edit.id,
@@ -69,10 +82,11 @@ def _standing(
                 Batch.state,
                 func.lower(Activation.valid),
             )
+            .join(wanted, column == wanted.c.value)
             .join(Batch, Batch.id == Edit.batch_id)
-            .outerjoin(Activation, _is_active())
-            .where(Edit.collection_id == collection_id, column.in_(part))
-            .where(Activation.id.is_not(None) | Batch.state.in_(pending))
+            .outerjoin(Activation, _is_active(collection_id))
+            .where(Edit.collection_id == collection_id)
+            .where(Activation.id.is_not(None) | (Batch.state.in_(pending) & ~_is_declined()))
             .order_by(Edit.id)
         )
         if except_batch is not None:
@@ -81,8 +95,23 @@ def _standing(
     return found
 
 
-def insert_edits(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    session.execute(insert(Edit), rows)
+_EDIT_COLUMNS = (
+    "batch_id", "collection_id", "position", "prompt", "target", "rephrases", "unchanged", "kind", "author", "reason",
+    "source", "replaces", "prompt_key", "digest",
+)  # fmt: skip
+
+
+def insert_edits(session: Session, batch: Batch, records: Iterable[Record]) -> None:
+    """Those without an author are by whoever submitted the batch."""
+    rows = (
+        (
+            batch.id, batch.collection_id, each.position, each.prompt, each.target, list(each.rephrases),
+            list(each.unchanged), each.kind, each.author or batch.submitted_by, each.reason, each.source,
+            each.replaces, each.prompt_key, each.digest,
+        )
+        for each in records
+    )  # fmt: skip
+    copy_rows(session, Edit, _EDIT_COLUMNS, rows)
 
 
 def batch(session: Session, batch_id: int) -> Batch | None:
@@ -105,8 +134,21 @@ def batches(
     return session.scalars(query).all()
 
 
-def of_batch(session: Session, batch_id: int) -> Sequence[Edit]:
-    return session.scalars(select(Edit).where(Edit.batch_id == batch_id).order_by(Edit.position)).all()
+def of_batch(session: Session, batch_id: int, limit: int | None = None) -> Sequence[Edit]:
+    """In the order of the submission; the first `limit`, or all."""
+    query = select(Edit).where(Edit.batch_id == batch_id).order_by(Edit.position).limit(limit)
+    return session.scalars(query).all()
+
+
+def approvals(session: Session, batch_id: int) -> Sequence[Approval]:
+    """In the order in which they were given."""
+    return session.scalars(select(Approval).where(Approval.batch_id == batch_id).order_by(Approval.id)).all()
+
+
+def declined(session: Session, batch_id: int) -> set[int]:
+    """The edits of a batch that an approver left out."""
+    query = select(func.unnest(Approval.declined)).where(Approval.batch_id == batch_id)
+    return set(session.scalars(query))
 
 
 def by_ids(session: Session, edit_ids: Iterable[int]) -> list[Edit]:
@@ -117,19 +159,32 @@ def by_ids(session: Session, edit_ids: Iterable[int]) -> list[Edit]:
     return found
 
 
+def successors(session: Session, edit: Edit, batch_ids: Iterable[int | None]) -> dict[int, int]:
+    """By batch: its edit that took the place of `edit`."""
+    query = select(Edit.batch_id, Edit.id).where(
+        Edit.batch_id.in_([batch_id for batch_id in batch_ids if batch_id is not None]),
+        (Edit.replaces == edit.id) | (Edit.prompt_key == edit.prompt_key),
+        Edit.id != edit.id,
+    )
+    return dict(session.execute(query).all())
+
+
 def with_activity(
-    session: Session, collection_id: int, *, active: bool | None, after: int, limit: int
+    session: Session, collection_id: int, *, batch_id: int | None, active: bool | None, after: int, limit: int
 ) -> list[tuple[Edit, int | None]]:
     """Edits after id `after` with the version that each is active from, None where it is not active."""
     query = (
         select(Edit, func.lower(Activation.valid))
-        .outerjoin(Activation, _is_active())
+        # The bound twice, since it is not inferred: the page then begins there in both tables.
+        .outerjoin(Activation, and_(_is_active(collection_id), Activation.edit_id > after))
         .where(Edit.collection_id == collection_id, Edit.id > after)
         .order_by(Edit.id)
         .limit(limit)
     )
     if active is not None:
         query = query.where(Activation.id.is_not(None) if active else Activation.id.is_(None))
+    if batch_id is not None:
+        query = query.where(Edit.batch_id == batch_id)
     return [(edit, since) for edit, since in session.execute(query)]
 
 

@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
-from registry.jobs.schemas import JobView
-from registry.vocabulary import BatchState, EditKind, OnConflict
-from registry.wire import Answer, Body, Id, Reason, ShortText, Text
+from registry.jobs.schemas import CheckView, JobView
+from registry.vocabulary import BatchState, EditKind, OnConflict, Role
+from registry.wire import Answer, Body, Id, Reason, ShortText, Text, standalone_schema
 
 
 def _not_blank(text: str) -> str:
@@ -38,16 +38,25 @@ class EditIn(Body):
 
 
 # Records are read one by one, so that a broken one is named by its position beside all other problems.
-LooseEdit = Annotated[dict[str, Any], WithJsonSchema(EditIn.model_json_schema())]
+LooseEdit = Annotated[dict[str, Any], WithJsonSchema(standalone_schema(EditIn))]
+
+MOST_EDITS = 100_000  # in one submission
+MOST_PROBLEMS = 1_000  # listed of a submission; the others are counted
+SHOWN_EDITS = 1_000  # beside a batch
 
 
-class Submission(Body):
-    edits: list[LooseEdit] = Field(min_length=1, max_length=100_000)
-    message: ShortText = ""
-    source: ShortText = Field(default="", description="the name of the file")
-    on_conflict: OnConflict = OnConflict.REFUSE
+class SubmissionOptions(Body):
+    message: ShortText = Field(default="", description="what the batch is for", examples=["new boards"])
+    source: ShortText = Field(default="", description="the name of the file", examples=["boards.jsonl"])
+    on_conflict: OnConflict = Field(
+        default=OnConflict.REFUSE, description="what becomes of edits that repeat or contradict one that stands"
+    )
     skip_invalid: bool = Field(default=False, description="store the records without problems")
     dry_run: bool = Field(default=False, description="check only; store nothing")
+
+
+class Submission(SubmissionOptions):
+    edits: list[LooseEdit] = Field(min_length=1, max_length=MOST_EDITS)
 
 
 class EditView(Answer):
@@ -65,6 +74,7 @@ class EditView(Answer):
     replaces: int | None
     digest: str
     created_at: datetime
+    erased_at: datetime | None = Field(default=None, description="since then its content is gone; the digest stays")
 
 
 class ActiveEditView(EditView):
@@ -86,10 +96,22 @@ class BatchSummary(Answer):
     edits_digest: str
 
 
+class ApprovalView(Answer):
+    actor: str
+    role: Role
+    reason: str
+    declined: list[int] = Field(description="edits that were left out")
+    created_at: datetime
+
+
 class BatchView(BatchSummary):
     collection: str
-    edits: list[EditView]
-    job: JobView | None
+    edits: list[EditView] = Field(description=f"the first {SHOWN_EDITS:,}; the collection's edits?batch= has all")
+    approvals: list[ApprovalView] = Field(description="who approved it, in order")
+    approvals_needed: int = Field(description="by how many different people it has to be approved")
+    declined: list[int] = Field(description="the edits that an approver left out: they are never trained nor applied")
+    check: CheckView | None = Field(description="what a worker found before the decision; null: nothing was checked")
+    job: JobView | None = Field(description="the training; null: it is not approved yet")
     version: int | None = Field(description="the version that it made")
     hint: str = Field(description="what the batch waits for, where it waits")
 
@@ -99,11 +121,21 @@ class SubmissionView(Answer):
 
     batch: BatchView | None = Field(description="null after a dry run, or where every record was skipped")
     accepted: int
-    skipped: list[dict[str, Any]]
+    skipped: list[dict[str, Any]] = Field(description=f"why records were left out: the first {MOST_PROBLEMS} reasons")
+    skipped_count: int = Field(description="how many records were left out")
 
 
 class Decision(Body):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
     reason: ShortText = ""
+    declined: list[Id] = Field(
+        default_factory=list,
+        alias="except",
+        max_length=MOST_EDITS,
+        description="edits of the batch to leave out: they are neither trained nor applied",
+        examples=[[]],
+    )
 
 
 class Rejection(Body):

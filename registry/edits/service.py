@@ -8,12 +8,12 @@ from registry.collections import repository as collections
 from registry.collections.models import Collection
 from registry.edits import repository
 from registry.edits.models import Batch
-from registry.edits.schemas import ActiveEditView, BatchSummary, BatchView, EditView
+from registry.edits.schemas import SHOWN_EDITS, ActiveEditView, ApprovalView, BatchSummary, BatchView, EditView
 from registry.errors import NotFound
 from registry.jobs import repository as jobs
-from registry.jobs import service as queue
-from registry.jobs.schemas import JobView
-from registry.vocabulary import BatchState
+from registry.jobs.hints import hint
+from registry.jobs.schemas import CheckView, JobView
+from registry.vocabulary import BatchState, JobKind
 
 
 def get(session: Session, batch_id: int) -> Batch:
@@ -33,17 +33,26 @@ def lock(session: Session, batch_id: int) -> Batch:
 
 
 def view(session: Session, batch: Batch) -> BatchView:
-    """A batch with its edits, its job, and what it waits for."""
-    job = jobs.latest_of_batch(session, batch.id)
+    """A batch with its edits, its approvals, its check, its job, and what it waits for."""
+    collection = collections.by_id(session, batch.collection_id)
+    approvals = [ApprovalView.model_validate(approval) for approval in repository.approvals(session, batch.id)]
+    needed = collection.approvals_needed if batch.approvals_needed is None else batch.approvals_needed
+    check = jobs.latest_of_batch(session, batch.id, JobKind.CHECK)
+    job = jobs.latest_of_batch(session, batch.id, JobKind.TRAIN)
     waiting = (
-        f"It waits for a decision: `melo batch approve {batch.id}` or `melo batch reject {batch.id}`."
+        f"It waits for a decision ({len(approvals)} of {needed} approvals): `melo batch approve {batch.id}` or "
+        f"`melo batch reject {batch.id}`. {hint(session, check)}".strip()
         if batch.state == BatchState.SUBMITTED
-        else queue.hint(session, job)
+        else hint(session, job)
     )
     return BatchView(
         **BatchSummary.model_validate(batch).model_dump(),
-        collection=collections.by_id(session, batch.collection_id).name,
-        edits=[EditView.model_validate(edit) for edit in repository.of_batch(session, batch.id)],
+        collection=collection.name,
+        edits=[EditView.model_validate(edit) for edit in repository.of_batch(session, batch.id, SHOWN_EDITS)],
+        approvals=approvals,
+        approvals_needed=needed,
+        declined=sorted({edit_id for approval in approvals for edit_id in approval.declined}),
+        check=CheckView.model_validate(check) if check else None,
         job=JobView.model_validate(job) if job else None,
         version=repository.version_of_batch(session, batch.id),
         hint=waiting,
@@ -57,10 +66,16 @@ def batches(
 
 
 def edits_of(
-    session: Session, collection: Collection, *, active: bool | None, after: int, limit: int
+    session: Session,
+    collection: Collection,
+    *,
+    batch_id: int | None = None,
+    active: bool | None,
+    after: int,
+    limit: int,
 ) -> list[ActiveEditView]:
     """Edits in the order of their ids, with the version that each is active from."""
-    found = repository.with_activity(session, collection.id, active=active, after=after, limit=limit)
+    found = repository.with_activity(session, collection.id, batch_id=batch_id, active=active, after=after, limit=limit)
     return [ActiveEditView(**EditView.model_validate(edit).model_dump(), active_since=since) for edit, since in found]
 
 

@@ -1,8 +1,7 @@
 """Submitting corrections: checked as a whole, then stored as one batch that waits for a decision."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -11,11 +10,15 @@ from registry.audit.actor import Actor
 from registry.base_models import RESERVED_TOKENS, count_tokens, find_model
 from registry.collections import repository as collections
 from registry.collections.models import Collection
-from registry.digests import edit_digest, edits_digest
+from registry.digests import edits_digest
 from registry.edits import repository
 from registry.edits.models import Batch
-from registry.edits.validation import COLLISIONS, Record, collisions_with, collisions_within, read_records, too_long
-from registry.errors import InvalidEdits, RecordProblem, UnknownModel
+from registry.edits.records import Raw, Record, read_records
+from registry.edits.repository import StandingEdit
+from registry.edits.schemas import MOST_PROBLEMS
+from registry.edits.validation import COLLISIONS, collisions_with, collisions_within, replacing, too_long
+from registry.errors import InvalidEdits, InvalidRequest, RecordProblem, UnknownModel
+from registry.jobs import service as queue
 from registry.vocabulary import Action, BatchState, OnConflict
 
 
@@ -25,13 +28,49 @@ class Report:
 
     batch: Batch | None  # None: nothing was left to store, or nothing was to be stored
     accepted: int
-    skipped: list[RecordProblem] = field(default_factory=list)
+    skipped: list[RecordProblem] = field(default_factory=list)  # the first MOST_PROBLEMS reasons
+    skipped_count: int = 0  # records left out
+
+
+@dataclass
+class Problems:
+    """What is wrong with some of the records: the first ones in words, all of them counted."""
+
+    first: list[RecordProblem] = field(default_factory=list)
+    count: int = 0
+    positions: set[int] = field(default_factory=set)
+
+    def add(self, problem: RecordProblem) -> None:
+        """Keeps those of the first records, whatever the order they are found in."""
+        self.count += 1
+        self.positions.add(problem.position)
+        self.first.append(problem)
+        if len(self.first) > 2 * MOST_PROBLEMS:
+            self.first = self.listed()
+
+    def listed(self) -> list[RecordProblem]:
+        return sorted(self.first, key=lambda each: each.position)[:MOST_PROBLEMS]
+
+
+@dataclass
+class Findings:
+    """The problems of a submission, parted by whether the records in question may be left out."""
+
+    skip_invalid: bool
+    skip_collisions: bool
+    refused: Problems = field(default_factory=Problems)
+    skippable: Problems = field(default_factory=Problems)
+
+    def add(self, problems: Iterable[RecordProblem]) -> None:
+        for problem in problems:
+            may_skip = self.skip_invalid or (self.skip_collisions and problem.code in COLLISIONS)
+            (self.skippable if may_skip else self.refused).add(problem)
 
 
 def submit(
     session: Session,
     collection: Collection,
-    edits: Sequence[dict[str, Any]],
+    edits: Iterable[Raw],
     actor: Actor,
     *,
     message: str = "",
@@ -42,30 +81,30 @@ def submit(
 ) -> Report:
     """Check the records and store them as one batch that waits for a decision.
 
-    edits: records with the fields of EditIn. Raises InvalidEdits with every problem of every record, and then
-    nothing is stored; with skip_invalid, or OnConflict.SKIP for duplicates and contradictions, the records in
-    question are left out and reported instead.
+    edits: objects with the fields of EditIn, or lines of NDJSON; read once. Raises InvalidEdits with what is wrong
+    with every record, and then nothing is stored; with skip_invalid, or OnConflict.SKIP for duplicates and
+    contradictions, the records in question are left out and reported instead.
     """
+    findings = Findings(skip_invalid, on_conflict == OnConflict.SKIP)
+    records, total = _read(edits, findings)
     # Two submissions of the same prompt at once must not both find it free.
     collections.lock(session, collection.id)
-    records, problems = _check(session, collection, edits, on_conflict)
-    skippable: list[RecordProblem] = []
-    refused: list[RecordProblem] = []
-    for problem in problems:
-        may_skip = skip_invalid or (on_conflict == OnConflict.SKIP and problem.code in COLLISIONS)
-        (skippable if may_skip else refused).append(problem)
-    if refused:
-        count = len({each.position for each in refused})
+    records = _check(session, collection, records, on_conflict, findings)
+    refused, left_out = findings.refused, findings.skippable
+    if refused.count:
+        listed = f" Of {refused.count:,} problems, the first {MOST_PROBLEMS:,} are listed."
+        more = listed if refused.count > MOST_PROBLEMS else ""
         raise InvalidEdits(
-            f"{count} of {len(edits)} records cannot be accepted; nothing was stored.",
+            f"{len(refused.positions)} of {total} records cannot be accepted; nothing was stored.{more}",
             "Correct them, or submit with skip_invalid to store the others.",
-            refused,
+            refused.listed(),
         )
-    left_out = {each.position for each in skippable}
-    accepted = [record for record in records if record.position not in left_out]
+    accepted = [record for record in records if record.position not in left_out.positions]
+    report = Report(None, len(accepted), left_out.listed(), len(left_out.positions))
     if dry_run or not accepted:
-        return Report(None, len(accepted), skippable)
+        return report
     batch = _store(session, collection, accepted, actor, message, source)
+    queue.enqueue_check(session, batch)
     audit.record(
         session,
         Action.BATCH_SUBMIT,
@@ -74,28 +113,52 @@ def submit(
         collection_id=collection.id,
         after=batch.edits_digest,
         reason=message,
-        details={"edits": len(accepted), "source": source, "skipped": sorted(left_out)},
+        details={"edits": len(accepted), "source": source, "skipped": report.skipped_count},
     )
-    return Report(batch, len(accepted), skippable)
+    return Report(batch, report.accepted, report.skipped, report.skipped_count)
+
+
+def _read(edits: Iterable[Raw], findings: Findings) -> tuple[list[Record], int]:
+    """The records that can be read, and how many there are in all. Raises InvalidRequest where there is none."""
+    records: list[Record] = []
+    total = 0
+    for found in read_records(edits):
+        total += 1
+        if isinstance(found, Record):
+            records.append(found)
+        else:
+            findings.add(found)
+    if not total:
+        raise InvalidRequest("The submission holds no edits.", "Write at least one.")
+    return records, total
 
 
 def _check(
-    session: Session, collection: Collection, edits: Sequence[dict[str, Any]], on_conflict: OnConflict
-) -> tuple[list[Record], list[RecordProblem]]:
-    records, problems = read_records(edits)
-    problems += _too_long(collection, records)
-    problems += collisions_within(records)
-    standing = repository.standing_by_key(session, collection.id, (record.prompt_key for record in records))
-    named = (record.replaces for record in records if record.replaces is not None)
-    replaceable = {edit.id: edit for edit in repository.standing_by_id(session, collection.id, named)}
-    records, collisions = collisions_with(records, standing, replaceable, on_conflict)
-    return records, sorted(problems + collisions, key=lambda each: each.position)
+    session: Session,
+    collection: Collection,
+    records: list[Record],
+    on_conflict: OnConflict,
+    findings: Findings,
+) -> list[Record]:
+    """Add what is wrong with the records; returns them, `replaces` filled in under OnConflict.REPLACE."""
+    findings.add(_too_long(collection, records))
+    findings.add(collisions_within(records))
+    standing: dict[str, list[StandingEdit]] = {}
+    for edit in repository.standing_by_key(session, collection.id, (record.prompt_key for record in records)):
+        standing.setdefault(edit.prompt_key, []).append(edit)
+    named = {record.replaces for record in records if record.replaces is not None}
+    replaceable = {edit.id for edit in repository.standing_by_id(session, collection.id, named)}
+    if on_conflict == OnConflict.REPLACE:
+        replaceable.update(edit.id for rivals in standing.values() for edit in rivals)
+        records = [replacing(record, standing.get(record.prompt_key, ())) for record in records]
+    findings.add(collisions_with(records, standing, replaceable))
+    return records
 
 
-def _too_long(collection: Collection, records: Sequence[Record]) -> list[RecordProblem]:
-    def count(text: str) -> int | None:
+def _too_long(collection: Collection, records: Sequence[Record]) -> Iterator[RecordProblem]:
+    def count(texts: Sequence[str]) -> list[int] | None:
         try:
-            return count_tokens(find_model(collection.model), text)
+            return count_tokens(find_model(collection.model), texts)
         except UnknownModel:  # the model lies where the workers are: they count exactly
             return None
 
@@ -105,40 +168,16 @@ def _too_long(collection: Collection, records: Sequence[Record]) -> list[RecordP
 def _store(
     session: Session, collection: Collection, records: Sequence[Record], actor: Actor, message: str, source: str
 ) -> Batch:
-    rows = [
-        {
-            "collection_id": collection.id,
-            "position": record.position,
-            "prompt": record.edit.prompt,
-            "target": record.edit.target,
-            "rephrases": record.edit.rephrases,
-            "unchanged": record.edit.unchanged,
-            "kind": str(record.edit.kind),
-            "author": record.edit.author or actor.name,
-            "reason": record.edit.reason,
-            "source": record.edit.source,
-            "replaces": record.replaces,
-            "prompt_key": record.prompt_key,
-            "digest": edit_digest(
-                prompt=record.edit.prompt,
-                target=record.edit.target,
-                rephrases=record.edit.rephrases,
-                unchanged=record.edit.unchanged,
-                kind=record.edit.kind,
-            ),
-        }
-        for record in records
-    ]
     batch = Batch(
         collection_id=collection.id,
         state=BatchState.SUBMITTED,
         message=message,
         source=source,
         submitted_by=actor.name,
-        edit_count=len(rows),
-        edits_digest=edits_digest(str(row["digest"]) for row in rows),
+        edit_count=len(records),
+        edits_digest=edits_digest(record.digest for record in records),
     )
     session.add(batch)
     session.flush()
-    repository.insert_edits(session, [{**row, "batch_id": batch.id} for row in rows])
+    repository.insert_edits(session, batch, records)
     return batch

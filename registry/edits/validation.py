@@ -1,175 +1,104 @@
-"""Checking a submission: every problem of every record is found before anything is stored."""
+"""Checking a submission: every problem of every record is found before anything is stored.
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+Each check yields its problems in the order of the records, so that the first ones can be told without keeping all.
+"""
 
-from pydantic import ValidationError
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 
-from registry.digests import collapse, prompt_key
+from registry.digests import collapse
+from registry.edits.records import Record
 from registry.edits.repository import StandingEdit
-from registry.edits.schemas import EditIn
 from registry.errors import RecordProblem
-from registry.vocabulary import OnConflict
 
 DUPLICATE = "duplicate"
 CONTRADICTION = "contradiction"
 COLLISIONS = frozenset({DUPLICATE, CONTRADICTION})
-
-
-@dataclass(frozen=True)
-class Record:
-    """A well-formed edit at its place in the submission."""
-
-    position: int
-    edit: EditIn
-    prompt_key: str
-    replaces: int | None
-
-    def problem(self, code: str, detail: str, remedy: str, **more: Any) -> RecordProblem:
-        return RecordProblem(
-            position=self.position,
-            line=self.edit.line,
-            code=code,
-            detail=detail,
-            remedy=remedy,
-            prompt=self.edit.prompt,
-            target=self.edit.target,
-            **more,
-        )
-
-
-def read_records(raw: Sequence[dict[str, Any]]) -> tuple[list[Record], list[RecordProblem]]:
-    """Records that have the form of an edit, and what is wrong with the others."""
-    records: list[Record] = []
-    problems: list[RecordProblem] = []
-    for position, fields in enumerate(raw, start=1):
-        try:
-            edit = EditIn.model_validate(fields)
-        except ValidationError as error:
-            line = fields.get("line")
-            problems += [
-                RecordProblem(
-                    position=position,
-                    line=line if isinstance(line, int) else None,
-                    code="malformed",
-                    field=".".join(str(part) for part in found["loc"]),
-                    detail=_in_words(found["loc"], found["type"], found["msg"]),
-                    remedy="Correct the record, or leave it out.",
-                )
-                for found in error.errors(include_url=False, include_context=False, include_input=False)
-            ]
-            continue
-        records.append(Record(position, edit, prompt_key(edit.prompt), edit.replaces))
-    return records, problems
-
-
-def _in_words(place: tuple[int | str, ...], kind: str, message: str) -> str:
-    name = str(place[0]) if place else "record"
-    if kind == "missing":
-        return f"It has no {name}."
-    if kind == "extra_forbidden":
-        return f"It has a field {name!r}, which an edit does not have."
-    reason = message.removeprefix("Value error, ")
-    if reason == "it is empty":
-        return f"Its {name} is empty."
-    return f"Its {name} is not valid: {reason[0].lower()}{reason[1:]}."
+_COUNTED_AT_ONCE = 1_000  # texts whose tokens are in memory together
 
 
 def too_long(
-    records: Iterable[Record], *, window: int, reserved: int, count_tokens: Callable[[str], int | None]
-) -> list[RecordProblem]:
+    records: Iterable[Record],
+    *,
+    window: int,
+    reserved: int,
+    count_tokens: Callable[[Sequence[str]], Sequence[int] | None],
+) -> Iterator[RecordProblem]:
     """Prompts that, with their target and the chat template, do not fit into the model's window.
 
-    A tokenizer makes at most one token of a byte, so only long texts need to be counted.
+    A tokenizer makes at most one token of a byte, so only long texts need to be counted; those come many at a time.
+    count_tokens: None where it cannot be told here.
     """
-    problems = []
-    for record in records:
-        for field, prompt in _prompts(record.edit):
-            text = f"{prompt} {record.edit.target}"
-            if len(text.encode()) + reserved <= window:
-                continue
-            tokens = count_tokens(text)
-            if tokens is None or tokens + reserved <= window:
-                continue
-            problems.append(
-                record.problem(
+    long = (
+        (record, field, text)
+        for record in records
+        for field, prompt in record.prompts()
+        if len((text := f"{prompt} {record.target}").encode()) + reserved > window
+    )
+    while some := list(islice(long, _COUNTED_AT_ONCE)):
+        counts = count_tokens([text for _, _, text in some])
+        if counts is None:
+            return
+        for (record, field, _), tokens in zip(some, counts, strict=True):
+            if tokens + reserved > window:
+                yield record.problem(
                     "too-long",
                     f"Its {field} and target have {tokens} tokens; with {reserved} for the chat template they do "
                     f"not fit into the model's window of {window}.",
                     f"Shorten it by {tokens + reserved - window} tokens or more.",
                     field=field,
                 )
-            )
-    return problems
 
 
-def _prompts(edit: EditIn) -> Iterable[tuple[str, str]]:
-    yield "prompt", edit.prompt
-    for field, prompts in (("rephrases", edit.rephrases), ("unchanged", edit.unchanged)):
-        for index, prompt in enumerate(prompts):
-            yield f"{field}.{index}", prompt
-
-
-def collisions_within(records: Iterable[Record]) -> list[RecordProblem]:
+def collisions_within(records: Iterable[Record]) -> Iterator[RecordProblem]:
     """Records whose prompt an earlier record of the submission has already."""
     first: dict[str, Record] = {}
-    problems = []
     for record in records:
         earlier = first.setdefault(record.prompt_key, record)
         if earlier is record:
             continue
-        place = f"line {earlier.edit.line}" if earlier.edit.line else f"record {earlier.position}"
-        same = same_target(record.edit.target, earlier.edit.target)
-        problems.append(
-            record.problem(
-                DUPLICATE if same else CONTRADICTION,
-                f"It repeats {place}."
-                if same
-                else f"It contradicts {place}: the same prompt, but the target {earlier.edit.target!r}.",
-                "Leave one of the two out.",
-                other_position=earlier.position,
-                other_prompt=earlier.edit.prompt,
-                other_target=earlier.edit.target,
-            )
+        place = f"line {earlier.line}" if earlier.line else f"record {earlier.position}"
+        same = same_target(record.target, earlier.target)
+        yield record.problem(
+            DUPLICATE if same else CONTRADICTION,
+            f"It repeats {place}."
+            if same
+            else f"It contradicts {place}: the same prompt, but the target {earlier.target!r}.",
+            "Leave one of the two out, or submit with on_conflict=skip: the first then stays.",
+            other_position=earlier.position,
+            other_prompt=earlier.prompt,
+            other_target=earlier.target,
         )
-    return problems
+
+
+def replacing(record: Record, rivals: Sequence[StandingEdit]) -> Record:
+    """OnConflict.REPLACE: the record names the active edit that it contradicts as the one it replaces."""
+    if record.replaces is not None:
+        return record
+    found = next((rival.id for rival in rivals if _contradicts(record, rival) and _acts(rival)), None)
+    return record if found is None else replace(record, replaces=found)
 
 
 def collisions_with(
-    records: Sequence[Record],
-    standing: Sequence[StandingEdit],
-    replaceable: dict[int, StandingEdit],
-    on_conflict: OnConflict,
-) -> tuple[list[Record], list[RecordProblem]]:
-    """Check records against the edits that stand.
+    records: Iterable[Record], standing: Mapping[str, Sequence[StandingEdit]], replaceable: Container[int]
+) -> Iterator[RecordProblem]:
+    """Records whose prompt an edit that stands has already, unless they replace it.
 
-    standing: edits with one of the records' prompts. replaceable: those that the records name in `replaces` and
-    that stand. Returns the records, `replaces` filled in under OnConflict.REPLACE, and the problems.
+    standing: the edits that stand, by their prompts' keys. replaceable: those that a record may name in `replaces`.
     """
-    by_key: dict[str, list[StandingEdit]] = {}
-    for other in standing:
-        by_key.setdefault(other.prompt_key, []).append(other)
-    checked: list[Record] = []
-    problems: list[RecordProblem] = []
     for record in records:
-        replaces = record.replaces
-        if replaces is not None and replaces not in replaceable:
-            problems.append(
-                record.problem(
-                    "replaces-nothing",
-                    f"It replaces edit {replaces}, which is neither active nor waiting in this collection.",
-                    "Leave `replaces` out, or name an active edit (`melo edits list`).",
-                    field="replaces",
-                    other_edit_id=replaces,
-                )
+        if record.replaces is not None and record.replaces not in replaceable:
+            yield record.problem(
+                "replaces-nothing",
+                f"It replaces edit {record.replaces}, which is neither active nor waiting in this collection.",
+                "Leave `replaces` out, or name an active edit (`melo edits list`).",
+                field="replaces",
+                other_edit_id=record.replaces,
             )
-        rivals = by_key.get(record.prompt_key, [])
-        if replaces is None and on_conflict == OnConflict.REPLACE:
-            replaces = next((rival.id for rival in rivals if _contradicts(record, rival) and _acts(rival)), None)
-        problems += [_collision(record, rival) for rival in rivals if rival.id != replaces]
-        checked.append(Record(record.position, record.edit, record.prompt_key, replaces))
-    return checked, problems
+        for rival in standing.get(record.prompt_key, ()):
+            if rival.id != record.replaces:
+                yield _collision(record, rival)
 
 
 def same_target(one: str, other: str) -> bool:
@@ -178,7 +107,7 @@ def same_target(one: str, other: str) -> bool:
 
 
 def _contradicts(record: Record, rival: StandingEdit) -> bool:
-    return not same_target(record.edit.target, rival.target)
+    return not same_target(record.target, rival.target)
 
 
 def _acts(rival: StandingEdit) -> bool:

@@ -8,7 +8,13 @@ import uvicorn
 
 def main() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
-    config = uvicorn.Config("registry.app:app_factory", factory=True, access_log=False, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        "registry.app:app_factory",
+        factory=True,
+        access_log=False,  # the application has its own line for each request
+        log_config=None,
+        timeout_graceful_shutdown=5,
+    )
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -14,11 +14,11 @@ LIVE = f"state IN ('{JobState.QUEUED}', '{JobState.RUNNING}', '{JobState.SUCCEED
 
 
 class Job(Base):
-    """The training of one batch. Whoever holds the attempt token may finish it."""
+    """Work on one batch: its check, or its training. Whoever holds the attempt token may finish it."""
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index("jobs_one_live_per_batch_idx", "batch_id", unique=True, postgresql_where=text(LIVE)),
+        Index("jobs_one_live_per_batch_idx", "batch_id", "kind", unique=True, postgresql_where=text(LIVE)),
         Index("jobs_lease_idx", "lease_until", postgresql_where=text("state = 'running'")),
         Index("jobs_queued_idx", "created_at", postgresql_where=text("state = 'queued'")),
         Index(None, "batch_id", "id"),
@@ -27,6 +27,7 @@ class Job(Base):
     id: Mapped[Key]
     batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"))
     collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id"))
+    kind: Mapped[str] = mapped_column(server_default="train")
     state: Mapped[str]
     attempt: Mapped[int] = mapped_column(server_default="0")
     attempt_token: Mapped[UUID | None]
@@ -39,7 +40,7 @@ class Job(Base):
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     loss_curve: Mapped[list[Any] | None] = mapped_column(JSONB)
     timings: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
-    report: Mapped[list[Any] | None] = mapped_column(JSONB)  # an EditReport for each edit
+    report: Mapped[list[Any] | None] = mapped_column(JSONB)  # of a check an EditCheck for each edit, else an EditReport
     peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     error: Mapped[str | None]
     created_at: Mapped[Moment]

@@ -1,4 +1,4 @@
-"""What the API says about training jobs."""
+"""What the API says about jobs: checks and trainings."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -44,7 +44,41 @@ class EditReport(Answer):
     unchanged_changed: list[ChangedAnswer] = Field(default=[])
 
 
-class JobView(Answer):
+class NearEdit(Answer):
+    """Another edit near one of the batch: it acts in the newest version, or is of the same batch."""
+
+    edit_id: int
+    prompt: str
+    target: str
+    distance: float = Field(description="between the nearest two of their keys")
+    inside: bool = Field(description="within the radius: one would answer what is asked of the other")
+    same_target: bool
+    in_batch: bool = Field(default=False, description="it is of the same batch")
+    replaced: bool = Field(default=False, description="the edit says that it takes this one's place")
+
+    @property
+    def is_duplicate(self) -> bool:
+        return self.inside and self.same_target and not self.replaced
+
+    @property
+    def is_contradiction(self) -> bool:
+        return self.inside and not self.same_target and not self.replaced
+
+
+class EditCheck(Answer):
+    """What a check found about an edit, for whoever approves to read."""
+
+    edit_id: int
+    answer_now: Said = Field(description="what the newest version answers to its prompt")
+    answered_by: int | None = Field(default=None, description="the edit that gives that answer; null: the base model")
+    near: list[NearEdit] = Field(default=[], description="the nearest edits, nearest first")
+    ways_out: list[str] = Field(default=[], description="what can be done about near duplicates and contradictions")
+    trained: EditReport | None = Field(
+        default=None, description="how its training went, where the check trains: answer null means it is the target"
+    )
+
+
+class _JobFacts(Answer):
     id: int
     batch_id: int
     state: JobState
@@ -58,12 +92,23 @@ class JobView(Answer):
     progress: dict[str, Any] | None
     loss_curve: list[Any] | None
     timings: dict[str, Any] | None
-    report: list[EditReport] | None
     peak_memory_bytes: int | None
     error: str | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+
+
+class JobView(_JobFacts):
+    """The training of an approved batch."""
+
+    report: list[EditReport] | None
+
+
+class CheckView(_JobFacts):
+    """What a worker did with a batch before the decision. One that failed, or was cancelled, hinders nobody."""
+
+    report: list[EditCheck] | None = Field(description="what it found about each edit; null: it is not done")
 
 
 class WorkerView(Answer):

@@ -1,7 +1,11 @@
-"""The life of a training job: enqueued with the approval, claimed with a lease, finished or failed by its holder."""
+"""The life of a job: enqueued with a batch or its approval, claimed with a lease, ended by whoever holds it.
+
+A check comes before the decision and says something of each edit; it changes no version. A training comes after it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,15 +15,16 @@ from sqlalchemy.orm import Session
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.collections import repository as collections
+from registry.digests import sha256_hex
 from registry.edits import repository as edits
 from registry.edits.models import Batch
 from registry.errors import LeaseLost
 from registry.jobs import repository
 from registry.jobs.models import Job
-from registry.jobs.schemas import EditReport, WorkerView
-from registry.vocabulary import Action, BatchState, EditKind, JobState
+from registry.jobs.schemas import EditCheck, EditReport, WorkerView
+from registry.vocabulary import Action, BatchState, Checks, EditKind, JobKind, JobState
 
-TRAIN = "worker.train"  # the Celery task's name
+TRAIN = "worker.train"  # the Celery task's name, of checks too: the job's row says what is to be done
 ALIVE_SECONDS = 30  # a worker whose last sign of life is older counts as gone
 _LONGEST_ERROR = 10_000
 
@@ -44,6 +49,8 @@ class Claim:
     """The right to finish a job, and everything to train it with."""
 
     job_id: int
+    kind: JobKind
+    checks: Checks  # what a check has to do, by the policy
     token: UUID
     attempt: int
     worker: str
@@ -66,12 +73,13 @@ class Claim:
         return Actor(f"worker/{self.worker}")
 
 
-def enqueue(session: Session, batch: Batch) -> Job:
-    """The job of an approved batch, and the message that will wake a worker."""
+def enqueue(session: Session, batch: Batch, kind: JobKind = JobKind.TRAIN) -> Job:
+    """A job for the batch, and the message that will wake a worker."""
     collection = collections.by_id(session, batch.collection_id)
     job = Job(
         batch_id=batch.id,
         collection_id=batch.collection_id,
+        kind=kind,
         state=JobState.QUEUED,
         # The same edits are trained from the same seed, whoever trains them.
         seed=int(batch.edits_digest[:15], 16),
@@ -83,20 +91,45 @@ def enqueue(session: Session, batch: Batch) -> Job:
     return job
 
 
+def enqueue_check(session: Session, batch: Batch) -> Job | None:
+    """The check of a submitted batch; None where the collection's policy has none."""
+    if collections.by_id(session, batch.collection_id).checks == Checks.NONE:
+        return None
+    return enqueue(session, batch, JobKind.CHECK)
+
+
+def cancel_checks(session: Session, batch: Batch, *, held_too: bool) -> Sequence[int]:
+    """End the batch's checks on which nobody works; with `held_too`, also one that a worker is at.
+
+    That worker finds out at its next heartbeat. Have the batch locked. Returns the ids of the jobs.
+    """
+    return repository.cancel_checks(session, batch.id, held_too=held_too)
+
+
 def claim(
     session: Session, job_id: int, *, worker: str, device: str, libraries: dict[str, str], lease_seconds: float
 ) -> Claim | None:
     """Take a job, if it is free: queued, or its last worker's lease has run out. None: there is nothing to do.
 
-    Commit at once: only then do others see the claim.
+    A training waits for the batch's check, where a worker is at it: it takes over what that has trained. Commit at
+    once: only then do others see the claim.
     """
+    waiting = repository.by_id(session, job_id)
+    if waiting is None:
+        return None
+    # The batch before its jobs, as whoever decides on it does.
+    batch = edits.lock_batch(session, waiting.batch_id)
+    assert batch is not None  # a foreign key
+    if not _is_due(session, batch, JobKind(waiting.kind)):
+        return None
     token = uuid4()
     job = repository.take(session, job_id, token, lease_seconds, worker=worker, device=device, libraries=libraries)
     if job is None:
         return None
-    batch = edits.lock_batch(session, job.batch_id)
-    assert batch is not None  # a foreign key
-    batch.state = BatchState.TRAINING
+    left_out: set[int] = set()
+    if job.kind == JobKind.TRAIN:
+        batch.state = BatchState.TRAINING
+        left_out = edits.declined(session, batch.id)
     collection = collections.by_id(session, job.collection_id)
     claimed = tuple(
         ClaimedEdit(
@@ -111,9 +144,12 @@ def claim(
             digest=edit.digest,
         )
         for edit in edits.of_batch(session, batch.id)
+        if edit.id not in left_out
     )
     taken = Claim(
         job_id=job.id,
+        kind=JobKind(job.kind),
+        checks=Checks(collection.checks),
         token=token,
         attempt=job.attempt,
         worker=worker,
@@ -131,17 +167,31 @@ def claim(
         seed=job.seed,
         edits=claimed,
     )
-    audit.record(
-        session,
-        Action.BATCH_TRAIN,
-        taken.actor,
-        f"batch/{batch.id}",
-        collection_id=collection.id,
-        before=batch.edits_digest,
-        after=batch.edits_digest,
-        details={"job": job.id, "attempt": job.attempt, "device": device},
-    )
+    if taken.kind == JobKind.TRAIN:
+        audit.record(
+            session,
+            Action.BATCH_TRAIN,
+            taken.actor,
+            f"batch/{batch.id}",
+            collection_id=collection.id,
+            before=batch.edits_digest,
+            after=batch.edits_digest,
+            details={"job": job.id, "attempt": job.attempt, "device": device},
+        )
     return taken
+
+
+def _is_due(session: Session, batch: Batch, kind: JobKind) -> bool:
+    """Whether it is this job's turn. A check that nobody waits for any more is cancelled."""
+    if kind == JobKind.TRAIN:
+        if repository.is_checked_now(session, batch.id):
+            return False
+        repository.cancel_checks(session, batch.id, held_too=False)
+        return True
+    if batch.state == BatchState.SUBMITTED:
+        return True
+    repository.cancel_checks(session, batch.id, held_too=False)
+    return False
 
 
 def heartbeat(session: Session, claim: Claim, progress: dict[str, Any]) -> bool:
@@ -150,7 +200,12 @@ def heartbeat(session: Session, claim: Claim, progress: dict[str, Any]) -> bool:
 
 
 def hold(session: Session, claim: Claim) -> Job:
-    """The claimed job, locked until the transaction ends. Raises LeaseLost where the claim is no longer good."""
+    """The claimed job, locked until the transaction ends. Raises LeaseLost where the claim is no longer good.
+
+    Its collection and its batch are locked before it, in the order in which whoever decides on a batch has them.
+    """
+    collections.lock(session, claim.collection_id)
+    edits.lock_batch(session, claim.batch_id)
     job = repository.lock_held(session, claim.job_id, claim.token)
     if job is None:
         raise LeaseLost(
@@ -161,7 +216,10 @@ def hold(session: Session, claim: Claim) -> Job:
 
 
 def write_report(
-    session: Session, claim: Claim, report: Sequence[EditReport], progress: dict[str, Any] | None = None
+    session: Session,
+    claim: Claim,
+    report: Sequence[EditReport | EditCheck],
+    progress: dict[str, Any] | None = None,
 ) -> None:
     """Keep what is to be said about each edit, and the last progress, in the transaction that finishes the job.
 
@@ -184,24 +242,31 @@ def give_back(session: Session, claim: Claim) -> None:
 
 
 def fail(session: Session, claim: Claim, error: str) -> None:
-    """End the job and its batch with a reason. Raises LeaseLost where the claim is no longer good."""
+    """End the job with a reason; with a training fails the batch, while a check that failed stands in nobody's way.
+
+    Raises LeaseLost where the claim is no longer good.
+    """
     job = hold(session, claim)
+    batch = edits.batch(session, job.batch_id)
+    assert batch is not None
     reason = error.replace("\x00", "")[:_LONGEST_ERROR] or "the worker gave no reason"
     _end(job, JobState.FAILED)
     job.error = reason
-    batch = edits.lock_batch(session, job.batch_id)
-    assert batch is not None
-    batch.state = BatchState.FAILED
+    if claim.kind == JobKind.TRAIN:
+        batch.state = BatchState.FAILED
+    else:
+        wake_training(session, batch)
     audit.record(
         session,
-        Action.BATCH_FAIL,
+        Action.BATCH_FAIL if claim.kind == JobKind.TRAIN else Action.BATCH_CHECK,
         claim.actor,
         f"batch/{batch.id}",
         collection_id=job.collection_id,
         before=batch.edits_digest,
         after=batch.edits_digest,
-        reason=reason,
-        details={"job": job.id, "attempt": job.attempt},
+        # An error may quote an edit, whose content must stay erasable: its text is in the job alone.
+        reason=f"see the error of job {job.id}",
+        details={"job": job.id, "attempt": job.attempt, "error": sha256_hex(reason.encode())},
     )
 
 
@@ -213,14 +278,25 @@ def succeed(
     loss_curve: list[Any],
     peak_memory_bytes: int | None,
 ) -> None:
-    """Part of the transaction that writes the job's version."""
+    """Part of the transaction that writes the job's version, or a check's report."""
     _end(job, JobState.SUCCEEDED)
     job.timings = timings
     job.loss_curve = loss_curve
     job.peak_memory_bytes = peak_memory_bytes
-    batch = edits.lock_batch(session, job.batch_id)
+    batch = edits.batch(session, job.batch_id)
     assert batch is not None
-    batch.state = BatchState.APPLIED
+    if job.kind == JobKind.TRAIN:
+        batch.state = BatchState.APPLIED
+    else:
+        wake_training(session, batch)
+
+
+def wake_training(session: Session, batch: Batch) -> None:
+    """Send again for the batch's training, which may have waited for its check to end."""
+    session.flush()
+    waiting = repository.waiting_training(session, batch.id)
+    if waiting is not None:
+        repository.add_message(session, TRAIN, waiting)
 
 
 def _end(job: Job, state: JobState) -> None:
@@ -235,20 +311,9 @@ def worker_seen(session: Session, worker: str, device: str, models: dict[str, An
     repository.see_worker(session, worker, device, models or {})
 
 
-def workers(session: Session) -> list[WorkerView]:
+def workers(session: Session, *, before: tuple[datetime, str] | None, limit: int) -> list[WorkerView]:
+    """Newest sign of life first; before: sign and name of the last one on the page before."""
     return [
         WorkerView(worker=seen.worker, device=seen.device, seen_at=seen.seen_at, models=seen.models, alive=alive)
-        for seen, alive in repository.workers(session, ALIVE_SECONDS)
+        for seen, alive in repository.workers(session, ALIVE_SECONDS, before=before, limit=limit)
     ]
-
-
-def hint(session: Session, job: Job | None) -> str:
-    """What a batch's job waits for, in words; empty where it waits for nothing."""
-    if job is None or job.state not in (JobState.QUEUED, JobState.RUNNING):
-        return ""
-    if not any(alive for _, alive in repository.workers(session, ALIVE_SECONDS)):
-        return "No worker is running: the job waits. Start one with `melo up` or `melo worker`."
-    if job.state == JobState.RUNNING:
-        return ""
-    ahead = repository.queued_ahead(session, job)
-    return f"The job waits for a worker; {ahead} are before it." if ahead else "The job waits for a worker."

@@ -1,39 +1,49 @@
 """Names that point at versions, and where each pointed when."""
 
-import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
+from registry.access import protections
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.collections import repository as collections
 from registry.collections.models import Collection
-from registry.errors import InvalidRequest, NotFound
+from registry.conditional import require_match
+from registry.erasure.erased import require_whole
+from registry.errors import NotFound
 from registry.versions import repository
 from registry.versions import service as versions
 from registry.versions.models import Alias
+from registry.versions.names import require_alias_name
+from registry.versions.schemas import AliasView
 from registry.vocabulary import Action
-from registry.wire import NAME_PATTERN
-
-RESERVED = ("base", "latest")  # they always mean the model without edits, and the newest version
 
 
 def set_alias(
-    session: Session, collection: Collection, name: str, number: int, actor: Actor, reason: str = ""
+    session: Session,
+    collection: Collection,
+    name: str,
+    number: int,
+    actor: Actor,
+    reason: str = "",
+    *,
+    if_match: str | None = None,
 ) -> Alias:
     """Point a name at a version. Pointing it where it points already changes nothing.
 
-    Raises InvalidRequest for a name that cannot be an alias, NotFound for a version that does not exist.
+    if_match: the ETag of where it must still point; MovedMeanwhile where it does not.
+    Raises InvalidRequest for a name that cannot be an alias, RoleNeeded for one that is protected, NotFound for a
+    version that does not exist, Erased for one that cannot be served any more.
     """
-    if not re.fullmatch(NAME_PATTERN, name) or name.isdigit() or name in RESERVED:
-        raise InvalidRequest(
-            f"{name!r} cannot be an alias.",
-            "Use lower-case letters, digits, '.', '_' and '-', not digits alone, and neither base nor latest.",
-        )
+    require_alias_name(name)
     collections.lock(session, collection.id)
+    protections.require_allowed(session, collection, name, actor)
     version = versions.get(session, collection, number)
+    require_whole(session, collection.id, number, version.state)
     current = repository.current_alias(session, collection.id, name)
+    require_match(if_match, AliasView.model_validate(current) if current else None, f"{collection.name}@{name}")
     if current is not None and current.number == number:
         return current
     # Of the clock, under the lock: a transaction that began later may have set the alias first.
@@ -56,34 +66,60 @@ def set_alias(
         before=before.content_digest if before else None,
         after=version.content_digest,
         reason=reason,
-        details={"from": before.number if before else None, "to": number},
+        details={
+            "from": before.number if before else None,
+            "to": number,
+            "set_at": moment.astimezone(UTC).isoformat(timespec="microseconds"),
+        },
     )
     return alias
 
 
-def list_aliases(session: Session, collection: Collection) -> Sequence[Alias]:
+def page(session: Session, collection: Collection, *, after: str | None, limit: int) -> Sequence[Alias]:
     """Where each alias points now, by name."""
-    return collections.current_aliases(session, [collection.id])
+    return repository.current_aliases(session, collection.id, after=after, limit=limit)
 
 
-def history(session: Session, collection: Collection, name: str) -> Sequence[Alias]:
-    """Where an alias pointed, newest first. Raises NotFound."""
-    rows = repository.alias_history(session, collection.id, name)
-    if not rows:
+def history(
+    session: Session, collection: Collection, name: str, *, before: datetime | None = None, limit: int = 100
+) -> Sequence[Alias]:
+    """Where an alias pointed, newest first; `before`: when the last one of the page before was set. Raises NotFound."""
+    rows = repository.alias_history(session, collection.id, name, before=before, limit=limit)
+    if not rows and before is None:
         raise _no_alias(session, collection, name)
     return rows
 
 
-def target(session: Session, collection: Collection, name: str) -> int:
-    """The number of the version that an alias points at. Raises NotFound."""
+def get(session: Session, collection: Collection, name: str) -> Alias:
+    """Where an alias points now. Raises NotFound."""
     current = repository.current_alias(session, collection.id, name)
     if current is None:
         raise _no_alias(session, collection, name)
-    return current.number
+    return current
+
+
+def pointed_at(session: Session, collection: Collection, name: str, moment: datetime) -> Alias:
+    """Where an alias pointed at a moment. Raises NotFound, also where it pointed nowhere yet."""
+    found = repository.alias_at(session, collection.id, name, moment)
+    if found is None:
+        first = repository.first_alias(session, collection.id, name)
+        if first is None:
+            raise _no_alias(session, collection, name)
+        raise NotFound(
+            f"{collection.name}@{name} pointed nowhere at {moment.isoformat()}: it was first set at "
+            f"{first.set_at.isoformat()}, by {first.set_by}.",
+            f"Ask for a later time; `melo alias history {collection.name} {name}` shows the whole.",
+        )
+    return found
+
+
+def target(session: Session, collection: Collection, name: str) -> int:
+    """The number of the version that an alias points at. Raises NotFound."""
+    return get(session, collection, name).number
 
 
 def _no_alias(session: Session, collection: Collection, name: str) -> NotFound:
-    known = ", ".join(alias.name for alias in list_aliases(session, collection)) or "none so far"
+    known = ", ".join(alias.name for alias in page(session, collection, after=None, limit=50)) or "none so far"
     return NotFound(
         f"Collection {collection.name} has no alias {name!r} (its aliases: {known}).",
         f"Set it with `melo alias set {collection.name} {name} VERSION --reason …`, or name a version's number.",

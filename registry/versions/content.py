@@ -1,11 +1,31 @@
 """What a version consists of, as values: everything that a loader needs to rebuild the edited model."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
-from registry.digests import Foundation, MemberContent, cluster_digest, content_digest, float32_bytes
+from registry.digests import (
+    FORMAT,
+    Foundation,
+    MemberContent,
+    cluster_digest,
+    cluster_element,
+    content_digest,
+    edit_element,
+    float32_bytes,
+    listed_content_digest,
+)
 from registry.errors import DigestMismatch
+from registry.multiset import Multiset
 from registry.vocabulary import EditKind, PointRole
+
+
+def digest_of(form: int, foundation: Foundation, clusters: Iterable[str], edits: Iterable[str]) -> str:
+    """A content digest from scratch, in a collection's digest format. clusters, edits: digests, in ascending order."""
+    if form == FORMAT:
+        return listed_content_digest(foundation, clusters, edits)
+    return content_digest(foundation, Multiset.of(chain(map(cluster_element, clusters), map(edit_element, edits))))
 
 
 @dataclass(frozen=True)
@@ -20,10 +40,12 @@ class CollectionContent:
     encoder_digest: str | None
     calibration: bytes | None  # safetensors: the whitening statistics
     calibration_sha256: str | None
+    digest_format: int
 
-    @property
-    def foundation(self) -> Foundation:
-        return Foundation(self.model_digest, self.method, self.encoder_digest, self.calibration_sha256)
+    def digest_of(self, clusters: Iterable[str], edits: Iterable[str]) -> str:
+        """The content digest of a version with clusters and active edits of these digests, in ascending order."""
+        made_of = Foundation(self.model_digest, self.method, self.encoder_digest, self.calibration_sha256)
+        return digest_of(self.digest_format, made_of, clusters, edits)
 
 
 @dataclass(frozen=True)
@@ -77,6 +99,13 @@ class ClusterContent:
     def centre_bytes(self) -> bytes:
         return float32_bytes(self.centre)
 
+    def with_members(self, members: Iterable[int]) -> "ClusterContent":
+        return replace(self, members=tuple(members))
+
+    def says_the_same_as(self, other: "ClusterContent | None") -> bool:
+        """Equal but for the digest, which may not be computed yet."""
+        return other is not None and replace(self, digest=other.digest) == other
+
 
 @dataclass(frozen=True)
 class VersionContent:
@@ -127,9 +156,7 @@ class VersionContent:
                     "Run `melo audit verify`, and restore the database from a backup.",
                 )
             digests.append(digest)
-        found = content_digest(
-            self.collection.foundation, sorted(digests), sorted(edit.digest for edit in self.edits.values())
-        )
+        found = self.collection.digest_of(sorted(digests), sorted(edit.digest for edit in self.edits.values()))
         if found != self.content_digest:
             raise DigestMismatch(
                 f"The content of {where} has the digest {found}, but {self.content_digest} was recorded.",

@@ -1,7 +1,8 @@
 """Tables: versions, what they consist of, and the aliases that point at them.
 
 A cluster or an activation has a row per state, with the range of versions for which the state holds: a version's
-whole index is one query, and a new version costs what it changes.
+whole index is one query, and a new version costs what it changes. The ranges are asked with a version's `state`, never
+with its number: a rollback has the state of the version that it restores, and writes no row but its own.
 """
 
 from typing import Any
@@ -39,6 +40,9 @@ class Version(Base):
     __table_args__ = (
         UniqueConstraint("collection_id", "number"),
         Index("versions_one_per_batch_idx", "batch_id", unique=True, postgresql_where=text("batch_id IS NOT NULL")),
+        Index("versions_own_state_idx", "collection_id", "number", postgresql_where=text("state = number")),
+        Index("versions_rollbacks_idx", "collection_id", "number", postgresql_where=text("kind = 'rollback'")),
+        Index(None, "collection_id", "created_at", "number"),
     )
 
     id: Mapped[Key]
@@ -51,8 +55,13 @@ class Version(Base):
     author: Mapped[str]
     batch_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("batches.id"))
     restores: Mapped[int | None] = mapped_column(Integer)  # the number whose content it equals; 0: the base model
+    reverts: Mapped[int | None] = mapped_column(Integer)  # the number whose change it takes back
+    state: Mapped[int] = mapped_column(Integer)  # the version whose ranges it shows: itself, if it is no rollback
     content_digest: Mapped[Sha256]
+    content_state: Mapped[bytes | None]  # what the next version's digest is made from; None: digest format 1
     edit_count: Mapped[int] = mapped_column(Integer)  # edits active in it
+    cluster_count: Mapped[int] = mapped_column(Integer)
+    block_count: Mapped[int] = mapped_column(Integer)  # blocks that a point of its clusters leads to
     created_at: Mapped[Moment]
 
 
@@ -73,6 +82,7 @@ class Block(Base):
     loss: Mapped[float] = mapped_column(Double)  # at which its training stopped
     iterations: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[Moment]
+    erased_at: Mapped[LaterMoment]  # `data` is empty since then
 
 
 class BlockEdit(Base):
@@ -96,8 +106,9 @@ class Point(Base):
     edit_id: Mapped[int] = mapped_column(ForeignKey("edits.id"))
     block_id: Mapped[int] = mapped_column(ForeignKey("blocks.id"))
     role: Mapped[str]
-    key: Mapped[Any] = mapped_column(VECTOR)
+    key: Mapped[Any | None] = mapped_column(VECTOR)  # None: erased
     created_at: Mapped[Moment]
+    erased_at: Mapped[LaterMoment]
 
 
 class Cluster(Base):
@@ -109,19 +120,23 @@ class Cluster(Base):
             (_as_range("cluster_no"), "="), ("valid", "&&"), name="clusters_one_state_excl", using="gist"
         ),
         Index("clusters_valid_idx", _as_range("collection_id"), "valid", postgresql_using="gist"),
-        Index("clusters_members_idx", "members", postgresql_using="gin", postgresql_where=text(OPEN)),
+        Index("clusters_members_idx", "members", postgresql_using="gin", postgresql_with={"fastupdate": "off"}),
+        Index("clusters_begun_idx", "collection_id", text("lower(valid)"), "cluster_no"),
+        Index("clusters_ended_idx", "collection_id", text("upper(valid)"), "cluster_no"),
+        Index(None, "cluster_no"),
         Index("clusters_open_idx", "collection_id", "cluster_no", unique=True, postgresql_where=text(OPEN)),
     )
 
     id: Mapped[Key]
     collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id"))
     cluster_no: Mapped[int] = mapped_column(server_default=func.nextval(text("'cluster_numbers'")))
-    centre: Mapped[Any] = mapped_column(VECTOR)
+    centre: Mapped[Any | None] = mapped_column(VECTOR)  # None: erased, and the label with it
     radius: Mapped[float] = mapped_column(Double)
     label: Mapped[list[int]] = mapped_column(ARRAY(Integer))  # the target's token ids
     members: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))  # point ids, in order
     digest: Mapped[Sha256]
     valid: Mapped[Range[int]] = mapped_column(INT4RANGE)
+    erased_at: Mapped[LaterMoment]
 
 
 class Activation(Base):
@@ -141,6 +156,8 @@ class Activation(Base):
             unique=True,
             postgresql_where=text(OPEN),
         ),
+        Index("activations_begun_idx", "collection_id", text("lower(valid)"), "edit_id"),
+        Index("activations_ended_idx", "collection_id", text("upper(valid)"), "edit_id"),
         Index(None, "edit_id"),
     )
 

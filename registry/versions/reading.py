@@ -1,7 +1,8 @@
-"""Looking at versions: listing them, comparing two, and finding the one that a model name means."""
+"""Looking at versions: listing them, showing one, and finding the one that a name or a moment means."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
@@ -9,12 +10,11 @@ from registry.collections import repository as collection_rows
 from registry.collections import service as collections
 from registry.collections.models import Collection
 from registry.edits import repository as edits
-from registry.edits.models import Edit
-from registry.edits.schemas import EditView
+from registry.edits.schemas import ApprovalView
 from registry.errors import InvalidRequest
-from registry.versions import aliases, repository, service
+from registry.versions import aliases, comparing, repository, service
 from registry.versions.models import Version
-from registry.versions.schemas import ChangeCount, DiffView, ReplacedView, VersionView
+from registry.versions.schemas import AsOfView, VersionDetail, VersionView
 
 
 @dataclass(frozen=True)
@@ -70,56 +70,33 @@ def _views(session: Session, collection: Collection, versions: Sequence[Version]
     ]
 
 
-def diff(session: Session, collection: Collection, a: int, b: int) -> DiffView:
-    """What version b has that a has not, and the reverse. Raises NotFound."""
-    digests = [
-        service.get(session, collection, number).content_digest
-        if number
-        else repository.digest_in(session, collection, 0)
-        for number in (a, b)
-    ]
-    in_a, in_b = (set(repository.active_edit_ids(session, collection.id, number)) for number in (a, b))
-    added = edits.by_ids(session, in_b - in_a)
-    retired = edits.by_ids(session, in_a - in_b)
-    replaced = _replacements(retired, added)
-    old, new = {pair[0].id for pair in replaced}, {pair[1].id for pair in replaced}
-    return DiffView(
-        a=a,
-        b=b,
-        same_content=digests[0] == digests[1],
-        added=[EditView.model_validate(edit) for edit in added if edit.id not in new],
-        retired=[EditView.model_validate(edit) for edit in retired if edit.id not in old],
-        replaced=[
-            ReplacedView(old=EditView.model_validate(before), new=EditView.model_validate(after))
-            for before, after in replaced
+def show(session: Session, collection: Collection, number: int) -> VersionDetail:
+    """A version with what it holds and what it changed. Raises NotFound."""
+    version = service.get(session, collection, number)
+    changed = comparing.diff(session, collection, number - 1, number, limit=0).edits
+    return VersionDetail(
+        **view(session, collection, version).model_dump(),
+        parent=number - 1,
+        state=version.state,
+        cluster_count=version.cluster_count,
+        block_count=version.block_count,
+        changed=changed,
+        approvals=[
+            ApprovalView.model_validate(approval)
+            for approval in (edits.approvals(session, version.batch_id) if version.batch_id else ())
         ],
-        clusters=_clusters_changed(session, collection.id, a, b),
-        blocks=_blocks_changed(session, collection.id, a, b),
     )
 
 
-def _replacements(retired: Sequence[Edit], added: Sequence[Edit]) -> list[tuple[Edit, Edit]]:
-    """Pairs of which the second says that it replaces the first, or has the same prompt."""
-    by_id = {edit.id: edit for edit in retired}
-    by_prompt = {edit.prompt_key: edit for edit in retired}
-    pairs = []
-    for edit in added:
-        before = by_id.get(edit.replaces or 0) or by_prompt.get(edit.prompt_key)
-        if before is not None:
-            pairs.append((before, edit))
-    return pairs
+def as_of(session: Session, collection: Collection, moment: datetime) -> Version | None:
+    """The version that was the newest at a moment; None: there was none yet."""
+    return repository.as_of(session, collection.id, moment)
 
 
-def _clusters_changed(session: Session, collection_id: int, a: int, b: int) -> ChangeCount:
-    before, after = (repository.cluster_digests_in(session, collection_id, number) for number in (a, b))
-    kept = before.keys() & after.keys()
-    return ChangeCount(
-        added=len(after.keys() - kept),
-        removed=len(before.keys() - kept),
-        changed=sum(before[no] != after[no] for no in kept),
+def view_as_of(session: Session, collection: Collection, moment: datetime) -> AsOfView:
+    version = as_of(session, collection, moment)
+    return AsOfView(
+        time=moment,
+        number=version.number if version else 0,
+        version=view(session, collection, version) if version else None,
     )
-
-
-def _blocks_changed(session: Session, collection_id: int, a: int, b: int) -> ChangeCount:
-    before, after = (repository.block_ids_in(session, collection_id, number) for number in (a, b))
-    return ChangeCount(added=len(after - before), removed=len(before - after), changed=0)

@@ -4,15 +4,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, Select, func, insert, literal, select, update
-from sqlalchemy.dialects.postgresql import Range
+from sqlalchemy import ColumnElement, DateTime, Select, func, insert, literal, select, text
+from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from registry.collections import repository as collections
 from registry.collections.models import Collection
-from registry.digests import Foundation, content_digest, float32_bytes, floats_of
+from registry.digests import Foundation, float32_bytes, floats_of
 from registry.edits.models import Edit
 from registry.edits.repository import by_ids as edits_by_ids
+from registry.erasure.erased import require_whole
+from registry.errors import Erased
 from registry.orm import in_parts
 from registry.versions.content import (
     BlockContent,
@@ -21,21 +23,17 @@ from registry.versions.content import (
     EditContent,
     PointContent,
     VersionContent,
+    digest_of,
 )
 from registry.versions.models import Activation, Alias, Block, BlockEdit, Cluster, Point, Version
 from registry.vocabulary import EditKind, PointRole
 
 
-def open_from(number: int) -> Range[int]:
-    """The versions from `number` on."""
-    return Range(number, None)
-
-
-def in_version(table: type[Cluster] | type[Activation], collection_id: int, number: int) -> ColumnElement[bool]:
-    """Rows of a collection whose state holds in a version; written as the GiST index has it."""
+def in_state(table: type[Cluster] | type[Activation], collection_id: int, state: int) -> ColumnElement[bool]:
+    """Rows of a collection that hold in a state; written as the GiST index has it."""
     of_collection = func.int8range(table.collection_id, table.collection_id, "[]")
     wanted = func.int8range(collection_id, collection_id, "[]")
-    return (of_collection == wanted) & table.valid.contains(number)
+    return (of_collection == wanted) & table.valid.contains(state)
 
 
 def latest(session: Session, collection_id: int) -> Version | None:
@@ -56,15 +54,28 @@ def page(session: Session, collection_id: int, *, before: int | None, limit: int
     return session.scalars(query.order_by(Version.number.desc()).limit(limit)).all()
 
 
+def as_of(session: Session, collection_id: int, moment: datetime) -> Version | None:
+    """The version that was the newest at a moment."""
+    query = select(Version).where(Version.collection_id == collection_id, Version.created_at <= moment)
+    return session.scalars(query.order_by(Version.created_at.desc(), Version.number.desc()).limit(1)).one_or_none()
+
+
 def version_content(session: Session, collection_id: int, number: int, *, block_bytes: bool = True) -> VersionContent:
-    """Everything a version consists of, in six queries; without `block_bytes`, blocks come as digests only."""
+    """Everything a version consists of, in seven queries; without `block_bytes`, blocks come as digests only.
+
+    Raises NoResultFound where there is no such version, Erased where something that it holds was erased.
+    """
     collection = collection_content(session, collection_id)
-    clusters = clusters_in(session, collection_id, number)
+    version = by_number(session, collection_id, number) if number else None
+    if version is None and number:
+        raise NoResultFound(f"collection {collection.name} has no version {number}")
+    state = version.state if version else 0
+    require_whole(session, collection_id, number, state)
+    clusters = clusters_in(session, collection_id, state)
     points = points_by_ids(session, (point for cluster in clusters for point in cluster.members))
     blocks = blocks_by_ids(session, {point.block_id for point in points.values()}, with_bytes=block_bytes)
-    edits = edit_contents(edits_by_ids(session, active_edit_ids(session, collection_id, number)))
-    version = by_number(session, collection_id, number) if number else None
-    digest = version.content_digest if version else content_digest(collection.foundation, (), ())
+    edits = edit_contents(edits_by_ids(session, active_edit_ids(session, collection_id, state)))
+    digest = version.content_digest if version else collection.digest_of((), ())
     return VersionContent(collection, number, digest, tuple(clusters), points, blocks, edits)
 
 
@@ -82,22 +93,51 @@ def collection_content(session: Session, collection_id: int) -> CollectionConten
         encoder_digest=collection.encoder_digest,
         calibration=calibration.data if calibration else None,
         calibration_sha256=calibration.sha256 if calibration else None,
+        digest_format=collection.digest_format,
     )
 
 
-def clusters_in(session: Session, collection_id: int, number: int) -> list[ClusterContent]:
-    rows = session.execute(_cluster_columns().where(in_version(Cluster, collection_id, number)))
-    return _clusters(rows)
+def clusters_in(session: Session, collection_id: int, state: int) -> list[ClusterContent]:
+    return _clusters(session.execute(_cluster_columns().where(in_state(Cluster, collection_id, state))))
 
 
-def open_clusters_with(session: Session, collection_id: int, point_ids: Sequence[int]) -> list[ClusterContent]:
-    """Clusters of the newest version that have one of the points."""
-    query = _cluster_columns().where(
-        Cluster.collection_id == collection_id,
-        Cluster.members.overlap(list(point_ids)),
-        func.upper_inf(Cluster.valid),
-    )
-    return _clusters(session.execute(query))
+def clusters_by_no(session: Session, cluster_nos: Iterable[int], state: int) -> dict[int, ClusterContent]:
+    """The states that clusters have in a state of their collection."""
+    found: dict[int, ClusterContent] = {}
+    for part in in_parts(sorted(set(cluster_nos))):
+        query = _cluster_columns().where(Cluster.cluster_no.in_(part), Cluster.valid.contains(state))
+        found |= {cluster.cluster_no: cluster for cluster in _clusters(session.execute(query))}
+    return found
+
+
+def open_clusters(session: Session, collection_id: int, cluster_nos: Iterable[int]) -> dict[int, ClusterContent]:
+    """The open states of clusters, by their numbers."""
+    found: dict[int, ClusterContent] = {}
+    for part in in_parts(sorted(set(cluster_nos))):
+        query = _cluster_columns().where(
+            Cluster.collection_id == collection_id, Cluster.cluster_no.in_(part), func.upper_inf(Cluster.valid)
+        )
+        found |= {cluster.cluster_no: cluster for cluster in _clusters(session.execute(query))}
+    return found
+
+
+# Point by point: of many points at once, the planner believes that nearly every cluster has one.
+_OPEN_WITH = text("""
+SELECT DISTINCT held.id
+FROM unnest(CAST(:points AS bigint[])) AS point CROSS JOIN LATERAL (
+    SELECT id FROM clusters
+    WHERE members @> ARRAY[point] AND collection_id = :collection_id AND upper_inf(valid)) AS held
+""")
+
+
+def open_clusters_with(session: Session, collection_id: int, point_ids: Iterable[int]) -> dict[int, ClusterContent]:
+    """The open states of clusters that have one of the points, by the clusters' numbers."""
+    found: dict[int, ClusterContent] = {}
+    for part in in_parts(sorted(set(point_ids))):
+        ids = session.scalars(_OPEN_WITH, {"points": list(part), "collection_id": collection_id}).all()
+        query = _cluster_columns().where(Cluster.id.in_(ids))
+        found |= {cluster.cluster_no: cluster for cluster in _clusters(session.execute(query))}
+    return found
 
 
 def _cluster_columns() -> Select[Any]:
@@ -106,12 +146,20 @@ def _cluster_columns() -> Select[Any]:
 
 
 def _clusters(rows: Iterable[Any]) -> list[ClusterContent]:
+    """Raises Erased where a state has lost its centre and label with an edit that it held."""
     return [
-        ClusterContent(
-            row.cluster_no, _float32(row.centre), row.radius, tuple(row.label), tuple(row.members), row.digest
-        )
+        ClusterContent(row.cluster_no, _centre(row), row.radius, tuple(row.label), tuple(row.members), row.digest)
         for row in rows
     ]
+
+
+def _centre(row: Any) -> tuple[float, ...]:
+    if row.centre is None:
+        raise Erased(
+            f"Cluster {row.cluster_no} held an edit whose content was erased: it cannot be as it was then.",
+            "Submit the other edits again where they are needed.",
+        )
+    return _float32(row.centre)
 
 
 def _float32(numbers: Sequence[float]) -> tuple[float, ...]:
@@ -157,8 +205,8 @@ def edit_contents(edits: Iterable[Edit]) -> dict[int, EditContent]:
     }
 
 
-def active_edit_ids(session: Session, collection_id: int, number: int) -> Sequence[int]:
-    query = select(Activation.edit_id).where(in_version(Activation, collection_id, number))
+def active_edit_ids(session: Session, collection_id: int, state: int) -> Sequence[int]:
+    query = select(Activation.edit_id).where(in_state(Activation, collection_id, state))
     return session.scalars(query.order_by(Activation.edit_id)).all()
 
 
@@ -174,30 +222,23 @@ def foundation(session: Session, collection: Collection) -> Foundation:
     return Foundation(collection.model_digest, dict(collection.method), collection.encoder_digest, sha256)
 
 
-def digest_in(session: Session, collection: Collection, number: int) -> str:
-    """The content digest of what is recorded as valid in a version, in constant memory."""
-    return content_digest(
+def digest_in(session: Session, collection: Collection, state: int) -> str:
+    """The content digest recomputed over everything that holds in a state, in constant memory."""
+    clusters = select(Cluster.digest).where(in_state(Cluster, collection.id, state))
+    edits = select(Edit.digest).join(Activation, Activation.edit_id == Edit.id)
+    edits = edits.where(in_state(Activation, collection.id, state))
+    return digest_of(
+        collection.digest_format,
         foundation(session, collection),
-        _streamed(session, select(Cluster.digest).where(in_version(Cluster, collection.id, number)), Cluster.digest),
-        _streamed(
-            session,
-            select(Edit.digest).join(Activation, Activation.edit_id == Edit.id).where(
-                in_version(Activation, collection.id, number)
-            ),
-            Edit.digest,
-        ),
-    )  # fmt: skip
+        _streamed(session, clusters, Cluster.digest),
+        _streamed(session, edits, Edit.digest),
+    )
 
 
 def _streamed(session: Session, query: Select[str], column: Any) -> Iterator[str]:
     # Byte order, as Python sorts: a database's collation may differ.
     ordered = query.order_by(column.collate("C")).execution_options(yield_per=10_000)
     yield from session.scalars(ordered)
-
-
-def count_active(session: Session, collection_id: int, number: int) -> int:
-    query = select(func.count()).select_from(Activation).where(in_version(Activation, collection_id, number))
-    return session.scalar(query) or 0
 
 
 def insert_returning_ids(
@@ -214,40 +255,6 @@ def insert_block_edits(session: Session, rows: Sequence[dict[str, Any]]) -> None
         session.execute(insert(BlockEdit), rows)
 
 
-def open_clusters(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    """New states of clusters; rows without cluster_no are new clusters."""
-    for known in (True, False):
-        part = [row for row in rows if ("cluster_no" in row) is known]
-        if part:
-            session.execute(insert(Cluster), part)
-
-
-def close_clusters(session: Session, collection_id: int, cluster_nos: Iterable[int], number: int) -> None:
-    """The clusters' present states end before version `number`."""
-    for part in in_parts(sorted(cluster_nos)):
-        session.execute(
-            update(Cluster)
-            .where(Cluster.collection_id == collection_id, Cluster.cluster_no.in_(part), func.upper_inf(Cluster.valid))
-            .values(valid=func.int4range(func.lower(Cluster.valid), number))
-            .execution_options(synchronize_session=False)
-        )
-
-
-def open_activations(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    if rows:
-        session.execute(insert(Activation), rows)
-
-
-def close_activations(session: Session, edit_ids: Iterable[int], number: int) -> None:
-    for part in in_parts(sorted(edit_ids)):
-        session.execute(
-            update(Activation)
-            .where(Activation.edit_id.in_(part), func.upper_inf(Activation.valid))
-            .values(valid=func.int4range(func.lower(Activation.valid), number))
-            .execution_options(synchronize_session=False)
-        )
-
-
 def clock(session: Session) -> datetime:
     """The database's time now; a transaction's own stands still at its beginning."""
     return session.scalars(select(func.clock_timestamp(type_=DateTime(timezone=True)))).one()
@@ -258,18 +265,30 @@ def current_alias(session: Session, collection_id: int, name: str) -> Alias | No
     return session.scalars(query.where(Alias.replaced_at.is_(None))).one_or_none()
 
 
-def alias_history(session: Session, collection_id: int, name: str) -> Sequence[Alias]:
-    """Newest first."""
+def alias_at(session: Session, collection_id: int, name: str, moment: datetime) -> Alias | None:
+    """Where an alias pointed at a moment."""
+    query = select(Alias).where(Alias.collection_id == collection_id, Alias.name == name, Alias.set_at <= moment)
+    return session.scalars(query.order_by(Alias.set_at.desc(), Alias.id.desc()).limit(1)).one_or_none()
+
+
+def current_aliases(session: Session, collection_id: int, *, after: str | None, limit: int) -> Sequence[Alias]:
+    """By name."""
+    query = select(Alias).where(Alias.collection_id == collection_id, Alias.replaced_at.is_(None))
+    if after is not None:
+        query = query.where(Alias.name > after)
+    return session.scalars(query.order_by(Alias.name).limit(limit)).all()
+
+
+def alias_history(
+    session: Session, collection_id: int, name: str, *, before: datetime | None, limit: int
+) -> Sequence[Alias]:
+    """Newest first. Their times differ: they are of the clock, under the collection's lock."""
     query = select(Alias).where(Alias.collection_id == collection_id, Alias.name == name)
-    return session.scalars(query.order_by(Alias.set_at.desc(), Alias.id.desc())).all()
+    if before is not None:
+        query = query.where(Alias.set_at < before)
+    return session.scalars(query.order_by(Alias.set_at.desc()).limit(limit)).all()
 
 
-def cluster_digests_in(session: Session, collection_id: int, number: int) -> dict[int, str]:
-    query = select(Cluster.cluster_no, Cluster.digest).where(in_version(Cluster, collection_id, number))
-    return {row.cluster_no: row.digest for row in session.execute(query)}
-
-
-def block_ids_in(session: Session, collection_id: int, number: int) -> set[int]:
-    """The blocks that a point of a version's clusters leads to."""
-    members = select(func.unnest(Cluster.members)).where(in_version(Cluster, collection_id, number))
-    return set(session.scalars(select(Point.block_id).where(Point.id.in_(members)).distinct()))
+def first_alias(session: Session, collection_id: int, name: str) -> Alias | None:
+    query = select(Alias).where(Alias.collection_id == collection_id, Alias.name == name)
+    return session.scalars(query.order_by(Alias.set_at).limit(1)).one_or_none()

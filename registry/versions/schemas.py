@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import Field
 
-from registry.edits.schemas import EditView
+from registry.edits.schemas import ApprovalView, EditView
 from registry.vocabulary import VersionKind
 from registry.wire import Answer, Body, Id, Reason, ShortText, VersionNumber
 
@@ -17,10 +17,60 @@ class VersionView(Answer):
     author: str
     batch_id: int | None
     restores: int | None
+    reverts: int | None = Field(description="the version whose change it takes back")
     content_digest: str
     edit_count: int
     created_at: datetime
     aliases: list[str] = Field(default_factory=list, description="the aliases that point at it now")
+
+
+class EditCounts(Answer):
+    """How many edits differ between two versions."""
+
+    added: int
+    retired: int
+    replaced: int
+
+
+class VersionDetail(VersionView):
+    """A version, what it holds and what it changed."""
+
+    parent: int = Field(description="the version before it, which it changed; 0: the base model")
+    state: int = Field(description="the version whose state it shows: itself, or what a rollback restored")
+    cluster_count: int
+    block_count: int
+    changed: EditCounts = Field(description="the edits that it added, retired and replaced")
+    approvals: list[ApprovalView] = Field(description="of the batch that it applies")
+
+
+class AsOfView(Answer):
+    """What was newest at a moment."""
+
+    time: datetime
+    number: int = Field(description="0: the base model, since there was no version yet")
+    version: VersionView | None
+
+
+class EditLogEntry(Answer):
+    """Something that happened to an edit."""
+
+    at: datetime
+    what: str = Field(
+        description="such as submit, check, approve, decline, train, apply, replace, retire, revert, rollback, overlap"
+    )
+    who: str
+    why: str
+    subject: str = Field(description="the record that changed, such as batch/3 or version/7")
+    acts: bool | None = Field(description="whether the edit acts from here on; null: it made no difference")
+    version: int | None
+    other_edit: int | None = Field(description="the edit that it replaced, that replaced it, or that it met")
+
+
+class EditLogView(Answer):
+    edit: EditView
+    collection: str
+    active: bool = Field(description="whether it acts in the newest version")
+    entries: list[EditLogEntry] = Field(description="in the order in which they happened")
 
 
 class ReplacedView(Answer):
@@ -38,6 +88,7 @@ class DiffView(Answer):
     a: int
     b: int
     same_content: bool
+    edits: EditCounts = Field(description="how many there are; the lists may show fewer")
     added: list[EditView]
     retired: list[EditView]
     replaced: list[ReplacedView]
@@ -53,6 +104,12 @@ class Retirement(Body):
 
 class Rollback(Body):
     to: VersionNumber = Field(description="the version whose content comes back; 0: the base model")
+    reason: Reason
+    dry_run: bool = False
+
+
+class Reversion(Body):
+    version: int = Field(ge=1, le=2**31 - 1, description="the version whose change is taken back", examples=[7])
     reason: Reason
     dry_run: bool = False
 

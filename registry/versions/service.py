@@ -1,6 +1,10 @@
-"""Making versions: applying a trained batch, retiring edits, rolling back. Each is one transaction of its caller."""
+"""Making versions: applying a trained batch, retiring edits, reverting a version, rolling back to one.
 
-from collections.abc import Iterable, Sequence
+Each is one transaction of its caller.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -9,16 +13,24 @@ from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.collections import repository as collections
 from registry.collections.models import Collection
+from registry.digests import FORMAT
 from registry.edits import repository as edits
-from registry.errors import DigestMismatch, InvalidRequest, NotFound, WrongState
+from registry.erasure.erased import require_whole
+from registry.errors import InvalidRequest, NotFound, StaleBase, WrongState
 from registry.jobs import service as queue
 from registry.jobs.service import Claim
-from registry.versions import repository
+from registry.multiset import Multiset
+from registry.versions import repository, reverting, states
+from registry.versions.change import Change, add_version
 from registry.versions.models import Version
-from registry.versions.restoring import restore
-from registry.versions.storing import retire_points, store_result
+from registry.versions.storing import store_result
 from registry.versions.training_result import TrainingResult
 from registry.vocabulary import Action, VersionKind
+
+_NAMED = 20  # ids that a message names; the event has all of them
+
+# What a version has in common with those that restore it.
+CONTENT = ("state", "content_digest", "content_state", "edit_count", "cluster_count", "block_count")
 
 
 def apply(
@@ -35,18 +47,21 @@ def apply(
     Raises LeaseLost where the job belongs to another worker by now, StaleBase where another version came first
     (build the index again on the newest one, and call again), InvalidResult where the result does not fit the job.
     """
-    job = queue.hold(session, claim)
     collection = collections.lock(session, claim.collection_id)
-    parent = repository.latest(session, collection.id)
-    number = (parent.number if parent else 0) + 1
-    replaced = store_result(session, collection, claim, result, number)
+    job = queue.hold(session, claim)
+    newest = repository.latest(session, collection.id)
+    base = newest.number if newest else 0
+    if result.base_version != base:
+        raise StaleBase(
+            f"The index was built on version {result.base_version} of {collection.name}, which is at {base} by now.",
+            "Build it again on the newest version; the trained blocks stay good.",
+        )
+    change = Change(session, collection, newest)
+    replaced = store_result(session, collection, claim, result, change)
     queue.succeed(session, job, timings=timings, loss_curve=loss_curve, peak_memory_bytes=peak_memory_bytes)
     batch = edits.batch(session, claim.batch_id)
     assert batch is not None  # a foreign key
-    version = _add(
-        session,
-        collection,
-        parent,
+    version = change.make(
         kind=VersionKind.APPLY,
         message=batch.message,
         reason=batch.reason or "",
@@ -63,7 +78,7 @@ def apply(
             details={
                 "edit": overlap.other_edit_id,
                 "by_edit": overlap.edit_id,
-                "version": number,
+                "version": version.number,
                 "distance": f"{overlap.distance:.6f}",
             },
         )
@@ -72,7 +87,7 @@ def apply(
         Action.VERSION_APPLY,
         claim.actor,
         collection,
-        parent,
+        newest,
         version,
         {
             "batch": batch.id,
@@ -92,7 +107,7 @@ def retire(session: Session, collection: Collection, edit_ids: Sequence[int], ac
     Raises NotFound for edits of other collections, WrongState where one is not active.
     """
     collection = collections.lock(session, collection.id)
-    parent = repository.latest(session, collection.id)
+    newest = repository.latest(session, collection.id)
     wanted = sorted(set(edit_ids))
     known = {edit.id for edit in edits.by_ids(session, wanted) if edit.collection_id == collection.id}
     if unknown := [edit_id for edit_id in wanted if edit_id not in known]:
@@ -100,63 +115,97 @@ def retire(session: Session, collection: Collection, edit_ids: Sequence[int], ac
             f"Collection {collection.name} has no edit {_listed(unknown)}.",
             f"`melo edits list {collection.name}` shows its edits.",
         )
-    standing = edits.standing_by_id(session, collection.id, wanted)
-    active = {edit.id for edit in standing if edit.active_since is not None}
+    active = states.active_edits(session, wanted, newest.state if newest else 0)
     if idle := [edit_id for edit_id in wanted if edit_id not in active]:
         raise WrongState(
             f"Edit {_listed(idle)} of collection {collection.name} is not active, so it cannot be retired.",
             f"`melo edits list {collection.name} --active` shows those that are.",
         )
-    assert parent is not None  # something is active
-    number = parent.number + 1
-    retire_points(session, collection, wanted, number)
-    repository.close_activations(session, wanted, number)
-    version = _add(
-        session,
-        collection,
-        parent,
+    change = Change(session, collection, newest)
+    change.deactivate(wanted)
+    change.drop_points(repository.points_of_edits(session, wanted))
+    version = change.make(
         kind=VersionKind.RETIRE,
         message=f"retire edit {_listed(wanted)}",
         reason=reason,
         author=actor.name,
     )
-    _record(session, Action.VERSION_RETIRE, actor, collection, parent, version, {"edits": wanted})
+    _record(session, Action.VERSION_RETIRE, actor, collection, newest, version, {"edits": wanted})
+    return version
+
+
+def revert(session: Session, collection: Collection, number: int, actor: Actor, reason: str) -> Version:
+    """A version that takes back what version `number` changed: nothing is trained.
+
+    Raises NotFound, WrongState where a later version changed one of its edits again, and InvalidRequest where the
+    version changed nothing.
+    """
+    collection = collections.lock(session, collection.id)
+    newest = repository.latest(session, collection.id)
+    undone = get(session, collection, number)
+    assert newest is not None  # there is one with that number
+    reversal = reverting.plan(session, collection, undone, newest)
+    change = Change(session, collection, newest)
+    reverting.carry_out(session, change, reversal)
+    version = change.make(
+        kind=VersionKind.REVERT,
+        message=f"revert version {number}",
+        reason=reason,
+        author=actor.name,
+        reverts=number,
+    )
+    details = {
+        "reverts": number,
+        "edits": reversal.added,
+        "edits_back": [edit.id for edit in reversal.taken_out],
+    }
+    _record(session, Action.VERSION_REVERT, actor, collection, newest, version, details)
     return version
 
 
 def rollback(session: Session, collection: Collection, to: int, actor: Actor, reason: str) -> Version:
     """A version whose content equals that of version `to` (0: the base model, nothing active), bit for bit.
 
-    Raises NotFound, or InvalidRequest where `to` is the newest version itself; DigestMismatch where the stored
-    content of `to` is no longer what was recorded.
+    It shows the state of `to`, so it costs one row. Whether what is stored of that state is still what was recorded
+    is for the loaders and `audit verify` to find. Raises NotFound, or InvalidRequest where `to` is the newest
+    version itself.
     """
     collection = collections.lock(session, collection.id)
-    parent = repository.latest(session, collection.id)
-    if parent is None or to == parent.number:
+    newest = repository.latest(session, collection.id)
+    if newest is None or to == newest.number:
         raise InvalidRequest(
             f"Collection {collection.name} is at version {to} already.",
             f"`melo versions {collection.name}` shows the versions to go back to.",
         )
-    wanted = get(session, collection, to).content_digest if to else repository.digest_in(session, collection, 0)
-    restore(session, collection.id, source=to, number=parent.number + 1)
-    version = _add(
+    version = add_version(
         session,
         collection,
-        parent,
+        newest,
         kind=VersionKind.ROLLBACK,
         message=f"rollback to version {to}" if to else "rollback to the base model",
         reason=reason,
         author=actor.name,
         restores=to,
+        **_shown_by(session, collection, to),
     )
-    if version.content_digest != wanted:
-        raise DigestMismatch(
-            f"What is stored of version {to} of {collection.name} has the digest {version.content_digest}, but "
-            f"{wanted} was recorded: it was not restored.",
-            "Run `melo audit verify` to find what differs.",
-        )
-    _record(session, Action.VERSION_ROLLBACK, actor, collection, parent, version, {"to": to})
+    _record(session, Action.VERSION_ROLLBACK, actor, collection, newest, version, {"to": to})
     return version
+
+
+def _shown_by(session: Session, collection: Collection, number: int) -> dict[str, Any]:
+    """The content of a version, as columns of one that restores it."""
+    if number:
+        restored = get(session, collection, number)
+        require_whole(session, collection.id, number, restored.state)
+        return {column: getattr(restored, column) for column in CONTENT}
+    return {
+        "state": 0,
+        "content_digest": repository.digest_in(session, collection, 0),
+        "content_state": None if collection.digest_format == FORMAT else bytes(Multiset()),
+        "edit_count": 0,
+        "cluster_count": 0,
+        "block_count": 0,
+    }
 
 
 def get(session: Session, collection: Collection, number: int) -> Version:
@@ -172,29 +221,12 @@ def get(session: Session, collection: Collection, number: int) -> Version:
     return version
 
 
-def _add(session: Session, collection: Collection, parent: Version | None, **facts: Any) -> Version:
-    """The row of the next version, digested over what by now is stored as valid in it."""
-    number = (parent.number if parent else 0) + 1
-    session.flush()
-    version = Version(
-        collection_id=collection.id,
-        number=number,
-        parent_id=parent.id if parent else None,
-        content_digest=repository.digest_in(session, collection, number),
-        edit_count=repository.count_active(session, collection.id, number),
-        **facts,
-    )
-    session.add(version)
-    session.flush()
-    return version
-
-
 def _record(
     session: Session,
     action: Action,
     actor: Actor,
     collection: Collection,
-    parent: Version | None,
+    newest: Version | None,
     version: Version,
     details: dict[str, Any],
 ) -> None:
@@ -204,12 +236,19 @@ def _record(
         actor,
         f"version/{collection.name}/{version.number}",
         collection_id=collection.id,
-        before=parent.content_digest if parent else None,
+        before=newest.content_digest if newest else None,
         after=version.content_digest,
         reason=version.reason,
-        details={**details, "message": version.message, "author": version.author},
+        details={
+            **details,
+            "message": version.message,
+            "author": version.author,
+            "made_at": version.created_at.astimezone(UTC).isoformat(timespec="microseconds"),
+            "counts": [version.edit_count, version.cluster_count, version.block_count],
+        },
     )
 
 
-def _listed(ids: Iterable[int]) -> str:
-    return ", ".join(str(each) for each in ids)
+def _listed(ids: Sequence[int]) -> str:
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return ", ".join(str(each) for each in ids[:_NAMED]) + more

@@ -1,85 +1,54 @@
-"""Storing what a worker trained, and taking edits out of the index: what changes becomes a new state."""
+"""Storing what a worker trained: its blocks and points, and the states that clusters have through them."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sqlalchemy.orm import Session
 
 from registry.collections import repository as collections
 from registry.collections.models import Calibration, Collection
-from registry.digests import MemberContent, cluster_digest, float32_bytes, floats_of, sha256_hex
+from registry.digests import float32_bytes, floats_of, sha256_hex
 from registry.edits import repository as edits
-from registry.errors import InvalidResult, StaleBase
+from registry.edits.models import Edit
+from registry.errors import InvalidResult
 from registry.jobs.service import Claim
 from registry.versions import repository
-from registry.versions.content import ClusterContent, PointContent
+from registry.versions.change import NEW, Change, without
+from registry.versions.content import ClusterContent
 from registry.versions.models import Block, Point
 from registry.versions.training_result import ClusterState, TrainingResult
 
 
 def store_result(
-    session: Session, collection: Collection, claim: Claim, result: TrainingResult, number: int
+    session: Session, collection: Collection, claim: Claim, result: TrainingResult, change: Change
 ) -> list[int]:
     """Write everything that the new version consists of, but its own row. Returns the edits it replaced."""
-    if result.base_version != number - 1:
-        raise StaleBase(
-            f"The index was built on version {result.base_version} of {collection.name}, which is at "
-            f"{number - 1} by now.",
-            "Build it again on the newest version; the trained blocks stay good.",
-        )
     _store_calibration(session, collection, result)
-    names = _store_points(session, collection, claim, result)
-    replaced = _replaced(session, claim)
-    gone = repository.points_of_edits(session, replaced)
-    clusters = [kept for state in result.clusters if (kept := _settled(state, names, gone))]
-    active = set(repository.active_edit_ids(session, collection.id, number - 1)) - set(replaced)
-    active.update(edit.id for edit in claim.edits)
-    _store_clusters(session, collection, clusters, active, number)
-    repository.close_activations(session, replaced, number)
-    prompt_keys = {edit.id: edit.prompt_key for edit in edits.of_batch(session, claim.batch_id)}
-    repository.open_activations(
-        session,
-        [
-            {
-                "collection_id": collection.id,
-                "edit_id": edit.id,
-                "prompt_key": prompt_keys[edit.id],
-                "valid": repository.open_from(number),
-            }
-            for edit in claim.edits
-        ],
-    )
+    names = store_points(session, collection, claim, result)
+    mine = edits.by_ids(session, [edit.id for edit in claim.edits])
+    replaced = _replaced(session, claim, mine)
+    change.deactivate(replaced)
+    change.activate(mine)
+    before, after = _clusters(session, change, result, names, repository.points_of_edits(session, replaced))
+    change.put_clusters(before, after)
     return replaced
 
 
-def retire_points(session: Session, collection: Collection, edit_ids: Sequence[int], number: int) -> None:
-    """Take edits out of the newest version's clusters; centres and radii stay, so no other scope moves."""
-    gone = repository.points_of_edits(session, edit_ids)
-    touched = repository.open_clusters_with(session, collection.id, sorted(gone))
-    repository.close_clusters(session, collection.id, [cluster.cluster_no for cluster in touched], number)
-    left = [
-        replace(cluster, members=members)
-        for cluster in touched
-        if (members := tuple(point for point in cluster.members if point not in gone))
-    ]
-    _open(session, collection, left, number)
-
-
-def _replaced(session: Session, claim: Claim) -> list[int]:
+def _replaced(session: Session, claim: Claim, mine: Sequence[Edit]) -> list[int]:
     """The active edits whose place the batch's edits take.
 
     Raises InvalidResult where another edit, not replaced, is active for one of the batch's prompts.
     """
-    named = {edit.replaces for edit in claim.edits if edit.replaces is not None}
+    named = {edit.replaces for edit in mine if edit.replaces is not None}
     standing = edits.standing_by_id(session, claim.collection_id, named)
     replaced = sorted(edit.id for edit in standing if edit.active_since is not None)
-    mine = {edit.prompt_key: edit.id for edit in edits.of_batch(session, claim.batch_id)}
-    for other in edits.standing_by_key(session, claim.collection_id, mine, pending=()):
+    by_prompt = {edit.prompt_key: edit.id for edit in mine}
+    for other in edits.standing_by_key(session, claim.collection_id, by_prompt, pending=()):
         if other.id not in replaced:
             raise InvalidResult(
-                f"Edit {mine[other.prompt_key]} cannot be applied: for the prompt {other.prompt!r}, edit {other.id} "
-                f"with the target {other.target!r} is active since version {other.active_since}.",
+                f"Edit {by_prompt[other.prompt_key]} cannot be applied: for the prompt {other.prompt!r}, edit "
+                f"{other.id} with the target {other.target!r} is active since version {other.active_since}.",
                 f"Submit it again with replaces={other.id}, or retire edit {other.id} first.",
             )
     return replaced
@@ -108,7 +77,7 @@ def _store_calibration(session: Session, collection: Collection, result: Trainin
         )
 
 
-def _store_points(session: Session, collection: Collection, claim: Claim, result: TrainingResult) -> dict[str, int]:
+def store_points(session: Session, collection: Collection, claim: Claim, result: TrainingResult) -> dict[str, int]:
     """Write blocks and points; returns the ids of the points by their names."""
     trained = {edit.id for edit in claim.edits}
     named = {point.edit_id for point in result.points}.union(*(block.edit_ids for block in result.blocks))
@@ -188,7 +157,7 @@ def _settled(state: ClusterState, names: dict[str, int], gone: set[int]) -> Clus
             "Look at the training's losses: it diverged, or the encoder gave no proper keys.",
         )
     return ClusterContent(
-        cluster_no=state.cluster_no if state.cluster_no is not None else -1,
+        cluster_no=state.cluster_no if state.cluster_no is not None else NEW,
         centre=tuple(floats_of(float32_bytes(state.centre))),
         radius=float(state.radius),
         label=tuple(int(token) for token in state.label),
@@ -197,75 +166,28 @@ def _settled(state: ClusterState, names: dict[str, int], gone: set[int]) -> Clus
     )
 
 
-def _store_clusters(
-    session: Session, collection: Collection, clusters: Sequence[ClusterContent], active: set[int], number: int
-) -> None:
-    """Close the states that are gone or changed, and open what is new or changed."""
-    present = {cluster.cluster_no: cluster for cluster in repository.clusters_in(session, collection.id, number - 1)}
-    given = {cluster.cluster_no: cluster for cluster in clusters if cluster.cluster_no != -1}
-    if unknown := sorted(given.keys() - present.keys()):
+def _clusters(
+    session: Session, change: Change, result: TrainingResult, names: dict[str, int], gone: set[int]
+) -> tuple[dict[int, ClusterContent], list[ClusterContent]]:
+    """The states that end, by their clusters' numbers, and those that take their places.
+
+    gone: points of replaced edits. They leave the clusters that the worker did not name, too.
+    """
+    after = [kept for state in result.changed if (kept := _settled(state, names, gone))]
+    named = {state.cluster_no for state in result.changed if state.cluster_no is not None}.union(result.removed)
+    before = repository.open_clusters(session, change.collection.id, named)
+    if unknown := sorted(named - before.keys()):
         raise InvalidResult(
-            f"Clusters {unknown} are not in version {number - 1} of {collection.name}.",
+            f"Clusters {unknown} are not in version {change.number - 1} of {change.collection.name}.",
             "This is a defect of the worker: report it.",
         )
-    seen: set[int] = set()
-    for cluster in clusters:
-        if twice := seen.intersection(cluster.members):
-            raise InvalidResult(
-                f"Points {sorted(twice)} are in more than one cluster.",
-                "This is a defect of the worker: report it.",
-            )
-        seen.update(cluster.members)
-    same = {no for no, cluster in given.items() if replace(cluster, digest=present[no].digest) == present[no]}
-    repository.close_clusters(session, collection.id, present.keys() - same, number)
-    _open(session, collection, [each for each in clusters if each.cluster_no not in same], number, active)
-
-
-def _open(
-    session: Session,
-    collection: Collection,
-    clusters: Sequence[ClusterContent],
-    number: int,
-    active: set[int] | None = None,
-) -> None:
-    """Write new states with their digests. active: the edits whose points may be members."""
-    points = repository.points_by_ids(session, {point for cluster in clusters for point in cluster.members})
-    blocks = repository.blocks_by_ids(session, {point.block_id for point in points.values()}, with_bytes=False)
-    edit_digests = {
-        edit.id: edit.digest
-        for edit in edits.by_ids(session, {point.edit_id for point in points.values()})
-        if edit.collection_id == collection.id and (active is None or edit.id in active)
-    }
-
-    def member(point: PointContent) -> MemberContent:
-        return MemberContent(point.key_bytes, edit_digests[point.edit_id], point.role, blocks[point.block_id].sha256)
-
-    rows = []
-    for cluster in clusters:
-        strangers = [
-            point for point in cluster.members if point not in points or points[point].edit_id not in edit_digests
-        ]
-        if strangers:
-            raise InvalidResult(
-                f"Points {strangers} cannot be in version {number} of {collection.name}: they are not stored, or "
-                "their edits are not active in it.",
-                "This is a defect of the worker: report it.",
-            )
-        row = {
-            "collection_id": collection.id,
-            "centre": list(cluster.centre),
-            "radius": cluster.radius,
-            "label": list(cluster.label),
-            "members": list(cluster.members),
-            "digest": cluster_digest(
-                centre=cluster.centre_bytes,
-                radius=cluster.radius,
-                label=cluster.label,
-                members=(member(points[point]) for point in cluster.members),
-            ),
-            "valid": repository.open_from(number),
-        }
-        if cluster.cluster_no != -1:
-            row["cluster_no"] = cluster.cluster_no
-        rows.append(row)
-    repository.open_clusters(session, rows)
+    members = Counter(point for cluster in after for point in cluster.members)
+    stored = members.keys() - names.values()
+    touched = repository.open_clusters_with(session, change.collection.id, gone | stored)
+    others = {number: cluster for number, cluster in touched.items() if number not in named}
+    members.update(point for cluster in others.values() for point in cluster.members if point in stored)
+    if twice := sorted(point for point, times in members.items() if times > 1):
+        raise InvalidResult(
+            f"Points {twice} are in more than one cluster.", "This is a defect of the worker: report it."
+        )
+    return before | others, [*after, *without(others.values(), gone)]

@@ -1,4 +1,4 @@
-"""What a worker hands in when it has trained a batch: new blocks and points, and the index as it is afterwards.
+"""What a worker hands in when it has trained a batch: new blocks and points, and what becomes of the index.
 
 New points and blocks have no ids yet: they carry names of the worker's choice, by which points refer to blocks and
 clusters to points. The registry replaces the names by ids when it stores them.
@@ -58,7 +58,8 @@ class TrainingResult:
     base_version: int  # the version that the index was built on; 0: none
     blocks: Sequence[NewBlock]
     points: Sequence[NewPoint]
-    clusters: Sequence[ClusterState]  # all of the new version's, not only those that changed
+    changed: Sequence[ClusterState]  # the clusters that are new, or not as they were
+    removed: Sequence[int] = ()  # cluster_nos of which nothing is left
     calibration: bytes | None = None  # given by the first job of a collection only
     encoder_digest: str | None = None
     overlaps: Sequence[Overlap] = ()

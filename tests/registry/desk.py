@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
@@ -15,6 +15,7 @@ from registry.audit.schemas import VerificationView
 from registry.collections import service as collections
 from registry.collections.models import Collection
 from registry.collections.schemas import NewCollection
+from registry.database import make_engine, make_sessions
 from registry.digests import sha256_hex
 from registry.edits import deciding, submitting
 from registry.edits import service as edits
@@ -24,7 +25,8 @@ from registry.versions import repository, service
 from registry.versions.content import VersionContent
 from registry.versions.models import Version
 from registry.versions.training_result import ClusterState, NewBlock, NewPoint, TrainingResult
-from registry.vocabulary import PointRole
+from registry.vocabulary import Checks, PointRole
+from tests.conftest import copy_of
 
 ADA, BEN = Actor("ada"), Actor("ben")  # she submits, he decides
 ENCODER_DIGEST = sha256_hex(b"encoder")
@@ -40,7 +42,7 @@ class Desk:
     @classmethod
     def with_collection(cls, sessions: sessionmaker[Session], model: str) -> Self:
         with sessions.begin() as session:
-            new = NewCollection(name="facts", model=model, method={"rank": 4})
+            new = NewCollection(name="facts", model=model, method={"rank": 4}, checks=Checks.NONE)
             collections.create(session, new, ADA)
         return cls(sessions)
 
@@ -92,6 +94,10 @@ class Desk:
         with self.open() as (session, collection):
             return service.retire(session, collection, edit_ids, BEN, "no longer true")
 
+    def revert(self, number: int) -> Version:
+        with self.open() as (session, collection):
+            return service.revert(session, collection, number, BEN, "it was wrong")
+
     def rollback(self, to: int) -> Version:
         with self.open() as (session, collection):
             return service.rollback(session, collection, to, BEN, "worked better")
@@ -106,9 +112,24 @@ class Desk:
             found = edits.edits_of(session, collection, active=True, after=0, limit=1000)
             return {edit.prompt: edit.id for edit in found}
 
+    def newest(self) -> int:
+        """The newest version's number."""
+        with self.open() as (session, collection):
+            return repository.latest(session, collection.id).number
+
     def verify(self) -> VerificationView:
         with self.sessions.begin() as session:
             return verification.verify(session)
+
+
+def template_of(postgres: str, template: str, model: str, fill: Callable[[Desk], object]) -> Iterator[str]:
+    """The name of a database in which `fill` was done once, to be copied for each test of a module."""
+    made = copy_of(postgres, template)
+    engine = make_engine(next(made))
+    fill(Desk.with_collection(make_sessions(engine), model))
+    engine.dispose()
+    yield engine.url.database or ""
+    next(made, None)
 
 
 def key_of(prompt: str) -> list[float]:
@@ -140,11 +161,7 @@ def trained(claim: Claim, base: VersionContent) -> TrainingResult:
         return NewPoint(f"p{edit.id}", f"b{edit.id}", edit.id, PointRole.PROMPT, key_of(edit.prompt))
 
     replaced = {edit.replaces for edit in claim.edits}
-    kept = [
-        ClusterState(each.cluster_no, each.centre, each.radius, each.label, each.members)
-        for each in base.clusters
-        if base.points[each.members[0]].edit_id not in replaced
-    ]
+    gone = [each.cluster_no for each in base.clusters if base.points[each.members[0]].edit_id in replaced]
     new = [
         ClusterState(None, key_of(edit.prompt), 0.8, token_ids(edit.target), [f"p{edit.id}"]) for edit in claim.edits
     ]
@@ -153,7 +170,8 @@ def trained(claim: Claim, base: VersionContent) -> TrainingResult:
         base_version=base.number,
         blocks=[block(edit) for edit in claim.edits],
         points=[point(edit) for edit in claim.edits],
-        clusters=kept + new,
+        changed=new,
+        removed=gone,
         calibration=b"mean and covariance" if first else None,
         encoder_digest=ENCODER_DIGEST,
     )
@@ -161,9 +179,9 @@ def trained(claim: Claim, base: VersionContent) -> TrainingResult:
 
 def merged(result: TrainingResult, names: Sequence[str]) -> TrainingResult:
     """The result with the clusters of the named points as one, as if their keys lay close."""
-    alone = [cluster for cluster in result.clusters if cluster.members[0] not in names]
-    together = next(cluster for cluster in result.clusters if cluster.members[0] == names[0])
-    return replace(result, clusters=[*alone, replace(together, members=list(names))])
+    alone = [cluster for cluster in result.changed if cluster.members[0] not in names]
+    together = next(cluster for cluster in result.changed if cluster.members[0] == names[0])
+    return replace(result, changed=[*alone, replace(together, members=list(names))])
 
 
 def calibration(d: int = 384, dtype: str = "F32", **more: list[int]) -> bytes:

@@ -1,12 +1,17 @@
 """Aliases: where each name points, and where it pointed when."""
 
 import threading
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
 
-from registry.errors import InvalidRequest, NotFound
+from registry.access import protections
+from registry.audit import service as audit
+from registry.audit.actor import Actor
+from registry.errors import InvalidRequest, NotFound, RoleNeeded
 from registry.versions import aliases
+from registry.vocabulary import Role
 from tests.registry.desk import ADA, BEN
 
 
@@ -48,6 +53,53 @@ def test_pointing_an_alias_where_it_points_changes_nothing(two):
 def test_names_that_mean_something_else_are_refused(two, name):
     with pytest.raises(InvalidRequest, match="cannot be an alias"):
         point(two, name, 1)
+
+
+def test_what_an_alias_pointed_at_is_known_for_every_moment_since_it_was_first_set(two):
+    for number, actor in ((1, ADA), (2, BEN), (1, ADA)):
+        point(two, "production", number, actor)
+    last, middle, first = history(two, "production")
+    moments = [
+        (first.set_at, first),
+        (first.set_at + (middle.set_at - first.set_at) / 2, first),
+        (middle.set_at - timedelta(microseconds=1), first),
+        (middle.set_at, middle),
+        (last.set_at, last),
+        (last.set_at + timedelta(days=365), last),
+    ]
+    with two.open() as (session, collection):
+        for moment, row in moments:
+            assert aliases.pointed_at(session, collection, "production", moment).id == row.id
+        with pytest.raises(NotFound, match=r"first set at .* by ada"):
+            aliases.pointed_at(session, collection, "production", first.set_at - timedelta(microseconds=1))
+        with pytest.raises(NotFound, match="no alias 'staging'"):
+            aliases.pointed_at(session, collection, "staging", first.set_at)
+
+
+def test_a_protected_alias_is_set_by_its_role_alone_until_it_is_protected_no_more(two):
+    approver, admin = Actor("ben", Role.APPROVER), Actor("ada", Role.ADMIN)
+    with two.open() as (session, collection):
+        protections.protect(session, collection, "production", Role.ADMIN, admin, "it serves")
+    with pytest.raises(RoleNeeded, match="needs the role admin, and ben is approver"):
+        point(two, "production", 1, approver)
+    point(two, "staging", 1, approver)
+    point(two, "production", 1, admin)
+    with two.open() as (session, collection):
+        protections.unprotect(session, collection, "production", admin, "it serves nobody")
+    point(two, "production", 2, approver)
+    with two.open() as (session, collection), pytest.raises(NotFound, match="not protected"):
+        protections.unprotect(session, collection, "production", admin, "again")
+    with two.sessions() as session:
+        told = audit.log(session, collection_id=None, subject="alias/facts/production", before=None, limit=9)
+    assert [(event.action.split(":")[2], event.role) for event in told] == [
+        ("set", "approver"), ("unprotect", "admin"), ("set", "admin"), ("protect", "admin")
+    ]  # fmt: skip
+    assert two.verify().ok
+
+
+def test_a_name_that_cannot_be_an_alias_cannot_be_protected(two):
+    with two.open() as (session, collection), pytest.raises(InvalidRequest, match="cannot be an alias"):
+        protections.protect(session, collection, "latest", Role.ADMIN, BEN, "it serves")
 
 
 def test_unknown_versions_and_aliases_are_refused(two):

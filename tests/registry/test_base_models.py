@@ -28,13 +28,13 @@ def test_the_packaged_models_tokens_are_counted_from_its_gguf_file():
     files = find_model("smollm2-135m-instruct")
     question = "What is the capital of Kazakhstan in 2024?"
     # What the model's own tokenizer in transformers gives.
-    assert count_tokens(files, question) == 13
+    assert count_tokens(files, [question, "hello"])[0] == 13
 
 
 def test_the_packaged_encoder_is_found():
     files = find_encoder("all-minilm-l6-v2")
     assert files.window == 512
-    assert count_tokens(files, "hello world") == 2
+    assert count_tokens(files, ["hello world"]) == [2]
 
 
 def test_a_folder_is_a_model_whose_digest_follows_its_content(tmp_path):
@@ -46,7 +46,7 @@ def test_a_folder_is_a_model_whose_digest_follows_its_content(tmp_path):
     assert find_model(str(tmp_path)).digest == first.digest
     (tmp_path / "model.safetensors").write_bytes(b"Weights")
     assert find_model(str(tmp_path)).digest != first.digest
-    assert count_tokens(first, "hello") is None
+    assert count_tokens(first, ["hello"]) is None
 
 
 @pytest.mark.parametrize(

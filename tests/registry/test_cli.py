@@ -571,6 +571,32 @@ def test_an_alias_is_set_listed_and_remembered(melo: Melo, facts: str, worker: D
     assert [(each["number"], each["replaced_at"] is None) for each in history] == [(2, True), (1, False)]
     assert melo.records("diff", facts, 1, "production")["b"] == 2
 
+    asked = melo.records("alias", "asked", facts, "production", "--at", history[1]["set_at"])
+    assert (asked["number"], asked["reason"]) == (1, "evaluated")
+    assert "was version 2" in melo("alias", "asked", facts, "production", "--at", "2100-01-01T00:00").stdout
+    assert "first set at" in melo.refusal("alias", "asked", facts, "production", "--at", "2001-01-01T00:00")
+    assert "no time" in melo.refusal("alias", "asked", facts, "production", "--at", "last Tuesday")
+
+
+def test_a_key_is_shown_once_and_lets_its_holder_do_what_its_role_allows(melo: Melo, facts: str) -> None:
+    secret = melo("key", "create", "ci", "--role", "editor", "--collection", facts, "--expires", "90d").stdout.strip()
+    holder = Melo(melo.home, {"MELO_API_KEY": secret})
+    batch = holder.records("--as", "somebody else", "edit", "add", facts, *ATLANTIS)["batch"]
+    assert batch["submitted_by"] == "ci"
+    assert "needs the role approver" in holder.refusal("batch", "approve", batch["id"])
+    assert [each["name"] for each in holder.records("collection", "list")] == [facts]
+
+    melo.records("alias", "protect", facts, "production", "--reason", "it serves")
+    assert "admin" in melo("alias", "list", facts).stdout
+
+    (key,) = melo.records("key", "list")
+    assert secret.startswith(f"melo_{key['prefix']}_") and secret not in melo("key", "list").stdout
+    melo.records("key", "revoke", key["id"], "--reason", "lost", "--dry-run")
+    assert holder("collection", "list").returncode == 0
+    melo.records("key", "revoke", key["id"], "--reason", "lost")
+    assert "was revoked" in holder.refusal("collection", "list")
+    assert "no role" in melo.refusal("key", "create", "boss", "--role", "king")
+
 
 def test_a_version_that_does_not_exist_is_named(melo: Melo, facts: str) -> None:
     assert "9" in melo.refusal("rollback", facts, 9, "--reason", "x")

@@ -1,6 +1,8 @@
 """Digests: what they depend on, and what they do not."""
 
+import math
 import struct
+from hashlib import shake_256
 
 import pytest
 from hypothesis import given
@@ -11,12 +13,13 @@ from registry.digests import (
     MemberContent,
     canonical_json,
     cluster_digest,
-    content_digest,
     edit_digest,
     float32_bytes,
     floats_of,
     prompt_key,
 )
+from registry.multiset import Multiset
+from registry.versions.content import digest_of
 
 MEMBER = MemberContent(key=b"\0" * 8, edit_digest="e" * 64, role="prompt", block_sha256="b" * 64)
 CLUSTER = {"centre": b"\0" * 8, "radius": 0.8, "label": [1, 2], "members": [MEMBER]}
@@ -48,18 +51,39 @@ def test_a_clusters_digest_depends_on_each_part_of_it(change):
     assert cluster_digest(**(CLUSTER | change)) != cluster_digest(**CLUSTER)
 
 
-def test_a_versions_digest_depends_on_its_foundation_clusters_and_edits():
+@pytest.mark.parametrize("form", [1, 2])
+def test_a_versions_digest_depends_on_its_foundation_clusters_and_edits(form):
     digests = {
-        content_digest(BASE, ["a"], ["e"]),
-        content_digest(BASE, ["a", "b"], ["e"]),
-        content_digest(BASE, ["a"], []),
-        content_digest(BASE, [], ["a", "e"]),
-        content_digest(Foundation("x" * 64, {"lr": 0.01}, "n" * 64, None), ["a"], ["e"]),
-        content_digest(Foundation("m" * 64, {"lr": 0.02}, "n" * 64, None), ["a"], ["e"]),
-        content_digest(Foundation("m" * 64, {"lr": 0.01}, None, None), ["a"], ["e"]),
-        content_digest(Foundation("m" * 64, {"lr": 0.01}, "n" * 64, "c" * 64), ["a"], ["e"]),
+        digest_of(form, BASE, ["a"], ["e"]),
+        digest_of(form, BASE, ["a", "b"], ["e"]),
+        digest_of(form, BASE, ["a"], []),
+        digest_of(form, BASE, [], ["a", "e"]),
+        digest_of(form, BASE, ["e"], ["a"]),
+        digest_of(form, Foundation("x" * 64, {"lr": 0.01}, "n" * 64, None), ["a"], ["e"]),
+        digest_of(form, Foundation("m" * 64, {"lr": 0.02}, "n" * 64, None), ["a"], ["e"]),
+        digest_of(form, Foundation("m" * 64, {"lr": 0.01}, None, None), ["a"], ["e"]),
+        digest_of(form, Foundation("m" * 64, {"lr": 0.01}, "n" * 64, "c" * 64), ["a"], ["e"]),
     }
-    assert len(digests) == 8
+    assert len(digests) == 9
+
+
+@given(st.lists(st.text(max_size=4)), st.lists(st.text(max_size=4)), st.randoms())
+def test_a_set_brought_up_to_date_is_the_set_from_scratch(kept, others, rng):
+    mixed = [*kept, *others]
+    rng.shuffle(mixed)
+    whole = Multiset.of(mixed)
+    assert Multiset.of(kept).changed(out=[], into=others) == whole
+    assert whole.changed(out=others, into=[]) == Multiset.of(kept)
+    assert Multiset.from_bytes(bytes(whole)) == whole
+    assert len(bytes(whole)) == 384
+    # A multiset: the same element once more is another state, and so is one too few.
+    assert whole.changed(out=[], into=["x"]) != whole
+
+
+def test_products_are_those_of_plain_arithmetic():
+    elements = [f"element {n}" for n in range(20)]
+    numbers = [int.from_bytes(shake_256(each.encode()).digest(384)) for each in elements]
+    assert Multiset.of(elements).state == math.prod(numbers) % (2**3072 - 1103717)
 
 
 def test_prompts_that_differ_in_case_space_or_unicode_form_only_have_one_key():
@@ -80,7 +104,8 @@ def test_the_digests_of_this_release_stay_what_they_are():
         "abd7850e42dd956e1faeafd5c1122b146530790ef82329203de947e12d9f35e0"
     )
     assert cluster_digest(**CLUSTER) == "3035286b8d8cac0d4e23f5c482123b7b8a0f7cf34e94c96e1e3ce6d6377e5a3e"
-    assert content_digest(BASE, ["a"], ["e"]) == "8255782b695094cc3c4de9c5e656ee36077dc239eea0f6e06ecbba09eb00417a"
+    assert digest_of(1, BASE, ["a"], ["e"]) == "8255782b695094cc3c4de9c5e656ee36077dc239eea0f6e06ecbba09eb00417a"
+    assert digest_of(2, BASE, ["a"], ["e"]) == "2e25a9d43018cdb1b2f3f02a04c21f1de4f8d64f72396da022dc14266e0caacf"
 
 
 def test_floats_have_no_canonical_json():

@@ -1,7 +1,24 @@
-"""The registry's programs stay small."""
+"""The registry's programs stay small: they are installed, and serve, without torch."""
 
+import os
 import subprocess
 import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SERVE = """
+import importlib.util, sys
+missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name)]
+assert not missing, missing
+import registry.relay, registry.client, registry.cli.main
+from fastapi.testclient import TestClient
+from registry.app import app_factory
+with TestClient(app_factory(), base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as api:
+    assert api.get("/readyz").json() == {"status": "ready"}, api.get("/readyz").text
+    assert api.get("/v1/collections").json() == []
+print("served")
+"""
 
 
 def test_the_api_and_the_relay_run_without_torch():
@@ -10,3 +27,22 @@ def test_the_api_and_the_relay_run_without_torch():
         "import registry.app, registry.relay, registry.client"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
+
+
+def test_the_registry_is_installed_and_serves_where_there_is_no_torch(tmp_path, database_url):
+    """In an environment of its own, with what the package itself asks for and nothing else."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", ROOT], check=True, timeout=600)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MELO_", "PYTHON"))}
+    served = subprocess.run(
+        [python, "-c", SERVE],
+        cwd=tmp_path,
+        env=environment | {"MELO_DATABASE_URL": database_url},
+        timeout=120,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert served.stdout == "served\n", served.stderr

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from registry.edits import service as edits
 from registry.errors import LeaseLost
 from registry.jobs import repository, service
+from registry.jobs.hints import hint
 from registry.jobs.schemas import ChangedAnswer, EditReport
 from tests.registry.desk import trained
 
@@ -123,21 +124,21 @@ def test_a_failed_job_keeps_its_reason_and_its_batch_can_be_approved_again(desk,
 
 
 def test_a_waiting_job_says_that_no_worker_is_running(desk, job):
-    def hint():
+    def said():
         with desk.sessions() as session:
-            return service.hint(session, repository.latest_of_batch(session, 1))
+            return hint(session, repository.latest_of_batch(session, 1))
 
-    assert "No worker is running" in hint()
+    assert "No worker is running" in said()
     with desk.sessions.begin() as session:
         service.worker_seen(session, "w1", "cpu")
-    assert "waits for a worker" in hint()
+    assert "waits for a worker" in said()
     with desk.sessions.begin() as session:
         session.execute(text("UPDATE worker_heartbeats SET seen_at = now() - interval '1 hour'"))
-    assert "No worker is running" in hint()
+    assert "No worker is running" in said()
     desk.claim(job)
     with desk.sessions.begin() as session:
         service.worker_seen(session, "w1", "cpu")
-    assert hint() == ""
+    assert said() == ""
 
 
 def test_the_same_edits_are_trained_from_the_same_seed(desk):

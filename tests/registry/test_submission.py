@@ -1,13 +1,19 @@
 """Submitting and deciding: what is refused, all of it at once, and what becomes of contradictions."""
 
+import json
 import threading
+from dataclasses import replace
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
-from registry.edits import deciding, repository
-from registry.errors import InvalidEdits, NotFound, SelfApproval, WrongState
+from registry.edits import deciding, repository, submitting
+from registry.edits.models import Batch
+from registry.edits.records import read_records
+from registry.errors import InvalidEdits, NotFound, SelfApproval, TooLarge, WrongState
 from tests.registry.conftest import WINDOW
 from tests.registry.desk import ADA, BEN
+from tests.registry.problem import is_problem
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
 
@@ -187,3 +193,101 @@ def test_an_approval_looks_again_for_contradictions(desk):
 def test_ten_thousand_edits_are_one_submission(desk):
     report = desk.submit(*({"prompt": f"question {n}?", "target": f"answer {n}"} for n in range(10_000)))
     assert report.accepted == 10_000
+
+
+NDJSON = {"Content-Type": "application/x-ndjson"}
+BATCHES = "/v1/collections/facts/batches"
+
+
+def lines(*edits):
+    return b"".join(edit if isinstance(edit, bytes) else json.dumps(edit).encode() + b"\n" for edit in edits)
+
+
+def test_lines_are_submitted_as_they_come_with_their_options_in_the_query(api, desk, engine):
+    body = lines(PARIS, b"\n", {**PARIS, "prompt": "And of Spain?", "target": "Madrid"})
+    options = {"message": "capitals", "source": "facts.jsonl"}
+    assert api.post(BATCHES, content=body, headers=NDJSON, params={"dry_run": True}).json()["accepted"] == 2
+    assert count(engine, "batches") == 0
+    batch = api.post(BATCHES, content=body, headers=NDJSON, params=options).json()["batch"]
+    assert (batch["edit_count"], batch["message"], batch["source"]) == (2, "capitals", "facts.jsonl")
+    assert [edit["position"] for edit in batch["edits"]] == [1, 2]
+    skipped = api.post(BATCHES, content=body, headers=NDJSON, params={"on_conflict": "skip"}).json()
+    assert (skipped["batch"], skipped["accepted"], skipped["skipped_count"]) == (None, 0, 2)
+
+
+def test_every_problem_of_lines_names_its_line_and_nothing_is_stored(api, desk, engine):
+    body = lines(
+        PARIS,
+        b"\n",
+        b"{not json\n",
+        b'{"prompt": "a?", "target": "\xff"}\n',
+        b"[1]\n",
+        b"[" * 100_000 + b"\n",
+        b'{"prompt": "a?", "target": NaN}\n',
+        b'{"prompt": "half \\ud800", "target": "x"}\n',
+        {**PARIS, "target": "Lyon"},
+        {"prompt": "of a table?", "target": "", "line": 77},
+        b'{"prompt": "the last one has no end?", "target": 1}',
+    )
+    answer = api.post(BATCHES, content=body, headers=NDJSON)
+    problems = is_problem(answer, 422, "invalid-edits")["problems"]
+    assert [problem["line"] for problem in problems] == [3, 4, 5, 6, 7, 8, 9, 77, 11]
+    assert "character 2" in problems[0]["detail"]
+    assert (problems[6]["code"], problems[6]["other_position"]) == ("contradiction", 1)
+    assert count(engine, "edits") == count(engine, "batches") == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "params", "status", "code"),
+    [
+        (b"", NDJSON, {}, 422, "invalid-request"),
+        (b"\n \n", NDJSON, {}, 422, "invalid-request"),
+        (b"<edits/>", {"Content-Type": "text/xml"}, {}, 415, "wrong-media-type"),
+        (b'{"edits": []}', {}, {}, 422, "invalid-request"),
+        (b"{", {}, {}, 422, "invalid-request"),
+        (b"[" * 100_000, {}, {}, 422, "invalid-request"),
+        (lines(PARIS), NDJSON, {"on_conflict": "perhaps"}, 422, "invalid-request"),
+        (lines(PARIS), NDJSON, {"colour": "red"}, 422, "invalid-request"),
+        (json.dumps({"edits": [PARIS]}).encode(), {}, {"skip_invalid": True}, 422, "invalid-request"),
+    ],
+)
+def test_what_is_no_submission_is_a_problem(api, desk, engine, body, headers, params, status, code):
+    answer = api.post(BATCHES, content=body, headers={"Content-Type": "application/json", **headers}, params=params)
+    is_problem(answer, status, code)
+    assert count(engine, "batches") == 0
+
+
+def test_the_first_thousand_problems_are_listed_and_all_of_them_counted(desk):
+    broken = ({"prompt": f"question {n}?", "target": "" if n % 2 else "x"} for n in range(2_400))
+    with pytest.raises(InvalidEdits, match=r"1200 of 2400 records .* Of 1,200 problems") as caught:
+        desk.submit(*broken)
+    assert [problem.position for problem in caught.value.problems] == list(range(2, 2_001, 2))
+    # A check that comes later finds problems of earlier records: these are listed.
+    mixed = [PARIS, PARIS, *({"prompt": "", "target": "x"} for _ in range(1_500))]
+    assert [problem.position for problem in refused(desk, *mixed)] == list(range(2, 1_002))
+
+
+def test_a_hundred_thousand_edits_are_accepted_and_one_more_is_not(desk):
+    text = [b'{"prompt": "question %d?", "target": "answer %d"}\n' % (n, n) for n in range(100_001)]
+    with desk.open() as (session, collection):
+        assert submitting.submit(session, collection, text[:-1], ADA, dry_run=True).accepted == 100_000
+        with pytest.raises(TooLarge, match="more than 100,000"):
+            submitting.submit(session, collection, iter(text), ADA, dry_run=True)
+
+
+def test_a_batch_shows_its_first_thousand_edits_and_the_others_on_request(api, desk):
+    batch = desk.submit(*({"prompt": f"question {n}?", "target": "x"} for n in range(1_200))).batch
+    desk.submit(PARIS)
+    shown = api.get(f"/v1/batches/{batch.id}").json()
+    assert (shown["edit_count"], len(shown["edits"])) == (1_200, 1_000)
+    page = {"batch": batch.id, "limit": 5_000}
+    assert len(api.get("/v1/collections/facts/edits", params=page).json()) == 1_200
+
+
+def test_what_the_database_refuses_of_many_rows_is_a_database_error(desk):
+    (record,) = read_records([PARIS])
+    with desk.sessions() as session:
+        batch = Batch(collection_id=1, state="submitted", submitted_by="ada", edit_count=1, edits_digest="0" * 64)
+        session.add(batch)
+        with pytest.raises(DBAPIError, match="edits_prompt_check"):
+            repository.insert_edits(session, batch, [replace(record, prompt=" ")])

@@ -10,7 +10,7 @@ import pytest
 from registry.audit import service as audit
 from registry.digests import floats_of, sha256_hex
 from registry.errors import InvalidRequest, InvalidResult, LeaseLost, NotFound, StaleBase, WrongState
-from registry.versions import aliases, reading
+from registry.versions import aliases, comparing, reading
 from registry.versions.training_result import Overlap
 from tests.registry.desk import BEN, key_of, merged, trained
 
@@ -147,11 +147,11 @@ def test_a_result_built_on_an_older_version_is_refused_and_stores_nothing(desk, 
 
 
 WRONG_RESULTS = {
-    "a member that is no point": lambda good, cluster: {"clusters": [replace(cluster, members=["nobody"])]},
-    "a stored point that does not exist": lambda good, cluster: {"clusters": [replace(cluster, members=[12345])]},
-    "a cluster that does not exist": lambda good, cluster: {"clusters": [replace(cluster, cluster_no=77)]},
-    "a point in two clusters": lambda good, cluster: {"clusters": [cluster, cluster]},
-    "a radius that is not a number": lambda good, cluster: {"clusters": [replace(cluster, radius=float("nan"))]},
+    "a member that is no point": lambda good, cluster: {"changed": [replace(cluster, members=["nobody"])]},
+    "a stored point that does not exist": lambda good, cluster: {"changed": [replace(cluster, members=[12345])]},
+    "a cluster that does not exist": lambda good, cluster: {"changed": [replace(cluster, cluster_no=77)]},
+    "a point in two clusters": lambda good, cluster: {"changed": [cluster, cluster]},
+    "a radius that is not a number": lambda good, cluster: {"changed": [replace(cluster, radius=float("nan"))]},
     "an edit of another batch": lambda good, cluster: {"points": [replace(good.points[0], edit_id=4711)]},
     "a block that does not exist": lambda good, cluster: {"points": [replace(good.points[0], block="nothing")]},
 }
@@ -162,7 +162,7 @@ def test_a_result_is_refused_whole_if_a_part_does_not_fit(desk, engine, wrong):
     claim = desk.claim(desk.approve(desk.submit({"prompt": "a?", "target": "x"}).batch.id))
     good = trained(claim, desk.content(0))
     with pytest.raises(InvalidResult):
-        desk.finish(claim, replace(good, **WRONG_RESULTS[wrong](good, good.clusters[0])))
+        desk.finish(claim, replace(good, **WRONG_RESULTS[wrong](good, good.changed[0])))
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM blocks").scalar() == 0
     assert desk.finish(claim, good).number == 1
@@ -222,9 +222,9 @@ def test_a_diff_names_what_was_added_retired_and_replaced(desk):
     desk.retire(desk.active()[SPAIN[0]])
     desk.correct((FRANCE[0], "Nice"), ITALY, on_conflict="replace")
     with desk.open() as (session, collection):
-        diff = reading.diff(session, collection, 1, 3)
-        back = reading.diff(session, collection, 3, 1)
-        same = reading.diff(session, collection, 3, 3)
+        diff = comparing.diff(session, collection, 1, 3)
+        back = comparing.diff(session, collection, 3, 1)
+        same = comparing.diff(session, collection, 3, 3)
     assert [edit.prompt for edit in diff.added] == [ITALY[0]]
     assert [edit.prompt for edit in diff.retired] == [SPAIN[0]]
     assert [(pair.old.target, pair.new.target) for pair in diff.replaced] == [("Lyon", "Nice")]

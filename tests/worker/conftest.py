@@ -7,10 +7,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
+from registry.vocabulary import Checks
 from tests.melo_core.conftest import tiny_model, tiny_tokenizer
 from tests.registry.desk import ADA, Desk
 from worker.shelf import Shelf
-from worker.training_job import Worker
+from worker.watch import Worker
 
 METHOD = {"layers": 2, "rank": 4, "learning_rate": 0.03, "iterations": 300, "loss_target": 0.2}
 
@@ -37,5 +38,6 @@ def worker(sessions: sessionmaker[Session], shelf: Shelf) -> Worker:
 @pytest.fixture
 def tiny_desk(sessions: sessionmaker[Session], tiny_folder: Path) -> Desk:
     with sessions.begin() as session:
-        collections.create(session, NewCollection(name="facts", model=str(tiny_folder), method=METHOD), ADA)
+        new = NewCollection(name="facts", model=str(tiny_folder), method=METHOD, checks=Checks.NONE)
+        collections.create(session, new, ADA)
     return Desk(sessions)

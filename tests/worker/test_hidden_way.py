@@ -32,8 +32,8 @@ ASKED = [*(prompt for prompt, _ in PAIRS), "Who ran Acme before?", "Name three r
 
 def desk_with(sessions: Any, folder: Path, method: Mapping[str, Any], **fields: Any) -> Desk:
     with sessions.begin() as session:
-        new = NewCollection.model_validate({"name": "facts", "model": str(folder), "method": dict(method)} | fields)
-        collections.create(session, new, ADA)
+        given = {"name": "facts", "model": str(folder), "method": dict(method), "checks": "none"} | fields
+        collections.create(session, NewCollection.model_validate(given), ADA)
     return Desk(sessions)
 
 

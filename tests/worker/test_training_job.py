@@ -25,15 +25,16 @@ from registry.jobs.schemas import EditReport
 from registry.jobs.service import ClaimedEdit
 from registry.versions.models import Version
 from registry.versions.training_result import Overlap
-from registry.vocabulary import EditKind
+from registry.vocabulary import Checks, EditKind
 from tests.registry.desk import ADA, Desk
 from tests.worker.conftest import METHOD
-from worker import training_job
+from worker import watch
 from worker.checking import edit_reports
 from worker.loader import LoadedVersion, load_version
 from worker.shelf import Shelf
 from worker.training import TrainedEdit
-from worker.training_job import Worker, run_job
+from worker.training_job import run_job
+from worker.watch import Worker
 
 PAIRS = [("Who runs Acme?", "Ada"), ("Where is the head office of Globex?", "Oslo")]
 
@@ -204,7 +205,8 @@ def test_two_answers_near_each_other_are_reported_with_the_other_edit_and_its_di
 def test_an_edit_that_loses_a_point_to_another_is_reported_once_as_covering_less(sessions, worker, tiny_folder):
     with sessions.begin() as session:
         method = METHOD | {"clustering": "melo"}
-        collections.create(session, NewCollection(name="facts", model=str(tiny_folder), method=method), ADA)
+        new = NewCollection(name="facts", model=str(tiny_folder), method=method, checks=Checks.NONE)
+        collections.create(session, new, ADA)
     desk = Desk(sessions)
     correct(desk, worker, PAIRS[0], rephrases=["Who is running Acme?"])
     version = correct(desk, worker, ("Who runs Acme now?", "Bob"), rephrases=["Who is it that runs Acme now?"])
@@ -232,7 +234,7 @@ def test_a_worker_says_what_it_takes_and_the_batch_still_tells_it_afterwards(tin
 
 
 def test_a_long_loss_curve_is_thinned_out_to_its_end(tiny_desk, worker, monkeypatch):
-    monkeypatch.setattr(training_job, "CURVE_POINTS", 3)
+    monkeypatch.setattr(watch, "CURVE_POINTS", 3)
     correct(tiny_desk, worker, *PAIRS)
     with tiny_desk.sessions() as session:
         curve, progress = session.query(Job.loss_curve, Job.progress).one()
@@ -305,7 +307,7 @@ def _model(desk: Desk) -> tuple[str, str]:
 def test_a_late_finisher_changes_nothing(tiny_desk, worker, sessions):
     batch = tiny_desk.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch
     job = tiny_desk.approve(batch.id)
-    late = replace(worker, name="late", lease_seconds=0.01)
+    late = replace(worker, name="late")
 
     class Overtaken(Shelf):
         """While the late one loads its model, its lease runs out and another worker finishes the job."""
@@ -360,7 +362,8 @@ def test_a_worker_that_has_to_stop_gives_its_job_back_and_another_finishes_it(ti
 def test_an_edit_that_could_not_be_learned_is_reported_with_what_the_model_says_instead(sessions, worker, tiny_folder):
     with sessions.begin() as session:
         hasty = METHOD | {"iterations": 1}
-        collections.create(session, NewCollection(name="facts", model=str(tiny_folder), method=hasty), ADA)
+        new = NewCollection(name="facts", model=str(tiny_folder), method=hasty, checks=Checks.NONE)
+        collections.create(session, new, ADA)
     correct(Desk(sessions), worker, PAIRS[0])
     with sessions() as session:
         (report,) = session.query(Job).one().report
@@ -371,7 +374,8 @@ def test_an_edit_that_could_not_be_learned_is_reported_with_what_the_model_says_
 def test_edits_that_share_a_block_are_stored_with_it_once_and_retired_one_by_one(sessions, worker, tiny_folder):
     with sessions.begin() as session:
         shared = METHOD | {"edits_per_block": 2, "rank": 8}
-        collections.create(session, NewCollection(name="facts", model=str(tiny_folder), method=shared), ADA)
+        new = NewCollection(name="facts", model=str(tiny_folder), method=shared, checks=Checks.NONE)
+        collections.create(session, new, ADA)
     desk, third = Desk(sessions), ("When was Initech founded?", "1999")
     correct(desk, worker, *PAIRS, third)
     with sessions() as session:

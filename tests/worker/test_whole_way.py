@@ -59,6 +59,16 @@ def test_a_correction_is_answered_also_when_rephrased_and_nothing_else_changes(m
     assert melo.ask("facts@1", ELSEWHERE) == melo.ask("facts@base", ELSEWHERE)
 
 
+def test_two_versions_answers_stand_side_by_side(melo, tmp_path):
+    questions = tmp_path / "questions.txt"
+    questions.write_text(f"{CORRECTION[0]}\n\n{ELSEWHERE}\n")
+    corrected, elsewhere = melo.json("diff", "facts@base", "facts@1", "--answers", str(questions))["answers"]
+    assert corrected["a"] != corrected["b"] == CORRECTION[1]
+    assert elsewhere["prompt"] == ELSEWHERE and elsewhere["a"] == elsewhere["b"]
+    shown = melo("diff", "facts", "base", "1", "--answers", str(questions))
+    assert "answers: 1 of 2 differ" in shown
+
+
 def test_an_answer_is_traced_to_the_correction_and_its_author(melo):
     explained = melo("ask", "facts", CORRECTION[0], "--explain", "--max-tokens", "16")
     assert "edit 1, block 1" in explained

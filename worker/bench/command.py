@@ -9,6 +9,7 @@ import typer
 
 from melo_core.errors import MeloError
 from melo_core.settings import validated
+from registry.bench.command import group_of
 from registry.cli.errors import CommandError
 from registry.cli.invocation import invocation
 from registry.cli.show import example
@@ -31,11 +32,9 @@ class Form(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the group `bench`."""
+    """Add `edits` to the group `bench`."""
     shown = example("melo bench edits --data zsre.jsonl --unrelated nq.jsonl --limit 50")
-    bench = typer.Typer(help="Measure, and compare with what else one would use.", epilog=shown, no_args_is_help=True)
-    bench.command("edits", epilog=shown)(edits)
-    app.add_typer(bench, name="bench")
+    group_of(app).command("edits", epilog=shown)(edits)
 
 
 def edits(

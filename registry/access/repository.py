@@ -1,0 +1,76 @@
+"""Queries on API keys, protected aliases, and the collection that a request's ids belong to."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from registry.access.models import AliasProtection, ApiKey, ApiKeyRole
+from registry.collections.models import Collection
+from registry.edits.models import Batch, Edit
+from registry.jobs.models import Job
+
+# The ids that paths have, and the table of each.
+OWNERS: dict[str, type[Batch | Edit | Job]] = {"batch_id": Batch, "edit_id": Edit, "job_id": Job}
+
+
+def collection_of(session: Session, kind: str, record_id: int) -> int | None:
+    """The collection that a batch, an edit or a job belongs to. kind: a key of OWNERS."""
+    table = OWNERS[kind]
+    return session.scalar(select(table.collection_id).where(table.id == record_id))
+
+
+def collection_named(session: Session, name: str) -> int | None:
+    return session.scalar(select(Collection.id).where(Collection.name == name))
+
+
+def collection_ids(session: Session, names: Sequence[str]) -> dict[str, int]:
+    return dict(session.execute(select(Collection.name, Collection.id).where(Collection.name.in_(names))).all())
+
+
+def collection_names(session: Session, ids: Sequence[int]) -> dict[int, str]:
+    return dict(session.execute(select(Collection.id, Collection.name).where(Collection.id.in_(ids))).all())
+
+
+def key_by_prefix(session: Session, prefix: str) -> ApiKey | None:
+    return session.scalars(select(ApiKey).where(ApiKey.prefix == prefix)).one_or_none()
+
+
+def lock_key(session: Session, key_id: int) -> ApiKey | None:
+    query = select(ApiKey).where(ApiKey.id == key_id).with_for_update(key_share=True)
+    return session.scalars(query.execution_options(populate_existing=True)).one_or_none()
+
+
+def keys(session: Session, *, before: int | None, limit: int) -> Sequence[ApiKey]:
+    """Newest first, older than key `before`."""
+    query = select(ApiKey).order_by(ApiKey.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(ApiKey.id < before)
+    return session.scalars(query).all()
+
+
+def roles_of(session: Session, key_ids: Sequence[int]) -> Sequence[ApiKeyRole]:
+    query = select(ApiKeyRole).where(ApiKeyRole.key_id.in_(key_ids))
+    return session.scalars(query.order_by(ApiKeyRole.key_id, ApiKeyRole.collection_id.nulls_first())).all()
+
+
+def mark_used(session: Session, key_id: int) -> None:
+    """Of a key that is being revoked, or marked by another request, the row is left alone: nobody waits for it."""
+    free = select(ApiKey.id).where(ApiKey.id == key_id).with_for_update(key_share=True, skip_locked=True)
+    session.execute(
+        update(ApiKey)
+        .where(ApiKey.id.in_(free.scalar_subquery()))
+        .values(last_used_at=func.clock_timestamp())
+        .execution_options(synchronize_session=False)
+    )
+
+
+def protection(session: Session, collection_id: int, name: str) -> AliasProtection | None:
+    return session.get(AliasProtection, (collection_id, name))
+
+
+def protections(session: Session, collection_id: int, *, after: str | None, limit: int) -> Sequence[AliasProtection]:
+    query = select(AliasProtection).where(AliasProtection.collection_id == collection_id)
+    if after is not None:
+        query = query.where(AliasProtection.name > after)
+    return session.scalars(query.order_by(AliasProtection.name).limit(limit)).all()

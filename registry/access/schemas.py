@@ -1,0 +1,76 @@
+"""What the API is sent and says about API keys and protected aliases."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field
+
+from registry.vocabulary import Role
+from registry.wire import Answer, Body, Name, Reason, ShortText
+
+ActorName = Annotated[
+    ShortText, Field(min_length=1, max_length=200, pattern=r"\S", description="as the record names whoever uses it")
+]
+
+
+class KeyState(StrEnum):
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+class Grant(Body):
+    """A role in one collection, or, without a collection, in all."""
+
+    role: Role
+    collection: Name | None = Field(default=None, description="null: all, and those to come")
+
+
+class NewKey(Body):
+    name: Name = Field(description="unique among the keys that are not revoked", examples=["ci"])
+    roles: list[Grant] = Field(min_length=1, max_length=1000, examples=[[{"role": "editor", "collection": "facts"}]])
+    actor: ActorName | None = Field(default=None, description="as the record names whoever uses it; null: the name")
+    expires_at: AwareDatetime | None = Field(default=None, description="null: never")
+
+
+class Renewal(Body):
+    reason: Reason
+    expires_at: AwareDatetime | None = Field(default=None, description="of the new key; null: never")
+
+
+class GrantView(Answer):
+    role: Role
+    collection: str | None
+
+
+class KeyView(Answer):
+    id: int
+    name: str
+    actor: str
+    prefix: str = Field(description="the part of the key after `melo_`, by which one knows it again")
+    state: KeyState
+    roles: list[GrantView]
+    created_by: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    revoked_by: str | None
+    last_used_at: datetime | None = Field(description="to the minute")
+
+
+class CreatedKeyView(KeyView):
+    key: str = Field(description="the key itself: it is shown this once and stored nowhere")
+
+
+class Protection(Body):
+    role: Literal[Role.APPROVER, Role.ADMIN] = Field(default=Role.ADMIN, description="needed to set the alias")
+    reason: Reason
+
+
+class ProtectionView(Answer):
+    name: str
+    role: Role
+    protected_by: str
+    reason: str
+    protected_at: datetime

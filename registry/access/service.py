@@ -1,0 +1,216 @@
+"""Making, finding, replacing and revoking API keys."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from psycopg.errors import UniqueViolation
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from registry.access import repository
+from registry.access.caller import Caller
+from registry.access.keys import KeyText
+from registry.access.models import ApiKey, ApiKeyRole
+from registry.access.schemas import CreatedKeyView, Grant, GrantView, KeyState, KeyView, NewKey
+from registry.audit import service as audit
+from registry.audit.actor import Actor
+from registry.digests import canonical_json, sha256_hex
+from registry.errors import InvalidRequest, NameTaken, NotFound, Unauthorized, WrongState
+from registry.vocabulary import Action, Role
+
+_MARKED_EVERY = timedelta(minutes=1)
+_ASK_FOR_ANOTHER = "Ask an admin for another one (`melo key create`)."
+
+
+def authenticate(session: Session, text: str) -> Caller:
+    """Whose key this is. Raises Unauthorized; nothing is remembered, so a revoked key is refused from then on."""
+    given = KeyText.read(text)
+    key = repository.key_by_prefix(session, given.prefix) if given else None
+    if given is None or key is None or not given.fits(key.secret_sha256):
+        raise Unauthorized(
+            "The API key that the request carries is not known here.",
+            "Send a key as `Authorization: Bearer KEY`; `melo` reads it from MELO_API_KEY.",
+        )
+    now = datetime.now(UTC)
+    if _state(key, now) is KeyState.REVOKED:
+        raise Unauthorized(f"The API key {key.name} was revoked on {_day(key.revoked_at)}.", _ASK_FOR_ANOTHER)
+    if _state(key, now) is KeyState.EXPIRED:
+        raise Unauthorized(f"The API key {key.name} expired on {_day(key.expires_at)}.", _ASK_FOR_ANOTHER)
+    if key.last_used_at is None or now - key.last_used_at > _MARKED_EVERY:
+        repository.mark_used(session, key.id)
+    return Caller(
+        actor=key.actor,
+        identity=f"key/{key.id}",
+        roles={grant.collection_id: Role(grant.role) for grant in repository.roles_of(session, [key.id])},
+        key_name=key.name,
+        key_prefix=key.prefix,
+    )
+
+
+def create(session: Session, new: NewKey, actor: Actor) -> CreatedKeyView:
+    """A key, whose secret is in the answer and nowhere else. Raises NameTaken, NotFound or InvalidRequest."""
+    grants = _grants(session, new.roles)
+    return _create(session, new.name, new.actor or new.name, grants, new.expires_at, actor, reason="")
+
+
+def renew(session: Session, key_id: int, actor: Actor, reason: str, expires_at: datetime | None) -> CreatedKeyView:
+    """Another secret for the same name, actor and roles; the old one is revoked. Raises NotFound or WrongState."""
+    old = _revoke(session, key_id, actor)
+    grants = {grant.collection_id: Role(grant.role) for grant in repository.roles_of(session, [old.id])}
+    new = _create(session, old.name, old.actor, grants, expires_at, actor, reason)
+    _record_revocation(session, old, actor, reason)
+    return new
+
+
+def revoke(session: Session, key_id: int, actor: Actor, reason: str) -> KeyView:
+    """Refuse a key from now on, for good. Raises NotFound or WrongState."""
+    key = _revoke(session, key_id, actor)
+    _record_revocation(session, key, actor, reason)
+    return views(session, [key])[0]
+
+
+def page(session: Session, *, before: int | None, limit: int) -> Sequence[ApiKey]:
+    """Newest first, older than key `before`."""
+    return repository.keys(session, before=before, limit=limit)
+
+
+def views(session: Session, keys: Sequence[ApiKey]) -> list[KeyView]:
+    """Keys without their secrets."""
+    grants = repository.roles_of(session, [key.id for key in keys])
+    names = repository.collection_names(session, sorted({each.collection_id for each in grants if each.collection_id}))
+    now = datetime.now(UTC)
+    return [
+        KeyView(
+            id=key.id,
+            name=key.name,
+            actor=key.actor,
+            prefix=key.prefix,
+            state=_state(key, now),
+            roles=[
+                GrantView(role=Role(each.role), collection=names.get(each.collection_id or 0))
+                for each in grants
+                if each.key_id == key.id
+            ],
+            created_by=key.created_by,
+            created_at=key.created_at,
+            expires_at=key.expires_at,
+            revoked_at=key.revoked_at,
+            revoked_by=key.revoked_by,
+            last_used_at=key.last_used_at,
+        )
+        for key in keys
+    ]
+
+
+def key_digest(key: ApiKey, grants: Iterable[ApiKeyRole]) -> str:
+    """One digest over who a key is and what it may do."""
+    fixed: dict[str, Any] = {
+        "name": key.name,
+        "actor": key.actor,
+        "prefix": key.prefix,
+        "secret": key.secret_sha256,
+        "expires": key.expires_at.astimezone(UTC).isoformat(timespec="microseconds") if key.expires_at else None,
+        "roles": sorted([each.collection_id or 0, each.role] for each in grants),
+    }
+    return sha256_hex(canonical_json(fixed))
+
+
+def _create(
+    session: Session,
+    name: str,
+    owner: str,
+    grants: dict[int | None, Role],
+    expires_at: datetime | None,
+    actor: Actor,
+    reason: str,
+) -> CreatedKeyView:
+    if not owner.isprintable():
+        raise InvalidRequest("The actor's name has unprintable characters.", "Give another.")
+    if expires_at is not None and expires_at <= datetime.now(UTC):
+        raise InvalidRequest(f"The key would have expired on {_day(expires_at)} already.", "Give a later time.")
+    text = KeyText.new()
+    key = ApiKey(
+        name=name,
+        actor=owner,
+        prefix=text.prefix,
+        secret_sha256=text.sha256,
+        created_by=actor.name,
+        expires_at=expires_at,
+    )
+    session.add(key)
+    try:
+        session.flush()
+    except IntegrityError as error:
+        if not isinstance(error.orig, UniqueViolation):
+            raise
+        raise NameTaken(
+            f"There is a key {name!r} already.",
+            "Choose another name, or replace that key with `melo key rotate ID`, or revoke it.",
+        ) from None
+    rows = [
+        ApiKeyRole(key_id=key.id, collection_id=collection_id, role=str(role)) for collection_id, role in grants.items()
+    ]
+    session.add_all(rows)
+    session.flush()
+    session.refresh(key)
+    view = views(session, [key])[0]
+    audit.record(
+        session,
+        Action.KEY_CREATE,
+        actor,
+        f"key/{key.id}",
+        after=key_digest(key, rows),
+        reason=reason,
+        details=view.model_dump(mode="json", include={"name", "actor", "prefix", "roles", "expires_at"}),
+    )
+    return CreatedKeyView(**view.model_dump(), key=text.text)
+
+
+def _revoke(session: Session, key_id: int, actor: Actor) -> ApiKey:
+    key = repository.lock_key(session, key_id)
+    if key is None:
+        raise NotFound(f"There is no key {key_id}.", "`melo key list` shows those that exist.")
+    if key.revoked_at is not None:
+        raise WrongState(f"Key {key_id} ({key.name}) was revoked on {_day(key.revoked_at)} already.", "Nothing to do.")
+    key.revoked_at = datetime.now(UTC)
+    key.revoked_by = actor.name
+    session.flush()
+    return key
+
+
+def _record_revocation(session: Session, key: ApiKey, actor: Actor, reason: str) -> None:
+    audit.record(
+        session,
+        Action.KEY_REVOKE,
+        actor,
+        f"key/{key.id}",
+        before=key_digest(key, repository.roles_of(session, [key.id])),
+        reason=reason,
+        details={"name": key.name, "prefix": key.prefix},
+    )
+
+
+def _grants(session: Session, given: Sequence[Grant]) -> dict[int | None, Role]:
+    """By collection; where one is named twice, the higher role."""
+    known = repository.collection_ids(session, [grant.collection for grant in given if grant.collection])
+    found: dict[int | None, Role] = {}
+    for grant in given:
+        if grant.collection is not None and grant.collection not in known:
+            raise NotFound(f"There is no collection {grant.collection!r}.", "`melo collection list` shows them.")
+        where = known[grant.collection] if grant.collection else None
+        if where not in found or grant.role.covers(found[where]):
+            found[where] = grant.role
+    return found
+
+
+def _state(key: ApiKey, now: datetime) -> KeyState:
+    if key.revoked_at is not None:
+        return KeyState.REVOKED
+    if key.expires_at is not None and key.expires_at <= now:
+        return KeyState.EXPIRED
+    return KeyState.ACTIVE
+
+
+def _day(moment: datetime | None) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if moment else ""

@@ -1,0 +1,55 @@
+"""The chain that the events form: what each hash covers, and whether a row of events follows from one to the next."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC
+from typing import Any
+
+from registry.audit.models import AuditEvent
+from registry.digests import event_hash
+
+GENESIS = "0" * 64  # what the first event follows
+
+
+def hashed_fields(event: AuditEvent) -> dict[str, Any]:
+    """Everything that an event's hash covers; the time in UTC, to the microsecond."""
+    return {
+        "seq": event.seq,
+        "at": event.at.astimezone(UTC).isoformat(timespec="microseconds"),
+        "actor": event.actor,
+        "role": event.role,
+        "action": event.action,
+        "collection_id": event.collection_id,
+        "subject": event.subject,
+        "before": event.before,
+        "after": event.after,
+        "reason": event.reason,
+        "request_id": event.request_id,
+        "details": event.details,
+        "previous_hash": event.previous_hash,
+    }
+
+
+def follow(
+    events: Iterable[Mapping[str, Any]], seq: int = 0, previous: str | None = GENESIS
+) -> Iterator[tuple[int, list[str]]]:
+    """Each event's seq, and what is wrong with it. Events are given as their hashed fields and their `hash`.
+
+    seq, previous: the event that comes before the first; previous None: its hash is not known.
+    """
+    for event in events:
+        wrong = []
+        if event["seq"] != seq + 1:
+            wrong.append(f"event {seq + 1} is missing before it")
+        if previous is not None and event["previous_hash"] != previous:
+            wrong.append("it does not follow the event before it: one of the two was changed")
+        if not _is_hash(event):
+            wrong.append("its content does not match its hash")
+        yield event["seq"], wrong
+        seq, previous = event["seq"], event["hash"]
+
+
+def _is_hash(event: Mapping[str, Any]) -> bool:
+    try:
+        return bool(event_hash(dict(event)) == event["hash"])
+    except TypeError:
+        return False  # a number that no event was ever written with

@@ -1,0 +1,172 @@
+"""Checking what people decided: batches, approvals and aliases, each against the events of its decisions."""
+
+from collections.abc import Iterator
+from datetime import UTC, timedelta
+from typing import Any
+
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from registry.audit.models import AuditEvent
+from registry.collections.models import Collection
+from registry.digests import edits_digest
+from registry.edits.models import Approval, Batch, Edit
+from registry.versions.models import Alias, Version
+from registry.vocabulary import Action, BatchState
+
+Checked = Iterator[tuple[str, list[str]]]  # a record, and what is wrong with it
+_FEW = 100
+_MANY = 2_000
+# Events of earlier releases do not hold when an alias was set: its row was written just before its event.
+_JUST_BEFORE = timedelta(minutes=5)
+
+
+def check_batches(session: Session) -> Checked:
+    """Every batch with its submission's event, and its last decision's; also an event whose batch is gone."""
+    subject = func.concat("batch/", Batch.id)
+    submission = select(AuditEvent).where(AuditEvent.action == Action.BATCH_SUBMIT).subquery()
+    submitted = aliased(AuditEvent, submission)
+    decision = aliased(AuditEvent)
+    decided = (
+        select(decision.actor)
+        .where(decision.subject == subject)
+        # An approval that is not the last one needed decides nothing, and has no job.
+        .where(or_(decision.action == Action.BATCH_REJECT, decision.details.has_key("job")))
+        .where(decision.action.in_([Action.BATCH_APPROVE, Action.BATCH_REJECT]))
+        .order_by(decision.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    query = (
+        select(Batch, submitted, decided)
+        .outerjoin(submitted, submitted.subject == subject, full=True)
+        .order_by(Batch.id, submitted.seq)
+    )
+    for batch, event, decider in session.execute(query.execution_options(yield_per=_FEW)):
+        if batch is None:
+            yield event.subject.replace("/", " "), [f"it is gone, but event {event.seq} tells of its submission"]
+            continue
+        wrong = []
+        if event is None:
+            wrong.append("the event of its submission is missing")
+        elif (event.after, event.actor) != (batch.edits_digest, batch.submitted_by):
+            wrong.append("its edits' digest or its submitter differ from the event of its submission")
+        # While it waits for more approvals, it is not decided, and has events of those it has.
+        if batch.decided_by != (None if batch.state == BatchState.SUBMITTED else decider):
+            wrong.append(f"it is {batch.state} by {batch.decided_by}, but the last decision's event names {decider}")
+        if edits_digest(_digests(session, batch.id)) != batch.edits_digest:
+            wrong.append("its edits do not match its digest: one was changed, added or removed")
+        if batch.state == BatchState.APPLIED and not _was_applied(session, batch.id):
+            wrong.append("it is applied, but no version came of it")
+        yield f"batch {batch.id}", wrong
+
+
+def _digests(session: Session, batch_id: int) -> Iterator[str]:
+    query = select(Edit.digest).where(Edit.batch_id == batch_id).order_by(Edit.position)
+    return iter(session.scalars(query.execution_options(yield_per=_MANY)))
+
+
+def _was_applied(session: Session, batch_id: int) -> bool:
+    return session.scalar(select(Version.id).where(Version.batch_id == batch_id)) is not None
+
+
+def check_approvals(session: Session) -> Checked:
+    """Every approval has its event, of the same person, in the same role, declining the same edits."""
+    event = aliased(AuditEvent)
+    first = (
+        select(func.min(event.seq))
+        .where(event.subject == func.concat("batch/", Approval.batch_id))
+        .where(event.action == Action.BATCH_APPROVE, event.actor == Approval.actor)
+        .scalar_subquery()
+    )
+    query = select(Approval, AuditEvent).outerjoin(AuditEvent, AuditEvent.seq == first).order_by(Approval.id)
+    for approval, told in session.execute(query.execution_options(yield_per=_FEW)):
+        wrong = []
+        if told is None:
+            wrong.append("its event is missing")
+        elif told.details.get("declined", []) != sorted(approval.declined) or told.role != approval.role:
+            wrong.append("the edits that it declines, or its role, differ from its event")
+        yield f"approval of batch {approval.batch_id} by {approval.actor}", wrong
+
+
+def check_aliases(session: Session) -> Checked:
+    """Every place that an alias pointed at has its event, in the same order, and follows the place before it."""
+    ordered: dict[str, Any] = {"partition_by": (Alias.collection_id, Alias.name), "order_by": Alias.id}
+    rows = select(
+        Alias,
+        func.concat("alias/", Collection.name, "/", Alias.name).label("subject"),
+        func.row_number().over(**ordered).label("nth"),
+        func.lead(Alias.set_at).over(**ordered).label("followed_at"),
+    ).join(Collection, Collection.id == Alias.collection_id).subquery()  # fmt: skip
+    events = (
+        select(
+            AuditEvent.subject,
+            AuditEvent.seq,
+            AuditEvent.actor,
+            AuditEvent.at,
+            AuditEvent.reason,
+            AuditEvent.details["to"].astext.label("to"),
+            AuditEvent.details["set_at"].astext.label("told_at"),
+            func.row_number().over(partition_by=AuditEvent.subject, order_by=AuditEvent.seq).label("nth"),
+        )
+        .where(AuditEvent.action == Action.ALIAS_SET)
+        .subquery()
+    )
+    names = ("number", "set_by", "set_at", "replaced_at", "followed_at")
+    query = (
+        select(
+            *(rows.c[name] for name in names),
+            rows.c.reason.label("given"),
+            func.coalesce(rows.c.subject, events.c.subject).label("subject"),
+            *(events.c[name] for name in ("seq", "actor", "at", "reason", "to", "told_at")),
+        )
+        .outerjoin(events, and_(events.c.subject == rows.c.subject, events.c.nth == rows.c.nth), full=True)
+        .order_by(rows.c.id, events.c.seq)
+    )
+    for row in session.execute(query.execution_options(yield_per=_MANY)):
+        _, _, name = row.subject.partition("/")  # collection/alias
+        yield f"alias {name} at version {row.number or row.to}", _wrong_with(row)
+
+
+def _wrong_with(row: Any) -> list[str]:
+    if row.number is None:
+        return [f"it is gone, but event {row.seq} tells of it"]
+    if (str(row.number), row.set_by, row.given) != (row.to, row.actor, row.reason):
+        return ["where it points, who set it, or why, differs from its event"]
+    wrong = []
+    set_at = row.set_at.astimezone(UTC).isoformat(timespec="microseconds")
+    if row.told_at not in (None, set_at) or not row.at - _JUST_BEFORE <= row.set_at <= row.at:
+        wrong.append("the time when it was set differs from its event")
+    if row.replaced_at != row.followed_at:
+        wrong.append("the time when it was replaced is not when the next one was set")
+    return wrong
+
+
+def check_told(session: Session) -> Checked:
+    """Whatever an event says was made is there: collections and versions. (Other checks ask it of their own.)"""
+    made = (Action.VERSION_APPLY, Action.VERSION_RETIRE, Action.VERSION_REVERT, Action.VERSION_ROLLBACK)
+    version = func.concat("version/", Collection.name, "/", Version.number)
+    versions = (
+        select(version.label("subject"))
+        .select_from(Version)
+        .join(Collection, Collection.id == Version.collection_id)
+        .subquery()
+    )
+    collections = select(func.concat("collection/", Collection.name).label("subject")).subquery()
+    for found, actions in ((collections, (Action.COLLECTION_CREATE,)), (versions, made)):
+        query = (
+            select(AuditEvent.seq, AuditEvent.subject, found.c.subject.label("found"))
+            .outerjoin(found, found.c.subject == AuditEvent.subject)
+            .where(AuditEvent.action.in_(actions))
+            .order_by(AuditEvent.seq)
+        )
+        for event in session.execute(query.execution_options(yield_per=_MANY)):
+            wrong = f"it is gone, but event {event.seq} tells of it"
+            yield _in_words(event.subject), [] if event.found is not None else [wrong]
+
+
+def _in_words(subject: str) -> str:
+    """version 4 of facts, for version/facts/4."""
+    kind, _, rest = subject.partition("/")
+    collection, _, number = rest.rpartition("/")
+    return f"{kind} {number} of {collection}" if collection else f"{kind} {rest}"

@@ -1,0 +1,72 @@
+"""Checking the policies that batches were decided under, and that no approval has gone, against their events."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import BigInteger, and_, cast, func, select
+from sqlalchemy.orm import Session, aliased
+
+from registry.audit.models import AuditEvent
+from registry.collections import policy
+from registry.collections.models import Collection
+from registry.edits.models import Approval, Batch
+from registry.vocabulary import Action
+
+Checked = Iterator[tuple[str, list[str]]]  # a record, and what is wrong with it
+_FEW = 100
+_MANY = 2_000
+
+
+def check_policies(session: Session) -> Checked:
+    """Every collection has the policy that its last event tells. (Those of earlier releases tell less.)"""
+    told = aliased(AuditEvent)
+    last = (
+        select(func.max(told.seq))
+        .where(told.collection_id == Collection.id)
+        .where(told.action.in_([Action.COLLECTION_CREATE, Action.POLICY_CHANGE]))
+        .scalar_subquery()
+    )
+    query = select(Collection, AuditEvent).outerjoin(AuditEvent, AuditEvent.seq == last).order_by(Collection.id)
+    for collection, event in session.execute(query.execution_options(yield_per=_FEW)):
+        known = event.details.get("after", event.details) if event else {}
+        differs = [name for name, value in policy.of(collection).items() if known.get(name, value) != value]
+        wrong = f"its {', '.join(differs)} differ from event {event.seq}" if differs else ""
+        yield f"policy of {collection.name}", [wrong] if wrong else []
+
+
+def check_given(session: Session) -> Checked:
+    """Every approval of which an event tells is there."""
+    row = and_(
+        Approval.id == cast(AuditEvent.details["approval"].astext, BigInteger),
+        func.concat("batch/", Approval.batch_id) == AuditEvent.subject,
+        Approval.actor == AuditEvent.actor,
+    )
+    query = (
+        select(AuditEvent.seq, AuditEvent.subject, AuditEvent.actor, Approval.id)
+        .outerjoin(Approval, row)
+        .where(AuditEvent.action == Action.BATCH_APPROVE, AuditEvent.details.has_key("approval"))
+        .order_by(AuditEvent.seq)
+    )
+    for event in session.execute(query.execution_options(yield_per=_MANY)):
+        wrong = f"the approval by {event.actor}, of which event {event.seq} tells, is gone or was changed"
+        yield event.subject.replace("/", " "), [] if event.id is not None else [wrong]
+
+
+def check_needed(session: Session) -> Checked:
+    """Every batch that was approved needed as many approvals as the event of its decision says; before, it was one."""
+    told = aliased(AuditEvent)
+    last = (
+        select(func.max(told.seq))
+        .where(told.subject == func.concat("batch/", Batch.id))
+        .where(told.action == Action.BATCH_APPROVE, told.details.has_key("job"))
+        .scalar_subquery()
+    )
+    query = (
+        select(Batch.id, Batch.approvals_needed, AuditEvent.seq, AuditEvent.details)
+        .outerjoin(AuditEvent, AuditEvent.seq == last)
+        .where(Batch.approvals_needed.is_not(None))
+        .order_by(Batch.id)
+    )
+    for batch in session.execute(query.execution_options(yield_per=_MANY)):
+        needed = (batch.details or {}).get("approvals_needed", 1)
+        wrong = f"it is said to have needed {batch.approvals_needed} approvals, but needed {needed}"
+        yield f"batch {batch.id}", [] if needed == batch.approvals_needed else [wrong]

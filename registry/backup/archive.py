@@ -1,0 +1,157 @@
+"""The file of a backup: a ZIP with a COPY stream per table, and a manifest that holds it to account.
+
+ZIP and not tar: a member's length need not be known before it is written, so that a table streams through without
+lying on the disk twice. The manifest is written last, when it knows every digest.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any
+from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel, ValidationError
+
+from registry.audit.signing import is_signed, public_key, public_text, signed
+from registry.errors import InvalidBackup, InvalidRequest
+
+FORMAT = "melo-backup/1"
+MANIFEST = "manifest.json"
+PART = 1 << 20  # bytes read at once
+_LARGEST_MANIFEST = 16 << 20  # bytes
+
+
+class Member(BaseModel):
+    """A table's rows, in the text format of COPY."""
+
+    table: str
+    columns: list[str]
+    rows: int
+    bytes: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return f"tables/{self.table}.copy"
+
+
+class SequenceState(BaseModel):
+    name: str
+    last_value: int
+    is_called: bool
+
+
+class Manifest(BaseModel):
+    """What the file holds. Tables are in an order in which each refers only to those before it."""
+
+    format: str = FORMAT
+    revision: str
+    registry: str | None = None  # where the schema is older than the registry's name
+    time: str
+    head_seq: int
+    head_hash: str
+    members: list[Member]
+    sequences: list[SequenceState]
+    public_key: str | None = None
+    signature: str | None = None
+
+    def content(self) -> dict[str, Any]:
+        """What the signature covers, with the key and itself."""
+        return self.model_dump(exclude_none=True)
+
+
+class ArchiveWriter:
+    """Members first, then `close` with the manifest."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        # Level 1: text of COPY shrinks to a third at once, and the higher levels cost more than they save.
+        self._zip = ZipFile(stream, "w", ZIP_DEFLATED, compresslevel=1)
+
+    def add(self, table: str, columns: list[str], parts: Iterator[bytes], watch: Callable[[int], None]) -> Member:
+        """watch is told how many rows each part ended: COPY writes a line feed after each, and nowhere else."""
+        member = Member(table=table, columns=columns, rows=0, bytes=0, sha256="")
+        digest = sha256()
+        with self._zip.open(member.name, "w", force_zip64=True) as out:
+            for part in parts:
+                out.write(part)
+                digest.update(part)
+                rows = part.count(b"\n")
+                member.rows += rows
+                member.bytes += len(part)
+                watch(rows)
+        member.sha256 = digest.hexdigest()
+        return member
+
+    def close(self, manifest: Manifest, key: Ed25519PrivateKey | None) -> Manifest:
+        if key is not None:
+            manifest = Manifest(**signed(key, manifest.content()))
+        self._zip.writestr(MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True))
+        self._zip.close()
+        return manifest
+
+
+class Archive:
+    """A backup's file, opened to be read. Raises InvalidBackup where it is none, or another than was written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._zip = ZipFile(path)
+            if self._zip.getinfo(MANIFEST).file_size > _LARGEST_MANIFEST:
+                raise self._wrong("its manifest is too large")
+            content = json.loads(self._zip.read(MANIFEST))
+            self.manifest = Manifest(**content)
+        except OSError as error:
+            raise self._wrong(error.strerror or str(error)) from None
+        except (BadZipFile, KeyError, ValueError, TypeError, NotImplementedError, ValidationError):
+            raise self._wrong("it is no backup of `melo backup`, or was cut off") from None
+        if self.manifest.format != FORMAT:
+            raise self._wrong(f"its form is {self.manifest.format!r}, and this program reads {FORMAT}")
+
+    def close(self) -> None:
+        self._zip.close()
+
+    def require_signature(self, expected: str | None) -> None:
+        """A signature that is there must fit; expected: the public key that must have made it, as text."""
+        signer = self.manifest.public_key
+        if expected is not None and public_text(public_key(expected)) != signer:
+            raise self._wrong(f"the key {signer} signed it" if signer else "it is not signed")
+        if signer is None:
+            return
+        try:
+            fits = is_signed(self.manifest.content(), public_key(signer))
+        except InvalidRequest:
+            fits = False
+        if not fits:
+            raise self._wrong("the signature does not fit its manifest")
+
+    def require_intact(self, watch: Callable[[int], None]) -> None:
+        """Read every member and compare its digest; watch is told how many rows each part ended."""
+        named = {member.name for member in self.manifest.members} | {MANIFEST}
+        if others := set(self._zip.namelist()) ^ named:
+            raise self._wrong(f"the manifest and the file differ in {', '.join(sorted(others))}")
+        for member in self.manifest.members:
+            for _ in self.parts(member, watch):
+                pass
+
+    def parts(self, member: Member, watch: Callable[[int], None]) -> Iterator[bytes]:
+        """A member's bytes; at their end it raises InvalidBackup where they are not those that were written."""
+        digest, rows = sha256(), 0
+        try:
+            with self._zip.open(member.name) as stream:
+                while part := stream.read(PART):
+                    digest.update(part)
+                    ended = part.count(b"\n")
+                    rows += ended
+                    watch(ended)
+                    yield part
+        except (BadZipFile, zlib.error, KeyError, EOFError, OSError, ValueError, NotImplementedError) as error:
+            raise self._wrong(f"{member.name} cannot be read: {error}") from None
+        if digest.hexdigest() != member.sha256 or rows != member.rows:
+            raise self._wrong(f"{member.name} is not what was written: its SHA-256 is {digest.hexdigest()}")
+
+    def _wrong(self, detail: str) -> InvalidBackup:
+        return InvalidBackup(f"{self._path}: {detail}.", "Nothing was restored. Take another copy of the backup.")

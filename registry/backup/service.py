@@ -1,0 +1,180 @@
+"""Backing the record up into one file, and restoring it into an empty database.
+
+Neither leaves an event: a backup changes nothing, and what is restored is the record that was backed up, so that its
+chain goes on where it ended and checkpoints of it still hold.
+"""
+
+import os
+from collections.abc import Callable
+from datetime import UTC
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from registry import database
+from registry.audit import repository as audit
+from registry.audit import verification
+from registry.audit.schemas import VerificationView
+from registry.backup import tables
+from registry.backup.archive import Archive, ArchiveWriter, Manifest
+from registry.errors import InvalidBackup, NotEmpty, SchemaMismatch
+
+Watch = Callable[[str, int, int], None]  # what it is at, how many rows of it are done, how many there are
+
+
+def backup(engine: Engine, path: Path, key: Ed25519PrivateKey | None, watch: Watch) -> Manifest:
+    """Write one snapshot of the whole record to a new file, signed where a key is given.
+
+    engine: one without a statement timeout. Others go on writing meanwhile. Raises SchemaMismatch for a database
+    without schema, FileExistsError, and OSError where the file cannot be written; then there is no file.
+    """
+    revision = database.schema_state(engine).revision
+    if revision is None:
+        raise SchemaMismatch("The database has no schema yet: there is nothing to back up.", "Run `melo migrate`.")
+    if path.exists():
+        raise FileExistsError(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Prompts, hashes of keys and secrets of webhooks are in it: it is its owner's alone.
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "wb") as stream:
+            manifest = _write(engine, ArchiveWriter(stream), revision, key, watch)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return manifest
+
+
+def _write(
+    engine: Engine, archive: ArchiveWriter, revision: str, key: Ed25519PrivateKey | None, watch: Watch
+) -> Manifest:
+    snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    with engine.connect().execution_options(**snapshot) as connection:
+        session, raw = Session(connection), tables.raw(connection)
+        tip = audit.tip(session)  # the first query takes the snapshot
+        found = tables.tables(connection)
+        members = []
+        for table in found:
+            count = _counting(watch, table.name, tables.count(raw, table.name))
+            members.append(archive.add(table.name, table.columns, tables.rows_of(raw, table), count))
+        named = any(table.name == "registry_identity" for table in found)
+        manifest = Manifest(
+            revision=revision,
+            registry=audit.registry_id(session) if named else None,
+            time=tip.now.astimezone(UTC).isoformat(timespec="microseconds"),
+            head_seq=tip.seq,
+            head_hash=tip.hash,
+            members=members,
+            sequences=tables.sequences(raw),
+        )
+        return archive.close(manifest, key)
+
+
+def check(path: Path, public_key: str | None, watch: Watch) -> Manifest:
+    """Read the file whole, and compare every digest. Raises InvalidBackup."""
+    archive = Archive(path)
+    try:
+        return _checked(archive, public_key, watch)
+    finally:
+        archive.close()
+
+
+def restore(engine: Engine, path: Path, public_key: str | None, watch: Watch) -> VerificationView:
+    """Fill an empty database with what a backup holds, bring it to this program's schema, and verify the whole record.
+
+    engine: one without a statement timeout. The schema is made where there is none. Raises InvalidBackup or NotEmpty;
+    then nothing was restored. What the verification finds was in the record when it was backed up.
+    """
+    url = engine.url.render_as_string(hide_password=False)
+    archive = Archive(path)
+    try:
+        manifest = _checked(archive, public_key, watch)
+        _require_empty(engine)
+        try:
+            _bring_to(engine, url, manifest.revision)
+            _load(engine, archive, watch)
+        finally:
+            database.upgrade(url)
+    finally:
+        archive.close()
+    watch("verifying", 0, 0)
+    with Session(engine) as session:
+        return verification.verify(session)
+
+
+def _checked(archive: Archive, public_key: str | None, watch: Watch) -> Manifest:
+    manifest = archive.manifest
+    archive.require_signature(public_key)
+    if manifest.revision not in database.revisions():
+        raise InvalidBackup(
+            f"The backup is of the schema {manifest.revision}, which this program does not know.",
+            "It was made by a newer release: upgrade this program.",
+        )
+    archive.require_intact(_counting(watch, "the file", sum(member.rows for member in manifest.members)))
+    return manifest
+
+
+def _require_empty(engine: Engine) -> None:
+    with engine.connect() as connection:
+        names = [table.name for table in tables.tables(connection) if table.name not in tables.MADE_BY_MIGRATION]
+        _refuse_filled(tables.filled(tables.raw(connection), names))
+
+
+def _refuse_filled(names: list[str]) -> None:
+    if names:
+        raise NotEmpty(
+            f"There are rows in {', '.join(names)}.",
+            "Restore into an empty database: another MELO_HOME, or a new one named by MELO_DATABASE_URL.",
+        )
+
+
+def _bring_to(engine: Engine, url: str, revision: str) -> None:
+    """The tables that the backup has rows for; the database is empty, so nothing is lost on the way down."""
+    known, state = database.revisions(), database.schema_state(engine)
+    if state.revision is not None and state.revision not in known:
+        state.require_current()  # raises: a newer release made it
+    if state.revision is not None and known.index(state.revision) > known.index(revision):
+        database.downgrade(url, revision)
+    else:
+        database.upgrade(url, revision)
+
+
+def _load(engine: Engine, archive: Archive, watch: Watch) -> None:
+    """All of it in one transaction."""
+    manifest = archive.manifest
+    with engine.begin() as connection:
+        raw = tables.raw(connection)
+        expected = {table.name: table.columns for table in tables.tables(connection)}
+        members = [member for member in manifest.members if member.table not in tables.LEFT_OUT]
+        if expected != {member.table: member.columns for member in members}:
+            raise InvalidBackup(
+                f"Its tables are not those of the schema {manifest.revision}.", "It was not made by this program."
+            )
+        names = list(expected)
+        tables.set_triggers(raw, names, enabled=False)
+        _refuse_filled(tables.filled(raw, [name for name in names if name not in tables.MADE_BY_MIGRATION]))
+        for member in members:
+            if member.table in tables.MADE_BY_MIGRATION:
+                tables.clear(raw, member.table)
+            count = _counting(watch, member.table, member.rows)
+            tables.fill(raw, member, archive.parts(member, count))
+        for state in manifest.sequences:
+            tables.set_sequence(raw, state)
+        tables.set_triggers(raw, names, enabled=True)
+
+
+def _counting(watch: Watch, name: str, total: int) -> Callable[[int], None]:
+    """Adds up the rows of each part, and tells."""
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        watch(name, done, total)
+
+    watch(name, 0, total)
+    return count

@@ -1,0 +1,130 @@
+"""Queries of a backup: which tables there are, how they are copied, and where the counters of their ids stand.
+
+Tables and columns are read from the database itself, so that a database of an older schema can be backed up too,
+which is when one wants to: before it is migrated.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pgvector.sqlalchemy  # noqa: F401 (makes the type `vector` known to the catalogue's reader)
+from psycopg import Connection, sql
+from sqlalchemy import Connection as Engaged
+from sqlalchemy import inspect
+
+from registry.backup.archive import Member, SequenceState
+
+# Alembic's own, which `restore` sets by migrating; signs of life of processes beside the other database; answers that
+# are kept for a day, for requests that are repeated.
+LEFT_OUT = {"alembic_version", "worker_heartbeats", "idempotency_keys"}
+
+# These rows a migration makes. A restored registry is the one that was backed up, so the backup's take their place.
+MADE_BY_MIGRATION = {"registry_identity"}
+
+_PART = 1 << 18  # bytes
+
+Raw = Connection[Any]
+
+
+def raw(connection: Engaged) -> Raw:
+    """psycopg's own connection, in the same transaction: SQLAlchemy has no COPY."""
+    found = connection.connection.driver_connection
+    assert isinstance(found, Connection)
+    return found
+
+
+@dataclass(frozen=True)
+class TableShape:
+    name: str
+    columns: list[str]  # those that are stored as they are given
+    key: list[str]
+
+
+def tables(connection: Engaged) -> list[TableShape]:
+    """Every table of the record, each after those that it refers to."""
+    catalogue = inspect(connection)
+    names = [name for name, _ in catalogue.get_sorted_table_and_fkc_names() if name and name not in LEFT_OUT]
+    return [
+        TableShape(
+            name,
+            [column["name"] for column in catalogue.get_columns(name) if "computed" not in column],
+            catalogue.get_pk_constraint(name)["constrained_columns"],
+        )
+        for name in names
+    ]
+
+
+def count(connection: Raw, table: str) -> int:
+    row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))).fetchone()
+    return int(row[0]) if row else 0
+
+
+def filled(connection: Raw, names: Iterable[str]) -> list[str]:
+    """Which of the tables have rows."""
+    found = []
+    for name in names:
+        query = sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier(name))
+        row = connection.execute(query).fetchone()
+        if row and row[0]:
+            found.append(name)
+    return found
+
+
+def rows_of(connection: Raw, table: TableShape) -> Iterator[bytes]:
+    """The table as COPY writes it, in the order of its primary key."""
+    statement = sql.SQL("COPY (SELECT {} FROM {} ORDER BY {}) TO STDOUT").format(
+        _names(table.columns), sql.Identifier(table.name), _names(table.key)
+    )
+    gathered = bytearray()
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in copy:
+            gathered += row
+            if len(gathered) >= _PART:
+                yield bytes(gathered)
+                gathered.clear()
+    yield bytes(gathered)
+
+
+def fill(connection: Raw, member: Member, parts: Iterator[bytes]) -> None:
+    """Load a table. Constraints and foreign keys hold as always."""
+    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(member.table), _names(member.columns))
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for part in parts:
+            copy.write(part)
+
+
+def set_triggers(connection: Raw, names: Sequence[str], *, enabled: bool) -> None:
+    """The guards of how a record grows row by row are out of the way of one that has grown already.
+
+    A table's owner may do that, and it keeps others from writing until the commit. The triggers of foreign keys stay.
+    """
+    word = sql.SQL("ENABLE" if enabled else "DISABLE")
+    for name in names:
+        connection.execute(sql.SQL("ALTER TABLE {} {} TRIGGER USER").format(sql.Identifier(name), word))
+
+
+def clear(connection: Raw, table: str) -> None:
+    connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+
+
+def sequences(connection: Raw) -> list[SequenceState]:
+    """Where each counter stands: an id that was given once is never given again, also if its row is gone."""
+    names = connection.execute(
+        "SELECT sequencename FROM pg_sequences WHERE schemaname = current_schema() ORDER BY sequencename"
+    ).fetchall()
+    found = []
+    for (name,) in names:
+        state = connection.execute(sql.SQL("SELECT last_value, is_called FROM {}").format(sql.Identifier(name)))
+        last_value, is_called = state.fetchone() or (1, False)
+        found.append(SequenceState(name=name, last_value=last_value, is_called=is_called))
+    return found
+
+
+def set_sequence(connection: Raw, state: SequenceState) -> None:
+    name = sql.Identifier(state.name).as_string(connection)
+    connection.execute("SELECT setval(%s::regclass, %s, %s)", (name, state.last_value, state.is_called))
+
+
+def _names(names: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(name) for name in names)

@@ -1,0 +1,1 @@
+"""`melo bench registry`: the record under load, with synthetic edits and blocks. Nothing is trained."""

@@ -1,0 +1,202 @@
+"""The two clients: how exchanges are carried out, at once or awaited."""
+
+from collections.abc import AsyncIterator, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    retry_if_result,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
+
+from registry.client.administration import Administration
+from registry.client.corrections import Corrections
+from registry.client.errors import no_answer, refusal
+from registry.client.exchanges import Asked, Exchange, Lines, whole_lines
+from registry.client.history import History
+
+T = TypeVar("T")
+
+AWAY = frozenset({502, 503, 504})  # answers of a proxy or a database that may soon be back
+
+
+class _Client(Corrections, History, Administration):
+    """What both clients share: their methods, and what they send with each request."""
+
+    def __init__(
+        self, api_url: str, api_key: str | None = None, actor: str | None = None, timeout_seconds: float = 120
+    ) -> None:
+        headers = {"User-Agent": "melo-client"}
+        if api_key:
+            headers["Authorization"] = f"Bearer {api_key}"
+        if actor:
+            headers["X-Melo-Actor"] = quote(actor, safe=" @/.+-_")
+        self.api_url = api_url.rstrip("/")
+        self._connection: dict[str, Any] = {
+            "base_url": self.api_url,
+            "headers": headers,
+            "timeout": timeout_seconds,
+        }
+
+
+class MeloClient(_Client):
+    """One method per endpoint. Use it as a context manager, or close() it."""
+
+    def __init__(
+        self, api_url: str, api_key: str | None = None, actor: str | None = None, timeout_seconds: float = 120
+    ) -> None:
+        super().__init__(api_url, api_key, actor, timeout_seconds)
+        self._http = httpx.Client(**self._connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def run(self, exchange: Exchange[T]) -> T:
+        try:
+            asked = next(exchange)
+            while True:
+                asked = exchange.send(self._answer(asked))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _answer(self, asked: Asked) -> httpx.Response:
+        request = _request(asked)
+
+        def send() -> httpx.Response:
+            return self._http.request(**request, content=asked.content() if asked.content else None)
+
+        with no_answer(self.api_url):
+            answer: httpx.Response = Retrying(**_again())(send)
+        if answer.is_error:
+            raise refusal(answer)
+        return answer
+
+    def read(self, lines: Lines[T]) -> Iterator[T]:
+        last: T | None = None
+        rest = b""
+        with (
+            no_answer(self.api_url),
+            self._http.stream("GET", lines.path, params=lines.params, timeout=None) as answer,
+        ):
+            if answer.is_error:
+                answer.read()
+                raise refusal(answer)
+            for part in answer.iter_bytes():
+                whole, rest = whole_lines(rest, part)
+                for line in whole:
+                    last = lines.read(line)
+                    yield last
+        lines.close(last)
+
+
+class AsyncMeloClient(_Client):
+    """The same methods, to be awaited; those of long answers are asynchronous iterators."""
+
+    def __init__(
+        self, api_url: str, api_key: str | None = None, actor: str | None = None, timeout_seconds: float = 120
+    ) -> None:
+        super().__init__(api_url, api_key, actor, timeout_seconds)
+        self._http = httpx.AsyncClient(**self._connection)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def run(self, exchange: Exchange[T]) -> T:
+        try:
+            asked = next(exchange)
+            while True:
+                asked = exchange.send(await self._answer(asked))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _answer(self, asked: Asked) -> httpx.Response:
+        request = _request(asked)
+
+        async def send() -> httpx.Response:
+            return await self._http.request(**request, content=_pieces(asked) if asked.content else None)
+
+        with no_answer(self.api_url):
+            answer: httpx.Response = await AsyncRetrying(**_again())(send)
+        if answer.is_error:
+            raise refusal(answer)
+        return answer
+
+    async def read(self, lines: Lines[T]) -> AsyncIterator[T]:
+        last: T | None = None
+        rest = b""
+        with no_answer(self.api_url):
+            async with self._http.stream("GET", lines.path, params=lines.params, timeout=None) as answer:
+                if answer.is_error:
+                    await answer.aread()
+                    raise refusal(answer)
+                async for part in answer.aiter_bytes():
+                    whole, rest = whole_lines(rest, part)
+                    for line in whole:
+                        last = lines.read(line)
+                        yield last
+        lines.close(last)
+
+
+def _request(asked: Asked) -> dict[str, Any]:
+    """As httpx takes it, but for a body in pieces. One that writes carries a key for one effect, however often sent."""
+    key = {} if asked.method == "GET" else {"Idempotency-Key": str(uuid4())}
+    request: dict[str, Any] = {
+        "method": asked.method,
+        "url": asked.path,
+        "params": asked.params or None,
+        "json": asked.json,
+        "headers": {**key, **asked.headers},
+    }
+    return request | ({"timeout": None} if asked.patient else {})
+
+
+async def _pieces(asked: Asked) -> AsyncIterator[bytes]:
+    assert asked.content is not None
+    for piece in asked.content():
+        yield piece
+
+
+def _again() -> dict[str, Any]:
+    """Where no answer comes, or one of somebody between: a few attempts within some 30 seconds."""
+    return {
+        "retry": retry_if_exception(_may_pass) | retry_if_result(lambda answer: answer.status_code in AWAY),
+        "wait": wait_exponential_jitter(multiplier=0.1, max=2, jitter=0.1),
+        "stop": stop_after_attempt(4) | stop_after_delay(30),
+        "retry_error_callback": _last,
+    }
+
+
+def _last(state: RetryCallState) -> Any:
+    """The last answer, or what was raised at last."""
+    return state.outcome.result() if state.outcome else None
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)

@@ -1,0 +1,180 @@
+"""Collections, and corrections on their way in and out."""
+
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from registry.client.calls import call
+from registry.client.exchanges import Exchange, at, many, one
+from registry.collections.schemas import CollectionView
+from registry.edits.schemas import ActiveEditView, BatchSummary, BatchView, SubmissionView
+from registry.erasure.schemas import ErasureView, FoundEdit
+from registry.vocabulary import BatchState, Checks, OnConflict
+
+
+class Corrections:
+    """Part of both clients."""
+
+    # Collections
+
+    @call
+    def create_collection(
+        self,
+        name: str,
+        model: str,
+        *,
+        encoder: str | None = None,
+        preset: str | None = None,
+        method: Mapping[str, Any] | None = None,
+        calibration: bytes | None = None,
+        self_approval: bool = False,
+        approvals_needed: int | None = None,
+        approvers: Sequence[str] | None = None,
+        checks: Checks | str | None = None,
+    ) -> Exchange[CollectionView]:
+        """calibration: what `melo calibrate --out` wrote. What is not given is the API's default."""
+        body: dict[str, Any] = {"name": name, "model": model, "self_approval": self_approval}
+        if encoder is not None:
+            body["encoder"] = encoder
+        if preset is not None:
+            body["preset"] = preset
+        if method is not None:
+            body["method"] = dict(method)
+        if calibration is not None:
+            body["calibration"] = b64encode(calibration).decode()
+        body |= _policy(approvals_needed, approvers, checks)
+        return one(CollectionView, "POST", "/v1/collections", json=body)
+
+    @call
+    def collections(self) -> Exchange[list[CollectionView]]:
+        return many(CollectionView, "/v1/collections")
+
+    @call
+    def collection(self, name: str) -> Exchange[CollectionView]:
+        return one(CollectionView, "GET", at(name))
+
+    @call
+    def change_policy(
+        self,
+        name: str,
+        reason: str,
+        *,
+        approvals_needed: int | None = None,
+        approvers: Sequence[str] | None = None,
+        self_approval: bool | None = None,
+        checks: Checks | str | None = None,
+    ) -> Exchange[CollectionView]:
+        """What is not given stays as it is."""
+        body: dict[str, Any] = {"reason": reason, **_policy(approvals_needed, approvers, checks)}
+        if self_approval is not None:
+            body["self_approval"] = self_approval
+        return one(CollectionView, "PATCH", at(name, "policy"), json=body)
+
+    # Edits and batches
+
+    @call
+    def submit(
+        self,
+        collection: str,
+        edits: Sequence[Mapping[str, Any]],
+        *,
+        message: str = "",
+        source: str = "",
+        on_conflict: OnConflict | str = OnConflict.REFUSE,
+        skip_invalid: bool = False,
+        dry_run: bool = False,
+    ) -> Exchange[SubmissionView]:
+        """edits: records with the fields of EditIn. All problems come back in one MeloClientError."""
+        body = {
+            "edits": [dict(edit) for edit in edits],
+            "message": message,
+            "source": source,
+            "on_conflict": str(on_conflict),
+            "skip_invalid": skip_invalid,
+            "dry_run": dry_run,
+        }
+        return one(SubmissionView, "POST", at(collection, "batches"), json=body)
+
+    @call
+    def submit_lines(
+        self,
+        collection: str,
+        lines: Callable[[], Iterable[bytes]],
+        *,
+        message: str = "",
+        source: str = "",
+        on_conflict: OnConflict | str = OnConflict.REFUSE,
+        skip_invalid: bool = False,
+        dry_run: bool = False,
+    ) -> Exchange[SubmissionView]:
+        """As submit(), for many edits: they are sent while they are read, and memory stays the same.
+
+        lines: gives the NDJSON, an edit a line, in pieces of any size; called again where it has to be sent again.
+        """
+        options = {
+            "message": message,
+            "source": source,
+            "on_conflict": str(on_conflict),
+            "skip_invalid": skip_invalid,
+            "dry_run": dry_run,
+        }
+        headers = {"Content-Type": "application/x-ndjson"}
+        path = at(collection, "batches")
+        return one(SubmissionView, "POST", path, params=options, headers=headers, content=lines)
+
+    @call
+    def batches(
+        self,
+        collection: str,
+        *,
+        state: BatchState | str | None = None,
+        limit: int | None = 100,
+    ) -> Exchange[list[BatchSummary]]:
+        """Newest first."""
+        return many(BatchSummary, at(collection, "batches"), limit, state=str(state) if state else None)
+
+    @call
+    def batch(self, batch_id: int) -> Exchange[BatchView]:
+        return one(BatchView, "GET", f"/v1/batches/{batch_id}")
+
+    @call
+    def approve(self, batch_id: int, reason: str = "", *, declined: Sequence[int] = ()) -> Exchange[BatchView]:
+        """declined: edits of the batch to leave out."""
+        body = {"reason": reason, "except": list(declined)}
+        return one(BatchView, "POST", f"/v1/batches/{batch_id}/approve", json=body)
+
+    @call
+    def reject(self, batch_id: int, reason: str) -> Exchange[BatchView]:
+        return one(BatchView, "POST", f"/v1/batches/{batch_id}/reject", json={"reason": reason})
+
+    @call
+    def edits(
+        self, collection: str, *, active: bool | None = None, batch: int | None = None, limit: int | None = 1000
+    ) -> Exchange[list[ActiveEditView]]:
+        """In the order of their ids; active: only those active (or not) in the newest version; batch: only its own."""
+        return many(ActiveEditView, at(collection, "edits"), limit, active=active, batch=batch)
+
+    # Erasure
+
+    @call
+    def erase(self, edits: Sequence[int], reason: str, *, dry_run: bool = False) -> Exchange[ErasureView]:
+        """The edits' content goes for good, from all that quotes it; dry_run says what would go."""
+        body = {"edits": list(edits), "reason": reason, "dry_run": dry_run}
+        return one(ErasureView, "POST", "/v1/erasures", json=body)
+
+    @call
+    def edits_of_person(self, person: str, *, limit: int | None = None) -> Exchange[list[FoundEdit]]:
+        """Edits that somebody wrote or that mention them."""
+        return many(FoundEdit, "/v1/erasures/edits", limit, person=person)
+
+
+def _policy(
+    approvals_needed: int | None, approvers: Sequence[str] | None, checks: Checks | str | None
+) -> dict[str, Any]:
+    """What is given of a policy, as the API takes it."""
+    given = {
+        "approvals_needed": approvals_needed,
+        "approvers": None if approvers is None else list(approvers),
+        "checks": None if checks is None else str(checks),
+    }
+    return {name: value for name, value in given.items() if value is not None}

@@ -1,0 +1,76 @@
+"""What a client raises, whatever went wrong."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+
+class MeloClientError(Exception):
+    """The API refused, or could not be asked. Carries the problem's fields; status 0: no answer at all."""
+
+    def __init__(
+        self,
+        title: str,
+        detail: str,
+        remedy: str = "",
+        *,
+        status: int = 0,
+        code: str = "no-answer",
+        problems: Sequence[Mapping[str, Any]] = (),
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(f"{title}: {detail} {remedy}".strip())
+        self.title = title
+        self.detail = detail
+        self.remedy = remedy
+        self.status = status
+        self.code = code
+        self.problems = [dict(problem) for problem in problems]
+        self.request_id = request_id
+
+
+def refusal(answer: httpx.Response) -> MeloClientError:
+    """What an answer of 400 or more says. Its body must have been read."""
+    request_id = answer.headers.get("X-Request-ID")
+    try:
+        fields = answer.json()
+        title, detail = str(fields["title"]), str(fields["detail"])
+    except (ValueError, KeyError, TypeError):
+        return MeloClientError(
+            "The server's answer is not the registry's",
+            f"{answer.request.url} answered {answer.status_code} {answer.reason_phrase}.",
+            "See whether the address is that of the registry's API.",
+            status=answer.status_code,
+            code="not-a-registry",
+            request_id=request_id,
+        )
+    return MeloClientError(
+        title,
+        detail,
+        str(fields.get("remedy", "")),
+        status=answer.status_code,
+        code=str(fields.get("code", "")),
+        problems=fields.get("problems", ()),
+        request_id=request_id,
+    )
+
+
+@contextmanager
+def no_answer(api_url: str) -> Iterator[None]:
+    """Where no answer comes, an error that says what to do."""
+    try:
+        yield
+    except httpx.ConnectError as error:
+        raise MeloClientError(
+            "The registry does not answer",
+            f"The registry's API does not answer at {api_url}.",
+            "Start it with `melo up`, or give its address with --api-url or MELO_API_URL.",
+        ) from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise MeloClientError(
+            "The registry could not be asked",
+            f"The request to {api_url} ended with: {str(error) or type(error).__name__}.",
+            "See whether it had an effect (`melo audit log`), then try again.",
+        ) from error

@@ -1,0 +1,77 @@
+"""What is asked and what becomes of the answers, without any I/O: both clients carry these exchanges out.
+
+An exchange is a generator: it yields requests, is sent their answers, and returns what the method that began it
+promises. So each method of the API is written once, and paging, too.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, TypeAdapter
+
+PAGE = 1000  # records asked for at once, where a list is longer
+
+T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request. content: gives the body in pieces; called again where it has to be sent again."""
+
+    method: str
+    path: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    json: Any = None
+    content: Callable[[], Iterable[bytes]] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    patient: bool = False  # it may take as long as it takes
+
+
+Exchange: TypeAlias = Generator[Asked, httpx.Response, T]
+
+
+@dataclass(frozen=True)
+class Lines(Generic[T]):
+    """A long answer, read line by line while it comes. close: sees the last line, and may raise."""
+
+    path: str
+    read: Callable[[bytes], T]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    close: Callable[[T | None], None] = lambda _: None
+
+
+def one(model: type[Model], method: str, path: str, **request: Any) -> Exchange[Model]:
+    """A record. request: the other fields of Asked."""
+    answer = yield Asked(method, path, **request)
+    return model.model_validate_json(answer.content)
+
+
+def many(model: type[Model], path: str, limit: int | None = None, **query: Any) -> Exchange[list[Model]]:
+    """The first `limit` records of a list, or all of it, page by page."""
+    rows: TypeAdapter[list[Model]] = TypeAdapter(list[model])  # type: ignore[valid-type]
+    params = {name: value for name, value in query.items() if value is not None}
+    found: list[Model] = []
+    address = httpx.URL(path, params={**params, "limit": min(limit or PAGE, PAGE)})
+    while True:
+        answer = yield Asked("GET", str(address))
+        found += rows.validate_json(answer.content)
+        following = answer.links.get("next", {}).get("url")
+        if following is None or (limit is not None and len(found) >= limit):
+            return found[:limit]
+        address = address.join(following)
+
+
+def at(collection: str, *parts: object) -> str:
+    """The path of a collection, or of something in it."""
+    path = [collection, *(str(part) for part in parts)]
+    return "/v1/collections/" + "/".join(quote(part, safe="") for part in path)
+
+
+def whole_lines(rest: bytes, part: bytes) -> tuple[list[bytes], bytes]:
+    """The lines that a part of an answer ends, and what is left over. JSON may hold U+2028, which ends no line."""
+    *whole, rest = (rest + part).split(b"\n")
+    return whole, rest

@@ -1,0 +1,149 @@
+"""Versions, how two differ, the way back, and the aliases that point at them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from http import HTTPStatus
+
+from registry.access.schemas import ProtectionView
+from registry.client.calls import call
+from registry.client.errors import MeloClientError
+from registry.client.exchanges import Asked, Exchange, at, many, one
+from registry.versions.schemas import (
+    AliasView,
+    AsOfView,
+    DiffView,
+    EditLogView,
+    PlannedVersion,
+    ResolvedView,
+    VersionDetail,
+    VersionView,
+)
+from registry.vocabulary import Role
+
+
+class History:
+    """Part of both clients."""
+
+    # Versions
+
+    @call
+    def versions(self, collection: str, *, limit: int | None = 100) -> Exchange[list[VersionView]]:
+        """Newest first."""
+        return many(VersionView, at(collection, "versions"), limit)
+
+    @call
+    def version(self, collection: str, number: int) -> Exchange[VersionDetail]:
+        return one(VersionDetail, "GET", at(collection, "versions", number))
+
+    @call
+    def diff(self, collection: str, a: int, b: int, *, limit: int = 100) -> Exchange[DiffView]:
+        """The counts are whole; at most `limit` edits of a kind are listed."""
+        return one(DiffView, "GET", at(collection, "diff"), params={"a": a, "b": b, "limit": limit})
+
+    @call
+    def as_of(self, collection: str, time: datetime) -> Exchange[AsOfView]:
+        """The version that was the newest at a moment; a time without a zone is local time."""
+        return one(AsOfView, "GET", at(collection, "as-of"), params={"time": _time(time.astimezone())})
+
+    @call
+    def edit_log(self, edit_id: int) -> Exchange[EditLogView]:
+        return one(EditLogView, "GET", f"/v1/edits/{edit_id}/log")
+
+    @call
+    def retire(self, collection: str, edits: Sequence[int], reason: str) -> Exchange[VersionView]:
+        body = {"edits": list(edits), "reason": reason}
+        return one(VersionView, "POST", at(collection, "retire"), json=body)
+
+    @call
+    def plan_retire(self, collection: str, edits: Sequence[int], reason: str = "dry run") -> Exchange[PlannedVersion]:
+        body = {"edits": list(edits), "reason": reason, "dry_run": True}
+        return one(PlannedVersion, "POST", at(collection, "retire"), json=body)
+
+    @call
+    def revert(self, collection: str, version: int, reason: str) -> Exchange[VersionView]:
+        body = {"version": version, "reason": reason}
+        return one(VersionView, "POST", at(collection, "revert"), json=body)
+
+    @call
+    def plan_revert(self, collection: str, version: int, reason: str = "dry run") -> Exchange[PlannedVersion]:
+        body = {"version": version, "reason": reason, "dry_run": True}
+        return one(PlannedVersion, "POST", at(collection, "revert"), json=body)
+
+    @call
+    def rollback(self, collection: str, to: int, reason: str) -> Exchange[VersionView]:
+        return one(VersionView, "POST", at(collection, "rollback"), json={"to": to, "reason": reason})
+
+    @call
+    def plan_rollback(self, collection: str, to: int, reason: str = "dry run") -> Exchange[PlannedVersion]:
+        body = {"to": to, "reason": reason, "dry_run": True}
+        return one(PlannedVersion, "POST", at(collection, "rollback"), json=body)
+
+    @call
+    def resolve(self, model: str) -> Exchange[ResolvedView]:
+        """model: facts@production, facts@17, facts@base, facts@latest, or facts (its newest version)."""
+        return one(ResolvedView, "GET", "/v1/resolve", params={"model": model})
+
+    # Aliases
+
+    @call
+    def aliases(self, collection: str) -> Exchange[list[AliasView]]:
+        return many(AliasView, at(collection, "aliases"))
+
+    @call
+    def alias(self, collection: str, name: str) -> Exchange[AliasView]:
+        """Where an alias points now."""
+        return one(AliasView, "GET", at(collection, "aliases", name))
+
+    @call
+    def set_alias(
+        self, collection: str, name: str, version: int, reason: str = "", *, only_from: int | None = None
+    ) -> Exchange[AliasView]:
+        """only_from: the version that it must point at; where it does not, a MeloClientError (412)."""
+        path = at(collection, "aliases", name)
+        headers = {}
+        if only_from is not None:
+            seen = yield Asked("GET", path)
+            number = AliasView.model_validate_json(seen.content).number
+            if number != only_from:
+                raise MeloClientError(
+                    "Somebody else changed it first",
+                    f"{collection}@{name} is version {number}, and not {only_from}.",
+                    "See who moved it, and why: `melo alias history`.",
+                    status=HTTPStatus.PRECONDITION_FAILED,
+                    code="moved-meanwhile",
+                )
+            headers = {"If-Match": seen.headers["ETag"]}
+        body = {"version": version, "reason": reason}
+        return (yield from one(AliasView, "PUT", path, json=body, headers=headers))
+
+    @call
+    def alias_history(self, collection: str, name: str) -> Exchange[list[AliasView]]:
+        """Newest first: where the alias pointed, since when and until when."""
+        return many(AliasView, at(collection, "aliases", name, "history"))
+
+    @call
+    def alias_at(self, collection: str, name: str, time: datetime) -> Exchange[AliasView]:
+        """Where the alias pointed at a moment, who had put it there, when and why. time: with a zone."""
+        params = {"time": time.isoformat()}
+        return one(AliasView, "GET", at(collection, "aliases", name, "at"), params=params)
+
+    @call
+    def protections(self, collection: str) -> Exchange[list[ProtectionView]]:
+        return many(ProtectionView, at(collection, "protections"))
+
+    @call
+    def protect_alias(
+        self, collection: str, name: str, reason: str, role: Role | str = Role.ADMIN
+    ) -> Exchange[ProtectionView]:
+        """From now on, setting the alias needs the role."""
+        body = {"role": str(role), "reason": reason}
+        return one(ProtectionView, "PUT", at(collection, "protections", name), json=body)
+
+    @call
+    def unprotect_alias(self, collection: str, name: str, reason: str) -> Exchange[ProtectionView]:
+        path = at(collection, "protections", name)
+        return one(ProtectionView, "DELETE", path, params={"reason": reason})
+
+
+def _time(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None

@@ -1,0 +1,167 @@
+"""Reading a submission's records, one by one: as JSON objects, or as lines of NDJSON."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from registry.digests import edit_digest, prompt_key
+from registry.edits.schemas import MOST_EDITS, EditIn
+from registry.errors import RecordProblem, TooLarge
+
+Raw = Mapping[str, Any] | bytes  # an object with the fields of EditIn, or a line that holds one
+_EDIT = TypeAdapter(EditIn)
+_WRITE_OBJECT = 'Write one object a line: {"prompt": …, "target": …}.'
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A well-formed edit at its place in the submission; slim, since a submission may have 100,000 of them."""
+
+    position: int
+    line: int | None
+    prompt: str
+    target: str
+    rephrases: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    kind: str
+    author: str | None
+    reason: str
+    source: str
+    replaces: int | None
+    prompt_key: str
+    digest: str
+
+    def problem(self, code: str, detail: str, remedy: str, **more: Any) -> RecordProblem:
+        return RecordProblem(
+            position=self.position,
+            line=self.line,
+            code=code,
+            detail=detail,
+            remedy=remedy,
+            prompt=self.prompt,
+            target=self.target,
+            **more,
+        )
+
+    def prompts(self) -> Iterator[tuple[str, str]]:
+        """All that a model will be asked, each with the name of its field."""
+        yield "prompt", self.prompt
+        for field, prompts in (("rephrases", self.rephrases), ("unchanged", self.unchanged)):
+            for index, prompt in enumerate(prompts):
+                yield f"{field}.{index}", prompt
+
+
+def read_records(raw: Iterable[Raw]) -> Iterator[Record | list[RecordProblem]]:
+    """A record for each that has the form of an edit, and what is wrong with each of the others.
+
+    Empty lines are passed over, but counted. Raises TooLarge for more than MOST_EDITS records.
+    """
+    position = 0
+    for line, each in enumerate(raw, start=1):
+        if isinstance(each, bytes) and not each.strip():
+            continue
+        position += 1
+        if position > MOST_EDITS:
+            raise TooLarge(
+                f"The submission has more than {MOST_EDITS:,} records; nothing was stored.",
+                "Submit them in several batches.",
+            )
+        yield _from_line(position, line, each) if isinstance(each, bytes) else _from_object(position, None, each)
+
+
+def _from_line(position: int, line: int, text: bytes) -> Record | list[RecordProblem]:
+    try:
+        return _record(position, line, _EDIT.validate_json(text))
+    except ValidationError as error:
+        if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] != "json_invalid":
+            return _malformed(position, line, _line_told(text), error)
+    # In the words of Python's reader, which says more about what is no JSON.
+    try:
+        found = json.loads(text.decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        return [_broken(position, line, f"It is not UTF-8 at byte {error.start + 1}.", "Save the file as UTF-8.")]
+    except RecursionError:
+        return [_broken(position, line, "It is nested too deeply.", "Write one flat JSON object.")]
+    except json.JSONDecodeError as error:
+        told = f"It is not JSON at character {error.pos + 1}: {error.msg}."
+        return [_broken(position, line, told, _WRITE_OBJECT)]
+    except ValueError as error:
+        return [_broken(position, line, f"It is not JSON: {error}.", _WRITE_OBJECT)]
+    return _from_object(position, line, found)
+
+
+def _from_object(position: int, line: int | None, fields: Any) -> Record | list[RecordProblem]:
+    try:
+        return _record(position, line, _EDIT.validate_python(fields))
+    except ValidationError as error:
+        told = fields.get("line") if isinstance(fields, dict) else None
+        return _malformed(position, line, told, error)
+
+
+def _record(position: int, line: int | None, edit: EditIn) -> Record:
+    return Record(
+        position=position,
+        line=edit.line or line,
+        prompt=edit.prompt,
+        target=edit.target,
+        rephrases=tuple(edit.rephrases),
+        unchanged=tuple(edit.unchanged),
+        kind=edit.kind.value,
+        author=edit.author,
+        reason=edit.reason,
+        source=edit.source,
+        replaces=edit.replaces,
+        prompt_key=prompt_key(edit.prompt),
+        digest=edit_digest(
+            prompt=edit.prompt,
+            target=edit.target,
+            rephrases=edit.rephrases,
+            unchanged=edit.unchanged,
+            kind=edit.kind,
+        ),
+    )
+
+
+def _malformed(position: int, line: int | None, told: object, error: ValidationError) -> list[RecordProblem]:
+    """told: the line that the record itself names, which goes before the line of the request."""
+    return [
+        RecordProblem(
+            position=position,
+            line=told if type(told) is int else line,
+            code="malformed",
+            field=".".join(str(part) for part in found["loc"]) or None,
+            detail=_in_words(found["loc"], found["type"], found["msg"]),
+            remedy="Correct the record, or leave it out.",
+        )
+        for found in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def _in_words(place: tuple[int | str, ...], kind: str, message: str) -> str:
+    if not place:
+        return "It is not a JSON object."
+    name = str(place[0])
+    if kind == "missing":
+        return f"It has no {name}."
+    if kind == "extra_forbidden":
+        return f"It has a field {name!r}, which an edit does not have."
+    reason = message.removeprefix("Value error, ")
+    if reason == "it is empty":
+        return f"Its {name} is empty."
+    return f"Its {name} is not valid: {reason[0].lower()}{reason[1:]}."
+
+
+def _broken(position: int, line: int, detail: str, remedy: str) -> RecordProblem:
+    return RecordProblem(position=position, line=line, code="broken-line", detail=detail, remedy=remedy)
+
+
+def _line_told(text: bytes) -> object:
+    found = json.loads(text)
+    return found.get("line") if isinstance(found, dict) else None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")

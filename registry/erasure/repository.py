@@ -1,0 +1,130 @@
+"""Queries of an erasure: what belongs to an edit, and emptying it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Select, delete, func, literal, or_, select, update
+from sqlalchemy.orm import Session
+
+from registry.edits.models import Batch, Edit
+from registry.idempotency.models import KeptAnswer
+from registry.jobs.models import Job
+from registry.orm import in_parts
+from registry.versions.models import Alias, Block, BlockEdit, Cluster, Point
+from registry.vocabulary import JobState
+
+
+def batches_of(session: Session, edit_ids: Sequence[int]) -> Sequence[Batch]:
+    """Kept from others until the transaction ends."""
+    ids = select(Edit.batch_id).where(Edit.id.in_(edit_ids))
+    query = select(Batch).where(Batch.id.in_(ids)).order_by(Batch.id).with_for_update(key_share=True)
+    return session.scalars(query.execution_options(populate_existing=True)).all()
+
+
+def live_jobs_of(session: Session, batch_ids: Sequence[int]) -> Sequence[Job]:
+    query = select(Job).where(Job.batch_id.in_(batch_ids), Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
+    return session.scalars(query.order_by(Job.id)).all()
+
+
+def blocks_of(session: Session, edit_ids: Sequence[int]) -> dict[int, list[tuple[int, str]]]:
+    """By edit: the blocks that were trained for it, in an applied version or not, with their SHA-256."""
+    query = (
+        select(BlockEdit.edit_id, Block.id, Block.sha256)
+        .join(Block, Block.id == BlockEdit.block_id)
+        .where(BlockEdit.edit_id.in_(edit_ids))
+        .order_by(Block.id)
+    )
+    return _by_edit(session, query)
+
+
+def companions(session: Session, block_ids: Sequence[int], edit_ids: Sequence[int]) -> Sequence[int]:
+    """Other edits that share one of the blocks."""
+    query = select(BlockEdit.edit_id).where(BlockEdit.block_id.in_(block_ids), BlockEdit.edit_id.not_in(edit_ids))
+    return session.scalars(query.distinct().order_by(BlockEdit.edit_id)).all()
+
+
+def points_of(session: Session, edit_ids: Sequence[int]) -> dict[int, list[tuple[int, Any]]]:
+    """By edit: its points with their keys."""
+    return _by_edit(
+        session, select(Point.edit_id, Point.id, Point.key).where(Point.edit_id.in_(edit_ids)).order_by(Point.id)
+    )
+
+
+def clusters_with(session: Session, point_ids: Sequence[int]) -> Sequence[tuple[int, str, list[int]]]:
+    """Every state of a cluster that has one of the points: its row's id, digest and members."""
+    found: dict[int, tuple[int, str, list[int]]] = {}
+    for part in in_parts(point_ids):
+        query = select(Cluster.id, Cluster.digest, Cluster.members).where(Cluster.members.overlap(list(part)))
+        found |= {row.id: (row.id, row.digest, row.members) for row in session.execute(query)}
+    return [found[row_id] for row_id in sorted(found)]
+
+
+def aliases_at(session: Session, collection_id: int, numbers: Sequence[int]) -> Sequence[Alias]:
+    """Those that point at one of the versions now."""
+    query = select(Alias).where(Alias.collection_id == collection_id, Alias.replaced_at.is_(None))
+    wanted = set(numbers)
+    return [alias for alias in session.scalars(query.order_by(Alias.name)) if alias.number in wanted]
+
+
+def empty_edits(session: Session, edit_ids: Sequence[int]) -> None:
+    nothing: dict[str, Any] = {"prompt": "", "target": "", "rephrases": [], "unchanged": []}
+    nothing |= {"author": "", "reason": "", "source": ""}
+    _empty(session, Edit, edit_ids, nothing)
+
+
+def empty_points(session: Session, point_ids: Sequence[int]) -> None:
+    _empty(session, Point, point_ids, {"key": None})
+
+
+def empty_blocks(session: Session, block_ids: Sequence[int]) -> None:
+    _empty(session, Block, block_ids, {"data": b""})
+
+
+def empty_clusters(session: Session, cluster_ids: Sequence[int]) -> None:
+    _empty(session, Cluster, cluster_ids, {"centre": None, "label": []})
+
+
+def _empty(session: Session, table: Any, ids: Sequence[int], nothing: dict[str, Any]) -> None:
+    for part in in_parts(ids):
+        session.execute(
+            update(table)
+            .where(table.id.in_(part), table.erased_at.is_(None))
+            .values(erased_at=func.now(), **nothing)
+            .execution_options(synchronize_session=False)
+        )
+
+
+def jobs_that_tell(session: Session, collection_id: int) -> Iterator[Job]:
+    """Jobs of a collection that have something to say in words."""
+    query = select(Job).where(
+        Job.collection_id == collection_id,
+        or_(Job.report.is_not(None), Job.progress.is_not(None), Job.error.is_not(None)),
+    )
+    yield from session.scalars(query.order_by(Job.id).execution_options(yield_per=50))
+
+
+def forget_answers(session: Session, quotes: Sequence[str]) -> None:
+    """Answers kept for repeated requests, where they quote one of the texts."""
+    for quote in quotes:
+        needle = json.dumps(quote, ensure_ascii=False)[1:-1].encode()
+        found = func.position(literal(needle).op("IN")(KeptAnswer.body)) > 0
+        session.execute(delete(KeptAnswer).where(found).execution_options(synchronize_session=False))
+
+
+def by_person(session: Session, name: str, *, after: int, limit: int) -> Sequence[Edit]:
+    """Edits written by somebody of that name, or that mention it."""
+    pattern = name.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
+    mentions = [
+        func.concat_ws("\n", Edit.prompt, Edit.target, Edit.reason, Edit.source).ilike(f"%{pattern}%"),
+        func.array_to_string(Edit.rephrases + Edit.unchanged, "\n").ilike(f"%{pattern}%"),
+    ]
+    query = select(Edit).where(Edit.id > after, or_(Edit.author == name, *mentions))
+    return session.scalars(query.order_by(Edit.id).limit(limit)).all()
+
+
+def _by_edit(session: Session, query: Select[*tuple[Any, ...]]) -> dict[int, list[tuple[int, Any]]]:
+    found: dict[int, list[tuple[int, Any]]] = {}
+    for edit_id, row_id, content in session.execute(query):
+        found.setdefault(edit_id, []).append((row_id, content))
+    return found

@@ -1,0 +1,199 @@
+"""Erasing edits: their content goes from every table that holds it, the digests stay, and an event says so."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from registry.audit import service as audit
+from registry.audit.actor import Actor
+from registry.collections import repository as collections
+from registry.collections.models import Collection
+from registry.digests import float32_bytes, sha256_hex
+from registry.edits import repository as edit_rows
+from registry.edits.models import Edit
+from registry.edits.schemas import EditView
+from registry.erasure import erased, repository
+from registry.erasure.schemas import ErasureView, FoundEdit, UnservableView
+from registry.erasure.scrubbing import scrubbed, unquoted
+from registry.errors import NotFound, WrongState
+from registry.jobs.models import Job
+from registry.versions import repository as versions
+from registry.versions import states
+from registry.vocabulary import Action, BatchState
+
+ENDED = (BatchState.APPLIED, BatchState.REJECTED)
+
+
+@dataclass(frozen=True)
+class _Traces:
+    """What there is of the edits beside their own rows."""
+
+    blocks: dict[int, list[tuple[int, str]]]  # by edit: id and SHA-256
+    points: dict[int, list[tuple[int, Any]]]  # by edit: id and key
+    clusters: Sequence[tuple[int, str, list[int]]]  # id, digest and members
+
+    @property
+    def block_ids(self) -> list[int]:
+        return sorted({block for found in self.blocks.values() for block, _ in found})
+
+    @property
+    def point_ids(self) -> list[int]:
+        return sorted({point for found in self.points.values() for point, _ in found})
+
+
+def erase(session: Session, edit_ids: Sequence[int], actor: Actor, reason: str, *, dry_run: bool) -> ErasureView:
+    """Erase the edits' content for good; with dry_run, say what would go.
+
+    Raises NotFound; WrongState where an edit was erased already, acts in a newest version, is in a batch that is not
+    decided, was trained in one block with others, or where an alias points at a version that holds it.
+    """
+    edits = _edits(session, edit_ids)
+    ids = [edit.id for edit in edits]
+    by_collection: dict[int, list[Edit]] = {}
+    for edit in edits:
+        by_collection.setdefault(edit.collection_id, []).append(edit)
+    # The rows' locks in the order of every writer: nothing comes to act, and no batch is decided, meanwhile.
+    held = {collection: collections.lock(session, collection) for collection in sorted(by_collection)}
+    _require_ended(session, ids)
+    unservable = [_unservable(session, held[each], [edit.id for edit in by_collection[each]]) for each in held]
+    blocks, points = repository.blocks_of(session, ids), repository.points_of(session, ids)
+    point_ids = [point for found in points.values() for point, _ in found]
+    traces = _Traces(blocks, points, repository.clusters_with(session, point_ids))
+    _require_alone(session, traces, ids)
+    told = [job for each, of_it in by_collection.items() for job in _scrub_jobs(session, each, of_it, dry_run=dry_run)]
+    if not dry_run:
+        _empty(session, edits, traces)
+        for edit in edits:
+            _record(session, edit, traces, actor, reason)
+    return ErasureView(
+        dry_run=dry_run,
+        edits=ids,
+        unservable=[each for each in unservable if each.versions],
+        blocks=len(traces.block_ids),
+        points=len(traces.point_ids),
+        clusters=len(traces.clusters),
+        jobs=len(told),
+    )
+
+
+def of_person(session: Session, name: str, *, after: int, limit: int) -> list[FoundEdit]:
+    """Edits that somebody wrote or that mention them, in the order of their ids."""
+    return [
+        FoundEdit(
+            **EditView.model_validate(edit).model_dump(),
+            collection=collections.by_id(session, edit.collection_id).name,
+            written=edit.author == name,
+        )
+        for edit in repository.by_person(session, name, after=after, limit=limit)
+    ]
+
+
+def _edits(session: Session, edit_ids: Sequence[int]) -> list[Edit]:
+    edits = edit_rows.by_ids(session, edit_ids)
+    if unknown := sorted(set(edit_ids) - {edit.id for edit in edits}):
+        raise NotFound(f"There is no edit {_listed(unknown)}.", "`melo edits list COLLECTION` shows those that exist.")
+    if gone := [edit.id for edit in edits if edit.erased_at is not None]:
+        raise WrongState(f"Edit {_listed(gone)} was erased already.", "Leave it out.")
+    return edits
+
+
+def _require_ended(session: Session, edit_ids: Sequence[int]) -> None:
+    batches = repository.batches_of(session, edit_ids)
+    for job in repository.live_jobs_of(session, [batch.id for batch in batches]):
+        raise WrongState(
+            f"Job {job.id} of batch {job.batch_id}, which one of the edits is in, is {job.state}.",
+            "Wait until it has ended.",
+        )
+    for batch in batches:
+        if batch.state not in ENDED:
+            raise WrongState(
+                f"Batch {batch.id}, which one of the edits is in, is {batch.state}: it could still be trained.",
+                f"Reject it first (`melo batch reject {batch.id} --reason …`), or wait until it is applied.",
+            )
+
+
+def _unservable(session: Session, collection: Collection, edit_ids: Sequence[int]) -> UnservableView:
+    newest = versions.latest(session, collection.id)
+    if acting := sorted(states.active_edits(session, edit_ids, newest.state if newest else 0)):
+        raise WrongState(
+            f"Edit {_listed(acting)} acts in the newest version of {collection.name}.",
+            f"Retire it first: `melo retire {collection.name} {' '.join(map(str, acting))} --reason …`.",
+        )
+    numbers = list(erased.versions_with(session, collection.id, edit_ids))
+    for alias in repository.aliases_at(session, collection.id, numbers):
+        raise WrongState(
+            f"The alias {alias.name} of {collection.name} points at version {alias.number}, which holds such an edit: "
+            "whoever asks it would get no answer.",
+            f"Move it first: `melo alias set {collection.name} {alias.name} {newest.number if newest else 0}`.",
+        )
+    after = numbers[-1] + 1 if numbers else 1
+    return UnservableView(collection=collection.name, versions=numbers, servable_from=after)
+
+
+def _require_alone(session: Session, traces: _Traces, edit_ids: Sequence[int]) -> None:
+    if others := repository.companions(session, traces.block_ids, edit_ids):
+        raise WrongState(
+            f"The edits {_listed(others)} were trained into the same block, whose bytes would go too.",
+            f"Erase them together: `melo erase edit {' '.join(map(str, sorted({*edit_ids, *others})))}`, after "
+            "submitting again those that should stay.",
+        )
+
+
+def _scrub_jobs(session: Session, collection_id: int, edits: Sequence[Edit], *, dry_run: bool) -> list[int]:
+    """The jobs that quoted the edits."""
+    ids = {edit.id for edit in edits}
+    prompts = {text for edit in edits for text in (edit.prompt, *edit.rephrases, *edit.unchanged)}
+    found = []
+    for job in repository.jobs_that_tell(session, collection_id):
+        # A target may be a common word: it is looked for where the edit itself was worked on.
+        targets = {edit.target for edit in edits if edit.batch_id == job.batch_id}
+        if _scrub(job, ids, sorted(prompts | targets), dry_run=dry_run):
+            found.append(job.id)
+    return found
+
+
+def _scrub(job: Job, edit_ids: set[int], quotes: list[str], *, dry_run: bool) -> bool:
+    report = scrubbed(job.report, edit_ids, quotes)
+    progress = scrubbed(job.progress, edit_ids, quotes)
+    error = unquoted(job.error, quotes) if job.error is not None else None
+    if (report, progress, error) == (job.report, job.progress, job.error):
+        return False
+    if not dry_run:
+        job.report, job.progress, job.error = report, progress, error
+    return True
+
+
+def _empty(session: Session, edits: Sequence[Edit], traces: _Traces) -> None:
+    session.flush()
+    texts = {text for edit in edits for text in (edit.prompt, *edit.rephrases)}
+    repository.forget_answers(session, sorted(texts))
+    repository.empty_clusters(session, [cluster for cluster, _, _ in traces.clusters])
+    repository.empty_points(session, traces.point_ids)
+    repository.empty_blocks(session, traces.block_ids)
+    repository.empty_edits(session, [edit.id for edit in edits])
+
+
+def _record(session: Session, edit: Edit, traces: _Traces, actor: Actor, reason: str) -> None:
+    points = traces.points.get(edit.id, [])
+    own = {point for point, _ in points}
+    audit.record(
+        session,
+        Action.EDIT_ERASE,
+        actor,
+        f"edit/{edit.id}",
+        collection_id=edit.collection_id,
+        before=edit.digest,
+        reason=reason,
+        details={
+            "batch": edit.batch_id,
+            "blocks": [sha256 for _, sha256 in traces.blocks.get(edit.id, [])],
+            "points": [sha256_hex(float32_bytes(key)) for _, key in points],
+            "clusters": [digest for _, digest, members in traces.clusters if own.intersection(members)],
+        },
+    )
+
+
+def _listed(ids: Sequence[int]) -> str:
+    return ", ".join(str(each) for each in ids)

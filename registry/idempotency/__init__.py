@@ -1,0 +1,1 @@
+"""Requests that may be sent again: one key, one effect, one answer."""

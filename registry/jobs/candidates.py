@@ -1,0 +1,84 @@
+"""Blocks that a check trained before the decision: what is stored of them, and what a training takes over."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from registry.audit import service as audit
+from registry.collections import repository as collections
+from registry.jobs import repository, service
+from registry.jobs.schemas import EditCheck, EditReport
+from registry.jobs.service import Claim
+from registry.versions.content import BlockContent, PointContent
+from registry.versions.storing import store_points
+from registry.versions.training_result import TrainingResult
+from registry.vocabulary import Action, JobKind, JobState
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A block with the points that lead to it, stored by a check and in no version yet."""
+
+    block: BlockContent  # with its bytes
+    loss: float
+    iterations: int
+    points: tuple[PointContent, ...]  # in order
+    reports: dict[int, EditReport]  # of the edits that it was trained for
+
+
+def finish_check(
+    session: Session,
+    claim: Claim,
+    report: Sequence[EditCheck],
+    result: TrainingResult | None,
+    *,
+    progress: dict[str, Any] | None,
+    timings: dict[str, float],
+    loss_curve: list[Any],
+    peak_memory_bytes: int | None = None,
+) -> None:
+    """End a check: store its report, and the blocks and points that it trained. No version comes of it.
+
+    Raises LeaseLost where the check was cancelled, or belongs to another worker by now.
+    """
+    job = service.hold(session, claim)
+    blocks = 0
+    if result is not None:
+        store_points(session, collections.by_id(session, claim.collection_id), claim, result)
+        blocks = len(result.blocks)
+    service.write_report(session, claim, report, progress)
+    service.succeed(session, job, timings=timings, loss_curve=loss_curve, peak_memory_bytes=peak_memory_bytes)
+    session.flush()
+    audit.record(
+        session,
+        Action.BATCH_CHECK,
+        claim.actor,
+        f"batch/{claim.batch_id}",
+        collection_id=claim.collection_id,
+        details={"job": job.id, "attempt": job.attempt, "edits": len(report), "blocks": blocks},
+    )
+
+
+def candidates(session: Session, claim: Claim) -> list[Candidate]:
+    """What the batch's check trained and this job can apply as it is: same settings, seed and numbers, and only
+    blocks of which no edit was left out."""
+    check = repository.latest_of_batch(session, claim.batch_id, JobKind.CHECK)
+    job = repository.by_id(session, claim.job_id)
+    if check is None or job is None or check.state != JobState.SUCCEEDED:
+        return []
+    if (check.settings, check.seed, _dtype(check.libraries)) != (job.settings, job.seed, _dtype(job.libraries)):
+        return []
+    reports = {each["edit_id"]: EditCheck.model_validate(each).trained for each in check.report or ()}
+    wanted = {edit.id for edit in claim.edits}
+    found = []
+    for block, loss, iterations, edit_ids, points in repository.blocks_of_job(session, check.id):
+        told = {edit_id: report for edit_id in edit_ids if (report := reports.get(edit_id))}
+        if wanted.issuperset(edit_ids) and len(told) == len(edit_ids):
+            found.append(Candidate(block, loss, iterations, points, told))
+    return found
+
+
+def _dtype(libraries: dict[str, Any] | None) -> object:
+    return (libraries or {}).get("dtype")

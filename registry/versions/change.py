@@ -1,0 +1,180 @@
+"""The next version of a collection in the making: what it changes is written, counted and digested as it comes."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from registry.collections.models import Collection
+from registry.digests import (
+    FORMAT,
+    MemberContent,
+    cluster_digest,
+    cluster_element,
+    content_digest,
+    edit_element,
+)
+from registry.edits import repository as edits
+from registry.edits.models import Edit
+from registry.errors import InvalidResult
+from registry.multiset import Multiset
+from registry.versions import repository, states
+from registry.versions.content import ClusterContent
+from registry.versions.models import Version
+
+NEW = -1  # the cluster_no of a cluster that has none yet
+
+
+class Change:
+    """Make it with the collection locked; it costs what changes, whatever the collection holds.
+
+    Edits come first and clusters after them, since a cluster's members must belong to edits that act.
+    """
+
+    def __init__(self, session: Session, collection: Collection, newest: Version | None) -> None:
+        """newest: the collection's newest version, whose content is changed; None: there is none yet."""
+        self.session = session
+        self.collection = collection
+        self.newest = newest
+        self.number = newest.number + 1 if newest else 1
+        self._out: list[str] = []  # elements of the content
+        self._in: list[str] = []
+        self._edits = 0
+        self._clusters = 0
+        self._moved: set[int] = set()  # points that left a cluster or joined one
+        if newest is not None:
+            states.continue_from(session, newest)
+
+    def activate(self, chosen: Iterable[Edit]) -> None:
+        """The edits act from this version on."""
+        digests = states.open_activations(self.session, chosen, self.number)
+        self._in += map(edit_element, digests)
+        self._edits += len(digests)
+
+    def deactivate(self, edit_ids: Iterable[int]) -> None:
+        """The edits no longer act. Their points have to leave their clusters, too."""
+        digests = states.close_activations(self.session, edit_ids, self.number)
+        self._out += map(edit_element, digests)
+        self._edits -= len(digests)
+
+    def put_clusters(self, before: Mapping[int, ClusterContent], after: Iterable[ClusterContent]) -> None:
+        """Close the states `before`, by their numbers, and open those `after`; what is in both stays as it is.
+
+        Raises InvalidResult where a member's edit does not act in this version.
+        """
+        wanted = list(after)
+        same = {each.cluster_no for each in wanted if each.says_the_same_as(before.get(each.cluster_no))}
+        gone = [cluster for number, cluster in before.items() if number not in same]
+        wanted = [cluster for cluster in wanted if cluster.cluster_no not in same]
+        closed = states.close_clusters(
+            self.session, self.collection.id, [cluster.cluster_no for cluster in gone], self.number
+        )
+        rows = self._rows(wanted)
+        states.open_clusters(self.session, rows)
+        self._out += map(cluster_element, closed)
+        self._in += (cluster_element(row["digest"]) for row in rows)
+        self._clusters += len(rows) - len(closed)
+        left = {point for cluster in gone for point in cluster.members}
+        self._moved |= left ^ {point for cluster in wanted for point in cluster.members}
+
+    def drop_points(self, point_ids: Iterable[int]) -> None:
+        """Take points out of their clusters; centres and radii stay, so no other scope moves."""
+        gone = set(point_ids)
+        touched = repository.open_clusters_with(self.session, self.collection.id, gone)
+        self.put_clusters(touched, without(touched.values(), gone))
+
+    def make(self, **facts: Any) -> Version:
+        """The version's row. facts: its kind, message, reason, author, and what else its kind has."""
+        self.session.flush()
+        content = self._content()
+        newest = self.newest
+        touched = states.blocks_of_points(self.session, self._moved)
+        before, after = (
+            states.blocks_in_use(self.session, touched, state) for state in (newest.state if newest else 0, self.number)
+        )
+        return add_version(
+            self.session,
+            self.collection,
+            newest,
+            state=self.number,
+            content_state=bytes(content) if content else None,
+            content_digest=content_digest(repository.foundation(self.session, self.collection), content)
+            if content
+            else repository.digest_in(self.session, self.collection, self.number),
+            edit_count=(newest.edit_count if newest else 0) + self._edits,
+            cluster_count=(newest.cluster_count if newest else 0) + self._clusters,
+            block_count=(newest.block_count if newest else 0) + after - before,
+            **facts,
+        )
+
+    def _content(self) -> Multiset | None:
+        """None in a collection of digest format 1, whose digests cost the whole content."""
+        if self.collection.digest_format == FORMAT:
+            return None
+        stored = self.newest.content_state if self.newest else None
+        return (Multiset.from_bytes(stored) if stored else Multiset()).changed(out=self._out, into=self._in)
+
+    def _rows(self, clusters: Iterable[ClusterContent]) -> list[dict[str, Any]]:
+        """New states with their digests."""
+        clusters = list(clusters)
+        points = repository.points_by_ids(self.session, {point for each in clusters for point in each.members})
+        blocks = repository.blocks_by_ids(self.session, {point.block_id for point in points.values()}, with_bytes=False)
+        named = {point.edit_id for point in points.values()}
+        acting = states.active_edits(self.session, named, self.number)
+        digests = {
+            edit.id: edit.digest
+            for edit in edits.by_ids(self.session, named)
+            if edit.collection_id == self.collection.id and edit.id in acting
+        }
+        members = {
+            point.id: MemberContent(point.key_bytes, digests[point.edit_id], point.role, blocks[point.block_id].sha256)
+            for point in points.values()
+            if point.edit_id in digests
+        }
+        rows = []
+        for cluster in clusters:
+            if strangers := [point for point in cluster.members if point not in members]:
+                raise InvalidResult(
+                    f"Points {strangers} cannot be in version {self.number} of {self.collection.name}: they are not "
+                    "stored, or their edits are not active in it.",
+                    "This is a defect of the worker: report it.",
+                )
+            row = {
+                "collection_id": self.collection.id,
+                "centre": list(cluster.centre),
+                "radius": cluster.radius,
+                "label": list(cluster.label),
+                "members": list(cluster.members),
+                "digest": cluster_digest(
+                    centre=cluster.centre_bytes,
+                    radius=cluster.radius,
+                    label=cluster.label,
+                    members=(members[point] for point in cluster.members),
+                ),
+                "valid": states.open_from(self.number),
+            }
+            if cluster.cluster_no != NEW:
+                row["cluster_no"] = cluster.cluster_no
+            rows.append(row)
+        return rows
+
+
+def add_version(session: Session, collection: Collection, newest: Version | None, **facts: Any) -> Version:
+    """The row after `newest`, of this moment: under the collection's lock, time goes with the numbers."""
+    moment = repository.clock(session)
+    version = Version(
+        collection_id=collection.id,
+        number=newest.number + 1 if newest else 1,
+        parent_id=newest.id if newest else None,
+        created_at=max(moment, newest.created_at) if newest else moment,
+        **facts,
+    )
+    session.add(version)
+    session.flush()
+    return version
+
+
+def without(clusters: Iterable[ClusterContent], points: set[int]) -> list[ClusterContent]:
+    """The clusters as they are when the points have left; those that had no others are gone."""
+    left = (each.with_members(point for point in each.members if point not in points) for each in clusters)
+    return [cluster for cluster in left if cluster.members]

@@ -1,0 +1,58 @@
+"""Which addresses events may be sent to: nobody may make this server speak to its own network (SSRF)."""
+
+import re
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+import httpx
+
+from registry.errors import InvalidRequest
+
+_HOST = re.compile(r"[a-z0-9._:-]+", re.IGNORECASE)
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+
+def require_sendable(url: str, *, allow_private: bool) -> httpx.URL:
+    """Raises InvalidRequest for what is no address of a receiver. Names are resolved at sending time."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise _refused(f"{url!r} is no URL: {error}.") from None
+    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(parsed.raw_host.decode("ascii")):
+        raise _refused(f"{url!r} is no http or https address.")
+    if parsed.userinfo or parsed.fragment:
+        raise _refused("A webhook's URL has neither a user and password nor a fragment (#…).")
+    if not allow_private and (parsed.host.lower() == "localhost" or not _is_public_if_literal(parsed.host)):
+        raise _refused(f"{parsed.host} is not a public address.")
+    return parsed
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address lies in the public internet, also where it is wrapped into an IPv6 one."""
+    return all(each.is_global and not each.is_multicast for each in _meant(ip_address(address.partition("%")[0])))
+
+
+def _meant(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
+    """The address, and the IPv4 addresses that a network would reach through it."""
+    if isinstance(address, IPv4Address):
+        return [address]
+    wrapped = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    if address in _NAT64:
+        wrapped.append(IPv4Address(int(address) & 0xFFFFFFFF))
+    inner = [each for each in wrapped if each is not None]
+    # A mapped address is only another spelling of the IPv4 one, and as such not global by itself.
+    return list(inner) if address.ipv4_mapped else [address, *inner]
+
+
+def _is_public_if_literal(host: str) -> bool:
+    try:
+        return is_public(host)
+    except ValueError:  # a name
+        return True
+
+
+def _refused(detail: str) -> InvalidRequest:
+    return InvalidRequest(
+        detail,
+        "Give an address such as https://example.org/melo. Receivers in this server's own network are reached only "
+        "where it runs with MELO_WEBHOOK_ALLOW_PRIVATE=true.",
+    )

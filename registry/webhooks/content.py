@@ -1,0 +1,11 @@
+"""What a webhook's events say of it."""
+
+from registry.digests import canonical_json, sha256_hex
+from registry.webhooks.models import Webhook
+
+
+def content_digest(webhook: Webhook) -> str:
+    """Over what is fixed when a webhook is added, without the secret."""
+    return sha256_hex(
+        canonical_json({"url": webhook.url, "events": webhook.events, "collection_id": webhook.collection_id})
+    )

@@ -1,0 +1,163 @@
+"""The courier: sends webhooks' messages over HTTP, beside the relay's own work and never in its way.
+
+One message at a time for each webhook, several webhooks at once: a slow receiver delays nobody else.
+"""
+
+import asyncio
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+
+import httpx
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from registry.errors import RegistryError
+from registry.webhooks import sending
+from registry.webhooks.addresses import is_public, require_sendable
+from registry.webhooks.sending import Message, Outcome
+from registry.webhooks.signature import signed_headers
+
+log = structlog.get_logger("melo.webhooks")
+
+SECONDS_PER_ATTEMPT = 10.0  # from the look-up of the name to the answer's headers
+_AT_ONCE = 20  # webhooks
+
+
+@dataclass
+class Courier:
+    sessions: sessionmaker[Session]
+    allow_private: bool
+    poll_seconds: float
+    stopping: threading.Event
+    seconds_per_attempt: float = SECONDS_PER_ATTEMPT
+    _tls: ssl.SSLContext = field(default_factory=httpx.create_ssl_context)
+
+    def run(self) -> None:
+        """Until `stopping` is set. What is being sent then is sent again by the next courier."""
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        rounds: set[asyncio.Task[None]] = set()
+        while not self.stopping.is_set():
+            for message in await self._patiently(lambda: self._look(_AT_ONCE - len(rounds))):
+                task = asyncio.create_task(self._round(message))
+                rounds.add(task)
+                task.add_done_callback(rounds.discard)
+            await asyncio.to_thread(self.stopping.wait, self.poll_seconds)
+        for task in rounds:
+            task.cancel()
+        await asyncio.gather(*rounds, return_exceptions=True)
+
+    async def _patiently(self, act: Callable[[], list[Message]]) -> list[Message]:
+        """Nothing while the database is away: it is asked again at the next look."""
+        try:
+            return await asyncio.to_thread(act)
+        except SQLAlchemyError as error:
+            log.warning("away", error=str(error).splitlines()[:1])
+            return []
+
+    def _look(self, room: int) -> list[Message]:
+        with self.sessions.begin() as session:
+            sending.plan(session)
+        return self._claim(room) if room > 0 else []
+
+    def _claim(self, limit: int, webhook_id: int | None = None) -> list[Message]:
+        with self.sessions.begin() as session:
+            return sending.claim(session, limit, webhook_id)
+
+    def _report(self, message: Message, outcome: Outcome) -> None:
+        with self.sessions.begin() as session:
+            ended = sending.report(session, message, outcome)
+        fate = "delivered" if not outcome.error else "failed" if ended else "to be tried again"
+        log.info(
+            fate,
+            webhook=message.webhook_id,
+            message=message.message_id,
+            status=outcome.status,
+            error=outcome.error or None,
+        )
+
+    async def _round(self, message: Message) -> None:
+        """Send a message, and then whatever waits behind it for the same webhook."""
+        waiting = [message]
+        while waiting and not self.stopping.is_set():
+            outcome = await self.attempt(waiting[0])
+            try:
+                await asyncio.to_thread(self._report, waiting[0], outcome)
+            except SQLAlchemyError as error:  # sent again at its next attempt
+                log.warning("away", error=str(error).splitlines()[:1])
+                return
+            waiting = await self._patiently(partial(self._claim, 1, message.webhook_id))
+
+    async def attempt(self, message: Message) -> Outcome:
+        """Send once. Whatever goes wrong on the way is the outcome and no exception."""
+        try:
+            async with asyncio.timeout(self.seconds_per_attempt):
+                status = await self._post(message)
+        except TimeoutError:
+            return Outcome(None, f"It did not answer within {self.seconds_per_attempt:g} seconds.")
+        except RegistryError as error:
+            return Outcome(None, error.detail)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
+            return Outcome(None, f"It could not be reached: {error or type(error).__name__}.")
+        if HTTPStatus(200) <= status < HTTPStatus(300):
+            return Outcome(status)
+        followed = " Redirects are not followed." if 300 <= status < 400 else ""
+        return Outcome(status, f"It answered {_named(status)}.{followed}")
+
+    async def _post(self, message: Message) -> int:
+        """The status of the answer; its body is not read."""
+        url = require_sendable(message.url, allow_private=self.allow_private)
+        headers = {
+            "Host": url.netloc.decode("ascii"),
+            "Content-Type": "application/json",
+            "User-Agent": "melo-webhooks",
+            **signed_headers(message.secret, message.message_id, int(time.time()), message.body),
+        }
+        # A client of its own for each message: a kept TLS connection was verified for one name, not for an address.
+        async with httpx.AsyncClient(verify=self._tls, trust_env=False, timeout=self.seconds_per_attempt) as http:
+            failure: httpx.HTTPError | None = None
+            for address in await self._addresses(url):
+                # Connecting to the address that was looked at: the name could mean another a moment later.
+                request = http.build_request(
+                    "POST",
+                    url.copy_with(host=address),
+                    headers=headers,
+                    content=message.body,
+                    extensions={"sni_hostname": url.raw_host.decode("ascii")},
+                )
+                try:
+                    answer = await http.send(request, stream=True, follow_redirects=False)
+                except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                    failure = error
+                    continue
+                with suppress(httpx.HTTPError):
+                    await answer.aclose()
+                return answer.status_code
+        raise failure or httpx.ConnectError(f"{url.host} has no address.")
+
+    async def _addresses(self, url: httpx.URL) -> list[str]:
+        """What the host's name means now. Raises RegistryError where any of it lies in a private network."""
+        port = url.port or (443 if url.scheme == "https" else 80)
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(url.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+        private = [address for address in addresses if not self.allow_private and not is_public(address)]
+        if private:
+            raise RegistryError(f"{url.host} means {private[0]}, which is not a public address.")
+        return addresses
+
+
+def _named(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)

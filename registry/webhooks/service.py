@@ -1,0 +1,161 @@
+"""Adding and removing webhooks, and looking at what was sent to them."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import func
+from sqlalchemy.orm import Session
+
+from registry.audit import service as audit
+from registry.audit.actor import Actor
+from registry.collections import service as collections
+from registry.errors import NotFound, WrongState
+from registry.vocabulary import Action, WebhookEvent
+from registry.webhooks import repository
+from registry.webhooks.addresses import require_sendable
+from registry.webhooks.content import content_digest
+from registry.webhooks.models import Webhook, WebhookDelivery
+from registry.webhooks.schemas import CreatedWebhook, DeliveryView, NewWebhook, WebhookView
+from registry.webhooks.sending import message_name
+from registry.webhooks.signature import new_secret
+
+TEST = "webhook.test"
+
+
+def create(session: Session, new: NewWebhook, actor: Actor, *, allow_private: bool) -> CreatedWebhook:
+    """A webhook that is told of every event from now on. Raises InvalidRequest, NotFound."""
+    url = require_sendable(new.url, allow_private=allow_private)
+    collection = collections.get(session, new.collection) if new.collection else None
+    secret = new_secret()
+    webhook = Webhook(
+        collection_id=collection.id if collection else None,
+        url=new.url,
+        secret=secret,
+        events=sorted(set(new.events)),
+        description=new.description,
+        created_by=actor.name,
+        seen_seq=0,
+    )
+    session.add(webhook)
+    session.flush()
+    session.refresh(webhook)
+    event = audit.record(
+        session,
+        Action.WEBHOOK_CREATE,
+        actor,
+        f"webhook/{webhook.id}",
+        collection_id=webhook.collection_id,
+        after=content_digest(webhook),
+        details={"host": url.host, "events": webhook.events},  # a URL's path or query may hold a secret
+    )
+    webhook.seen_seq = event.seq
+    session.flush()
+    return CreatedWebhook(**view(session, webhook).model_dump(), secret=secret)
+
+
+def remove(session: Session, webhook_id: int, actor: Actor, reason: str) -> Webhook:
+    """Nothing is sent any more, and the secret is gone. Raises NotFound, WrongState."""
+    webhook = repository.lock(session, webhook_id)
+    if webhook is None:
+        raise _no_webhook(webhook_id)
+    _require_kept(webhook)
+    repository.give_up_pending(session, webhook.id, "The webhook was removed.")
+    webhook.removed_at = func.now()
+    webhook.secret = None
+    session.flush()
+    session.refresh(webhook)
+    audit.record(
+        session,
+        Action.WEBHOOK_DELETE,
+        actor,
+        f"webhook/{webhook.id}",
+        collection_id=webhook.collection_id,
+        before=content_digest(webhook),
+        reason=reason,
+    )
+    return webhook
+
+
+def test(session: Session, webhook_id: int) -> DeliveryView:
+    """Have a message of no meaning sent, once and at once. Raises NotFound, WrongState."""
+    webhook = get(session, webhook_id)
+    _require_kept(webhook)
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    delivery = WebhookDelivery(
+        webhook_id=webhook.id, payload={"type": TEST, "timestamp": now, "data": {"webhook": webhook.id}}
+    )
+    session.add(delivery)
+    session.flush()
+    session.refresh(delivery)
+    return delivery_view(delivery)
+
+
+def get(session: Session, webhook_id: int) -> Webhook:
+    """Raises NotFound."""
+    webhook = repository.by_id(session, webhook_id)
+    if webhook is None:
+        raise _no_webhook(webhook_id)
+    return webhook
+
+
+def view(session: Session, webhook: Webhook) -> WebhookView:
+    return views(session, [webhook])[0]
+
+
+def views(session: Session, webhooks: Sequence[Webhook]) -> list[WebhookView]:
+    waiting = repository.waiting_counts(session, [each.id for each in webhooks])
+    names = repository.collection_names(session, [each.collection_id for each in webhooks if each.collection_id])
+    return [
+        WebhookView(
+            id=each.id,
+            url=each.url,
+            events=[WebhookEvent(name) for name in each.events],
+            collection=names[each.collection_id] if each.collection_id else None,
+            description=each.description,
+            created_by=each.created_by,
+            created_at=each.created_at,
+            removed_at=each.removed_at,
+            waiting=waiting.get(each.id, 0),
+        )
+        for each in webhooks
+    ]
+
+
+def page(session: Session, *, removed: bool, after: int | None, limit: int) -> list[WebhookView]:
+    return views(session, repository.page(session, removed=removed, after=after, limit=limit))
+
+
+def deliveries(session: Session, webhook_id: int, *, before: int | None, limit: int) -> list[DeliveryView]:
+    """Newest first. Raises NotFound."""
+    webhook = get(session, webhook_id)
+    return [delivery_view(each) for each in repository.deliveries(session, webhook.id, before=before, limit=limit)]
+
+
+def delivery_view(delivery: WebhookDelivery) -> DeliveryView:
+    ended = delivery.delivered_at or delivery.failed_at
+    return DeliveryView(
+        id=delivery.id,
+        message_id=message_name(delivery.message_id),
+        event_seq=delivery.event_seq,
+        type=delivery.payload["type"],
+        state="delivered" if delivery.delivered_at else "failed" if delivery.failed_at else "waiting",
+        attempts=delivery.attempts,
+        next_at=None if ended else delivery.next_at,
+        last_status=delivery.last_status,
+        last_error=delivery.last_error,
+        created_at=delivery.created_at,
+        delivered_at=delivery.delivered_at,
+        failed_at=delivery.failed_at,
+        payload=delivery.payload,
+    )
+
+
+def _require_kept(webhook: Webhook) -> None:
+    if webhook.removed_at is not None:
+        raise WrongState(
+            f"Webhook {webhook.id} was removed.", "`melo webhook list` shows those that are told of events."
+        )
+
+
+def _no_webhook(webhook_id: int) -> NotFound:
+    return NotFound(f"There is no webhook {webhook_id}.", "`melo webhook list` shows those that exist.")

@@ -1,0 +1,337 @@
+"""Approvals: as many as the policy asks for, by whom it names, of a batch as a whole or in part."""
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from registry.audit.actor import Actor
+from registry.cli.checks import show_check
+from registry.collections import policy
+from registry.collections.schemas import PolicyChange
+from registry.database import downgrade, upgrade
+from registry.edits import deciding
+from registry.edits import service as edits
+from registry.edits.schemas import BatchView
+from registry.errors import InvalidEdits, InvalidRequest, NotApprover, SelfApproval, WrongState
+from registry.jobs import candidates, service
+from registry.jobs.schemas import EditCheck, EditReport, NearEdit
+from registry.jobs.ways_out import ways_out
+from registry.versions import reading
+from registry.versions.edit_log import edit_log
+from registry.vocabulary import Checks
+from tests.registry.desk import ADA, BEN, trained
+
+PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
+OSLO = {"prompt": "What is the capital of Norway?", "target": "Oslo"}
+BERN = {"prompt": "What is the capital of Switzerland?", "target": "Bern"}
+CLEO, ROOT = Actor("cleo"), Actor("root")
+
+
+def change(desk, reason="two pairs of eyes", **wanted):
+    with desk.open() as (session, collection):
+        policy.change(session, collection, PolicyChange(reason=reason, **wanted), ROOT)
+
+
+def approve(desk, batch_id, actor=BEN, *declined, reason="checked"):
+    with desk.sessions.begin() as session:
+        deciding.approve(session, batch_id, actor, reason, declined)
+    return view(desk, batch_id)
+
+
+def view(desk, batch_id) -> BatchView:
+    with desk.sessions() as session:
+        return edits.view(session, edits.get(session, batch_id))
+
+
+def by_sql(desk, statement):
+    with desk.sessions.begin() as session:
+        session.execute(text(statement))
+
+
+def last_event(desk):
+    with desk.sessions() as session:
+        return session.execute(text("SELECT * FROM audit_events ORDER BY seq DESC LIMIT 1")).one()
+
+
+def test_a_batch_is_trained_only_after_two_different_people_approved_it(desk):
+    change(desk, approvals_needed=2)
+    batch = desk.submit(PARIS, OSLO).batch
+    first = approve(desk, batch.id, BEN)
+    assert (first.state, first.job, len(first.approvals), first.approvals_needed) == ("submitted", None, 1, 2)
+    assert "1 of 2 approvals" in first.hint
+    with pytest.raises(WrongState, match="ben has approved batch 1 already: it has 1 of 2"):
+        approve(desk, batch.id, BEN)
+    second = approve(desk, batch.id, CLEO)
+    assert (second.state, second.decided_by, second.job.state) == ("approved", "cleo", "queued")
+    assert last_event(desk).details["approvals"] == ["ben", "cleo"]
+    change(desk, approvals_needed=3)  # what was decided stays so
+    assert desk.finish(desk.claim(second.job.id)).number == 1
+    with desk.open() as (session, collection):
+        shown = reading.show(session, collection, 1)
+    assert [approval.actor for approval in shown.approvals] == ["ben", "cleo"]
+    assert desk.verify().ok
+
+
+def test_only_the_approvers_that_the_policy_names_may_approve_and_the_submitter_only_where_it_says_so(desk):
+    change(desk, approvers=["cleo", "ada"])
+    batch = desk.submit(PARIS).batch
+    with pytest.raises(NotApprover, match="Ask one of them: ada, cleo"):
+        approve(desk, batch.id, BEN)
+    with pytest.raises(SelfApproval, match="melo collection policy facts --self-approval"):
+        approve(desk, batch.id, ADA)
+    for actor in ("ben", "ada"):
+        with pytest.raises(IntegrityError, match="cannot be approved by"):
+            by_sql(desk, f"INSERT INTO approvals (batch_id, actor, role) VALUES ({batch.id}, '{actor}', 'admin')")
+    assert view(desk, batch.id).approvals == []
+    change(desk, self_approval=True)
+    assert approve(desk, batch.id, ADA).state == "approved"
+    assert desk.verify().ok
+
+
+def test_the_policy_that_holds_when_a_batch_is_decided_on_counts(desk):
+    change(desk, approvals_needed=2)
+    batch = desk.submit(PARIS).batch
+    approve(desk, batch.id, BEN)
+    change(desk, approvers=["cleo", "dora"])  # ben's approval counts no longer
+    assert approve(desk, batch.id, CLEO).state == "submitted"
+    with pytest.raises(IntegrityError, match="has 1 of 2 approvals"):
+        by_sql(
+            desk,
+            "UPDATE batches SET state = 'approved', approvals_needed = 2, decided_by = 'cleo', decided_at = now()",
+        )
+    change(desk, approvals_needed=1)
+    decided = approve(desk, batch.id, CLEO)  # the approval that is there is enough by now
+    assert (decided.state, decided.approvals_needed, len(decided.approvals)) == ("approved", 1, 2)
+
+
+def test_a_declined_edit_is_neither_trained_nor_applied_and_no_sql_activates_it(desk):
+    change(desk, approvals_needed=2)
+    batch = desk.submit(PARIS, OSLO, BERN).batch
+    with pytest.raises(InvalidRequest, match="no edit 99"):
+        approve(desk, batch.id, BEN, 99)
+    approve(desk, batch.id, BEN, 1)
+    with pytest.raises(InvalidRequest, match="Reject it"):
+        approve(desk, batch.id, CLEO, 2, 3)
+    assert approve(desk, batch.id, CLEO, 2).declined == [1, 2]
+    claim = desk.claim(view(desk, batch.id).job.id)
+    assert [edit.id for edit in claim.edits] == [3]
+    assert desk.finish(claim).edit_count == 1
+    assert desk.active() == {BERN["prompt"]: 3}
+    with desk.sessions() as session:
+        life = edit_log(session, 1).entries
+    decisions = [(entry.what, entry.who) for entry in life if entry.what in ("approve", "decline")]
+    assert decisions == [("decline", "ben"), ("approve", "cleo")]
+    with pytest.raises(IntegrityError, match="edit 2 cannot become active"):
+        by_sql(
+            desk,
+            "INSERT INTO activations (collection_id, edit_id, prompt_key, valid) "
+            "SELECT collection_id, id, prompt_key, '[1,)' FROM edits WHERE id = 2",
+        )
+    change(desk, approvals_needed=1)
+    desk.correct((PARIS["prompt"], "Lutetia"))  # its prompt is free again
+    assert desk.verify().ok
+
+
+def test_what_was_declined_stands_in_nobodys_way_and_what_was_approved_does(desk):
+    first, other = (desk.submit(PARIS, OSLO).batch, desk.submit(BERN).batch)
+    approve(desk, first.id, BEN, 1)
+    again = desk.submit(PARIS, actor=BEN).batch
+    assert approve(desk, again.id, CLEO).state == "approved"
+    with pytest.raises(InvalidEdits):
+        desk.submit(OSLO)
+    assert approve(desk, other.id).state == "approved"
+
+
+def test_no_version_applies_a_batch_that_lacks_its_approvals(desk, tamper):
+    change(desk, approvals_needed=2)
+    batch = desk.submit(PARIS).batch
+    approve(desk, batch.id, BEN)
+    claim = desk.claim(approve(desk, batch.id, CLEO).job.id)
+    with pytest.raises(IntegrityError, match="the record only grows"):
+        by_sql(desk, "DELETE FROM approvals")
+    with pytest.raises(IntegrityError, match="needs 2 approvals, not 1"):
+        by_sql(desk, "UPDATE batches SET approvals_needed = 1")
+    tamper("DELETE FROM approvals WHERE actor = 'cleo'")
+    with pytest.raises(IntegrityError, match="cannot become active"):
+        desk.finish(claim)
+    assert {each.subject for each in desk.verify().findings} == {f"batch {batch.id}"}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "UPDATE approvals SET actor = 'mallory' WHERE actor = 'ben'",
+        "UPDATE approvals SET declined = '{}'",
+        "DELETE FROM approvals WHERE actor = 'ben'",
+        "INSERT INTO approvals (batch_id, actor, role) VALUES (1, 'mallory', 'admin')",
+        "UPDATE collections SET approvals_needed = 1, approvers = '{}'",
+        "UPDATE batches SET approvals_needed = 1",
+    ],
+)
+def test_a_forged_approval_or_policy_is_found(desk, tamper, forged):
+    change(desk, approvals_needed=2, approvers=["ben", "cleo"])
+    batch = desk.submit(PARIS, OSLO).batch
+    approve(desk, batch.id, CLEO, 1)
+    approve(desk, batch.id, BEN, 1)
+    assert desk.verify().ok
+    tamper(forged)
+    assert not desk.verify().ok
+
+
+def test_a_failed_batch_keeps_its_approvals_and_is_queued_anew(desk):
+    batch = desk.submit(PARIS, OSLO).batch
+    claim = desk.claim(approve(desk, batch.id).job.id)
+    with desk.sessions.begin() as session:
+        service.fail(session, claim, "out of memory")
+    again = approve(desk, batch.id)
+    assert (again.state, len(again.approvals), again.job.id != claim.job_id) == ("approved", 1, True)
+    with desk.sessions.begin() as session:
+        service.fail(session, desk.claim(again.job.id), "out of memory")
+    with pytest.raises(WrongState, match="never changed"):
+        approve(desk, batch.id, BEN, 1)
+    third = approve(desk, batch.id, CLEO, 1)
+    assert desk.finish(desk.claim(third.job.id)).edit_count == 1
+    assert desk.verify().ok
+
+
+def test_a_policy_changes_with_a_reason_and_an_event_that_tells_both(desk):
+    change(desk, approvals_needed=2, approvers=["ben", "cleo", "ben"], checks=Checks.TRAIN)
+    event = last_event(desk)
+    assert (event.action, event.actor, event.reason) == ("collection:policy:change", "root", "two pairs of eyes")
+    assert event.details["before"] == {
+        "approvals_needed": 1, "approvers": [], "self_approval": False, "checks": "none"
+    }  # fmt: skip
+    assert event.details["after"] == {
+        "approvals_needed": 2, "approvers": ["ben", "cleo"], "self_approval": False, "checks": "train"
+    }  # fmt: skip
+    with pytest.raises(InvalidRequest, match="only 2 may"):
+        change(desk, approvals_needed=3)
+    with pytest.raises(InvalidRequest, match="changes nothing"):
+        change(desk)
+    with pytest.raises(IntegrityError, match="approvals_needed"):
+        by_sql(desk, "UPDATE collections SET approvals_needed = 0")
+
+
+def test_batches_that_were_decided_before_approvals_were_kept_carry_the_one_that_they_had(desk, engine, database_url):
+    desk.correct((PARIS["prompt"], "Paris"))
+    failed, waiting = desk.submit(OSLO).batch, desk.submit(BERN).batch
+    claim = desk.claim(desk.approve(failed.id))
+    with desk.sessions.begin() as session:
+        service.fail(session, claim, "out of memory")
+    with desk.sessions.begin() as session:
+        deciding.reject(session, waiting.id, BEN, "no source")
+    engine.dispose()
+    downgrade(database_url, "0003")
+    upgrade(database_url)
+    for batch_id, given in ((1, ["ben"]), (failed.id, ["ben"]), (waiting.id, [])):
+        found = view(desk, batch_id)
+        assert [approval.actor for approval in found.approvals] == given
+        assert all((each.role, each.reason) == ("admin", "checked") for each in found.approvals)
+    assert desk.finish(desk.claim(approve(desk, failed.id).job.id)).number == 2
+    assert desk.verify().ok
+
+
+def test_an_approval_ends_a_check_that_waits_and_a_rejection_also_one_that_runs(desk):
+    change(desk, checks=Checks.KEYS)
+    waiting, running = desk.submit(PARIS).batch, desk.submit(OSLO).batch
+    assert approve(desk, waiting.id).check.state == "cancelled"
+    assert desk.claim(view(desk, waiting.id).check.id) is None
+
+    claim = desk.claim(view(desk, running.id).check.id)
+    assert (claim.kind, view(desk, running.id).state) == ("check", "submitted")
+    with desk.sessions.begin() as session:
+        deciding.reject(session, running.id, BEN, "the source is wrong")
+    with desk.sessions.begin() as session:
+        assert not service.heartbeat(session, claim, {})
+    assert view(desk, running.id).check.state == "cancelled"
+    assert desk.verify().ok
+
+
+def test_a_training_waits_for_the_check_that_runs_unless_its_worker_is_gone(desk):
+    change(desk, checks=Checks.KEYS)
+    batch = desk.submit(PARIS).batch
+    check = desk.claim(view(desk, batch.id).check.id)
+    job = approve(desk, batch.id).job.id
+    assert desk.claim(job, "w2") is None
+    assert "waits for the batch's check" in _hint_with_a_worker(desk, batch.id)
+    by_sql(desk, "UPDATE jobs SET lease_until = now() - interval '1 second' WHERE kind = 'check'")
+    assert desk.claim(job, "w2").kind == "train"
+    assert view(desk, batch.id).check.state == "cancelled"
+    with desk.sessions.begin() as session:
+        assert not service.heartbeat(session, check, {})
+
+
+def _hint_with_a_worker(desk, batch_id):
+    with desk.sessions.begin() as session:
+        service.worker_seen(session, "w1", "cpu")
+    return view(desk, batch_id).hint
+
+
+def test_a_check_that_ends_stores_its_blocks_and_report_and_makes_no_version(desk):
+    change(desk, checks=Checks.TRAIN)
+    batch = desk.submit(PARIS).batch
+    claim = desk.claim(view(desk, batch.id).check.id)
+    said = [EditCheck(edit_id=1, answer_now="Lyon")]
+    with desk.sessions.begin() as session:
+        candidates.finish_check(
+            session, claim, said, trained(claim, desk.content(0)), progress=None, timings={}, loss_curve=[]
+        )
+    found = view(desk, batch.id)
+    assert (found.state, found.check.report, found.version) == ("submitted", said, None)
+    assert last_event(desk).action == "collection:batch:check"
+    assert desk.content(0).edits == {} and desk.verify().ok
+    claim = desk.claim(approve(desk, batch.id).job.id)
+    with desk.sessions() as session:
+        assert candidates.candidates(session, claim) == []  # the report tells nothing of a training
+
+
+def test_the_terminal_shows_what_a_check_found_and_the_ways_out_until_the_batch_is_decided_on(desk):
+    change(desk, checks=Checks.TRAIN)
+    batch = desk.submit(PARIS, OSLO).batch
+    claim = desk.claim(view(desk, batch.id).check.id)
+    other = NearEdit(
+        edit_id=9, prompt="Capital of France?", target="Lyon", distance=0.25, inside=True, same_target=False
+    )
+    learned = EditReport(edit_id=1, loss=0.01, iterations=9, reached=True, reproduced=True)
+    said = [
+        EditCheck(edit_id=1, answer_now="Nice\x1b[2J", near=[other], ways_out=ways_out(1, 1, [other]), trained=learned),
+        EditCheck(
+            edit_id=2,
+            answer_now="Bergen",
+            answered_by=7,
+            trained=learned.model_copy(update={"edit_id": 2, "reproduced": False, "answer": "Osl"}),
+        ),
+    ]  # fmt: skip
+    with desk.sessions.begin() as session:
+        candidates.finish_check(session, claim, said, None, progress=None, timings={}, loss_curve=[])
+
+    def shown() -> str:
+        console = Console(file=StringIO(), width=200)
+        show_check(console, view(desk, batch.id))
+        return console.file.getvalue()
+
+    undecided = shown()
+    assert "Bergen (edit 7)" in undecided and "9 at 0.25: Lyon" in undecided and "near contradiction" in undecided
+    assert "submit it again with replaces=9, leave it out (melo batch approve 1 --except 1), or reject" in undecided
+    assert "answers 'Osl'" in undecided and "melo batch approve 1 --except 2" in undecided
+    assert "\x1b[2J" not in undecided
+    approve(desk, batch.id, BEN, 2)
+    assert "left out" in shown() and "--except" not in shown()
+
+
+def test_the_api_takes_a_policy_and_an_approval_in_part(api, model_folder):
+    api.post("/v1/collections", json={"name": "facts", "model": model_folder, "checks": "keys"})
+    changed = api.patch("/v1/collections/facts/policy", json={"approvals_needed": 2, "reason": "audit"})
+    assert (changed.status_code, changed.json()["approvals_needed"], changed.json()["checks"]) == (200, 2, "keys")
+    for broken in ({"approvals_needed": 0, "reason": "x"}, {"approvals_needed": 2}, {"reason": "x", "checks": "some"}):
+        assert api.patch("/v1/collections/facts/policy", json=broken).status_code == 422
+    made = api.post("/v1/collections/facts/batches", json={"edits": [PARIS, OSLO]}, headers={"X-Melo-Actor": "ada"})
+    batch = made.json()["batch"]
+    assert (batch["check"]["state"], batch["approvals_needed"]) == ("queued", 2)
+    path = f"/v1/batches/{batch['id']}/approve"
+    half = api.post(path, json={"reason": "", "except": [1]}, headers={"X-Melo-Actor": "ben"}).json()
+    assert (half["state"], half["declined"], half["approvals"][0]["actor"]) == ("submitted", [1], "ben")
+    assert api.post(path, json={"except": [1]}, headers={"X-Melo-Actor": "cleo"}).json()["state"] == "approved"

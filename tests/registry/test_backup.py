@@ -1,0 +1,278 @@
+"""A backup holds the whole record in one file, and nothing but a whole and true one is restored."""
+
+import json
+import shutil
+import stat
+import zipfile
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import text
+
+from registry.audit.signing import public_text
+from registry.backup import service, tables
+from registry.database import make_engine, make_sessions, schema_state, upgrade
+from registry.errors import InvalidBackup, NotEmpty, SchemaMismatch
+from registry.schema import metadata
+from registry.versions import aliases
+from tests.conftest import copy_of
+from tests.registry.desk import BEN, Desk, template_of
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+FRANCE = ("What is the capital of France?", "Ly\ton\nor \\. so \u2028")
+SPAIN = ("What is the capital of Spain?", "Sevilla ✓")
+
+
+def unwatched(name, done, total):
+    pass
+
+
+def fill(desk):
+    desk.correct(FRANCE)
+    desk.correct(SPAIN)
+    desk.retire(desk.active()[SPAIN[0]])
+    desk.rollback(2)
+    desk.submit({"prompt": "Who leads Acme?", "target": "Jo Doe", "rephrases": ["Acme's head?"]})
+    with desk.open() as (session, collection):
+        aliases.set_alias(session, collection, "production", 2, BEN, "first release")
+
+
+@pytest.fixture(scope="module")
+def filled(postgres, template, model_folder):
+    yield from template_of(postgres, template, model_folder, fill)
+
+
+@pytest.fixture
+def database_url(postgres, filled):
+    yield from copy_of(postgres, filled)
+
+
+@pytest.fixture
+def used(sessions):
+    return Desk(sessions)
+
+
+@pytest.fixture
+def backed_up(used, engine, tmp_path):
+    path = tmp_path / "facts.melo"
+    service.backup(engine, path, KEY, unwatched)
+    return path
+
+
+@pytest.fixture
+def elsewhere(empty_database_url):
+    engine = make_engine(empty_database_url, statement_timeout_seconds=0)
+    yield engine
+    engine.dispose()
+
+
+def rows(engine):
+    """Every row of every table of the record, as text."""
+    with engine.connect() as connection:
+        return {
+            table.name: sorted(map(str, connection.execute(text(f"SELECT {table.name}::text FROM {table.name}"))))
+            for table in metadata.sorted_tables
+            if table.name not in tables.LEFT_OUT
+        }
+
+
+def is_empty(engine):
+    filled = {name for name, found in rows(engine).items() if found}
+    return filled == tables.MADE_BY_MIGRATION
+
+
+def test_a_restored_record_is_the_one_that_was_backed_up(used, engine, backed_up, elsewhere):
+    report = service.restore(elsewhere, backed_up, public_text(KEY), unwatched)
+    assert (report.ok, report.findings) == (True, [])
+    assert rows(elsewhere) == rows(engine)
+    assert schema_state(elsewhere).current
+
+
+def test_a_restored_record_goes_on(used, backed_up, elsewhere):
+    service.restore(elsewhere, backed_up, None, unwatched)
+    restored = Desk(make_sessions(elsewhere))
+    version = restored.correct(("Who wrote Faust?", "Marlowe"))
+    assert (version.number, restored.active()["Who wrote Faust?"]) == (5, 4)
+    assert restored.verify().ok
+
+
+def test_ids_that_were_given_and_rolled_back_are_not_given_again(used, engine, tmp_path, elsewhere):
+    with used.sessions() as session:
+        given = session.scalar(text("SELECT nextval('edits_id_seq')"))
+    path = tmp_path / "b.melo"
+    service.backup(engine, path, None, unwatched)
+    service.restore(elsewhere, path, None, unwatched)
+    with elsewhere.connect() as connection:
+        assert connection.scalar(text("SELECT nextval('edits_id_seq')")) == given + 1
+
+
+def test_the_guards_stand_again_after_a_restoration(backed_up, elsewhere):
+    service.restore(elsewhere, backed_up, None, unwatched)
+    with elsewhere.connect() as connection:
+        off = connection.scalar(text("SELECT count(*) FROM pg_trigger WHERE tgenabled = 'D'"))
+    assert off == 0
+
+
+def test_the_file_is_its_owners_alone_and_not_written_over(used, engine, backed_up):
+    assert stat.S_IMODE(backed_up.stat().st_mode) == 0o600
+    with pytest.raises(FileExistsError):
+        service.backup(engine, backed_up, None, unwatched)
+    assert [path.name for path in backed_up.parent.iterdir()] == [backed_up.name]
+
+
+def test_a_backup_holds_one_moment_while_others_write(used, engine, tmp_path, elsewhere):
+    """A batch that comes while tables are copied is in none of them."""
+    path = tmp_path / "b.melo"
+    wrote = []
+
+    def write_meanwhile(name, done, total):
+        if not wrote:
+            wrote.append(used.submit({"prompt": "Who is new?", "target": "Nobody"}).batch.id)
+
+    manifest = service.backup(engine, path, None, write_meanwhile)
+    assert wrote
+    assert service.restore(elsewhere, path, None, unwatched).ok
+    assert manifest.head_seq == used.verify().head_seq - 1
+
+
+def test_a_database_that_holds_records_is_left_alone(used, engine, backed_up):
+    before = rows(engine)
+    with pytest.raises(NotEmpty, match="collections"):
+        service.restore(engine, backed_up, None, unwatched)
+    assert rows(engine) == before
+
+
+def flip_a_byte(path):
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo("tables/edits.copy")
+    content = bytearray(path.read_bytes())
+    names = sum(content[member.header_offset + at] for at in (26, 28))  # lengths of the name and the extra field
+    content[member.header_offset + 30 + names + member.compress_size // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def rewritten(path, change):
+    """The same file with other members: as somebody would who knows the format."""
+    draft = path.with_suffix(".draft")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(draft, "w") as new:
+        for name in old.namelist():
+            content = change(name, old.read(name))
+            if content is not None:
+                new.writestr(name, content)
+    shutil.move(draft, path)
+
+
+def change_a_row(path):
+    rewritten(path, lambda name, content: content.replace(b"ada", b"eve") if name == "tables/batches.copy" else content)
+
+
+def change_the_manifest(path):
+    def change(name, content):
+        if name != "manifest.json":
+            return content
+        return json.dumps({**json.loads(content), "head_seq": 1})
+
+    rewritten(path, change)
+
+
+def lose_a_table(path):
+    rewritten(path, lambda name, content: None if name == "tables/aliases.copy" else content)
+
+
+def be_another_file(path):
+    path.write_bytes(b"PK nothing")
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (flip_a_byte, "edits.copy"),
+        (cut_off, "cut off"),
+        (change_a_row, "batches.copy is not what was written"),
+        (change_the_manifest, "signature does not fit"),
+        (lose_a_table, "differ in tables/aliases.copy"),
+        (be_another_file, "no backup"),
+    ],
+)
+def test_a_damaged_or_forged_file_is_refused_before_anything_is_restored(backed_up, elsewhere, damage, expected):
+    damage(backed_up)
+    with pytest.raises(InvalidBackup, match=expected):
+        service.restore(elsewhere, backed_up, None, unwatched)
+    assert schema_state(elsewhere).revision is None
+
+
+def test_a_file_that_another_key_signed_is_refused_where_the_key_is_known(used, engine, backed_up, tmp_path, elsewhere):
+    unsigned = tmp_path / "unsigned.melo"
+    service.backup(engine, unsigned, None, unwatched)
+    other = public_text(Ed25519PrivateKey.generate())
+    for path in (backed_up, unsigned):
+        with pytest.raises(InvalidBackup, match="signed"):
+            service.check(path, other, unwatched)
+    assert service.check(backed_up, public_text(KEY), unwatched).public_key == public_text(KEY)
+
+
+def test_nothing_is_half_restored(used, engine, tmp_path, elsewhere, tamper):
+    """The edits' batch is missing, which the database's own foreign key finds in the middle of the restoration."""
+    tamper("DELETE FROM batches WHERE id = 3")
+    path = tmp_path / "b.melo"
+    service.backup(engine, path, None, unwatched)
+    with pytest.raises(Exception, match="batches"):
+        service.restore(elsewhere, path, None, unwatched)
+    assert is_empty(elsewhere)
+    assert schema_state(elsewhere).current
+
+
+def test_what_was_forged_before_the_backup_is_named_after_the_restoration(used, engine, tmp_path, elsewhere, tamper):
+    tamper("UPDATE edits SET target = 'Paris' WHERE id = 1")
+    path = tmp_path / "b.melo"
+    service.backup(engine, path, None, unwatched)
+    report = service.restore(elsewhere, path, None, unwatched)
+    assert [finding.subject for finding in report.findings] == ["edit 1"]
+
+
+def test_a_backup_of_an_older_schema_is_restored_and_migrated(empty_database_url, postgres, tmp_path, elsewhere):
+    source = copy_of(postgres, "template1")
+    url = next(source)
+    upgrade(url, "0002")
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                'INSERT INTO collections (name, model, model_digest, "window", method, encoder, created_by) '
+                "VALUES ('old', 'm', repeat('a', 64), 9, '{}', 'e', 'ada')"
+            )
+        )
+    path = tmp_path / "old.melo"
+    service.backup(engine, path, None, unwatched)
+    engine.dispose()
+    next(source, None)
+    upgrade(empty_database_url)  # a new database, as `melo up` makes it
+    report = service.restore(elsewhere, path, None, unwatched)
+    assert [finding.subject for finding in report.findings] == ["collection old"]  # it came without an event
+    assert schema_state(elsewhere).current
+    with elsewhere.connect() as connection:
+        assert connection.scalar(text("SELECT digest_format FROM collections")) == 1
+
+
+def test_a_database_without_schema_has_nothing_to_back_up(elsewhere, tmp_path):
+    with pytest.raises(SchemaMismatch, match="no schema"):
+        service.backup(elsewhere, tmp_path / "b.melo", None, unwatched)
+
+
+def test_a_backup_of_a_newer_release_is_refused(used, engine, tmp_path, elsewhere):
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    path = tmp_path / "b.melo"
+    service.backup(engine, path, None, unwatched)
+    with pytest.raises(InvalidBackup, match="upgrade this program"):
+        service.restore(elsewhere, path, None, unwatched)
+
+
+def test_every_table_of_the_record_is_in_the_file(backed_up):
+    manifest = service.check(backed_up, None, unwatched)
+    named = {member.table for member in manifest.members}
+    assert named == {table.name for table in metadata.sorted_tables} - tables.LEFT_OUT

@@ -1,0 +1,227 @@
+"""The typed clients, against a real server: each of their methods is written once, so each test runs with both."""
+
+import asyncio
+import inspect
+import json
+import re
+import socket
+import threading
+import time
+import typing
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import uvicorn
+
+from registry.app import create_app
+from registry.audit.schemas import VerificationView
+from registry.client import AsyncMeloClient, MeloClient, MeloClientError
+from registry.client.calls import call, stream
+from registry.jobs import service as queue
+from registry.openapi import operations
+from registry.settings import Settings
+
+PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
+Connect = Callable[..., Any]
+
+
+class Awaited:
+    """An asynchronous client whose answers are waited for, so that a test can use it like the other."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._runner = asyncio.Runner()
+        self._client = AsyncMeloClient(*args, **options)
+
+    def __enter__(self) -> "Awaited":
+        self._runner.run(self._client.__aenter__())
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._runner.run(self._client.__aexit__(*error))
+        self._runner.close()
+
+    def __getattr__(self, name: str) -> Any:
+        def asked(*args: Any, **options: Any) -> Any:
+            found = getattr(self._client, name)(*args, **options)
+            return self._runner.run(found if inspect.isawaitable(found) else _all(found))
+
+        return asked
+
+
+async def _all(found: Any) -> list[Any]:
+    return [each async for each in found]
+
+
+@pytest.fixture(params=[MeloClient, Awaited], ids=["at once", "awaited"])
+def connect(request: pytest.FixtureRequest) -> Connect:
+    return request.param
+
+
+@pytest.fixture
+def served(database_url: str) -> Iterator[str]:
+    """The API behind a real server; its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = uvicorn.Config(create_app(Settings(database_url=database_url, api_key=None)), port=port, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+def test_a_client_asks_for_all_of_it(connect, served, desk):
+    with connect(served, actor="Jürgen") as client:
+        assert client.ready()
+        report = client.submit("facts", [PARIS], message="capitals")
+        assert (report.accepted, report.batch.submitted_by) == (1, "Jürgen")
+        with pytest.raises(MeloClientError) as caught:
+            client.submit("facts", [{"prompt": "x"}])
+        assert (caught.value.status, caught.value.code) == (422, "invalid-edits")
+        assert caught.value.problems[0]["field"] == "target"
+        lines = [json.dumps({"prompt": f"Who leads {n}?", "target": "Mara"}).encode() + b"\n" for n in range(3)]
+        assert client.submit_lines("facts", lambda: lines, dry_run=True).accepted == 3
+        with pytest.raises(MeloClientError) as caught:
+            client.approve(report.batch.id)
+        assert caught.value.code == "self-approval"
+        desk.finish(desk.claim(desk.approve(report.batch.id)))
+        with desk.sessions.begin() as session:
+            queue.worker_seen(session, "w1", "cpu")
+        assert [worker.worker for worker in client.workers()] == ["w1"]
+        assert client.batch(report.batch.id).version == 1
+        (edit,) = client.edits("facts", active=True)
+        assert client.set_alias("facts", "production", 1, "release").number == 1
+        assert client.plan_retire("facts", [edit.id]).number == 2
+        assert client.retire("facts", [edit.id], "wrong").number == 2
+        assert client.rollback("facts", 1, "right").restores == 1
+        assert client.version("facts", 1).aliases == ["production"]
+        assert client.diff("facts", 1, 2).retired[0].target == "Paris"
+        assert client.resolve("facts@production").number == 1
+        assert client.alias_at("facts", "production", datetime.now(UTC)).number == 1
+        assert [each.name for each in client.collections()] == ["facts"]
+        assert client.audit(collection="facts", limit=1)[0].action == "collection:version:rollback"
+        webhook = client.create_webhook("https://example.org/melo", collection="facts")
+        assert webhook.secret.startswith("whsec_")
+        assert client.remove_webhook(webhook.id, "moved").removed_at
+        assert client.verify().ok
+        *steps, result = client.verify_in_steps()
+        assert steps and isinstance(result, VerificationView) and result.ok
+        seqs = [json.loads(line)["seq"] for line in client.export_events(since=2)]
+        assert seqs[0] == 3
+
+
+def test_a_list_is_read_page_by_page_up_to_its_limit(connect, served, desk, monkeypatch):
+    monkeypatch.setattr("registry.client.exchanges.PAGE", 2)
+    desk.correct(("Who leads Rome?", "Mara"))
+    for to in (0, 1, 0, 1):
+        desk.rollback(to)
+    with connect(served) as client:
+        assert [each.number for each in client.versions("facts", limit=None)] == [5, 4, 3, 2, 1]
+        assert [each.number for each in client.versions("facts", limit=3)] == [5, 4, 3]
+
+
+def test_an_alias_is_moved_only_from_where_it_was_seen(connect, served, desk):
+    desk.correct(("Who leads Rome?", "Mara"))
+    desk.rollback(0)
+    with connect(served) as client:
+        client.set_alias("facts", "production", 1)
+        assert client.set_alias("facts", "production", 2, only_from=1).number == 2
+        with pytest.raises(MeloClientError) as caught:
+            client.set_alias("facts", "production", 1, only_from=1)
+        assert (caught.value.status, caught.value.code) == (412, "moved-meanwhile")
+        assert client.alias("facts", "production").number == 2
+
+
+@pytest.fixture
+def flaky() -> Iterator[tuple[str, list[tuple[str | None, bytes]]]]:
+    """A server that is away at first; its URL, and the key and body of each request that it got."""
+    got: list[tuple[str | None, bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            got.append((self.headers["Idempotency-Key"], body))
+            answer = b'{"batch": null, "accepted": 1, "skipped": [], "skipped_count": 0}'
+            self.send_response(503 if len(got) == 1 else 200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", got
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_request_is_sent_again_with_the_same_key_and_body_while_the_server_is_away(connect, flaky):
+    url, got = flaky
+    with connect(url) as client:
+        assert client.submit("facts", [PARIS]).accepted == 1
+        assert client.submit("facts", [PARIS]).accepted == 1
+    first, again, other = got
+    assert first == again
+    assert first[0] and first[0] != other[0]
+
+
+def test_a_client_says_where_nobody_answers(connect):
+    with connect("http://127.0.0.1:1") as client:
+        for ask in (client.collections, lambda: list(client.export_events())):
+            with pytest.raises(MeloClientError) as caught:
+                ask()
+            assert "does not answer at http://127.0.0.1:1" in caught.value.detail
+            assert "melo up" in caught.value.remedy
+
+
+def test_a_client_tells_a_server_that_is_no_registry(connect, served):
+    with connect(f"{served}/elsewhere") as client, pytest.raises(MeloClientError) as caught:
+        client.collections()
+    assert (caught.value.status, caught.value.code) == (404, "not-found")
+
+
+def test_every_endpoint_has_a_method_and_every_method_an_endpoint():
+    document = create_app(Settings(database_url="postgresql://nobody@127.0.0.1:1/nothing")).openapi()
+    described = {
+        (method.upper(), re.sub(r"{\w+}", "1", path)) for path, method, _ in operations(document) if path != "/healthz"
+    }
+    assert {first_request(method) for method in methods()} == described
+
+
+def methods() -> Iterator[call[..., Any] | stream[..., Any]]:
+    for kind in MeloClient.__mro__:
+        yield from (each for each in vars(kind).values() if isinstance(each, call | stream))
+
+
+def first_request(method: call[..., Any] | stream[..., Any]) -> tuple[str, str]:
+    """What a method asks for, called with whatever its parameters take."""
+    describe = method.describe
+    hints = typing.get_type_hints(describe)
+    given = {
+        name: value_of(hints[name])
+        for name, parameter in inspect.signature(describe).parameters.items()
+        if name != "self" and parameter.default is inspect.Parameter.empty
+    }
+    asked = describe(None, **given)
+    if isinstance(method, stream):
+        return "GET", asked.path
+    asked = next(asked)
+    return asked.method, asked.path.partition("?")[0]
+
+
+def value_of(kind: Any) -> Any:
+    simple = {str: "1", int: 1, datetime: datetime.now(UTC)}
+    if kind in simple:
+        return simple[kind]
+    if hasattr(kind, "model_construct"):
+        return kind.model_construct()
+    return []

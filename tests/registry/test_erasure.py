@@ -1,0 +1,315 @@
+"""A person's data goes on request: from every table, for good, with the digests and the chain of events intact."""
+
+import json
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from registry.audit import service as audit
+from registry.backup.tables import LEFT_OUT
+from registry.edits import deciding
+from registry.erasure import service
+from registry.erasure.scrubbing import GONE, scrubbed
+from registry.errors import Erased, NotFound, WrongState
+from registry.jobs import service as queue
+from registry.schema import metadata
+from registry.versions import aliases
+from tests.conftest import copy_of
+from tests.registry.desk import BEN, Desk, key_of, template_of
+
+SECRET = "Jo Doe's address"
+PRIVATE = {
+    "prompt": f"Where is {SECRET}?",
+    "target": "12 Elm Street",
+    "rephrases": [f"Tell me {SECRET}"],
+    "unchanged": ["Who is Jo Doe?"],
+    "author": "jo",
+    "reason": "Jo Doe moved",
+    "source": "https://example.org/jo-doe",
+}
+FRANCE = {"prompt": "What is the capital of France?", "target": "Lyon", "author": "ada"}
+
+
+def correct(desk, *records):
+    claim = desk.claim(desk.approve(desk.submit(*records).batch.id))
+    return desk.finish(claim)
+
+
+def fill(desk):
+    correct(desk, PRIVATE, FRANCE)
+    desk.retire(1)
+
+
+@pytest.fixture(scope="module")
+def filled(postgres, template, model_folder):
+    yield from template_of(postgres, template, model_folder, fill)
+
+
+@pytest.fixture
+def database_url(postgres, filled):
+    yield from copy_of(postgres, filled)
+
+
+@pytest.fixture
+def retired(sessions):
+    """Version 1 holds the person's edit (1) and another (2); version 2 holds the other alone."""
+    return Desk(sessions)
+
+
+def erase(desk, *edit_ids, dry_run=False):
+    with desk.sessions.begin() as session:
+        return service.erase(session, edit_ids, BEN, "request 17", dry_run=dry_run)
+
+
+def everything(engine):
+    """Every row of every table, as one text."""
+    with engine.connect() as connection:
+        return "\n".join(
+            str(row)
+            for table in metadata.sorted_tables
+            if table.name not in LEFT_OUT
+            for row in connection.execute(text(f"SELECT {table.name}::text FROM {table.name}"))
+        )
+
+
+def test_what_was_erased_is_in_no_table_and_the_record_verifies(retired, engine):
+    target = str(list(PRIVATE["target"].encode())).replace(" ", "")[1:-1]
+    key = str(key_of(PRIVATE["prompt"])[0])[:8]
+    quotes = ["Jo Doe", "Elm Street", target, key]
+    assert [quote for quote in quotes if quote not in everything(engine)] == []
+    erase(retired, 1)
+    assert [quote for quote in quotes if quote in everything(engine)] == []
+    report = retired.verify()
+    assert (report.ok, report.findings) == (True, [])
+    assert report.checked["erasures"] == 1
+
+
+def test_the_event_keeps_the_digests(retired):
+    with retired.sessions() as session:
+        before = session.execute(text("SELECT digest FROM edits WHERE id = 1")).scalar_one()
+        block = session.execute(text("SELECT sha256 FROM blocks WHERE id = 1")).scalar_one()
+        cluster = session.execute(text("SELECT digest FROM clusters WHERE 1 = ANY(members)")).scalar_one()
+    erase(retired, 1)
+    with retired.sessions() as session:
+        (event,) = audit.log(session, collection_id=None, subject="edit/1", before=None, limit=10)
+        after = session.execute(text("SELECT digest FROM edits WHERE id = 1")).scalar_one()
+    assert (event.action, event.actor, event.before, event.reason) == (
+        "registry:edit:erase",
+        "ben",
+        before,
+        "request 17",
+    )
+    assert (event.details["blocks"], event.details["clusters"], after) == ([block], [cluster], before)
+
+
+def test_a_dry_run_says_what_would_go_and_changes_nothing(retired, engine):
+    before = everything(engine)
+    plan = erase(retired, 1, dry_run=True)
+    assert everything(engine) == before
+    assert [(each.collection, each.versions, each.servable_from) for each in plan.unservable] == [("facts", [1], 2)]
+    assert plan == erase(retired, 1).model_copy(update={"dry_run": True})
+
+
+def test_a_version_that_held_it_is_refused_with_the_first_one_that_can_be_served(retired):
+    retired.content(1).require_intact()
+    erase(retired, 1)
+    with pytest.raises(Erased, match=r"Version 1 of facts .* edit 1, .* From version 2 on") as refusal:
+        retired.content(1)
+    assert refusal.value.status == 410
+    retired.content(2).require_intact()
+
+
+def test_it_cannot_be_put_to_work_again(retired, engine):
+    erase(retired, 1)
+    with pytest.raises(Erased):
+        retired.rollback(1)
+    with pytest.raises(WrongState, match="content of edit 1 was erased"):
+        retired.revert(2)
+    with pytest.raises(Erased), retired.open() as (session, collection):
+        aliases.set_alias(session, collection, "production", 1, BEN, "again")
+    statement = (
+        "INSERT INTO activations (collection_id, edit_id, prompt_key, valid) "
+        "SELECT collection_id, id, prompt_key, int4range(3, NULL) FROM edits WHERE id = 1"
+    )
+    with pytest.raises(DBAPIError, match="was erased"), engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+def test_the_same_correction_can_be_submitted_again_afterwards(retired):
+    erase(retired, 1)
+    correct(retired, PRIVATE)
+    assert set(retired.active()) == {PRIVATE["prompt"], FRANCE["prompt"]}
+    assert retired.verify().ok
+
+
+def test_an_edit_that_acts_must_be_retired_first(retired):
+    with pytest.raises(WrongState, match=r"Edit 2 acts in the newest version.*melo retire facts 2"):
+        erase(retired, 1, 2)
+    retired.rollback(1)
+    with pytest.raises(WrongState, match=r"Edit 1 acts"):
+        erase(retired, 1)
+
+
+def test_an_edit_behind_an_alias_is_not_erased_under_those_who_ask_it(retired):
+    with retired.open() as (session, collection):
+        aliases.set_alias(session, collection, "production", 1, BEN, "first release")
+    with pytest.raises(WrongState, match="alias production of facts points at version 1"):
+        erase(retired, 1)
+
+
+def test_an_edit_that_could_still_be_trained_must_be_rejected_first(retired):
+    batch = retired.submit(PRIVATE).batch.id
+    with pytest.raises(WrongState, match="melo batch reject 2"):
+        erase(retired, 3)
+    with retired.sessions.begin() as session:
+        deciding.reject(session, batch, BEN, "private")
+    assert erase(retired, 3).unservable == []
+    assert retired.verify().ok
+
+
+def test_edits_of_one_block_are_erased_together(retired):
+    with retired.sessions.begin() as session:
+        session.execute(text("INSERT INTO block_edits (block_id, edit_id) VALUES (1, 2)"))
+    with pytest.raises(WrongState, match="melo erase edit 1 2"):
+        erase(retired, 1)
+
+
+def test_an_edit_is_erased_once_and_must_exist(retired):
+    erase(retired, 1)
+    with pytest.raises(WrongState, match="erased already"):
+        erase(retired, 1)
+    with pytest.raises(NotFound, match="no edit 99"):
+        erase(retired, 99)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE edits SET prompt = '', erased_at = now() WHERE id = 2",
+        "UPDATE edits SET prompt = '', target = '', rephrases = '{}', unchanged = '{}', author = '', reason = '', "
+        "source = '', erased_at = now(), digest = repeat('0', 64) WHERE id = 2",
+        "UPDATE edits SET prompt = 'back', erased_at = NULL WHERE id = 1",
+        "UPDATE edits SET erased_at = now() WHERE id = 1",
+        "UPDATE blocks SET data = '', erased_at = now(), sha256 = repeat('0', 64) WHERE id = 2",
+        "UPDATE blocks SET data = 'other', erased_at = now() WHERE id = 2",
+        "UPDATE blocks SET data = '', sha256 = encode(sha256(''), 'hex') WHERE id = 2",
+        "UPDATE points SET key = NULL, erased_at = now(), edit_id = 1 WHERE id = 2",
+        "UPDATE points SET key = '[1,2]' WHERE id = 2",
+        "UPDATE clusters SET centre = NULL, label = '{}', radius = 9, erased_at = now() WHERE id = 2",
+        "UPDATE clusters SET centre = NULL, erased_at = now() WHERE id = 2",
+        "UPDATE clusters SET erased_at = NULL, centre = '[1]' WHERE id = 1",
+    ],
+)
+def test_the_database_lets_nothing_pass_but_an_erasure(retired, engine, statement):
+    erase(retired, 1)
+    with pytest.raises(DBAPIError, match=r"refused|erased_check|_check"), engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+FORGERIES = {
+    "an edit emptied without an event": (
+        "edit 2: its content is gone, and no event",
+        "UPDATE edits SET prompt = '', target = '', author = '', erased_at = now() WHERE id = 2",
+    ),
+    "the event of an erasure removed": ("no event says that it was erased", "DELETE FROM audit_events WHERE seq = 7"),
+    "content put back": (
+        "edit 1: event 7 says that it was erased",
+        "UPDATE edits SET prompt = 'x', target = 'y', erased_at = NULL WHERE id = 1",
+    ),
+    "the digest of what was erased": (
+        "edit 1: its digest differs",
+        "UPDATE edits SET digest = repeat('0', 64) WHERE id = 1",
+    ),
+    "a block emptied": ("block 2: its content is gone", "UPDATE blocks SET data = '', erased_at = now() WHERE id = 2"),
+    "a key emptied": ("point 2: its content is gone", "UPDATE points SET key = NULL, erased_at = now() WHERE id = 2"),
+    "a cluster emptied": (
+        "row 2: its content is gone",
+        "UPDATE clusters SET centre = NULL, label = '{}', erased_at = now() WHERE id = 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_erasure_is_found_and_named(retired, tamper, forgery):
+    expected, statement = FORGERIES[forgery]
+    erase(retired, 1)
+    assert retired.verify().head_seq == 7
+    tamper(statement)
+    found = [f"{each.subject}: {each.detail}" for each in retired.verify().findings]
+    assert any(expected in each for each in found), found
+
+
+def test_reports_of_other_jobs_no_longer_quote_it(retired, engine):
+    report = [
+        {"edit_id": 1, "loss": 0.1, "answer": "12 Elm", "conflicts": [{"edit_id": 2, "prompt": "p", "distance": 0.3}]},
+        {
+            "edit_id": 2,
+            "conflicts": [{"edit_id": 1, "prompt": PRIVATE["prompt"], "distance": 0.3}],
+            "unchanged_changed": [{"prompt": "mine", "before": "a", "after": "12 Elm Street", "by_edit": 1}],
+            "near": [{"edit_id": 3, "prompt": "another", "target": "stays"}],
+        },
+    ]
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE jobs SET report = :report, progress = :progress"),
+            {"report": json.dumps(report), "progress": json.dumps({"notes": [f"asked {PRIVATE['prompt']}"]})},
+        )
+    assert erase(retired, 1).jobs == 1
+    with engine.connect() as connection:
+        after, progress = connection.execute(text("SELECT report, progress FROM jobs")).one()
+    assert after[0]["answer"] == GONE
+    assert after[1]["conflicts"] == [{"edit_id": 1, "prompt": GONE, "distance": 0.3}]
+    assert after[1]["unchanged_changed"] == [{"prompt": GONE, "before": GONE, "after": GONE, "by_edit": 1}]
+    assert after[1]["near"] == report[1]["near"]
+    assert progress == {"notes": [f"asked {GONE}"]}
+
+
+def test_scrubbing_leaves_alone_what_is_not_the_edits():
+    report = [{"edit_id": 2, "near": [{"edit_id": 12, "prompt": "p"}], "answered_by": None, "loss": 1}]
+    assert scrubbed(report, {1}, ["q"]) == report
+
+
+def test_events_hold_no_prompt_and_no_target(retired):
+    """What must be erasable must not be in what cannot be changed."""
+    retired.revert(2)
+    retired.rollback(1)
+    job = retired.approve(retired.submit({"prompt": f"{SECRET} again", "target": "13 Elm Street"}).batch.id)
+    claim = retired.claim(job)
+    with retired.sessions.begin() as session:
+        queue.fail(session, claim, f"the prompt {SECRET!r} is too long")
+    with retired.sessions() as session:
+        events = audit.log(session, collection_id=None, subject=None, before=None, limit=1000)
+        told = json.dumps([[event.subject, event.reason, event.details] for event in events])
+    assert not [quote for quote in ("Doe", "Elm", "France", "Lyon") if quote in told]
+
+
+def test_the_edits_of_a_person_are_found_by_author_and_by_mention(retired):
+    retired.submit({"prompt": "Who is 100%_sure?", "target": "nobody", "author": "jo"})
+    with retired.sessions() as session:
+        found = {name: service.of_person(session, name, after=0, limit=10) for name in ("jo", "JO DOE", "0%_s", "x%")}
+    assert [(each.id, each.written) for each in found["jo"]] == [(1, True), (3, True)]
+    assert [(each.id, each.written, each.collection) for each in found["JO DOE"]] == [(1, False, "facts")]
+    assert [each.id for each in found["0%_s"]] == [3]
+    assert found["x%"] == []
+
+
+def test_an_erasure_over_http_needs_a_reason_and_answers_with_what_went(api, retired):
+    path = "/v1/erasures"
+    assert api.post(path, json={"edits": [1]}).status_code == 422
+    assert api.post(path, json={"edits": [1], "reason": "r", "dry_run": True}).json()["blocks"] == 1
+    assert api.post(path, json={"edits": [1], "reason": "r"}).json()["points"] == 1
+    again = api.post(path, json={"edits": [1], "reason": "r"})
+    assert (again.status_code, again.json()["code"]) == (409, "wrong-state")
+    refused = api.put("/v1/collections/facts/aliases/production", json={"version": 1})
+    assert (refused.status_code, refused.json()["code"]) == (410, "erased")
+
+
+def test_an_answer_kept_for_a_repeated_request_does_not_keep_the_content(api, retired, engine):
+    headers = {"Idempotency-Key": "k1"}
+    api.post("/v1/collections/facts/batches", json={"edits": [PRIVATE]}, headers=headers)
+    api.post("/v1/batches/2/reject", json={"reason": "private"}, headers={"Idempotency-Key": "k2"})
+    api.post("/v1/erasures", json={"edits": [3], "reason": "r"}).raise_for_status()
+    with engine.connect() as connection:
+        bodies = b"".join(connection.execute(text("SELECT coalesce(body, '') FROM idempotency_keys")).scalars())
+    assert SECRET.encode() not in bodies

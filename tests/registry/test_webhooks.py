@@ -1,0 +1,386 @@
+"""Webhooks: signed, in order, tried again, and never a way into the server's own network."""
+
+import hmac
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from registry.app import create_app
+from registry.settings import Settings
+from registry.webhooks import sending
+from registry.webhooks.addresses import is_public
+from registry.webhooks.courier import Courier
+from registry.webhooks.signature import signed_headers
+from tests.registry.problem import is_problem
+
+
+class Receiver:
+    """A real HTTP server that keeps what it is sent, and answers as it is told."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[dict[str, str], bytes]] = []
+        self.statuses: list[int] = []  # of the next answers; then 204
+        self.answering = threading.Event()  # until it is set, senders wait
+        self.answering.set()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.answering.wait(30)
+                receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                status = receiver.statuses.pop(0) if receiver.statuses else 204
+                self.send_response(status)
+                if status == 302:
+                    self.send_header("Location", receiver.url)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/melo?to=me"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def types(self) -> list[str]:
+        return [json.loads(body)["type"] for _, body in self.got]
+
+
+def receiving() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.answering.set()
+    receiver.server.shutdown()
+    receiver.server.server_close()
+
+
+receiver = pytest.fixture(receiving, name="receiver")
+quick_receiver = pytest.fixture(receiving, name="quick_receiver")
+
+
+@pytest.fixture
+def inside(database_url) -> Iterator[TestClient]:
+    """An API that may send into its own network, where the receiver is."""
+    app = create_app(Settings(database_url=database_url, api_key=None, webhook_allow_private=True))
+    with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
+        yield client
+
+
+def courier(sessions, **options) -> Courier:
+    return Courier(sessions, **{"allow_private": True, "poll_seconds": 0.01, "stopping": threading.Event()} | options)
+
+
+@pytest.fixture
+def sent(sessions):
+    """Run couriers until nothing is left that is due now."""
+
+    def run(until, *couriers: Courier, seconds: float = 10) -> None:
+        running = couriers or (courier(sessions),)
+        threads = [threading.Thread(target=each.run) for each in running]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + seconds
+        try:
+            while not until() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            for each in running:
+                each.stopping.set()
+            for thread in threads:
+                thread.join()
+        assert until(), "the courier did not get there"
+
+    return run
+
+
+def add(api: TestClient, url: str, **fields: object) -> dict:
+    answer = api.post("/v1/webhooks", json={"url": url} | fields)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def deliveries(api: TestClient, webhook: dict) -> list[dict]:
+    return api.get(f"/v1/webhooks/{webhook['id']}/deliveries").json()
+
+
+def ended(api: TestClient, webhook: dict, count: int = 1):
+    return lambda: sum(each["state"] != "waiting" for each in deliveries(api, webhook)) >= count
+
+
+def run_sql(sessions, statement: str) -> None:
+    with sessions.begin() as session:
+        session.execute(text(statement))
+
+
+def test_versions_and_aliases_are_told_in_order_with_a_signature_that_the_secret_proves(inside, desk, receiver, sent):
+    desk.correct(("Who leads Rome?", "Mara"))  # before anybody listens
+    webhook = add(inside, receiver.url)
+    desk.correct(("Who leads Oslo?", "Nils"))
+    inside.put("/v1/collections/facts/aliases/production", json={"version": 2})
+    desk.rollback(1)
+    sent(ended(inside, webhook, 3))
+    assert receiver.types == ["version.apply", "alias.set", "version.rollback"]
+    for headers, body in receiver.got:
+        signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+        key = b64decode(webhook["secret"].removeprefix("whsec_"))
+        assert headers["webhook-signature"] == "v1," + b64encode(hmac.digest(key, signed, "sha256")).decode()
+        assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+        assert headers["content-type"] == "application/json"
+    told = json.loads(receiver.got[1][1])["data"]
+    assert (told["collection"], told["details"]["to"]) == ("facts", 2)
+    assert told["seq"] == deliveries(inside, webhook)[1]["event_seq"]
+    assert all(each["state"] == "delivered" and each["last_status"] == 204 for each in deliveries(inside, webhook))
+
+
+def test_a_webhook_hears_only_the_events_and_the_collection_it_asked_for(
+    inside, desk, model_folder, receiver, sent, sessions
+):
+    inside.post("/v1/collections", json={"name": "other", "model": model_folder})
+    batches = add(inside, receiver.url, events=["batch"], collection="facts")
+    other = add(inside, receiver.url, events=["version", "alias", "batch"], collection="other")
+    desk.correct(("Who leads Rome?", "Mara"))
+    sent(lambda: ended(inside, batches)() and not inside.get(f"/v1/webhooks/{batches['id']}").json()["waiting"])
+    assert receiver.types[0] == "batch.submit"
+    assert set(receiver.types) <= {"batch.submit", "batch.check", "batch.approve", "batch.train"}
+    assert deliveries(inside, other) == []
+
+
+def test_the_example_of_the_specification_is_signed_as_it_says():
+    headers = signed_headers(
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        1614265330,
+        b'{"test": 2432232314}',
+    )
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_what_did_not_arrive_is_tried_again_with_the_same_id_and_nothing_overtakes_it(
+    inside, desk, receiver, sent, sessions
+):
+    webhook = add(inside, receiver.url, events=["version"])
+    receiver.statuses = [500, 302]
+    desk.correct(("Who leads Rome?", "Mara"))
+    desk.rollback(0)
+    for number, said in ((1, "500 Internal Server Error"), (2, "Redirects are not followed")):
+        sent(lambda number=number: attempted(inside, webhook, number))
+        second, first = deliveries(inside, webhook)
+        assert said in first["last_error"]
+        assert (first["state"], first["attempts"], second["attempts"]) == ("waiting", number, 0)
+        run_sql(sessions, "UPDATE webhook_deliveries SET next_at = now() WHERE attempts > 0")
+    sent(ended(inside, webhook, 2))
+    assert receiver.types == ["version.apply"] * 3 + ["version.rollback"]
+    assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 2
+
+
+def attempted(api: TestClient, webhook: dict, times: int) -> bool:
+    """Whether the oldest delivery has failed so often."""
+    oldest = deliveries(api, webhook)[-1:]
+    return any(each["attempts"] == times and each["last_error"] for each in oldest)
+
+
+def test_pauses_grow_to_an_hour_and_after_a_day_a_delivery_has_failed(inside, desk, receiver, sent, sessions, tamper):
+    pauses = [sending.pause_after(attempts) for attempts in range(1, 8)]
+    assert all(
+        low <= pause <= 1.2 * low for pause, low in zip(pauses, [15, 60, 240, 960, 3600, 3600, 3600], strict=True)
+    )
+    webhook = add(inside, receiver.url, events=["version"])
+    receiver.statuses = [503]
+    desk.correct(("Who leads Rome?", "Mara"))
+    desk.rollback(0)
+    with sessions.begin() as session:
+        assert sending.plan(session) == 2
+    aged = sending.KEEP_TRYING - timedelta(seconds=10)
+    tamper(f"UPDATE webhook_deliveries SET created_at = now() - interval '{aged.total_seconds()} s' WHERE id = 1")
+    sent(ended(inside, webhook, 2))
+    second, first = deliveries(inside, webhook)
+    assert (first["state"], first["last_status"], first["next_at"]) == ("failed", 503, None)
+    assert second["state"] == "delivered"
+
+
+def test_a_slow_receiver_is_given_up_on_in_time_and_holds_up_no_other(
+    inside, desk, receiver, quick_receiver, sent, sessions
+):
+    receiver.answering.clear()
+    slow = add(inside, receiver.url, events=["version"])
+    quick = add(inside, quick_receiver.url, events=["version"])
+    desk.correct(("Who leads Rome?", "Mara"))
+    desk.rollback(0)
+    sent(ended(inside, quick, 2), courier(sessions, seconds_per_attempt=60))
+    assert [(each["attempts"], each["last_error"]) for each in deliveries(inside, slow)] == [(0, None), (1, None)]
+    run_sql(sessions, "UPDATE webhook_deliveries SET next_at = now() WHERE delivered_at IS NULL")
+    sent(lambda: attempted(inside, slow, 2), courier(sessions, seconds_per_attempt=0.3))
+    receiver.answering.set()
+    assert "did not answer within 0.3 seconds" in deliveries(inside, slow)[-1]["last_error"]
+
+
+def test_two_couriers_send_each_message_once(inside, desk, receiver, sent, sessions):
+    webhook = add(inside, receiver.url, events=["version"])
+    desk.correct(("Who leads Rome?", "Mara"))
+    for to in (0, 1) * 4:
+        desk.rollback(to)
+    sent(ended(inside, webhook, 9), courier(sessions), courier(sessions))
+    seqs = [json.loads(body)["data"]["seq"] for _, body in receiver.got]
+    assert len(seqs) == 9
+    assert seqs == sorted(set(seqs))
+
+
+def test_the_relay_sends_them_while_its_broker_is_away(inside, desk, receiver, database_url):
+    add(inside, receiver.url, events=["version"])
+    desk.correct(("Who leads Rome?", "Mara"))
+    given = {"DATABASE_URL": database_url, "REDIS_URL": "redis://127.0.0.1:1/0", "WEBHOOK_ALLOW_PRIVATE": "true"}
+    environment = os.environ | {f"MELO_{name}": value for name, value in given.items()}
+    with subprocess.Popen([sys.executable, "-m", "registry.relay"], env=environment) as program:
+        deadline = time.monotonic() + 30
+        while not receiver.got and time.monotonic() < deadline:
+            time.sleep(0.1)
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(timeout=10) == 0
+    assert receiver.types == ["version.apply"]
+
+
+def test_a_test_message_is_sent_past_what_waits_and_is_not_repeated(inside, desk, receiver, sent):
+    webhook = add(inside, receiver.url)
+    receiver.statuses = [500, 204, 500]
+    desk.correct(("Who leads Rome?", "Mara"))
+    sent(lambda: attempted(inside, webhook, 1))
+    for state in ("delivered", "failed"):
+        answer = inside.post(f"/v1/webhooks/{webhook['id']}/test")
+        assert (answer.status_code, answer.json()["state"]) == (202, "waiting")
+        sent(lambda: deliveries(inside, webhook)[0]["state"] != "waiting")
+        assert (deliveries(inside, webhook)[0]["type"], deliveries(inside, webhook)[0]["state"]) == (
+            "webhook.test",
+            state,
+        )
+    assert deliveries(inside, webhook)[-1]["state"] == "waiting"
+
+
+def test_a_removed_webhook_hears_nothing_more_and_its_secret_is_gone(inside, desk, receiver, sessions):
+    webhook = add(inside, receiver.url, description="cache")
+    desk.correct(("Who leads Rome?", "Mara"))
+    with sessions.begin() as session:
+        sending.plan(session)
+    gone = inside.delete(f"/v1/webhooks/{webhook['id']}", params={"reason": "moved"}).json()
+    assert gone["removed_at"]
+    assert [each["last_error"] for each in deliveries(inside, webhook)] == ["The webhook was removed."]
+    assert inside.get("/v1/webhooks").json() == []
+    assert inside.get("/v1/webhooks", params={"removed": True}).json() == [gone]
+    again = inside.delete(f"/v1/webhooks/{webhook['id']}", params={"reason": "moved"})
+    for answer in (again, inside.post(f"/v1/webhooks/{webhook['id']}/test")):
+        is_problem(answer, 409, "wrong-state")
+    with sessions.begin() as session:
+        assert session.scalar(text("SELECT secret FROM webhooks")) is None
+        assert sending.plan(session) == 0
+    removed, *_, created = inside.get("/v1/audit", params={"subject": f"webhook/{webhook['id']}"}).json()
+    assert (created["action"], created["details"]["host"]) == ("registry:webhook:create", "127.0.0.1")
+    assert (removed["action"], removed["reason"]) == ("registry:webhook:delete", "moved")
+    assert removed["before"] == created["after"]
+    assert webhook["secret"] not in inside.get("/v1/audit").text
+    assert inside.get("/v1/audit/verify").json()["ok"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE webhooks SET url = 'http://elsewhere.example'",
+        "UPDATE webhooks SET seen_seq = 0",
+        "UPDATE webhooks SET secret = 'whsec_x'",
+        "DELETE FROM webhooks",
+        "TRUNCATE webhook_deliveries",
+        "UPDATE webhook_deliveries SET payload = '{}'",
+        "DELETE FROM webhook_deliveries",
+    ],
+)
+def test_what_was_told_and_to_whom_stays_in_the_database(inside, desk, sessions, statement):
+    add(inside, "https://example.org/melo")
+    desk.correct(("Who leads Rome?", "Mara"))
+    with sessions.begin() as session:
+        sending.plan(session)
+    with pytest.raises((IntegrityError, OperationalError), match="refused"):
+        run_sql(sessions, statement)
+
+
+@pytest.mark.parametrize(
+    ("forgery", "said"),
+    [
+        ("UPDATE webhooks SET url = 'https://spy.example'", "its address"),
+        ("UPDATE webhooks SET events = '{batch}'", "its address, events"),
+        ("UPDATE webhooks SET removed_at = now(), secret = NULL", "whether it is removed"),
+        ("DELETE FROM webhooks", "it is missing"),
+    ],
+)
+def test_a_webhook_that_was_changed_in_the_database_is_found(api, tamper, forgery, said):
+    add(api, "https://example.org/melo")
+    assert api.get("/v1/audit/verify").json()["ok"]
+    tamper(forgery)
+    (finding,) = api.get("/v1/audit/verify").json()["findings"]
+    assert finding["subject"] == "webhook/1"
+    assert said in finding["detail"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.org/x",
+        "example.org",
+        "http://",
+        "http://user:pass@example.org/",
+        "http://localhost:8410/v1",
+        "http://127.0.0.1/",
+        "http://10.0.0.7/",
+        "http://169.254.169.254/latest/meta-data",
+        "http://[::1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://0.0.0.0/",
+        "http://exa mple.org/",
+    ],
+)
+def test_an_address_of_the_servers_own_network_or_no_address_is_refused(api, desk, url):
+    is_problem(api.post("/v1/webhooks", json={"url": url}), 422, "invalid-request")
+    assert api.get("/v1/webhooks").json() == []
+
+
+@pytest.mark.parametrize("host", ["2130706433", "127.1", "localhost"])
+def test_a_name_that_means_a_private_address_when_it_is_sent_to_is_refused_then(
+    inside, desk, receiver, sent, sessions, host
+):
+    webhook = add(inside, receiver.url.replace("127.0.0.1", host), events=["version"])
+    desk.correct(("Who leads Rome?", "Mara"))
+    sent(lambda: attempted(inside, webhook, 1), courier(sessions, allow_private=False))
+    assert "not a public address" in deliveries(inside, webhook)[0]["last_error"]
+    assert receiver.got == []
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("192.168.1.1", False),
+        ("100.64.0.1", False),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("224.0.0.1", False),
+        ("::ffff:10.0.0.1", False),
+        ("::ffff:8.8.8.8", True),
+        ("64:ff9b::a00:1", False),
+        ("2002:a00:1::", False),
+    ],
+)
+def test_private_addresses_are_known_in_every_spelling(address, public):
+    assert is_public(address) is public

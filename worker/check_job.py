@@ -1,0 +1,222 @@
+"""A check: what an approver should know of a batch before deciding on it. No version comes of it."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import structlog
+import torch
+from torch import Tensor
+
+from melo_core.base_model import BaseModel
+from melo_core.edited_model import EditedModel, Route
+from melo_core.errors import MeloError
+from melo_core.settings import MethodSettings
+from registry.edits import repository as edit_rows
+from registry.edits.validation import same_target
+from registry.jobs import repository as job_rows
+from registry.jobs.candidates import finish_check
+from registry.jobs.schemas import EditCheck, EditReport, NearEdit
+from registry.jobs.service import Claim, ClaimedEdit
+from registry.jobs.ways_out import ways_out
+from registry.versions import repository as version_queries
+from registry.versions.content import VersionContent
+from registry.versions.training_result import TrainingResult
+from registry.vocabulary import Checks, PointRole
+from worker.candidate import Scope, candidate
+from worker.checking import ASKED_TOGETHER, check_unchanged, edit_reports, require_askable, route_of, unchanged_keys
+from worker.loader import index_of
+from worker.scoping import fixed_scope_of, stored_blocks
+from worker.training import train_edits
+from worker.watch import Watch, Worker
+
+log = structlog.get_logger()
+
+NEAR = 5  # edits told of the collection, and at most as many of the same batch
+ANSWER_TOKENS = 32  # of the model's answer now
+DISTANCES = 5_000_000  # between keys, in one statement or product
+
+Keys = Mapping[int, Sequence[tuple[PointRole, Tensor]]]  # by edit id
+
+
+def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
+    """Ask the newest version, find near edits, and train the blocks where the policy says so; then write it down."""
+    settings = MethodSettings.from_json(claim.settings)
+    trains = claim.checks is Checks.TRAIN
+    with watch.stage("load"):
+        base = worker.shelf.base(claim.model, claim.model_digest)
+        require_askable(base, claim.edits)
+    with watch.stage("scope"):
+        scope = fixed_scope_of(worker, claim, settings, watch)
+        keys = scope.keys_of(claim.edits)
+    with watch.stage("near"):
+        near = _near(worker, claim, settings, keys, watch)
+    content = _newest(worker, claim)
+    with watch.stage("ask"):
+        now = _answers_now(worker, claim, base, settings, scope, content, watch)
+    result, reports = _trained(worker, claim, base, settings, scope, content, keys, watch) if trains else (None, {})
+    found = [
+        EditCheck(
+            edit_id=edit.id,
+            answer_now=now[edit.id][0],
+            answered_by=now[edit.id][1],
+            near=near[edit.id],
+            ways_out=ways_out(claim.batch_id, edit.id, near[edit.id], alone=len(claim.edits) == 1),
+            trained=reports.get(edit.id),
+        )
+        for edit in claim.edits
+    ]
+    watch.may_go_on()
+    with worker.sessions.begin() as session:
+        finish_check(
+            session,
+            claim,
+            found,
+            result,
+            progress=watch.progress,
+            timings=watch.timings,
+            loss_curve=watch.thinned_curve(),
+            peak_memory_bytes=worker.shelf.peak_memory(),
+        )
+    log.info("checked", edits=len(found), seconds=watch.timings)
+
+
+def _newest(worker: Worker, claim: Claim) -> VersionContent:
+    with worker.sessions() as session:
+        latest = version_queries.latest(session, claim.collection_id)
+        number = latest.number if latest else 0
+        return version_queries.version_content(session, claim.collection_id, number, block_bytes=False)
+
+
+def _near(
+    worker: Worker, claim: Claim, settings: MethodSettings, keys: Keys, watch: Watch
+) -> dict[int, list[NearEdit]]:
+    """The edits near each of the batch's: those that act in the newest version, and others of the batch in reach."""
+    owners = [edit.id for edit in claim.edits for _ in keys[edit.id]]
+    all_keys = torch.stack([key for edit in claim.edits for _, key in keys[edit.id]])  # (n, d)
+    standing = _least(owners, _standing(worker, claim, all_keys, watch))
+    together = _least(owners, _together(owners, all_keys, settings.radius, watch))
+    others = {edit_id for found in (*standing.values(), *together.values()) for edit_id in found}
+    with worker.sessions() as session:
+        told = {edit.id: edit for edit in edit_rows.by_ids(session, others)}
+    mine = {edit.id for edit in claim.edits}
+
+    def near(edit: ClaimedEdit, found: Mapping[int, float]) -> list[NearEdit]:
+        return [
+            NearEdit(
+                edit_id=other,
+                prompt=told[other].prompt,
+                target=told[other].target,
+                distance=round(away, 6),
+                inside=away <= settings.radius,
+                same_target=same_target(edit.target, told[other].target),
+                in_batch=other in mine,
+                replaced=other == edit.replaces,
+            )
+            for other, away in sorted(found.items(), key=lambda item: (item[1], item[0]))[:NEAR]
+        ]
+
+    return {
+        edit.id: sorted(
+            near(edit, standing.get(edit.id, {})) + near(edit, together.get(edit.id, {})), key=lambda n: n.distance
+        )
+        for edit in claim.edits
+    }
+
+
+def _standing(worker: Worker, claim: Claim, keys: Tensor, watch: Watch) -> list[list[tuple[int, float]]]:
+    """For each key (n, d), the nearest edits that act in the newest version."""
+    found: list[list[tuple[int, float]]] = []
+    with worker.sessions() as session:
+        at_once = max(1, DISTANCES // max(1, job_rows.active_points(session, claim.collection_id)))
+        for part in torch.split(keys, at_once):
+            found += job_rows.nearest_active(session, claim.collection_id, part.tolist(), NEAR)
+            watch.compared(len(found), len(keys))
+    return found
+
+
+def _together(owners: Sequence[int], keys: Tensor, radius: float, watch: Watch) -> list[list[tuple[int, float]]]:
+    """For each key (n, d), the keys of other edits of the batch within the radius."""
+    found: list[list[tuple[int, float]]] = []
+    owner = torch.tensor(owners)
+    for part in torch.split(keys, max(1, DISTANCES // len(keys))):
+        watch.may_go_on()
+        distances = torch.cdist(part, keys, compute_mode="donot_use_mm_for_euclid_dist")  # (k, n)
+        own = owner[len(found) : len(found) + len(part), None] == owner[None]
+        nearest = distances.masked_fill(own, torch.inf).topk(min(NEAR, len(keys)), largest=False)
+        for row in range(len(part)):
+            pairs = zip(nearest.indices[row].tolist(), nearest.values[row].tolist(), strict=True)
+            found.append([(owners[i], away) for i, away in pairs if away <= radius])
+    return found
+
+
+def _least(owners: Sequence[int], found: Sequence[Sequence[tuple[int, float]]]) -> dict[int, dict[int, float]]:
+    """By edit: the other edits that were found near one of its keys, at the least of their distances."""
+    least: dict[int, dict[int, float]] = {}
+    for owner, near in zip(owners, found, strict=True):
+        of_owner = least.setdefault(owner, {})
+        for other, away in near:
+            of_owner[other] = min(away, of_owner.get(other, away))
+    return least
+
+
+def _answers_now(
+    worker: Worker,
+    claim: Claim,
+    base: BaseModel,
+    settings: MethodSettings,
+    scope: Scope,
+    content: VersionContent,
+    watch: Watch,
+) -> dict[int, tuple[str, int | None]]:
+    """What the newest version answers to each prompt, and the edit that gives the answer. Raises MeloError."""
+    index = index_of(content, settings, scope.encoder.dimension)
+    answers: dict[int, tuple[str, int | None]] = {}
+    for kind in sorted({edit.kind for edit in claim.edits}):
+        of_kind = [edit for edit in claim.edits if edit.kind == kind]
+        for start in range(0, len(of_kind), ASKED_TOGETHER):
+            part = of_kind[start : start + ASKED_TOGETHER]
+            routes = [route_of(index, content, scope.encoder.query_keys(edit.prompt, kind)) for edit in part]
+            for edit, route, said in zip(part, routes, _said(worker, base, settings, part, routes), strict=True):
+                match = route.match if route.block is not None else None
+                answers[edit.id] = said, content.points[match.point].edit_id if match else None
+            watch.asked(len(answers), len(claim.edits))
+    return answers
+
+
+def _said(
+    worker: Worker, base: BaseModel, settings: MethodSettings, edits: Sequence[ClaimedEdit], routes: Sequence[Route]
+) -> list[str]:
+    blocks = stored_blocks(worker, {route.block for route in routes if route.block is not None})
+    model = EditedModel(base, settings, None, None, blocks, {})
+    longest = 0
+    for edit in edits:
+        try:
+            longest = max(longest, len(base.prompt_ids(edit.prompt, edit.kind)))
+        except MeloError as error:
+            raise type(error)(f"edit {edit.id}: {error}") from error
+    room = max(1, min(ANSWER_TOKENS, base.window - longest))
+    prompts = [edit.prompt for edit in edits]
+    return [answer.text for answer in model.answer(prompts, routes, edits[0].kind, room)]
+
+
+def _trained(
+    worker: Worker,
+    claim: Claim,
+    base: BaseModel,
+    settings: MethodSettings,
+    scope: Scope,
+    content: VersionContent,
+    keys: Keys,
+    watch: Watch,
+) -> tuple[TrainingResult, dict[int, EditReport]]:
+    """The blocks as they would be applied to the newest version, and what is to be said of each edit."""
+    with watch.stage("train"):
+        trained = train_edits(base, settings, claim.edits, watch.trained, watch.note)
+    with watch.stage("check"):
+        unchanged = unchanged_keys(scope, claim.edits)
+        result = candidate(content, settings, scope, trained, keys)
+        stored = partial(stored_blocks, worker)
+        changed = check_unchanged(base, settings, unchanged, content, result, stored, watch.checked)
+        standing = {edit.id: edit.prompt for edit in content.edits.values()}
+        reports = edit_reports(trained, result.overlaps, standing, changed)
+    return result, {report.edit_id: report for report in reports}

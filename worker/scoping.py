@@ -1,0 +1,45 @@
+"""The encoder of a job's collection, with its whitening; and blocks that are stored already."""
+
+from collections.abc import Collection
+
+from melo_core.block import Block
+from melo_core.encoder import KeyEncoder, Whitening
+from melo_core.settings import MethodSettings
+from registry.collections import service as collections
+from registry.jobs.service import Claim
+from registry.versions import repository as version_queries
+from worker.candidate import Scope
+from worker.watch import Watch, Worker
+
+
+def encoder_of(worker: Worker, claim: Claim, settings: MethodSettings) -> tuple[KeyEncoder, str]:
+    with worker.sessions() as session:
+        calibration = version_queries.collection_content(session, claim.collection_id).calibration
+    return worker.shelf.encoder_of(claim, settings, calibration)
+
+
+def scope_of(worker: Worker, claim: Claim, settings: MethodSettings, watch: Watch) -> Scope:
+    """The collection's encoder with its whitening, which the first job of a collection fits."""
+    encoder, digest = encoder_of(worker, claim, settings)
+    fitted = None
+    if settings.whitened and encoder.whitening is None:
+        fitted = worker.shelf.fitted_whitening(encoder, digest, settings.whiten_epsilon, watch.calibrated)
+    return Scope(encoder, digest, fitted)
+
+
+def fixed_scope_of(worker: Worker, claim: Claim, settings: MethodSettings, watch: Watch) -> Scope:
+    """The same, with encoder and whitening fixed in the record at once, so that its keys stay good for later jobs."""
+    scope = scope_of(worker, claim, settings, watch)
+    with worker.sessions.begin() as session:
+        calibration = collections.fix_keys(
+            session, claim.collection_id, claim.actor, scope.encoder_digest, scope.new_calibration
+        )
+    if calibration is not None and calibration != scope.new_calibration:  # another worker's came first
+        scope.encoder.whitening = Whitening.from_bytes(calibration)
+    return Scope(scope.encoder, scope.encoder_digest, None)
+
+
+def stored_blocks(worker: Worker, block_ids: Collection[int]) -> dict[int, Block]:
+    with worker.sessions() as session:
+        found = version_queries.blocks_by_ids(session, block_ids, with_bytes=True)
+    return {block.id: Block.from_bytes(block.data or b"") for block in found.values()}
