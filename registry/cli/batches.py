@@ -10,7 +10,7 @@ from registry.cli.edits import Wait
 from registry.cli.findings import show_findings
 from registry.cli.follow import approved, follow, notes_of
 from registry.cli.invocation import invocation
-from registry.cli.show import AsJson, example, fields, print_json, table
+from registry.cli.show import AsJson, example, fields, print_json, prompt_of, table
 from registry.vocabulary import BatchState
 
 if TYPE_CHECKING:
@@ -169,7 +169,9 @@ def _show(console: "Console", batch: "BatchView", findings: bool) -> None:
         show_check(console, batch)
     else:
         columns = ["edit#", "prompt", "target", "replaces#", "author"]
-        rows = [[each.id, each.prompt, each.target, each.replaces, each.author] for each in batch.edits[:SHOWN_EDITS]]
+        rows = [
+            [each.id, prompt_of(each), each.target, each.replaces, each.author] for each in batch.edits[:SHOWN_EDITS]
+        ]
         table(console, columns, rows, empty="No edits.")
     if len(batch.edits) > SHOWN_EDITS:
         console.print(f"… and {len(batch.edits) - SHOWN_EDITS} more: --json prints all.")

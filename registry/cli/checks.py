@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from registry.cli.findings import SHOWN, show_reports
-from registry.cli.show import table, visible
+from registry.cli.show import prompt_of, table, visible
 from registry.vocabulary import JobState
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ def show_check(console: "Console", batch: "BatchView") -> None:
         check = found.get(edit.id)
         trained = [_trained(check, edit.target)] if has_trained else []
         now = check and _now(check)
-        rows.append([edit.id, edit.prompt, now, edit.target, *trained, _near(check), _verdict(batch, edit.id, check)])
+        rows.append(
+            [edit.id, prompt_of(edit), now, edit.target, *trained, _near(check), _verdict(batch, edit.id, check)]
+        )
     table(console, columns, rows, empty="No edits.")
     if batch.job is not None:  # it is decided
         return

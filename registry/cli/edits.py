@@ -12,7 +12,7 @@ from registry.cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
 from registry.cli.files import EditFile, open_edits
 from registry.cli.follow import approved, follow
 from registry.cli.invocation import Invocation, invocation
-from registry.cli.show import AsJson, example, print_json, table
+from registry.cli.show import AsJson, example, print_json, prompt_of, table
 from registry.vocabulary import EditKind, OnConflict
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def list_edits(
         return
     columns = ["edit#", "prompt", "target", "active since#", "replaces#", "batch#", "author"]
     rows = [
-        [each.id, each.prompt, each.target, each.active_since, each.replaces, each.batch_id, each.author]
+        [each.id, prompt_of(each), each.target, each.active_since, each.replaces, each.batch_id, each.author]
         for each in found
     ]
     table(call.out, columns, rows, empty="No edits.")

@@ -16,6 +16,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from registry.edits.schemas import EditView
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print plain JSON and nothing else.")]
 
 
@@ -63,6 +65,11 @@ def cell(value: object) -> Text:
     if isinstance(value, bool):
         return Text("yes" if value else "no")
     return Text(visible(str(value)))
+
+
+def prompt_of(edit: "EditView") -> str | Text:
+    """As it was submitted, unless its content was erased since."""
+    return edit.prompt if edit.erased_at is None else Text("erased", style="dim")
 
 
 def visible(text: str) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 from registry.cli.errors import NEEDS_WORKER, CommandError
 from registry.cli.files import lines_of
 from registry.cli.invocation import Invocation, invocation
-from registry.cli.show import AsJson, example, fields, print_json, table, visible
+from registry.cli.show import AsJson, example, fields, print_json, prompt_of, table, visible
 from registry.cli.times import TIME_HELP, moment
 
 if TYPE_CHECKING:
@@ -149,7 +149,8 @@ def log(
         print_json(found)
         return
     state = "acts" if found.active else "does not act"
-    call.out.print(Text(visible(f"Edit {found.edit.id} of {found.collection} {state}: {found.edit.prompt!r}")))
+    prompt = repr(found.edit.prompt) if found.edit.erased_at is None else "its content was erased"
+    call.out.print(Text(visible(f"Edit {found.edit.id} of {found.collection} {state}: {prompt}")))
     columns = ["at", "what", "acts", "version#", "other edit#", "who", "why"]
     rows = [
         [each.at, each.what, each.acts, each.version, each.other_edit, each.who, each.why] for each in found.entries
@@ -297,7 +298,7 @@ def _show_diff(call: Invocation, collection: str, found: "DiffView") -> None:
         return
 
     def row(sign: str, edit: "EditView", colour: str) -> list[object]:
-        return [Text(sign, style=colour), edit.id, edit.prompt, Text(edit.target, style=colour), edit.author]
+        return [Text(sign, style=colour), edit.id, prompt_of(edit), Text(edit.target, style=colour), edit.author]
 
     rows = [row("+", edit, "green") for edit in found.added]
     rows += [row("-", edit, "red") for edit in found.retired]
