@@ -40,7 +40,9 @@ class Needs:
         caller: Caller = request.state.caller
         role = caller.highest if self.anywhere else caller.role_in(None)
         words = "any collection" if self.anywhere else "all collections"
-        if not (role and role.covers(self.role)) and not self.anywhere:
+        # The place is looked up for whoever may have a higher role there, and for the words of a refusal.
+        elsewhere = caller.roles.keys() - {None} or not (role and role.covers(self.role))
+        if elsewhere and not self.anywhere:
             words, collection_id = place_of(session, request, self.query)
             role = caller.role_in(collection_id)
         if role is None or not role.covers(self.role):

@@ -113,7 +113,14 @@ def _database(request: Request, error: Exception) -> JSONResponse:
 
 
 def _defect(request: Request, error: Exception) -> JSONResponse:
-    log.error("defect", path=request.url.path, exc_info=error)
+    if isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.Error):
+        # Neither the statement nor the server's DETAIL: both quote rows, which may hold secrets, or what was erased.
+        told = error.orig.diag
+        log.error(
+            "defect", path=request.url.path, error=told.message_primary, state=told.sqlstate, of=told.constraint_name
+        )
+    else:
+        log.error("defect", path=request.url.path, exc_info=error)
     problem = RegistryError(
         "The server met an error that it does not know.",
         f"Report it with the request id {request.state.request_id}.",

@@ -9,13 +9,15 @@ killed between sending and marking.
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerAway
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 from tenacity.stop import stop_when_event_set
@@ -31,6 +33,8 @@ from registry.webhooks.courier import Courier
 log = structlog.get_logger("melo.relay")
 
 _AT_ONCE = 100
+# InternalError: the server is read-only for a while, after a failover. TimeoutError: of the pool of connections.
+AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout, BrokerAway, OSError)
 Result = TypeVar("Result")
 Send = Callable[[str, int], None]  # topic and job id
 
@@ -54,7 +58,7 @@ class Relay:
     def patiently(self, act: Callable[[], Result]) -> Result | None:
         """Do it, waiting ever longer while the database or the broker is away. None: told to stop meanwhile."""
         retrying = Retrying(
-            retry=retry_if_exception_type((OperationalError, InterfaceError, BrokerAway, OSError)),
+            retry=retry_if_exception_type(AWAY),
             wait=wait_exponential_jitter(initial=0.5, max=15),
             stop=stop_when_event_set(self.stopping),
             sleep=self.pause,
@@ -127,13 +131,24 @@ def main() -> None:
     except SchemaMismatch as error:
         raise SystemExit(f"{error.title}. {error}") from None
     courier = Courier(relay.sessions, settings.webhook_allow_private, settings.relay_poll_seconds, stopping)
-    webhooks = threading.Thread(target=courier.run, name="webhooks")
-    webhooks.start()
     log.info("started")
-    relay.run()
-    webhooks.join()
-    engine.dispose()
-    log.info("stopped")
+    try:
+        together(stopping, relay.run, courier.run)
+    finally:
+        engine.dispose()
+        log.info("stopped")
+
+
+def together(stopping: threading.Event, run: Callable[[], None], beside: Callable[[], None]) -> None:
+    """Run both until `stopping` is set. A failure of either stops the other and is raised, for a supervisor to see."""
+    with ThreadPoolExecutor(1, "beside") as threads:
+        other = threads.submit(beside)
+        other.add_done_callback(lambda _: stopping.set())
+        try:
+            run()
+        finally:
+            stopping.set()
+        other.result()
 
 
 if __name__ == "__main__":

@@ -128,12 +128,19 @@ def _require_local_name(request: Request) -> None:
     """
     names = [_host_of(request.headers.get("Host", ""))]
     if "Origin" in request.headers:
-        names.append(urlsplit(request.headers["Origin"]).hostname or "")
+        names.append(_host_of_origin(request.headers["Origin"]))
     if not all(_is_loopback(name) for name in names):
         raise NotLocal(
             "Without an API key this machine is served under the name localhost or 127.0.0.1 alone.",
             "Ask for one of these names, or send a key (`melo key create`).",
         )
+
+
+def _host_of_origin(header: str) -> str:
+    try:
+        return urlsplit(header).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _host_of(header: str) -> str:

@@ -213,4 +213,9 @@ def _state(key: ApiKey, now: datetime) -> KeyState:
 
 
 def _day(moment: datetime | None) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if moment else ""
+    if moment is None:
+        return ""
+    try:
+        return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except OverflowError:  # in the first hours of the first year, or the last of the last
+        return moment.isoformat()

@@ -20,7 +20,7 @@ from tenacity import (
 
 from registry.client.administration import Administration
 from registry.client.corrections import Corrections
-from registry.client.errors import no_answer, refusal
+from registry.client.errors import MeloClientError, no_answer, refusal
 from registry.client.exchanges import Asked, Exchange, Lines, whole_lines
 from registry.client.history import History
 
@@ -37,7 +37,7 @@ class _Client(Corrections, History, Administration):
     ) -> None:
         headers = {"User-Agent": "melo-client"}
         if api_key:
-            headers["Authorization"] = f"Bearer {api_key}"
+            headers["Authorization"] = f"Bearer {_as_header(api_key)}"
         if actor:
             headers["X-Melo-Actor"] = quote(actor, safe=" @/.+-_")
         self.api_url = api_url.rstrip("/")
@@ -46,6 +46,18 @@ class _Client(Corrections, History, Administration):
             "headers": headers,
             "timeout": timeout_seconds,
         }
+
+
+def _as_header(api_key: str) -> str:
+    """The key as a header can carry it. Raises MeloClientError, which does not repeat it."""
+    key = api_key.strip()  # a file that it was read from ends with a line break
+    if not (key.isascii() and key.isprintable()):
+        raise MeloClientError(
+            "The API key cannot be sent",
+            "It has characters that no key has.",
+            "Give it as `melo key create` showed it, in MELO_API_KEY.",
+        )
+    return key
 
 
 class MeloClient(_Client):

@@ -27,9 +27,12 @@ def find(session: Session, scope: str, key: str) -> KeptAnswer | None:
     return session.scalars(query.where(KeptAnswer.created_at > func.now() - KEPT_FOR)).one_or_none()
 
 
+def forget(session: Session, scope: str, key: str) -> None:
+    """The expired answer under a key that is used anew. Before the effect: the chain's lock is the last to be taken."""
+    session.execute(delete(KeptAnswer).where(KeptAnswer.scope == scope, KeptAnswer.key == key))
+
+
 def add(session: Session, answer: KeptAnswer) -> None:
-    """In place of an expired one under the same key, where there is one."""
-    session.execute(delete(KeptAnswer).where(KeptAnswer.scope == answer.scope, KeptAnswer.key == answer.key))
     session.add(answer)
     session.flush()
 

@@ -35,6 +35,7 @@ def claim(session: Session, scope: str, key: str, method: str, path: str, reques
     repository.lock(session, scope, key)
     kept = repository.find(session, scope, key)
     if kept is None:
+        repository.forget(session, scope, key)
         repository.sweep(session)
         return Claim(session, scope, key, method, path, request_digest)
     if kept.request_digest != request_digest:

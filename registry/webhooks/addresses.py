@@ -9,6 +9,7 @@ from registry.errors import InvalidRequest
 
 _HOST = re.compile(r"[a-z0-9._:-]+", re.IGNORECASE)
 _NAT64 = IPv6Network("64:ff9b::/96")
+_UNICAST = IPv6Network("2000::/3")
 
 
 def require_sendable(url: str, *, allow_private: bool) -> httpx.URL:
@@ -28,7 +29,13 @@ def require_sendable(url: str, *, allow_private: bool) -> httpx.URL:
 
 def is_public(address: str) -> bool:
     """Whether an IP address lies in the public internet, also where it is wrapped into an IPv6 one."""
-    return all(each.is_global and not each.is_multicast for each in _meant(ip_address(address.partition("%")[0])))
+    return all(_is_public(each) for each in _meant(ip_address(address.partition("%")[0])))
+
+
+def _is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Of IPv6, only what is given out for the internet: there are more special ranges than a Python knows."""
+    given_out = isinstance(address, IPv4Address) or address in _UNICAST or address in _NAT64
+    return given_out and address.is_global and not address.is_multicast
 
 
 def _meant(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,10 +40,15 @@ class Courier:
     stopping: threading.Event
     seconds_per_attempt: float = SECONDS_PER_ATTEMPT
     _tls: ssl.SSLContext = field(default_factory=httpx.create_ssl_context)
+    # Of their own: a look-up cannot be interrupted, and the threads that speak to the database must not wait for it.
+    _names: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_AT_ONCE, "names"))
 
     def run(self) -> None:
         """Until `stopping` is set. What is being sent then is sent again by the next courier."""
-        asyncio.run(self._run())
+        try:
+            asyncio.run(self._run())
+        finally:
+            self._names.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self) -> None:
         rounds: set[asyncio.Task[None]] = set()
@@ -147,8 +153,8 @@ class Courier:
     async def _addresses(self, url: httpx.URL) -> list[str]:
         """What the host's name means now. Raises RegistryError where any of it lies in a private network."""
         port = url.port or (443 if url.scheme == "https" else 80)
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(url.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM)
+        look_up = partial(socket.getaddrinfo, url.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._names, look_up)
         addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
         private = [address for address in addresses if not self.allow_private and not is_public(address)]
         if private:

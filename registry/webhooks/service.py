@@ -29,7 +29,7 @@ def create(session: Session, new: NewWebhook, actor: Actor, *, allow_private: bo
     secret = new_secret()
     webhook = Webhook(
         collection_id=collection.id if collection else None,
-        url=new.url,
+        url=str(url),  # the scheme in lower case
         secret=secret,
         events=sorted(set(new.events)),
         description=new.description,

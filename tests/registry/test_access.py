@@ -199,6 +199,19 @@ def test_an_editor_withdraws_their_own_batch_and_no_other(api, remote, desk):
     assert withdrawn.json()["state"] == "rejected"
 
 
+def test_a_higher_role_in_a_collection_counts_beside_one_in_all(api, remote, desk):
+    roles = [{"role": "editor", "collection": None}, {"role": "approver", "collection": "facts"}]
+    headers = carrying(api.post("/v1/keys", json={"name": "both", "roles": roles}).json()["key"])
+    desk.submit(PARIS)
+    assert remote.post("/v1/batches/1/reject", json={"reason": "no"}, headers=headers).json()["state"] == "rejected"
+    assert api.get("/v1/audit", params={"collection": "facts"}).json()[0]["role"] == "approver"
+
+
+def test_a_key_that_would_have_expired_in_the_first_year_is_refused(api):
+    new = {"name": "old", "roles": [{"role": "viewer", "collection": None}], "expires_at": "0001-01-01T00:00:00+01:00"}
+    is_problem(api.post("/v1/keys", json=new), 422, "invalid-request")
+
+
 def test_a_keys_secret_is_shown_once_and_kept_nowhere(api, remote, desk, engine, capsys):
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     repeatable = {"Idempotency-Key": "k1"}  # whose answers are kept
@@ -319,6 +332,7 @@ def test_this_machine_is_an_operators_unless_somebody_else_speaks_through_it(api
         ({"Host": "localhost:8410"}, 200),
         ({"Host": "evil.example.org"}, 403),  # a name that resolves to 127.0.0.1
         ({"Origin": "https://evil.example.org"}, 403),  # a web page in the user's browser
+        ({"Origin": "http://[::1"}, 403),  # no address at all
         ({"Origin": "http://localhost:8410"}, 200),
         ({"X-Forwarded-For": "10.0.0.7"}, 401),  # a proxy on this machine
         ({"Forwarded": "for=10.0.0.7"}, 401),

@@ -183,6 +183,19 @@ def test_a_client_says_where_nobody_answers(connect):
             assert "melo up" in caught.value.remedy
 
 
+@pytest.mark.parametrize("key", ["melo_0123_sécret", "melo_0123\nsecret"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_repeated(key):
+    with pytest.raises(MeloClientError) as caught:
+        MeloClient("http://127.0.0.1:1", key)
+    assert "cret" not in str(caught.value)
+
+
+def test_a_key_read_from_a_file_may_end_with_a_line_break(served):
+    with MeloClient(served, "melo_0123456789ab_wrong\n") as client, pytest.raises(MeloClientError) as caught:
+        client.collections()
+    assert caught.value.status == 401
+
+
 def test_a_client_tells_a_server_that_is_no_registry(connect, served):
     with connect(f"{served}/elsewhere") as client, pytest.raises(MeloClientError) as caught:
         client.collections()

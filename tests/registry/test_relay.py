@@ -16,7 +16,7 @@ import redis
 from sqlalchemy import text
 
 from registry.embedded import valkey
-from registry.relay import Relay
+from registry.relay import Relay, together
 from tests.registry.desk import Desk
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
@@ -107,6 +107,19 @@ def test_the_program_sends_through_the_broker_and_ends_on_sigterm(database_url, 
         assert program.wait(timeout=10) == 0
     headers = json.loads(message)["headers"]
     assert (headers["task"], headers["argsrepr"]) == ("worker.train", f"[{job}]")
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_when_one_half_fails_the_other_stops_and_the_failure_is_seen(broken):
+    stopping = threading.Event()
+
+    def fails():
+        raise ValueError("a defect")
+
+    halves = [stopping.wait, stopping.wait]
+    halves[broken] = fails
+    with pytest.raises(ValueError, match="a defect"):
+        together(stopping, *halves)
 
 
 def test_the_program_says_that_the_schema_is_missing(empty_database_url, broker):

@@ -380,7 +380,14 @@ def test_a_name_that_means_a_private_address_when_it_is_sent_to_is_refused_then(
         ("::ffff:8.8.8.8", True),
         ("64:ff9b::a00:1", False),
         ("2002:a00:1::", False),
+        ("fec0::1", False),
+        ("::10.0.0.1", False),
+        ("64:ff9b:1::a00:1", False),
     ],
 )
 def test_private_addresses_are_known_in_every_spelling(address, public):
     assert is_public(address) is public
+
+
+def test_an_address_in_capitals_is_one_too(api):
+    assert add(api, "HTTPS://Example.org/Melo")["url"] == "https://example.org/Melo"
