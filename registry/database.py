@@ -41,7 +41,10 @@ def make_engine(url: str, statement_timeout_seconds: float = 30, pool_size: int 
         connect_args={
             "connect_timeout": 5,
             # jit: a plan over a large collection looks dear, and compiling it would take longer than running it.
-            "options": f"-c statement_timeout={milliseconds} -c timezone=UTC -c application_name=melo -c jit=off",
+            # extra_float_digits: digests are of exact floats, and a server's setting below 1 would round them.
+            # datestyle: a backup's rows are text, which another server must read as it was meant.
+            "options": f"-c statement_timeout={milliseconds} -c timezone=UTC -c application_name=melo -c jit=off "
+            "-c extra_float_digits=1 -c datestyle=ISO",
         },
     )
 

@@ -138,17 +138,21 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- And so does every edit that ever acts. (Per statement: one query for a batch of any size.)
+-- And so does every edit that ever acts. (Per statement: one query for a batch of any size; INTERSECT, because each
+-- edit is then not compared with all that were declined.)
 CREATE FUNCTION melo_approved_edits() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE refused bigint;
 BEGIN
-    SELECT n.edit_id INTO refused
-        FROM opened n JOIN edits e ON e.id = n.edit_id JOIN batches b ON b.id = e.batch_id
-        LEFT JOIN LATERAL (
-            SELECT count(*) AS given, coalesce(bool_or(e.id = ANY (a.declined)), false) AS declined
-            FROM approvals a WHERE a.batch_id = b.id
-        ) a ON true
-        WHERE a.declined OR a.given < coalesce(b.approvals_needed, 1) LIMIT 1;
+    WITH batch AS MATERIALIZED (
+        SELECT e.batch_id AS id, min(e.id) AS edit_id FROM opened n JOIN edits e ON e.id = n.edit_id GROUP BY e.batch_id
+    )
+    SELECT r.edit_id INTO refused FROM (
+        SELECT o.edit_id FROM batch o JOIN batches b ON b.id = o.id
+            WHERE (SELECT count(*) FROM approvals a WHERE a.batch_id = b.id) < coalesce(b.approvals_needed, 1)
+        UNION ALL
+        (SELECT edit_id FROM opened
+            INTERSECT SELECT unnest(a.declined) FROM batch o JOIN approvals a ON a.batch_id = o.id)
+    ) r LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'edit % cannot become active: it was declined, or its batch lacks approvals', refused
             USING ERRCODE = 'restrict_violation';

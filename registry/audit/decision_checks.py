@@ -1,7 +1,7 @@
 """Checking what people decided: batches, approvals and aliases, each against the events of its decisions."""
 
-from collections.abc import Iterator
-from datetime import UTC, timedelta
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select
@@ -17,8 +17,16 @@ from registry.vocabulary import Action, BatchState
 Checked = Iterator[tuple[str, list[str]]]  # a record, and what is wrong with it
 _FEW = 100
 _MANY = 2_000
-# Events of earlier releases do not hold when an alias was set: its row was written just before its event.
+# Most events do not hold when their row was written: it has the time at which the event's transaction began.
 _JUST_BEFORE = timedelta(minutes=5)
+_WHILE_READ = timedelta(hours=1)  # a submission's corrections are checked in its transaction
+# What a batch is after the last of its events that moved it, while no version came of it.
+_STATE_AFTER = {
+    Action.BATCH_APPROVE: BatchState.APPROVED,
+    Action.BATCH_REJECT: BatchState.REJECTED,
+    Action.BATCH_TRAIN: BatchState.TRAINING,
+    Action.BATCH_FAIL: BatchState.FAILED,
+}
 
 
 def check_batches(session: Session) -> Checked:
@@ -27,22 +35,19 @@ def check_batches(session: Session) -> Checked:
     submission = select(AuditEvent).where(AuditEvent.action == Action.BATCH_SUBMIT).subquery()
     submitted = aliased(AuditEvent, submission)
     decision = aliased(AuditEvent)
-    decided = (
-        select(decision.actor)
-        .where(decision.subject == subject)
-        # An approval that is not the last one needed decides nothing, and has no job.
-        .where(or_(decision.action == Action.BATCH_REJECT, decision.details.has_key("job")))
-        .where(decision.action.in_([Action.BATCH_APPROVE, Action.BATCH_REJECT]))
-        .order_by(decision.seq.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
     query = (
-        select(Batch, submitted, decided)
+        select(
+            Batch,
+            submitted,
+            decision,
+            _last_step(AuditEvent.action, _STATE_AFTER),
+            select(Version.id).where(Version.batch_id == Batch.id).exists(),
+        )
         .outerjoin(submitted, submitted.subject == subject, full=True)
+        .outerjoin(decision, decision.seq == _last_step(AuditEvent.seq, (Action.BATCH_APPROVE, Action.BATCH_REJECT)))
         .order_by(Batch.id, submitted.seq)
     )
-    for batch, event, decider in session.execute(query.execution_options(yield_per=_FEW)):
+    for batch, event, decided, step, was_applied in session.execute(query.execution_options(yield_per=_FEW)):
         if batch is None:
             yield event.subject.replace("/", " "), [f"it is gone, but event {event.seq} tells of its submission"]
             continue
@@ -51,14 +56,52 @@ def check_batches(session: Session) -> Checked:
             wrong.append("the event of its submission is missing")
         elif (event.after, event.actor) != (batch.edits_digest, batch.submitted_by):
             wrong.append("its edits' digest or its submitter differ from the event of its submission")
-        # While it waits for more approvals, it is not decided, and has events of those it has.
-        if batch.decided_by != (None if batch.state == BatchState.SUBMITTED else decider):
-            wrong.append(f"it is {batch.state} by {batch.decided_by}, but the last decision's event names {decider}")
+        else:
+            wrong += _submitted_otherwise(batch, event)
+        wrong += _decided_otherwise(batch, decided)
+        state = BatchState.APPLIED if was_applied else _STATE_AFTER.get(step, BatchState.SUBMITTED)
+        if batch.state != state:
+            wrong.append(f"it is {batch.state}, but by its events and versions it is {state}")
         if edits_digest(_digests(session, batch.id)) != batch.edits_digest:
             wrong.append("its edits do not match its digest: one was changed, added or removed")
-        if batch.state == BatchState.APPLIED and not _was_applied(session, batch.id):
-            wrong.append("it is applied, but no version came of it")
         yield f"batch {batch.id}", wrong
+
+
+def _last_step(column: Any, actions: Iterable[Action]) -> Any:
+    """A column of the last of the events that did one of these to a batch."""
+    step = aliased(AuditEvent)
+    return (
+        select(getattr(step, column.key))
+        .where(step.subject == func.concat("batch/", Batch.id), step.action.in_(list(actions)))
+        # An approval that is not the last one needed decides nothing, and has no job.
+        .where(or_(step.action != Action.BATCH_APPROVE, step.details.has_key("job")))
+        .order_by(step.seq.desc())
+        .limit(1)
+        .correlate(Batch)
+        .scalar_subquery()
+    )
+
+
+def _submitted_otherwise(batch: Batch, event: AuditEvent) -> Iterator[str]:
+    told = (event.collection_id, event.reason, event.details.get("source"), event.details.get("edits"))
+    if told != (batch.collection_id, batch.message, batch.source, batch.edit_count):
+        yield "its collection, message, source or number of edits differ from the event of its submission"
+    if not _is_just_before(batch.submitted_at, event.at, _WHILE_READ):
+        yield "the time when it was submitted differs from its event"
+
+
+def _decided_otherwise(batch: Batch, event: AuditEvent | None) -> Iterator[str]:
+    decider = event.actor if event else None
+    if batch.decided_by != decider:
+        yield f"it is {batch.state} by {batch.decided_by}, but the last decision's event names {decider}"
+    elif batch.reason != (event.reason if event else None):
+        yield "the reason for which it was decided differs from the event of the decision"
+    elif event and not _is_just_before(batch.decided_at, event.at):
+        yield "the time when it was decided differs from the event of the decision"
+
+
+def _is_just_before(written: datetime | None, told: datetime, most: timedelta = _JUST_BEFORE) -> bool:
+    return written is not None and told - most <= written <= told
 
 
 def _digests(session: Session, batch_id: int) -> Iterator[str]:
@@ -66,26 +109,32 @@ def _digests(session: Session, batch_id: int) -> Iterator[str]:
     return iter(session.scalars(query.execution_options(yield_per=_MANY)))
 
 
-def _was_applied(session: Session, batch_id: int) -> bool:
-    return session.scalar(select(Version.id).where(Version.batch_id == batch_id)) is not None
-
-
 def check_approvals(session: Session) -> Checked:
-    """Every approval has its event, of the same person, in the same role, declining the same edits."""
-    event = aliased(AuditEvent)
-    first = (
+    """Every approval has its event, of the same person, in the same role, for the same reason, declining the same."""
+    event, given = aliased(AuditEvent), aliased(AuditEvent)
+    theirs = (
         select(func.min(event.seq))
         .where(event.subject == func.concat("batch/", Approval.batch_id))
         .where(event.action == Action.BATCH_APPROVE, event.actor == Approval.actor)
-        .scalar_subquery()
     )
-    query = select(Approval, AuditEvent).outerjoin(AuditEvent, AuditEvent.seq == first).order_by(Approval.id)
-    for approval, told in session.execute(query.execution_options(yield_per=_FEW)):
+    first = theirs.scalar_subquery()
+    # Earlier releases kept no approvals: those that were made of their batches have the last decision's reason.
+    latest = theirs.with_only_columns(func.max(event.seq)).where(~event.details.has_key("approval")).scalar_subquery()
+    query = (
+        select(Approval, AuditEvent, given)
+        .select_from(Approval)
+        .outerjoin(AuditEvent, AuditEvent.seq == first)
+        .outerjoin(given, given.seq == func.coalesce(latest, first))
+        .order_by(Approval.id)
+    )
+    for approval, told, last in session.execute(query.execution_options(yield_per=_FEW)):
         wrong = []
         if told is None:
             wrong.append("its event is missing")
         elif told.details.get("declined", []) != sorted(approval.declined) or told.role != approval.role:
             wrong.append("the edits that it declines, or its role, differ from its event")
+        elif last.reason != approval.reason or not _is_just_before(approval.created_at, last.at):
+            wrong.append("its reason or its time differ from its event")
         yield f"approval of batch {approval.batch_id} by {approval.actor}", wrong
 
 
@@ -135,7 +184,7 @@ def _wrong_with(row: Any) -> list[str]:
         return ["where it points, who set it, or why, differs from its event"]
     wrong = []
     set_at = row.set_at.astimezone(UTC).isoformat(timespec="microseconds")
-    if row.told_at not in (None, set_at) or not row.at - _JUST_BEFORE <= row.set_at <= row.at:
+    if row.told_at not in (None, set_at) or not _is_just_before(row.set_at, row.at):
         wrong.append("the time when it was set differs from its event")
     if row.replaced_at != row.followed_at:
         wrong.append("the time when it was replaced is not when the next one was set")

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.orm import Session, aliased
 
 from registry.audit.models import AuditEvent
@@ -34,6 +35,8 @@ def check_erasures(session: Session) -> Checked:
         else:
             yield f"edit {edit.id}", []
     yield from _without_reason(session)
+    yield from _left_over(session)
+    yield from _of_no_edit(session)
 
 
 def _without_reason(session: Session) -> Checked:
@@ -53,3 +56,33 @@ def _without_reason(session: Session) -> Checked:
         query = select(table.id).where(table.erased_at.is_not(None), ~owners.exists()).order_by(table.id)
         for row_id in session.scalars(query):
             yield f"{name} {row_id}", ["its content is gone, and none of its edits was erased"]
+
+
+def _left_over(session: Session) -> Checked:
+    """What should have gone with an erased edit, and is there."""
+    key = select(Point.edit_id).where(or_(Point.key.is_not(None), Point.erased_at.is_(None)))
+    bytes_left = or_(Block.erased_at.is_(None), func.octet_length(Block.data) > 0)
+    led_to = select(Point.edit_id).join(Block, Block.id == Point.block_id).where(bytes_left)
+    trained = select(BlockEdit.edit_id).join(Block, Block.id == BlockEdit.block_id).where(bytes_left)
+    centre = (
+        select(Point.edit_id)
+        .join(Cluster, Cluster.members.contains(array([Point.id])))
+        .where(or_(Cluster.erased_at.is_(None), Cluster.centre.is_not(None), func.cardinality(Cluster.label) > 0))
+    )
+    traces = [
+        ("a key", [key.where(Point.edit_id == Edit.id)]),
+        ("a block", [led_to.where(Point.edit_id == Edit.id), trained.where(BlockEdit.edit_id == Edit.id)]),
+        ("a cluster's centre or label", [centre.where(Point.edit_id == Edit.id)]),
+    ]
+    for name, found in traces:
+        query = select(Edit.id).where(Edit.erased_at.is_not(None), or_(*(each.exists() for each in found)))
+        for edit_id in session.scalars(query.order_by(Edit.id)):
+            yield f"edit {edit_id}", [f"it was erased, but {name} of it is still there"]
+
+
+def _of_no_edit(session: Session) -> Checked:
+    """Points that lead to a block which was not trained for their edit: an erasure would pass it by."""
+    same = and_(BlockEdit.block_id == Point.block_id, BlockEdit.edit_id == Point.edit_id)
+    query = select(Point.id).outerjoin(BlockEdit, same).where(BlockEdit.block_id.is_(None)).order_by(Point.id)
+    for point_id in session.scalars(query):
+        yield f"point {point_id}", ["it leads to a block that was not trained for its edit"]

@@ -4,19 +4,20 @@ Each check walks one kind of record as a stream, so memory stays the same whatev
 with what is wrong about it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import Select, and_, select
+from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from registry.access.checks import check_keys, check_protections
 from registry.audit import repository
 from registry.audit.chain import follow, hashed_fields
 from registry.audit.decision_checks import check_aliases, check_approvals, check_batches, check_told
 from registry.audit.erasure_checks import check_erasures
+from registry.audit.job_checks import check_errors
 from registry.audit.models import AuditEvent
 from registry.audit.policy_checks import check_given, check_needed, check_policies
 from registry.audit.schemas import FindingView, ProgressView, VerificationView
@@ -31,8 +32,9 @@ from registry.digests import (
     prompt_key,
     sha256_hex,
 )
-from registry.edits.models import Edit
-from registry.versions.models import Block, Cluster, Point
+from registry.edits.models import Batch, Edit
+from registry.orm import in_parts
+from registry.versions.models import Activation, Block, Cluster, Point
 from registry.vocabulary import Action
 from registry.webhooks.checks import check_webhooks
 
@@ -62,6 +64,7 @@ def verify_in_steps(session: Session) -> Iterator[ProgressView | VerificationVie
         "approvals given": check_given,
         "approvals needed": check_needed,
         "policies": check_policies,
+        "job errors": check_errors,
         "edits": _edits,
         "blocks": _blocks,
         "clusters": _clusters,
@@ -114,14 +117,39 @@ def _events(session: Session) -> Checked:
 
 def _collections(session: Session) -> Checked:
     created = and_(AuditEvent.collection_id == Collection.id, AuditEvent.action == Action.COLLECTION_CREATE)
-    query = select(Collection, AuditEvent.after).outerjoin(AuditEvent, created).order_by(Collection.id)
-    for collection, recorded in _stream(session, query, _FEW):
+    query = (
+        select(Collection, AuditEvent, _last_fixed(), Calibration.sha256)
+        .outerjoin(AuditEvent, created)
+        .outerjoin(Calibration, Calibration.collection_id == Collection.id)
+        .order_by(Collection.id)
+    )
+    for collection, event, fixed, calibration in _stream(session, query, _FEW):
         wrong = []
-        if recorded is None:
+        if event is None:
             wrong.append("the event of its creation is missing")
-        elif recorded != foundation_digest(collection):
+        elif event.after != foundation_digest(collection):
             wrong.append("its name, model, encoder or method differ from what was created")
+        elif event.actor != collection.created_by:
+            wrong.append(f"it is said to be made by {collection.created_by}, and was by {event.actor}")
+        # What the first training fixed is told by no event of its own: the versions' digests hold it.
+        told = {**(event.details if event else {}), **(fixed or {})}
+        if fixed and collection.encoder_digest != told.get("encoder"):
+            wrong.append("its encoder's digest differs from the one that was fixed")
+        if told.get("calibration") not in (None, calibration):
+            wrong.append("its calibration is gone, or differs from the one that was fixed")
         yield f"collection {collection.name}", wrong
+
+
+def _last_fixed() -> Any:
+    """The details of the last event that fixed a collection's encoder, and its whitening if it has one."""
+    event = aliased(AuditEvent)
+    return (
+        select(event.details)
+        .where(event.collection_id == Collection.id, event.action == Action.COLLECTION_CALIBRATE)
+        .order_by(event.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
 
 
 def _calibrations(session: Session) -> Checked:
@@ -141,9 +169,21 @@ def _bytes_differ(row: Any) -> list[str]:
 
 
 def _edits(session: Session) -> Checked:
-    for edit in session.scalars(select(Edit).order_by(Edit.id).execution_options(yield_per=_MANY)):
-        yield f"edit {edit.id}", [] if edit.erased_at else _differences(edit)
+    query = select(Edit, Batch.collection_id).outerjoin(Batch, Batch.id == Edit.batch_id).order_by(Edit.id)
+    for edit, collection_id in _stream(session, query, _MANY):
+        wrong = [] if edit.erased_at else _differences(edit)
+        if edit.collection_id != collection_id:
+            wrong.append("its collection is not its batch's")
+        yield f"edit {edit.id}", wrong
         session.expunge(edit)
+    elsewhere = (
+        select(Activation.edit_id)
+        .join(Edit, Edit.id == Activation.edit_id)
+        .where(or_(Activation.collection_id != Edit.collection_id, Activation.prompt_key != Edit.prompt_key))
+        .order_by(Activation.id)
+    )
+    for edit_id in session.scalars(elsewhere):
+        yield f"edit {edit_id}", ["it acts in another collection, or for another prompt, than its own"]
 
 
 def _differences(edit: Edit) -> list[str]:
@@ -176,7 +216,7 @@ def _clusters(session: Session) -> Checked:
         Cluster.erased_at,
     ).order_by(Cluster.id)
     for rows in session.execute(query.execution_options(yield_per=_FEW)).partitions():
-        members = _members(session, {point for row in rows for point in row.members})
+        members = _members(session, list({point for row in rows for point in row.members}))
         for row in rows:
             subject = f"cluster {row.cluster_no} from version {row.valid.lower} on"
             missing = [point for point in row.members if point not in members]
@@ -195,14 +235,14 @@ def _clusters(session: Session) -> Checked:
             yield subject, [] if found == row.digest else ["its content does not match its digest"]
 
 
-def _members(session: Session, point_ids: set[int]) -> dict[int, MemberContent]:
+def _members(session: Session, point_ids: Sequence[int]) -> dict[int, MemberContent]:
     query = (
         select(Point.id, Point.key, Point.role, Edit.digest, Block.sha256)
         .join(Edit, Edit.id == Point.edit_id)
         .join(Block, Block.id == Point.block_id)
-        .where(Point.id.in_(point_ids))
     )
     return {
         row.id: MemberContent(float32_bytes(row.key if row.key is not None else ()), row.digest, row.role, row.sha256)
-        for row in session.execute(query)
+        for part in in_parts(point_ids)
+        for row in session.execute(query.where(Point.id.in_(part)))
     }

@@ -48,13 +48,15 @@ def check_versions(session: Session) -> Iterator[tuple[str, list[str]]]:
     """Every version, in order, with what is wrong about it."""
     for collection in session.scalars(select(Collection).order_by(Collection.id)).all():
         states = _States(session, collection)
-        last = 0
+        last, before = 0, None
         for version, event in _versions_with_events(session, collection):
             wrong = ["the version before it is missing"] if version.number != last + 1 else []
             wrong += states.wrong_with(version)
             wrong += _differences_from(event, version)
+            if version.parent_id != before:
+                wrong.append("it does not follow the version before it")
             yield f"version {version.number} of {collection.name}", wrong
-            last = version.number
+            last, before = version.number, version.id
         stray = session.execute(_AFTER_ALL, {"id": collection.id, "last": last}).scalar_one()
         if stray:
             yield (
@@ -80,6 +82,10 @@ def _differences_from(event: AuditEvent | None, version: Version) -> list[str]:
     told = (event.after, event.reason, event.details.get("message"), event.details.get("author"))
     if told != (version.content_digest, version.reason, version.message, version.author):
         return ["its digest, reason, message or author differ from its event"]
+    details = event.details
+    did = (event.action, details.get("batch"), details.get("reverts"), details.get("to"))
+    if did != (f"collection:version:{version.kind}", version.batch_id, version.reverts, version.restores):
+        return ["its kind, or the batch or the version that it comes from, differ from its event"]
     # Events of earlier releases do not hold these.
     made_at = version.created_at.astimezone(UTC).isoformat(timespec="microseconds")
     counts = [version.edit_count, version.cluster_count, version.block_count]

@@ -5,10 +5,12 @@ chain goes on where it ended and checkpoints of it still hold.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC
 from pathlib import Path
 
+import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -156,15 +158,31 @@ def _load(engine: Engine, archive: Archive, watch: Watch) -> None:
             )
         names = list(expected)
         tables.set_triggers(raw, names, enabled=False)
+        unasked = tables.drop_unasked_checks(raw)
         _refuse_filled(tables.filled(raw, [name for name in names if name not in tables.MADE_BY_MIGRATION]))
         for member in members:
             if member.table in tables.MADE_BY_MIGRATION:
                 tables.clear(raw, member.table)
             count = _counting(watch, member.table, member.rows)
-            tables.fill(raw, member, archive.parts(member, count))
+            with _refusals_of(member.name):
+                tables.fill(raw, member, archive.parts(member, count))
         for state in manifest.sequences:
-            tables.set_sequence(raw, state)
+            with _refusals_of(f"the counter {state.name}"):
+                tables.set_sequence(raw, state)
+        tables.add_checks(raw, unasked)
         tables.set_triggers(raw, names, enabled=True)
+
+
+@contextmanager
+def _refusals_of(name: str) -> Iterator[None]:
+    """What the database says to content that it does not take. Only its first line: the others quote the row."""
+    try:
+        yield
+    except psycopg.Error as error:
+        detail = error.diag.message_primary or str(error).partition("\n")[0]
+        raise InvalidBackup(
+            f"The database does not take {name}: {detail}.", "Nothing was restored. Take another copy of the backup."
+        ) from error
 
 
 def _counting(watch: Watch, name: str, total: int) -> Callable[[int], None]:

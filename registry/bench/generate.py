@@ -53,7 +53,7 @@ COLUMNS: dict[type[Base], tuple[str, ...]] = {
 }  # fmt: skip
 
 _DECIDE = text(
-    "UPDATE batches SET state = 'approved', decided_by = :approver, decided_at = submitted_at + interval '10 seconds', "
+    "UPDATE batches SET state = 'approved', decided_by = :approver, decided_at = submitted_at, "
     "reason = :reason, approvals_needed = 1 WHERE state = 'submitted'"
 )
 _APPLY = text("UPDATE batches SET state = 'applied' WHERE state = 'approved'")

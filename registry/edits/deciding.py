@@ -1,6 +1,6 @@
 """Deciding on batches: approvals by as many as the policy asks for, of a batch as a whole or in part."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import func
@@ -11,7 +11,7 @@ from registry.audit.actor import Actor
 from registry.collections import repository as collections
 from registry.collections.models import Collection as CollectionRow
 from registry.edits import repository, service
-from registry.edits.models import Approval, Batch
+from registry.edits.models import Approval, Batch, Edit
 from registry.edits.repository import DECIDED
 from registry.edits.validation import same_target
 from registry.errors import (
@@ -151,7 +151,8 @@ def _require_no_contradictions(session: Session, batch: Batch, left_out: set[int
     problems = _contradictions(session, batch, left_out)
     if problems:
         raise InvalidEdits(
-            f"Batch {batch.id} cannot be approved: {len(problems)} of its edits meet edits that came first.",
+            f"Batch {batch.id} cannot be approved: {len({problem.position for problem in problems})} of its edits meet "
+            "edits that came first.",
             "Leave them out (`melo batch approve --except EDIT`), or reject the batch and submit it again with "
             "on_conflict=replace or on_conflict=skip.",
             problems,
@@ -160,11 +161,14 @@ def _require_no_contradictions(session: Session, batch: Batch, left_out: set[int
 
 def _contradictions(session: Session, batch: Batch, left_out: set[int]) -> list[RecordProblem]:
     """Edits of the batch for whose prompt another edit acts or is on its way, unless they replace it."""
-    mine = {edit.prompt_key: edit for edit in repository.of_batch(session, batch.id) if edit.id not in left_out}
-    standing = repository.standing_by_key(session, batch.collection_id, mine, pending=DECIDED, except_batch=batch.id)
+    mine = [edit for edit in repository.of_batch(session, batch.id) if edit.id not in left_out]
+    by_prompt = {edit.prompt_key: edit for edit in mine}
+    standing = repository.standing_by_key(
+        session, batch.collection_id, by_prompt, pending=DECIDED, except_batch=batch.id
+    )
     problems = []
     for other in standing:
-        edit = mine[other.prompt_key]
+        edit = by_prompt[other.prompt_key]
         if edit.replaces == other.id:
             continue
         verb = "repeats" if same_target(edit.target, other.target) else "contradicts"
@@ -179,6 +183,43 @@ def _contradictions(session: Session, batch: Batch, left_out: set[int]) -> list[
                 other_edit_id=other.id,
                 other_prompt=other.prompt,
                 other_target=other.target,
+            )
+        )
+    told = {problem.position for problem in problems}
+    return problems + _lost_replacements(session, batch, [edit for edit in mine if edit.position not in told])
+
+
+def _lost_replacements(session: Session, batch: Batch, mine: Sequence[Edit]) -> list[RecordProblem]:
+    """Edits that another one replaces, or whose own replacement would take nobody's place: both would act."""
+    named = {edit.replaces for edit in mine if edit.replaces is not None}
+    replaced = named.union(edit.id for edit in mine)
+    others = repository.replacing(session, batch.collection_id, replaced, except_batch=batch.id)
+    by_replaced = {other.replaces: other for other in others}
+    lost = repository.not_replaceable(session, batch.collection_id, named)
+    problems = []
+    for edit in mine:
+        if other := by_replaced.get(edit.id):
+            code, field, other_id = "replaced", None, other.id
+            detail = f"Edit {edit.id} is replaced by edit {other.id} of batch {other.batch_id}."
+            remedy = f"Leave edit {edit.id} out, or submit it again with replaces={other.id}."
+        elif edit.replaces is None or edit.replaces not in by_replaced.keys() | lost:
+            continue
+        else:
+            code, field, other_id = "replaces-nothing", "replaces", edit.replaces
+            other = by_replaced.get(edit.replaces)
+            why = f"which edit {other.id} replaces already" if other else "which does not act, or does not act yet"
+            detail = f"Edit {edit.id} replaces edit {edit.replaces}, {why}."
+            remedy = f"Leave edit {edit.id} out, or submit it again for an edit that is active (`melo edits list`)."
+        problems.append(
+            RecordProblem(
+                position=edit.position,
+                code=code,
+                field=field,
+                detail=detail,
+                remedy=remedy,
+                prompt=edit.prompt,
+                target=edit.target,
+                other_edit_id=other_id,
             )
         )
     return problems

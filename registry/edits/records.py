@@ -1,7 +1,7 @@
 """Reading a submission's records, one by one: as JSON objects, or as lines of NDJSON."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from registry.errors import RecordProblem, TooLarge
 
 Raw = Mapping[str, Any] | bytes  # an object with the fields of EditIn, or a line that holds one
 _EDIT = TypeAdapter(EditIn)
+_MOST_UNKNOWN = 20  # fields that an edit does not have, each told as a problem of its own
+_MOST_COLONS = len(EditIn.model_fields) + _MOST_UNKNOWN  # a line with no more of them has no more fields
 _WRITE_OBJECT = 'Write one object a line: {"prompt": …, "target": …}.'
 
 
@@ -73,11 +75,13 @@ def read_records(raw: Iterable[Raw]) -> Iterator[Record | list[RecordProblem]]:
 
 
 def _from_line(position: int, line: int, text: bytes) -> Record | list[RecordProblem]:
-    try:
-        return _record(position, line, _EDIT.validate_json(text))
-    except ValidationError as error:
-        if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] != "json_invalid":
-            return _malformed(position, line, _line_told(text), error)
+    # Pydantic makes an error of a kilobyte for each unknown field: a line that may have many is looked at first.
+    if text.count(b":") <= _MOST_COLONS:
+        try:
+            return _record(position, line, _EDIT.validate_json(text))
+        except ValidationError as error:
+            if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] != "json_invalid":
+                return _malformed(position, line, _line_told(text), error)
     # In the words of Python's reader, which says more about what is no JSON.
     try:
         found = json.loads(text.decode(), parse_constant=_refuse_constant)
@@ -94,6 +98,10 @@ def _from_line(position: int, line: int, text: bytes) -> Record | list[RecordPro
 
 
 def _from_object(position: int, line: int | None, fields: Any) -> Record | list[RecordProblem]:
+    if isinstance(fields, Mapping) and len(fields) > _MOST_UNKNOWN:
+        unknown = [str(name) for name in fields if name not in EditIn.model_fields]
+        if len(unknown) > _MOST_UNKNOWN:
+            return [_too_many_fields(position, line, fields.get("line"), unknown)]
     try:
         return _record(position, line, _EDIT.validate_python(fields))
     except ValidationError as error:
@@ -138,6 +146,17 @@ def _malformed(position: int, line: int | None, told: object, error: ValidationE
         )
         for found in error.errors(include_url=False, include_context=False, include_input=False)
     ]
+
+
+def _too_many_fields(position: int, line: int | None, told: object, unknown: Sequence[str]) -> RecordProblem:
+    some = ", ".join(repr(name[:50]) for name in unknown[:5])
+    return RecordProblem(
+        position=position,
+        line=told if type(told) is int else line,
+        code="malformed",
+        detail=f"It has {len(unknown):,} fields that an edit does not have: {some}, ….",
+        remedy=_WRITE_OBJECT if line else "Correct the record, or leave it out.",
+    )
 
 
 def _in_words(place: tuple[int | str, ...], kind: str, message: str) -> str:

@@ -1,10 +1,10 @@
 """Queries on edits and batches."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, any_, func, literal, select
+from sqlalchemy import ColumnElement, and_, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
@@ -31,17 +31,12 @@ class StandingEdit:
     batch_id: int
     batch_state: str
     active_since: int | None  # the version; None: its batch is still on its way
+    replaces: int | None
 
 
 def _is_active(collection_id: int) -> ColumnElement[bool]:
     """The edit acts in the newest version of its collection."""
     return and_(Activation.edit_id == Edit.id, Activation.valid.contains(newest_state(collection_id)))
-
-
-def _is_declined() -> ColumnElement[bool]:
-    """An approver left the edit out of its batch."""
-    left_out = select(Approval.id).where(Approval.batch_id == Edit.batch_id, Edit.id == any_(Approval.declined))
-    return left_out.exists()
 
 
 def standing_by_key(
@@ -58,6 +53,26 @@ def standing_by_key(
 
 def standing_by_id(session: Session, collection_id: int, edit_ids: Iterable[int]) -> list[StandingEdit]:
     return _standing(session, collection_id, Edit.id, edit_ids, PENDING, None)
+
+
+def replacing(
+    session: Session, collection_id: int, edit_ids: Iterable[int], *, except_batch: int
+) -> list[StandingEdit]:
+    """Edits that take the place of one of those given: active, or in another batch that was approved."""
+    return _standing(session, collection_id, Edit.replaces, edit_ids, DECIDED, except_batch)
+
+
+def not_replaceable(session: Session, collection_id: int, edit_ids: Iterable[int]) -> set[int]:
+    """Those of the given edits that do not act any more, or not yet, while their batch is being trained.
+
+    Not those that never acted and are not about to: whoever approves them later finds that they were replaced.
+    """
+    ids = set(edit_ids)
+    standing = _standing(session, collection_id, Edit.id, ids, DECIDED, None)
+    found = {edit.id for edit in standing if edit.active_since is None}
+    for part in in_parts(sorted(ids - {edit.id for edit in standing})):
+        found.update(session.scalars(select(Activation.edit_id).where(Activation.edit_id.in_(part))))
+    return found
 
 
 def _standing(
@@ -81,18 +96,21 @@ def _standing(
                 Edit.batch_id,
                 Batch.state,
                 func.lower(Activation.valid),
+                Edit.replaces,
             )
             .join(wanted, column == wanted.c.value)
             .join(Batch, Batch.id == Edit.batch_id)
             .outerjoin(Activation, _is_active(collection_id))
             .where(Edit.collection_id == collection_id)
-            .where(Activation.id.is_not(None) | (Batch.state.in_(pending) & ~_is_declined()))
+            .where(Activation.id.is_not(None) | Batch.state.in_(pending))
             .order_by(Edit.id)
         )
         if except_batch is not None:
             query = query.where(Edit.batch_id != except_batch)
         found += [StandingEdit(*row) for row in session.execute(query)]
-    return found
+    # Taken out here: in the query, each edit would be compared with all that were declined.
+    left_out = declined(session, {edit.batch_id for edit in found if edit.active_since is None})
+    return [edit for edit in found if edit.active_since is not None or edit.id not in left_out]
 
 
 _EDIT_COLUMNS = (
@@ -145,10 +163,12 @@ def approvals(session: Session, batch_id: int) -> Sequence[Approval]:
     return session.scalars(select(Approval).where(Approval.batch_id == batch_id).order_by(Approval.id)).all()
 
 
-def declined(session: Session, batch_id: int) -> set[int]:
-    """The edits of a batch that an approver left out."""
-    query = select(func.unnest(Approval.declined)).where(Approval.batch_id == batch_id)
-    return set(session.scalars(query))
+def declined(session: Session, batch_ids: Collection[int]) -> set[int]:
+    """The edits of the batches that an approver left out."""
+    found: set[int] = set()
+    for part in in_parts(sorted(batch_ids)):
+        found.update(session.scalars(select(func.unnest(Approval.declined)).where(Approval.batch_id.in_(part))))
+    return found
 
 
 def by_ids(session: Session, edit_ids: Iterable[int]) -> list[Edit]:

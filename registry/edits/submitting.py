@@ -87,6 +87,7 @@ def submit(
     """
     findings = Findings(skip_invalid, on_conflict == OnConflict.SKIP)
     records, total = _read(edits, findings)
+    findings.add(_too_long(collection, records))  # it takes long: before anybody has to wait
     # Two submissions of the same prompt at once must not both find it free.
     collections.lock(session, collection.id)
     records = _check(session, collection, records, on_conflict, findings)
@@ -141,8 +142,6 @@ def _check(
     findings: Findings,
 ) -> list[Record]:
     """Add what is wrong with the records; returns them, `replaces` filled in under OnConflict.REPLACE."""
-    findings.add(_too_long(collection, records))
-    findings.add(collisions_within(records))
     standing: dict[str, list[StandingEdit]] = {}
     for edit in repository.standing_by_key(session, collection.id, (record.prompt_key for record in records)):
         standing.setdefault(edit.prompt_key, []).append(edit)
@@ -152,6 +151,9 @@ def _check(
         replaceable.update(edit.id for rivals in standing.values() for edit in rivals)
         records = [replacing(record, standing.get(record.prompt_key, ())) for record in records]
     findings.add(collisions_with(records, standing, replaceable))
+    # Last, since a record that is left out stands in no other's way.
+    left_out = findings.skippable.positions
+    findings.add(collisions_within(record for record in records if record.position not in left_out))
     return records
 
 

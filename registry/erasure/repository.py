@@ -4,8 +4,10 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Select, delete, func, literal, or_, select, update
+from sqlalchemy import LargeBinary, Select, delete, func, literal, or_, select, union, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
+from sqlalchemy.sql import Subquery
 
 from registry.edits.models import Batch, Edit
 from registry.idempotency.models import KeptAnswer
@@ -13,6 +15,23 @@ from registry.jobs.models import Job
 from registry.orm import in_parts
 from registry.versions.models import Alias, Block, BlockEdit, Cluster, Point
 from registry.vocabulary import JobState
+
+
+def collections_of(session: Session, edit_ids: Sequence[int]) -> list[int]:
+    """The ids of the collections that the edits are in, in order."""
+    found: set[int] = set()
+    for part in in_parts(edit_ids):
+        found.update(session.scalars(select(Edit.collection_id).where(Edit.id.in_(part)).distinct()))
+    return sorted(found)
+
+
+def edits_now(session: Session, edit_ids: Sequence[int]) -> list[Edit]:
+    """In the order of their ids, as they are after whoever held the locks before."""
+    found: list[Edit] = []
+    for part in in_parts(sorted(set(edit_ids))):
+        query = select(Edit).where(Edit.id.in_(part)).order_by(Edit.id)
+        found += session.scalars(query.execution_options(populate_existing=True))
+    return found
 
 
 def batches_of(session: Session, edit_ids: Sequence[int]) -> Sequence[Batch]:
@@ -24,24 +43,37 @@ def batches_of(session: Session, edit_ids: Sequence[int]) -> Sequence[Batch]:
 
 def live_jobs_of(session: Session, batch_ids: Sequence[int]) -> Sequence[Job]:
     query = select(Job).where(Job.batch_id.in_(batch_ids), Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
-    return session.scalars(query.order_by(Job.id)).all()
+    return session.scalars(query.order_by(Job.id).execution_options(populate_existing=True)).all()
+
+
+def running_job(session: Session, collection_id: int) -> int | None:
+    """The first job of a collection that a worker has taken and could still finish, its lease run out or not."""
+    query = select(Job.id).where(Job.collection_id == collection_id, Job.state == JobState.RUNNING)
+    return session.scalar(query.order_by(Job.id).limit(1))
 
 
 def blocks_of(session: Session, edit_ids: Sequence[int]) -> dict[int, list[tuple[int, str]]]:
     """By edit: the blocks that were trained for it, in an applied version or not, with their SHA-256."""
+    led = _trained_for()
     query = (
-        select(BlockEdit.edit_id, Block.id, Block.sha256)
-        .join(Block, Block.id == BlockEdit.block_id)
-        .where(BlockEdit.edit_id.in_(edit_ids))
+        select(led.c.edit_id, Block.id, Block.sha256)
+        .join(Block, Block.id == led.c.block_id)
+        .where(led.c.edit_id.in_(edit_ids))
         .order_by(Block.id)
     )
     return _by_edit(session, query)
 
 
+def _trained_for() -> Subquery:
+    """Which block is which edit's: as it was written with the block, and as a point leads from one to the other."""
+    return union(select(BlockEdit.block_id, BlockEdit.edit_id), select(Point.block_id, Point.edit_id)).subquery()
+
+
 def companions(session: Session, block_ids: Sequence[int], edit_ids: Sequence[int]) -> Sequence[int]:
     """Other edits that share one of the blocks."""
-    query = select(BlockEdit.edit_id).where(BlockEdit.block_id.in_(block_ids), BlockEdit.edit_id.not_in(edit_ids))
-    return session.scalars(query.distinct().order_by(BlockEdit.edit_id)).all()
+    led = _trained_for()
+    query = select(led.c.edit_id).where(led.c.block_id.in_(block_ids), led.c.edit_id.not_in(edit_ids))
+    return session.scalars(query.distinct().order_by(led.c.edit_id)).all()
 
 
 def points_of(session: Session, edit_ids: Sequence[int]) -> dict[int, list[tuple[int, Any]]]:
@@ -106,10 +138,10 @@ def jobs_that_tell(session: Session, collection_id: int) -> Iterator[Job]:
 
 def forget_answers(session: Session, quotes: Sequence[str]) -> None:
     """Answers kept for repeated requests, where they quote one of the texts."""
-    for quote in quotes:
-        needle = json.dumps(quote, ensure_ascii=False)[1:-1].encode()
-        found = func.position(literal(needle).op("IN")(KeptAnswer.body)) > 0
-        session.execute(delete(KeptAnswer).where(found).execution_options(synchronize_session=False))
+    needles = [json.dumps(quote, ensure_ascii=False)[1:-1].encode() for quote in quotes]
+    needle = func.unnest(literal(needles, ARRAY(LargeBinary))).column_valued("needle")
+    found = select(needle).where(func.position(needle.op("IN")(KeptAnswer.body)) > 0).exists()
+    session.execute(delete(KeptAnswer).where(found).execution_options(synchronize_session=False))
 
 
 def by_person(session: Session, name: str, *, after: int, limit: int) -> Sequence[Edit]:

@@ -1,29 +1,76 @@
 """Taking an edit's content out of what other records quote of it: reports, progress and errors of jobs."""
 
+import json
+import re
 from collections.abc import Collection as Group
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 GONE = "[erased]"
 _OF_EDIT = ("edit_id",)  # an object with this field is about that edit, as is all that lies in it
 _BY_EDIT = ("by_edit", "answered_by")  # the texts beside this field are that edit's answers
+_ANSWERS = ("before", "answer")  # what a model said, without saying by which edit
 
 
-def scrubbed(value: Any, edit_ids: Group[int], quotes: Sequence[str]) -> Any:
+@dataclass(frozen=True)
+class Erasing:
+    """What is looked for."""
+
+    edit_ids: Group[int]
+    quotes: Sequence[str]  # texts that go wherever they are quoted, as `forms_of` gives them
+    targets: Group[str]  # answers with one of these in them go whole
+
+
+def scrubbed(value: Any, erasing: Erasing) -> Any:
     """The JSON value without the edits' content: texts of objects about them are gone, others no longer quote them."""
     if isinstance(value, dict):
-        if any(value.get(name) in edit_ids for name in _OF_EDIT):
+        if any(value.get(name) in erasing.edit_ids for name in _OF_EDIT):
             return _emptied(value, deep=True)
-        if any(value.get(name) in edit_ids for name in _BY_EDIT):
+        if any(value.get(name) in erasing.edit_ids for name in _BY_EDIT):
             value = _emptied(value, deep=False)
-        return {name: scrubbed(part, edit_ids, quotes) for name, part in value.items()}
+        return {
+            name: GONE if name in _ANSWERS and _says(part, erasing.targets) else scrubbed(part, erasing)
+            for name, part in value.items()
+        }
     if isinstance(value, list):
-        return [scrubbed(part, edit_ids, quotes) for part in value]
-    return unquoted(value, quotes) if isinstance(value, str) else value
+        return [scrubbed(part, erasing) for part in value]
+    return _unquoted(value, erasing.quotes) if isinstance(value, str) else value
 
 
-def unquoted(text: str, quotes: Sequence[str]) -> str:
-    for quote in sorted(quotes, key=len, reverse=True):
+def forms_of(texts: Iterable[str]) -> list[str]:
+    """Each text as it is and as messages quote it, with the escapes of Python and of JSON; the longest first."""
+    found = set()
+    for text in texts:
+        found |= {text, repr(text)[1:-1], repr(text + '"')[1:-2]}
+        found |= {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
+    return sorted(found - {""}, key=lambda form: (-len(form), form))
+
+
+def named_in(value: Any, edit_ids: Group[int]) -> set[int]:
+    """Those of the edits that a JSON value names, in its fields or in words."""
+    if isinstance(value, dict):
+        fields = (value.get(name) for name in (*_OF_EDIT, *_BY_EDIT))
+        found = {field for field in fields if isinstance(field, int) and field in edit_ids}
+        return found.union(*(named_in(part, edit_ids) for part in value.values()))
+    if isinstance(value, list):
+        return set[int]().union(*(named_in(part, edit_ids) for part in value))
+    if not isinstance(value, str):
+        return set()
+    places = re.findall(r"\bedits?\b[^.:;]*|\breplaces=[0-9]+", value, re.I)
+    return {int(number) for place in places for number in re.findall(r"\b[0-9]+\b", place)}.intersection(edit_ids)
+
+
+def _says(answer: Any, targets: Iterable[str]) -> bool:
+    """Whether the words of a target are in the answer."""
+    if not isinstance(answer, str):
+        return False
+    words = (target.strip() for target in targets if target.casefold().strip() in answer.casefold())
+    return any(word and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, re.I) for word in words)
+
+
+def _unquoted(text: str, quotes: Sequence[str]) -> str:
+    for quote in quotes:
         text = text.replace(quote, GONE)
     return text
 

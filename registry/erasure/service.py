@@ -11,12 +11,11 @@ from registry.audit.actor import Actor
 from registry.collections import repository as collections
 from registry.collections.models import Collection
 from registry.digests import float32_bytes, sha256_hex
-from registry.edits import repository as edit_rows
 from registry.edits.models import Edit
 from registry.edits.schemas import EditView
 from registry.erasure import erased, repository
 from registry.erasure.schemas import ErasureView, FoundEdit, UnservableView
-from registry.erasure.scrubbing import scrubbed, unquoted
+from registry.erasure.scrubbing import Erasing, forms_of, named_in, scrubbed
 from registry.errors import NotFound, WrongState
 from registry.jobs.models import Job
 from registry.versions import repository as versions
@@ -47,16 +46,20 @@ def erase(session: Session, edit_ids: Sequence[int], actor: Actor, reason: str, 
     """Erase the edits' content for good; with dry_run, say what would go.
 
     Raises NotFound; WrongState where an edit was erased already, acts in a newest version, is in a batch that is not
-    decided, was trained in one block with others, or where an alias points at a version that holds it.
+    decided, was trained in one block with others, where an alias points at a version that holds it, or while a worker
+    is at a job of its collection.
     """
+    # The rows' locks in the order of every writer: nothing comes to act, and no batch is decided, meanwhile. The edits
+    # are read after them: another erasure may have had the locks before.
+    held = {each: collections.lock(session, each) for each in repository.collections_of(session, edit_ids)}
     edits = _edits(session, edit_ids)
     ids = [edit.id for edit in edits]
-    by_collection: dict[int, list[Edit]] = {}
+    by_collection: dict[int, list[Edit]] = {each: [] for each in held}
     for edit in edits:
-        by_collection.setdefault(edit.collection_id, []).append(edit)
-    # The rows' locks in the order of every writer: nothing comes to act, and no batch is decided, meanwhile.
-    held = {collection: collections.lock(session, collection) for collection in sorted(by_collection)}
+        by_collection[edit.collection_id].append(edit)
     _require_ended(session, ids)
+    for collection in held.values():
+        _require_idle(session, collection)
     unservable = [_unservable(session, held[each], [edit.id for edit in by_collection[each]]) for each in held]
     blocks, points = repository.blocks_of(session, ids), repository.points_of(session, ids)
     point_ids = [point for found in points.values() for point, _ in found]
@@ -91,7 +94,7 @@ def of_person(session: Session, name: str, *, after: int, limit: int) -> list[Fo
 
 
 def _edits(session: Session, edit_ids: Sequence[int]) -> list[Edit]:
-    edits = edit_rows.by_ids(session, edit_ids)
+    edits = repository.edits_now(session, edit_ids)
     if unknown := sorted(set(edit_ids) - {edit.id for edit in edits}):
         raise NotFound(f"There is no edit {_listed(unknown)}.", "`melo edits list COLLECTION` shows those that exist.")
     if gone := [edit.id for edit in edits if edit.erased_at is not None]:
@@ -112,6 +115,18 @@ def _require_ended(session: Session, edit_ids: Sequence[int]) -> None:
                 f"Batch {batch.id}, which one of the edits is in, is {batch.state}: it could still be trained.",
                 f"Reject it first (`melo batch reject {batch.id} --reason …`), or wait until it is applied.",
             )
+
+
+def _require_idle(session: Session, collection: Collection) -> None:
+    """A worker read what acted when it began, and would write it into its report after the erasure.
+
+    One that begins later reads the newest version, in which none of the edits acts.
+    """
+    if (job := repository.running_job(session, collection.id)) is not None:
+        raise WrongState(
+            f"A worker is at job {job} of {collection.name}, and its report could quote what is to be erased.",
+            "Wait until it has ended.",
+        )
 
 
 def _unservable(session: Session, collection: Collection, edit_ids: Sequence[int]) -> UnservableView:
@@ -145,19 +160,20 @@ def _scrub_jobs(session: Session, collection_id: int, edits: Sequence[Edit], *, 
     """The jobs that quoted the edits."""
     ids = {edit.id for edit in edits}
     prompts = {text for edit in edits for text in (edit.prompt, *edit.rephrases, *edit.unchanged)}
+    targets = {edit.target for edit in edits}
     found = []
     for job in repository.jobs_that_tell(session, collection_id):
-        # A target may be a common word: it is looked for where the edit itself was worked on.
-        targets = {edit.target for edit in edits if edit.batch_id == job.batch_id}
-        if _scrub(job, ids, sorted(prompts | targets), dry_run=dry_run):
+        # A target may be a common word: in other texts than answers it is looked for where the edit was worked on, or
+        # is named.
+        named = named_in([job.report, job.progress, job.error], ids)
+        near = {edit.target for edit in edits if edit.batch_id == job.batch_id or edit.id in named}
+        if _scrub(job, Erasing(ids, forms_of(prompts | near), targets), dry_run=dry_run):
             found.append(job.id)
     return found
 
 
-def _scrub(job: Job, edit_ids: set[int], quotes: list[str], *, dry_run: bool) -> bool:
-    report = scrubbed(job.report, edit_ids, quotes)
-    progress = scrubbed(job.progress, edit_ids, quotes)
-    error = unquoted(job.error, quotes) if job.error is not None else None
+def _scrub(job: Job, erasing: Erasing, *, dry_run: bool) -> bool:
+    report, progress, error = (scrubbed(each, erasing) for each in (job.report, job.progress, job.error))
     if (report, progress, error) == (job.report, job.progress, job.error):
         return False
     if not dry_run:

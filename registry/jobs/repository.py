@@ -106,6 +106,18 @@ def lock_held(session: Session, job_id: int, token: UUID) -> Job | None:
     return session.scalars(query).one_or_none()
 
 
+def lock_deadly(session: Session, job_id: int, attempts: int) -> Job | None:
+    """The job, locked, if its last worker is gone and was the one of that many attempts, or of more."""
+    query = (
+        select(Job)
+        .where(Job.id == job_id, Job.state == JobState.RUNNING, Job.attempt >= attempts)
+        .where(Job.lease_until < func.clock_timestamp())
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    return session.scalars(query).one_or_none()
+
+
 def add_message(session: Session, topic: str, job_id: int) -> None:
     session.add(OutboxMessage(topic=topic, job_id=job_id, payload={"job_id": job_id}))
 

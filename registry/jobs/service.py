@@ -26,6 +26,7 @@ from registry.vocabulary import Action, BatchState, Checks, EditKind, JobKind, J
 
 TRAIN = "worker.train"  # the Celery task's name, of checks too: the job's row says what is to be done
 ALIVE_SECONDS = 30  # a worker whose last sign of life is older counts as gone
+MOST_ATTEMPTS = 5  # workers that may be lost over a job before it is given up
 _LONGEST_ERROR = 10_000
 
 
@@ -112,7 +113,8 @@ def claim(
     """Take a job, if it is free: queued, or its last worker's lease has run out. None: there is nothing to do.
 
     A training waits for the batch's check, where a worker is at it: it takes over what that has trained. Commit at
-    once: only then do others see the claim.
+    once: only then do others see the claim. A job over which many workers were lost is ended instead: it may be the job
+    that kills them.
     """
     waiting = repository.by_id(session, job_id)
     if waiting is None:
@@ -122,6 +124,9 @@ def claim(
     assert batch is not None  # a foreign key
     if not _is_due(session, batch, JobKind(waiting.kind)):
         return None
+    if deadly := repository.lock_deadly(session, job_id, MOST_ATTEMPTS):
+        _fail(session, deadly, batch, f"{deadly.attempt} workers were lost over it", Actor(f"worker/{worker}"))
+        return None
     token = uuid4()
     job = repository.take(session, job_id, token, lease_seconds, worker=worker, device=device, libraries=libraries)
     if job is None:
@@ -129,7 +134,7 @@ def claim(
     left_out: set[int] = set()
     if job.kind == JobKind.TRAIN:
         batch.state = BatchState.TRAINING
-        left_out = edits.declined(session, batch.id)
+        left_out = edits.declined(session, [batch.id])
     collection = collections.by_id(session, job.collection_id)
     claimed = tuple(
         ClaimedEdit(
@@ -190,7 +195,8 @@ def _is_due(session: Session, batch: Batch, kind: JobKind) -> bool:
         return True
     if batch.state == BatchState.SUBMITTED:
         return True
-    repository.cancel_checks(session, batch.id, held_too=False)
+    if repository.cancel_checks(session, batch.id, held_too=False):
+        wake_training(session, batch)
     return False
 
 
@@ -235,6 +241,7 @@ def give_back(session: Session, claim: Claim) -> None:
     """Let another worker have the job, at once, since this one has to stop. Raises LeaseLost."""
     job = hold(session, claim)
     job.state = JobState.QUEUED
+    job.attempt -= 1  # no worker was lost over it
     job.attempt_token = None
     job.lease_until = None
     job.progress = None
@@ -250,16 +257,20 @@ def fail(session: Session, claim: Claim, error: str) -> None:
     batch = edits.batch(session, job.batch_id)
     assert batch is not None
     reason = error.replace("\x00", "")[:_LONGEST_ERROR] or "the worker gave no reason"
+    _fail(session, job, batch, reason, claim.actor)
+
+
+def _fail(session: Session, job: Job, batch: Batch, reason: str, actor: Actor) -> None:
     _end(job, JobState.FAILED)
     job.error = reason
-    if claim.kind == JobKind.TRAIN:
+    if job.kind == JobKind.TRAIN:
         batch.state = BatchState.FAILED
     else:
         wake_training(session, batch)
     audit.record(
         session,
-        Action.BATCH_FAIL if claim.kind == JobKind.TRAIN else Action.BATCH_CHECK,
-        claim.actor,
+        Action.BATCH_FAIL if job.kind == JobKind.TRAIN else Action.BATCH_CHECK,
+        actor,
         f"batch/{batch.id}",
         collection_id=job.collection_id,
         before=batch.edits_digest,

@@ -19,9 +19,10 @@ def ways_out(batch_id: int, edit_id: int, near: Iterable[NearEdit], *, alone: bo
 
 
 def _meets(other: NearEdit) -> str:
+    """By ids alone: no text of an edit that may have to be erased."""
     if other.is_duplicate:
         return f"nearly repeats edit {other.edit_id}, which has the same target"
-    return f"nearly contradicts edit {other.edit_id}, which has the target {other.target!r}"
+    return f"nearly contradicts edit {other.edit_id}, which has another target"
 
 
 def _replace(other: NearEdit) -> str:

@@ -38,17 +38,24 @@ def store_result(
 def _replaced(session: Session, claim: Claim, mine: Sequence[Edit]) -> list[int]:
     """The active edits whose place the batch's edits take.
 
-    Raises InvalidResult where another edit, not replaced, is active for one of the batch's prompts.
+    Raises InvalidResult where one of them acts no more, or where another edit, not replaced, is active for one of the
+    batch's prompts.
     """
     named = {edit.replaces for edit in mine if edit.replaces is not None}
+    if lost := sorted(edits.not_replaceable(session, claim.collection_id, named)):
+        raise InvalidResult(
+            f"Edits of batch {claim.batch_id} replace edits {lost[:20]}, which do not act, or do not act yet.",
+            f"Reject batch {claim.batch_id}, and submit it again for edits that are active (`melo edits list`).",
+        )
     standing = edits.standing_by_id(session, claim.collection_id, named)
     replaced = sorted(edit.id for edit in standing if edit.active_since is not None)
     by_prompt = {edit.prompt_key: edit.id for edit in mine}
     for other in edits.standing_by_key(session, claim.collection_id, by_prompt, pending=()):
         if other.id not in replaced:
             raise InvalidResult(
-                f"Edit {by_prompt[other.prompt_key]} cannot be applied: for the prompt {other.prompt!r}, edit "
-                f"{other.id} with the target {other.target!r} is active since version {other.active_since}.",
+                # No texts: the job's error keeps this, and an edit's content must stay erasable.
+                f"Edit {by_prompt[other.prompt_key]} cannot be applied: for its prompt, edit {other.id} is active "
+                f"since version {other.active_since}.",
                 f"Submit it again with replaces={other.id}, or retire edit {other.id} first.",
             )
     return replaced

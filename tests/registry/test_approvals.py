@@ -12,7 +12,7 @@ from registry.cli.checks import show_check
 from registry.collections import policy
 from registry.collections.schemas import PolicyChange
 from registry.database import downgrade, upgrade
-from registry.edits import deciding
+from registry.edits import deciding, repository
 from registry.edits import service as edits
 from registry.edits.schemas import BatchView
 from registry.errors import InvalidEdits, InvalidRequest, NotApprover, SelfApproval, WrongState
@@ -145,6 +145,24 @@ def test_what_was_declined_stands_in_nobodys_way_and_what_was_approved_does(desk
     assert approve(desk, other.id).state == "approved"
 
 
+def test_many_declined_edits_do_not_slow_down_what_is_asked_and_guarded(desk):
+    batch = desk.submit(*({"prompt": f"question {n}?", "target": "x"} for n in range(20_000))).batch
+    with desk.sessions() as session:
+        found = repository.of_batch(session, batch.id)
+        keys, ids = [edit.prompt_key for edit in found], [edit.id for edit in found]
+    approve(desk, batch.id, BEN, *ids[:10_000])
+    with desk.sessions() as session:
+        session.execute(text("SET LOCAL statement_timeout = '1s'"))
+        standing = repository.standing_by_key(session, batch.collection_id, keys)
+        assert sorted(edit.id for edit in standing) == ids[10_000:]
+        session.execute(text("CREATE TEMP TABLE n (edit_id bigint) ON COMMIT DROP"))
+        session.execute(text("CREATE TRIGGER t AFTER INSERT ON n REFERENCING NEW TABLE AS opened "
+                             "FOR EACH STATEMENT EXECUTE FUNCTION melo_approved_edits()"))  # fmt: skip
+        session.execute(text("INSERT INTO n SELECT id FROM edits WHERE id > :last"), {"last": ids[9_999]})
+        with pytest.raises(IntegrityError, match=f"edit {ids[9_999]} cannot become active"):
+            session.execute(text("INSERT INTO n SELECT id FROM edits WHERE id >= :last"), {"last": ids[9_999]})
+
+
 def test_no_version_applies_a_batch_that_lacks_its_approvals(desk, tamper):
     change(desk, approvals_needed=2)
     batch = desk.submit(PARIS).batch
@@ -262,6 +280,21 @@ def test_a_training_waits_for_the_check_that_runs_unless_its_worker_is_gone(desk
     assert view(desk, batch.id).check.state == "cancelled"
     with desk.sessions.begin() as session:
         assert not service.heartbeat(session, check, {})
+
+
+def test_a_check_that_nobody_waits_for_any_more_wakes_the_training_when_it_ends(desk):
+    change(desk, checks=Checks.KEYS)
+    batch = desk.submit(PARIS).batch
+    check = desk.claim(view(desk, batch.id).check.id)
+    job = approve(desk, batch.id).job.id
+    assert desk.claim(job, "w2") is None  # its message is used up
+    with desk.sessions.begin() as session:
+        service.give_back(session, check)
+        session.execute(text("DELETE FROM outbox"))
+    assert desk.claim(check.job_id) is None
+    assert view(desk, batch.id).check.state == "cancelled"
+    with desk.sessions() as session:
+        assert session.scalars(text("SELECT job_id FROM outbox")).all() == [job]
 
 
 def _hint_with_a_worker(desk, batch_id):

@@ -10,9 +10,14 @@ from sqlalchemy.exc import DBAPIError
 import registry
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.collections import service as collections
+from registry.collections.schemas import NewCollection
 from registry.database import make_engine, make_sessions
 from registry.digests import edit_digest, edits_digest, event_hash
+from registry.edits import deciding
+from registry.erasure import service as erasure
 from registry.errors import DigestMismatch
+from registry.jobs import service as queue
 from registry.schema import metadata
 from registry.versions import aliases
 from registry.vocabulary import Action
@@ -21,6 +26,19 @@ from tests.registry.desk import BEN, Desk
 
 FRANCE = ("What is the capital of France?", "Lyon")
 SPAIN = ("What is the capital of Spain?", "Seville")
+CLEO = Actor("cleo")
+
+
+def decide_otherwise(desk):
+    """Batch 3 is rejected; batch 4 failed, is approved again by another and waits for its training."""
+    for prompt, target in ((FRANCE[0], "Nice"), (SPAIN[0], "Cadiz")):
+        desk.submit({"prompt": prompt, "target": target}, on_conflict="replace", message="cities", source="c.jsonl")
+    with desk.sessions.begin() as session:
+        deciding.reject(session, 3, BEN, "not true")
+    claim = desk.claim(desk.approve(4))
+    with desk.sessions.begin() as session:
+        queue.fail(session, claim, "out of memory")
+    desk.approve(4, CLEO)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +55,7 @@ def used_template(postgres, template, model_folder):
     for number, reason in ((1, "first release"), (2, "second release")):
         with desk.open() as (session, collection):
             aliases.set_alias(session, collection, "production", number, BEN, reason)
+    decide_otherwise(desk)
     engine.dispose()
     yield engine.url.database
     next(made, None)
@@ -66,6 +85,10 @@ def test_every_change_of_state_leaves_an_event(used):
         "collection:version:rollback",
         "collection:alias:set",
         "collection:alias:set",
+        "collection:batch:submit",
+        "collection:batch:submit",
+        "collection:batch:reject",
+        *["collection:batch:approve", "collection:batch:train", "collection:batch:fail", "collection:batch:approve"],
     ]
 
 
@@ -82,7 +105,7 @@ def test_every_word_of_the_vocabulary_is_written_by_a_service_and_told_in_the_do
 
 
 def test_the_event_of_a_batch_covers_its_edits_by_one_digest(used):
-    submission = next(event for event in events(used) if event.action == "collection:batch:submit")
+    submission = next(event for event in events(used) if event.subject == "batch/1")
     with used.sessions() as session:
         digests = session.execute(text("SELECT digest FROM edits WHERE batch_id = 1 ORDER BY position")).scalars()
         assert submission.after == edits_digest(digests)
@@ -202,6 +225,10 @@ def test_the_database_refuses_what_does_not_fit_the_record(used, engine, stateme
 SET = "UPDATE versions SET "
 OTHER = {"prompt": FRANCE[0], "target": "Paris", "rephrases": [], "unchanged": [], "kind": "qa"}
 EDIT_WITH_DIGEST = f"UPDATE edits SET target = 'Paris', digest = '{edit_digest(**OTHER)}' WHERE id = 1"
+OTHER_COLLECTION = (
+    '(id, name, model, model_digest, "window", method, encoder, created_by) OVERRIDING SYSTEM VALUE '
+    "SELECT 99, 'other', model, model_digest, \"window\", method, encoder, created_by FROM collections"
+)
 FORGERIES = {
     # Content
     "a flipped byte of a block": (
@@ -234,7 +261,28 @@ FORGERIES = {
         f"UPDATE batches SET edits_digest = '{edits_digest([edit_digest(**OTHER)])}' WHERE id = 1",
     ),
     "a removed edit": ("batch 2: its edits", "DELETE FROM edits WHERE batch_id = 2"),
+    "an edit of another collection than its batch's": (
+        "edit 1: its collection is not",
+        f"INSERT INTO collections {OTHER_COLLECTION}",
+        "UPDATE edits SET collection_id = 99 WHERE id = 1",
+    ),
+    "an edit that acts for another prompt": (
+        "edit 1: it acts in another collection, or for another prompt",
+        "UPDATE activations SET prompt_key = repeat('0', 64) WHERE edit_id = 1",
+    ),
+    "another maker of a collection": ("collection facts: it is said", "UPDATE collections SET created_by = 'eve'"),
     # Versions
+    "a version of another kind": (
+        "version 3 of facts: its kind",
+        SET + "kind = 'revert', reverts = 2 WHERE number = 3",
+    ),
+    "a version that restores another": ("version 4 of facts: its kind", SET + "restores = 1 WHERE number = 4"),
+    "a version after another": ("version 3 of facts: it does not follow", SET + "parent_id = 1 WHERE number = 3"),
+    "two versions with each other's batches": (
+        "version 2 of facts: its kind, or the batch",
+        "DROP INDEX versions_one_per_batch_idx",
+        SET + "batch_id = 3 - batch_id WHERE number < 3",
+    ),
     "an edit slipped into an older version": (
         "version 1 of facts: its content",
         "UPDATE activations SET valid = int4range(1, upper(valid)) WHERE lower(valid) = 2",
@@ -287,6 +335,48 @@ FORGERIES = {
         "approval of batch 1 by ben: the edits that it declines",
         "UPDATE approvals SET declined = '{1}' WHERE batch_id = 1",
     ),
+    "a rejected batch that is approved": (
+        "batch 3: it is approved, but by its events and versions it is rejected",
+        "UPDATE batches SET state = 'approved', approvals_needed = 1 WHERE id = 3",
+    ),
+    "an applied batch that failed": (
+        "batch 1: it is failed, but by its events and versions it is applied",
+        "UPDATE batches SET state = 'failed' WHERE id = 1",
+    ),
+    "an approved batch that is undecided": (
+        "batch 4: it is submitted by None",
+        "UPDATE batches SET state = 'submitted', decided_by = NULL, decided_at = NULL, reason = NULL WHERE id = 4",
+    ),
+    "a batch decided at another time": (
+        "batch 1: the time when it was decided",
+        "UPDATE batches SET decided_at = decided_at - interval '1 day' WHERE id = 1",
+    ),
+    "a batch submitted at another time": (
+        "batch 1: the time when it was submitted",
+        "UPDATE batches SET submitted_at = submitted_at - interval '1 day' WHERE id = 1",
+    ),
+    "another reason of a decision": (
+        "batch 3: the reason for which it was decided",
+        "UPDATE batches SET reason = 'a duplicate' WHERE id = 3",
+    ),
+    **{
+        f"another {column} of a batch": (
+            "batch 3: its collection, message, source or number of edits",
+            f"UPDATE batches SET {column} = {value} WHERE id = 3",
+        )
+        for column, value in (("message", "'other'"), ("source", "'other.jsonl'"), ("edit_count", "2"))
+    },
+    "another reason of an approval": (
+        "approval of batch 1 by ben: its reason or its time",
+        "UPDATE approvals SET reason = 'seen' WHERE batch_id = 1",
+    ),
+    "an approval at another time": (
+        "approval of batch 4 by cleo: its reason or its time",
+        "UPDATE approvals SET created_at = created_at - interval '1 day' WHERE actor = 'cleo'",
+    ),
+    "another error of a job": ("job 3: its error", "UPDATE jobs SET error = 'eve did it' WHERE id = 3"),
+    "an error that passes for erased": ("job 3: its error", "UPDATE jobs SET error = '[erased]' WHERE id = 3"),
+    "a removed job": ("job 3: its error is gone", "DELETE FROM jobs WHERE id = 3"),
     "another model": ("collection facts", "UPDATE collections SET model_digest = repeat('0', 64)"),
     "another policy": ("policy of facts", "UPDATE collections SET self_approval = true"),
     # Aliases
@@ -355,6 +445,64 @@ def test_a_forgery_by_somebody_with_all_rights_is_found_and_named(used, tamper, 
     report = used.verify()
     assert not report.ok
     assert any(expected in f"{finding.subject}: {finding.detail}" for finding in report.findings), report.findings
+
+
+OF_FRESH = " WHERE collection_id = (SELECT id FROM collections WHERE name = 'fresh')"
+FIXED = {
+    "the encoder": (
+        "its encoder's digest",
+        "UPDATE collections SET encoder_digest = repeat('0', 64) WHERE name = 'fresh'",
+    ),
+    "the calibration": (
+        "its calibration is gone, or differs",
+        "UPDATE calibrations SET data = 'other', sha256 = encode(sha256('other'), 'hex')" + OF_FRESH,
+    ),
+    "no calibration": ("its calibration is gone, or differs", "DELETE FROM calibrations" + OF_FRESH),
+}
+
+
+@pytest.mark.parametrize("forgery", FIXED)
+def test_what_a_check_fixed_is_told_from_another_before_there_is_a_version(used, tamper, model_folder, forgery):
+    with used.sessions.begin() as session:
+        fresh = collections.create(session, NewCollection(name="fresh", model=model_folder), BEN)
+        collections.fix_keys(session, fresh.id, BEN, "a" * 64, b"mean and covariance")
+    assert used.verify().ok
+    expected, statement = FIXED[forgery]
+    tamper(statement)
+    assert [expected in finding.detail for finding in used.verify().findings] == [True]
+
+
+WITHOUT_RULES = (
+    "ALTER TABLE blocks DROP CONSTRAINT blocks_sha256_check",
+    "ALTER TABLE points DROP CONSTRAINT points_erased_check",
+    "ALTER TABLE clusters DROP CONSTRAINT clusters_erased_check",
+)
+LEFT = {
+    "a key": ("but a key of it", "UPDATE points SET key = '[1,2]' WHERE edit_id = 2"),
+    "a block": ("but a block of it", "UPDATE blocks SET data = 'weights', erased_at = NULL WHERE id = 2"),
+    "a block that it is not said to have": (
+        "but a block of it",
+        "DELETE FROM block_edits WHERE edit_id = 2",
+        "UPDATE blocks SET data = 'weights', erased_at = NULL WHERE id = 2",
+    ),
+    "a centre": ("but a cluster's centre", "UPDATE clusters SET centre = '[1,2]' WHERE 2 = ANY (members)"),
+    "a point of another's block": (
+        "it leads to a block that was not trained for its edit",
+        "UPDATE points SET block_id = 1 WHERE edit_id = 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("forgery", LEFT)
+def test_what_should_have_gone_with_an_erased_edit_is_found(used, tamper, forgery):
+    number = used.retire(2).number
+    with used.open() as (session, collection):
+        aliases.set_alias(session, collection, "production", number, BEN, "without it")
+        erasure.erase(session, [2], BEN, "request 17", dry_run=False)
+    expected, *statements = LEFT[forgery]
+    assert not any(expected in finding.detail for finding in used.verify().findings)
+    tamper(*WITHOUT_RULES, *statements)
+    assert any(expected in finding.detail for finding in used.verify().findings), used.verify().findings
 
 
 def test_an_event_signed_again_after_a_change_breaks_the_chain_at_the_next_one(used, tamper):

@@ -220,7 +220,7 @@ def test_nothing_is_half_restored(used, engine, tmp_path, elsewhere, tamper):
     tamper("DELETE FROM batches WHERE id = 3")
     path = tmp_path / "b.melo"
     service.backup(engine, path, None, unwatched)
-    with pytest.raises(Exception, match="batches"):
+    with pytest.raises(InvalidBackup, match=r"does not take tables/edits.copy: .*foreign key"):
         service.restore(elsewhere, path, None, unwatched)
     assert is_empty(elsewhere)
     assert schema_state(elsewhere).current
@@ -256,6 +256,38 @@ def test_a_backup_of_an_older_schema_is_restored_and_migrated(empty_database_url
     assert schema_state(elsewhere).current
     with elsewhere.connect() as connection:
         assert connection.scalar(text("SELECT digest_format FROM collections")) == 1
+
+
+RULE = "pg_constraint WHERE conname = 'versions_reason_check' AND NOT convalidated"
+
+
+def test_rows_that_are_older_than_a_rule_are_restored_and_the_rule_stands_for_new_ones(
+    used, engine, tmp_path, elsewhere, tamper
+):
+    with engine.connect() as connection:
+        rule = connection.scalar(text(f"SELECT pg_get_constraintdef(oid) FROM {RULE}"))
+    tamper(
+        "ALTER TABLE versions DROP CONSTRAINT versions_reason_check",
+        "UPDATE versions SET reason = '' WHERE kind = 'retire'",
+        f"ALTER TABLE versions ADD CONSTRAINT versions_reason_check {rule}",
+    )
+    path = tmp_path / "b.melo"
+    service.backup(engine, path, None, unwatched)
+    service.restore(elsewhere, path, None, unwatched)
+    assert rows(elsewhere) == rows(engine)
+    with elsewhere.connect() as connection:
+        assert connection.scalar(text(f"SELECT pg_get_constraintdef(oid) FROM {RULE}")) == rule
+
+
+def test_a_servers_way_of_writing_numbers_and_dates_does_not_reach_a_backup(empty_database_url, elsewhere):
+    with elsewhere.begin() as connection:
+        for setting in ("extra_float_digits = 0", "datestyle = 'German'"):
+            connection.execute(text(f"ALTER DATABASE {elsewhere.url.database} SET {setting}"))
+    engine = make_engine(empty_database_url)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT (0.1::float8 + 0.2::float8)::text")) == "0.30000000000000004"
+        assert connection.scalar(text("SELECT '2026-11-21'::date::text")) == "2026-11-21"
+    engine.dispose()
 
 
 def test_a_database_without_schema_has_nothing_to_back_up(elsewhere, tmp_path):

@@ -1,6 +1,8 @@
 """A person's data goes on request: from every table, for good, with the digests and the chain of events intact."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 
 import pytest
 from sqlalchemy import text
@@ -10,9 +12,11 @@ from registry.audit import service as audit
 from registry.backup.tables import LEFT_OUT
 from registry.edits import deciding
 from registry.erasure import service
-from registry.erasure.scrubbing import GONE, scrubbed
-from registry.errors import Erased, NotFound, WrongState
+from registry.erasure.scrubbing import GONE, Erasing, named_in, scrubbed
+from registry.errors import Erased, InvalidResult, NotFound, WrongState
 from registry.jobs import service as queue
+from registry.jobs.schemas import NearEdit
+from registry.jobs.ways_out import ways_out
 from registry.schema import metadata
 from registry.versions import aliases
 from tests.conftest import copy_of
@@ -266,8 +270,86 @@ def test_reports_of_other_jobs_no_longer_quote_it(retired, engine):
 
 
 def test_scrubbing_leaves_alone_what_is_not_the_edits():
-    report = [{"edit_id": 2, "near": [{"edit_id": 12, "prompt": "p"}], "answered_by": None, "loss": 1}]
-    assert scrubbed(report, {1}, ["q"]) == report
+    report = [
+        {"edit_id": 2, "near": [{"edit_id": 12, "prompt": "p"}], "answered_by": None, "loss": 1},
+        {"edit_id": 3, "answer": "nowhere", "ways_out": ["It nearly repeats edit 12. Melo 1"]},
+    ]
+    assert scrubbed(report, Erasing({1}, ["q"], {"no"})) == report
+    assert named_in(report, {1, 12}) == {12}
+
+
+def test_jobs_of_other_batches_quote_it_in_no_form(retired, engine):
+    """Messages of earlier releases hold texts as Python and JSON write them, and answers that nobody is named for."""
+    target, prompt = PRIVATE["target"], PRIVATE["prompt"]
+    correct(retired, {"prompt": "When was Acme founded?", "target": "1999"})
+    report = [
+        {
+            "edit_id": 3,
+            "ways_out": [f"It nearly contradicts edit 1, which has the target {target!r}: retire it"],
+            "unchanged_changed": [{"prompt": "p", "before": f"At {target.lower()}.", "after": "1999", "by_edit": 3}],
+            "answer": "It is 1999",
+        }
+    ]
+    error = f"for the prompt {prompt!r} and {json.dumps(prompt)}, or {(prompt + chr(34))!r}, edit 1 is active"
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE jobs SET report = :report, error = :error WHERE batch_id = 2"),
+            {"report": json.dumps(report), "error": error},
+        )
+    erase(retired, 1)
+    with engine.connect() as connection:
+        (after,), error = connection.execute(text("SELECT report, error FROM jobs WHERE batch_id = 2")).one()
+    assert after["ways_out"] == [f"It nearly contradicts edit 1, which has the target '{GONE}': retire it"]
+    assert (after["unchanged_changed"][0]["before"], after["answer"]) == (GONE, "It is 1999")
+    assert not [quote for quote in ("Jo Doe", "address") if quote in error], error
+
+
+def test_what_a_job_says_of_another_edit_names_it_by_its_id_alone(retired):
+    near = NearEdit(edit_id=1, prompt=SECRET, target="Elm", distance=0.1, inside=True, same_target=False)
+    (way,) = ways_out(2, 3, [near])
+    assert "contradicts edit 1" in way and not [quote for quote in (SECRET, "Elm") if quote in way]
+    claim = retired.claim(retired.approve(retired.submit(PRIVATE).batch.id))
+    retired.rollback(1)
+    with pytest.raises(InvalidResult, match="for its prompt, edit 1 is active since") as refusal:
+        retired.finish(claim)
+    assert not [quote for quote in ("Jo Doe", "Elm") if quote in str(refusal.value)]
+
+
+def test_nothing_is_erased_while_a_worker_could_still_quote_it(retired, engine):
+    """A job of another batch read the edit before it was retired."""
+    retired.revert(2)
+    claim = retired.claim(retired.approve(retired.submit({"prompt": "Who?", "target": "x"}).batch.id))
+    retired.retire(1)
+    with engine.begin() as connection:  # a lease that ran out, which its worker may not have noticed
+        connection.execute(text("UPDATE jobs SET lease_until = now() - interval '1 hour' WHERE state = 'running'"))
+    with pytest.raises(WrongState, match=rf"A worker is at job {claim.job_id} of facts"):
+        erase(retired, 1)
+    retired.finish(claim)
+    assert erase(retired, 1).edits == [1]
+
+
+def test_of_two_erasures_at_once_the_second_finds_it_erased(retired, engine):
+    """Both found the edit before either had the locks."""
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with ThreadPoolExecutor(1) as thread:
+        with retired.sessions.begin() as session:
+            service.erase(session, [1], BEN, "first", dry_run=False)
+            second = thread.submit(erase, retired, 1)
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as observer:
+                while not observer.scalar(waiting) and not second.done():
+                    sleep(0.01)
+        with pytest.raises(WrongState, match="erased already"):
+            second.result(timeout=30)
+    assert retired.verify().checked["erasures"] == 1
+
+
+def test_a_block_that_only_a_point_leads_to_goes_too(retired, tamper, engine):
+    tamper("DELETE FROM block_edits WHERE edit_id = 1")
+    assert erase(retired, 1).blocks == 1
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT data FROM blocks WHERE id = 1")) == b""
 
 
 def test_events_hold_no_prompt_and_no_target(retired):

@@ -123,6 +123,23 @@ def test_a_failed_job_keeps_its_reason_and_its_batch_can_be_approved_again(desk,
     assert desk.verify().ok
 
 
+def test_a_job_over_which_five_workers_were_lost_is_given_up(desk, job, engine):
+    for _ in range(7):
+        claim = desk.claim(job)
+        with desk.sessions.begin() as session:
+            service.give_back(session, claim)  # no worker was lost
+    for attempt in range(1, 6):
+        assert desk.claim(job, f"w{attempt}").attempt == attempt
+        expire(desk, job)
+    assert desk.claim(job, "w6") is None
+    assert (state(desk, "jobs", job), state(desk, "batches", claim.batch_id)) == ("failed", "failed")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT error FROM jobs").scalar() == "5 workers were lost over it"
+    assert desk.claim(job, "w6") is None
+    assert desk.finish(desk.claim(desk.approve(claim.batch_id))).number == 1
+    assert desk.verify().ok
+
+
 def test_a_waiting_job_says_that_no_worker_is_running(desk, job):
     def said():
         with desk.sessions() as session:

@@ -2,15 +2,18 @@
 
 import json
 import threading
+import tracemalloc
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from registry.edits import deciding, repository, submitting
 from registry.edits.models import Batch
 from registry.edits.records import read_records
-from registry.errors import InvalidEdits, NotFound, SelfApproval, TooLarge, WrongState
+from registry.errors import InvalidEdits, InvalidResult, NotFound, SelfApproval, TooLarge, WrongState
+from registry.jobs import service as queue
 from tests.registry.conftest import WINDOW
 from tests.registry.desk import ADA, BEN
 from tests.registry.problem import is_problem
@@ -61,6 +64,27 @@ def test_skip_invalid_stores_the_rest_and_reports_what_it_left_out(desk, engine)
     report = desk.submit({"prompt": "", "target": "x"}, PARIS, skip_invalid=True)
     assert report.accepted == count(engine, "edits") == 1
     assert [problem.position for problem in report.skipped] == [1]
+
+
+def test_a_record_that_is_left_out_takes_no_other_with_it(desk):
+    long = {**PARIS, "unchanged": ["word " * WINDOW]}
+    report = desk.submit(long, {**PARIS, "replaces": 99}, PARIS, PARIS, skip_invalid=True)
+    told = [(problem.position, problem.code) for problem in report.skipped]
+    assert (report.accepted, told) == (1, [(1, "too-long"), (2, "replaces-nothing"), (4, "duplicate")])
+
+
+def test_nobody_waits_while_the_tokens_of_a_submission_are_counted(desk, monkeypatch):
+    counted = []
+
+    def count_tokens(_, texts):
+        with desk.sessions.begin() as session:
+            session.execute(text("SELECT FROM collections FOR UPDATE NOWAIT"))
+        counted.extend(texts)
+        return [1 for _ in texts]
+
+    monkeypatch.setattr(submitting, "count_tokens", count_tokens)
+    desk.submit({"prompt": "word " * WINDOW, "target": "x"})
+    assert len(counted) == 1
 
 
 def test_a_dry_run_checks_and_stores_nothing(desk, engine):
@@ -127,6 +151,60 @@ def test_skipping_conflicts_stores_the_records_without_any(desk):
     assert [problem.code for problem in report.skipped] == ["duplicate"]
     assert desk.submit(PARIS, on_conflict="skip").batch is None
     assert refused(desk, {"prompt": "", "target": "x"}, on_conflict="skip")[0].code == "malformed"
+
+
+def approval_refused(desk, batch):
+    with pytest.raises(InvalidEdits) as caught:
+        desk.approve(batch.id)
+    (problem,) = caught.value.problems
+    return problem.code, problem.other_edit_id
+
+
+def test_an_edit_that_was_replaced_while_it_waited_cannot_be_approved(desk):
+    first = desk.submit(PARIS).batch
+    second = desk.submit({"prompt": "France's capital?", "target": "Lyon", "replaces": 1}).batch
+    claim = desk.claim(desk.approve(second.id))
+    assert approval_refused(desk, first) == ("replaced", 2)
+    desk.finish(claim)
+    assert approval_refused(desk, first) == ("replaced", 2)
+
+
+def test_an_edit_is_replaced_by_one_batch_and_again_only_where_that_was_undone(desk):
+    desk.correct((PARIS["prompt"], "Paris"))
+    first = desk.submit({"prompt": "France's capital?", "target": "Lyon", "replaces": 1}).batch
+    second = desk.submit({"prompt": "The capital of France?", "target": "Nice", "replaces": 1}).batch
+    claim = desk.claim(desk.approve(first.id))
+    assert approval_refused(desk, second) == ("replaces-nothing", 1)
+    with desk.sessions.begin() as session:
+        queue.fail(session, claim, "out of memory")
+    desk.finish(desk.claim(desk.approve(first.id)))
+    assert approval_refused(desk, second) == ("replaces-nothing", 1)
+    desk.rollback(1)
+    desk.finish(desk.claim(desk.approve(second.id)))
+    assert desk.active() == {"The capital of France?": 3}
+
+
+def test_a_batch_whose_edit_was_retired_before_its_replacement_is_not_applied(desk):
+    desk.correct((PARIS["prompt"], "Paris"))
+    batch = desk.submit({"prompt": "France's capital?", "target": "Lyon", "replaces": 1}).batch
+    claim = desk.claim(desk.approve(batch.id))
+    desk.retire(1)
+    with pytest.raises(InvalidResult, match=r"replace edits \[1\]"):
+        desk.finish(claim)
+    assert desk.active() == {}
+    with desk.sessions.begin() as session:
+        queue.fail(session, claim, "refused")
+    assert approval_refused(desk, batch) == ("replaces-nothing", 1)
+
+
+def test_an_edit_that_is_being_trained_is_replaced_once_it_acts(desk):
+    first = desk.submit(PARIS).batch
+    second = desk.submit({**PARIS, "target": "Lyon", "replaces": 1}).batch
+    claim = desk.claim(desk.approve(first.id))
+    assert approval_refused(desk, second) == ("replaces-nothing", 1)
+    desk.finish(claim)
+    desk.finish(desk.claim(desk.approve(second.id)))
+    assert desk.active() == {PARIS["prompt"]: 2}
 
 
 def test_a_contradiction_with_a_waiting_edit_says_which_batch_to_decide_on(desk):
@@ -237,6 +315,27 @@ def test_every_problem_of_lines_names_its_line_and_nothing_is_stored(api, desk, 
     assert count(engine, "edits") == count(engine, "batches") == 0
 
 
+@pytest.mark.parametrize("form", ["line", "object"])
+def test_a_record_with_very_many_unknown_fields_is_one_problem_and_takes_little_memory(form):
+    record = {**PARIS, "line": 7, **{f"field {n}": n for n in range(20_000)}}
+    raw = json.dumps(record).encode() if form == "line" else record
+    tracemalloc.start()
+    ((problem,),) = read_records([raw])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (problem.line, problem.code) == (7, "malformed")
+    assert "20,000 fields that an edit does not have: 'field 0', 'field 1'" in problem.detail
+    assert peak < 8e6
+    few = {**PARIS, **{f"field {n}": n for n in range(20)}}
+    assert [len(problems) for problems in read_records([few, json.dumps(few).encode()])] == [20, 20]
+
+
+def test_a_line_with_many_colons_is_an_edit_as_any_other():
+    record = {**PARIS, "prompt": "a: b? " * 50, "rephrases": ["::"] * 20, "kind": "qa"}
+    (one,), (other,) = read_records([record]), read_records([json.dumps(record).encode()])
+    assert replace(other, line=None) == one
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "params", "status", "code"),
     [
@@ -268,11 +367,11 @@ def test_the_first_thousand_problems_are_listed_and_all_of_them_counted(desk):
 
 
 def test_a_hundred_thousand_edits_are_accepted_and_one_more_is_not(desk):
-    text = [b'{"prompt": "question %d?", "target": "answer %d"}\n' % (n, n) for n in range(100_001)]
+    body = [b'{"prompt": "question %d?", "target": "answer %d"}\n' % (n, n) for n in range(100_001)]
     with desk.open() as (session, collection):
-        assert submitting.submit(session, collection, text[:-1], ADA, dry_run=True).accepted == 100_000
+        assert submitting.submit(session, collection, body[:-1], ADA, dry_run=True).accepted == 100_000
         with pytest.raises(TooLarge, match="more than 100,000"):
-            submitting.submit(session, collection, iter(text), ADA, dry_run=True)
+            submitting.submit(session, collection, iter(body), ADA, dry_run=True)
 
 
 def test_a_batch_shows_its_first_thousand_edits_and_the_others_on_request(api, desk):
