@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, Identity, MetaData, Text, func
+from sqlalchemy import BigInteger, DateTime, Identity, MetaData, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
@@ -26,12 +26,6 @@ _NAMES = {
 class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=_NAMES)
     type_annotation_map = {str: Text, int: BigInteger, dict[str, Any]: JSONB}  # noqa: RUF012 (SQLAlchemy's name)
-
-
-def one_of(column: str, words: type[Any]) -> CheckConstraint:
-    """An enumeration kept as text: readable in SQL, and a new value needs no rewrite of the table."""
-    values = ", ".join(f"'{word}'" for word in words)
-    return CheckConstraint(f"{column} IN ({values})", name=column)
 
 
 Value = TypeVar("Value")

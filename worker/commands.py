@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,7 +52,7 @@ def ask(
     call = invocation(context)
     kind = "completion" if completion else "qa"
     try:
-        loaded = _load(call, model)
+        (loaded,) = _load(call, model)
         with call.err.status("answering"):
             answers = loaded.model.ask(asked, kind=kind, max_new_tokens=max_tokens)
     except MeloError as error:
@@ -74,9 +74,8 @@ def answers(call: Invocation, models: Sequence[str], prompts: Sequence[str]) -> 
 
     try:
         said = []
-        for model in models:
-            loaded = _load(call, model)
-            with call.err.status(f"asking {model}"):
+        for loaded in _load(call, *models):
+            with call.err.status(f"asking version {loaded.content.number or 'base'}"):
                 said.append([answer.text for answer in loaded.model.ask(list(prompts), kind="qa")])
     except MeloError as error:
         raise CommandError("The model cannot answer", str(error)) from None
@@ -105,7 +104,8 @@ def demo(
     run_demo(invocation(context), json_file, keep)
 
 
-def _load(call: Invocation, model: str) -> "LoadedVersion":
+def _load(call: Invocation, *models: str) -> "Iterator[LoadedVersion]":
+    """The versions, one after another, over one base model. All are found before torch is imported."""
     from sqlalchemy.exc import OperationalError
 
     from registry.database import make_engine, make_sessions, schema_state
@@ -116,14 +116,16 @@ def _load(call: Invocation, model: str) -> "LoadedVersion":
         schema_state(engine).require_current()
         sessions = make_sessions(engine)
         with sessions() as session:
-            found = resolve(session, model)
-        with call.err.status(f"loading {found.collection.name}@{found.number}"):
+            wanted = [resolve(session, model) for model in models]
+        with call.err.status("starting"):
             from worker.loader import load_version
             from worker.shelf import Shelf
 
-            return load_version(
-                sessions, Shelf(call.settings.cache, call.settings.dtype), found.collection.id, found.number
-            )
+            shelf = Shelf(call.settings.cache, call.settings.dtype)
+        for found in wanted:
+            with call.err.status(f"loading {found.collection.name}@{found.number}"):
+                loaded = load_version(sessions, shelf, found.collection.id, found.number)
+            yield loaded
     except OperationalError as error:
         raise CommandError(
             "The database does not answer", str(error.orig).strip(), "Run `melo up`, or check MELO_DATABASE_URL."

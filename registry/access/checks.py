@@ -1,32 +1,20 @@
 """Comparing API keys and protected aliases with their events: part of verifying the record."""
 
-from collections.abc import Iterator
-
-from sqlalchemy import String, and_, func, literal, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from registry.access.models import AliasProtection, ApiKey
 from registry.access.repository import roles_of
 from registry.access.service import key_digest
+from registry.audit.checked import Checked, made_and_ended
 from registry.audit.models import AuditEvent
 from registry.collections.models import Collection
 from registry.vocabulary import Action
 
-Checked = Iterator[tuple[str, list[str]]]  # a record, and what is wrong with it
-
 
 def check_keys(session: Session) -> Checked:
     """Nobody got a key, more rights or a revoked key back but by an event, and no key vanished."""
-    created, revoked = aliased(AuditEvent), aliased(AuditEvent)
-    subject = literal("key/") + ApiKey.id.cast(String)
-    query = (
-        select(created, ApiKey, revoked)
-        .join(ApiKey, and_(created.subject == subject, created.action == Action.KEY_CREATE), full=True)
-        .outerjoin(revoked, and_(revoked.subject == subject, revoked.action == Action.KEY_REVOKE))
-        .where(ApiKey.id.is_not(None) | (created.action == Action.KEY_CREATE))
-        .order_by(ApiKey.id)
-    )
-    for made, key, ended in session.execute(query):
+    for made, key, ended in made_and_ended(session, ApiKey, "key", Action.KEY_CREATE, Action.KEY_REVOKE):
         if key is None:
             yield made.subject, ["it is missing: its event says that it was made"]
             continue

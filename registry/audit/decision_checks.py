@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from registry.audit.checked import Checked
 from registry.audit.models import AuditEvent
 from registry.collections.models import Collection
 from registry.digests import edits_digest
@@ -14,7 +15,6 @@ from registry.edits.models import Approval, Batch, Edit
 from registry.versions.models import Alias, Version
 from registry.vocabulary import Action, BatchState
 
-Checked = Iterator[tuple[str, list[str]]]  # a record, and what is wrong with it
 _FEW = 100
 _MANY = 2_000
 # Most events do not hold when their row was written: it has the time at which the event's transaction began.

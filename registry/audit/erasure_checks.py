@@ -1,18 +1,17 @@
 """Checking erasures: what is empty was erased with an event, and what an event says is erased is empty."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.orm import Session, aliased
 
+from registry.audit.checked import Checked
 from registry.audit.models import AuditEvent
 from registry.edits.models import Edit
 from registry.versions.models import Block, BlockEdit, Cluster, Point
 from registry.vocabulary import Action
 
-Checked = Iterator[tuple[str, list[str]]]  # a record, and what is wrong with it
 _MANY = 2_000
 
 

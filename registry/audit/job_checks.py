@@ -1,18 +1,17 @@
 """Checking what jobs say went wrong, whose texts the events hold by their digests alone."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import BigInteger, and_, cast, func, select
 from sqlalchemy.orm import Session
 
+from registry.audit.checked import Checked
 from registry.audit.models import AuditEvent
 from registry.digests import sha256_hex
 from registry.edits.models import Edit
 from registry.erasure.scrubbing import GONE
 from registry.jobs.models import Job
 
-Checked = Iterator[tuple[str, list[str]]]  # a record, and what is wrong with it
 _FEW = 100
 
 

@@ -1,17 +1,15 @@
 """Checking the policies that batches were decided under, and that no approval has gone, against their events."""
 
-from collections.abc import Iterator
-
 from sqlalchemy import BigInteger, and_, cast, func, select
 from sqlalchemy.orm import Session, aliased
 
+from registry.audit.checked import Checked
 from registry.audit.models import AuditEvent
 from registry.collections import policy
 from registry.collections.models import Collection
 from registry.edits.models import Approval, Batch
 from registry.vocabulary import Action
 
-Checked = Iterator[tuple[str, list[str]]]  # a record, and what is wrong with it
 _FEW = 100
 _MANY = 2_000
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, aliased
 from registry.access.checks import check_keys, check_protections
 from registry.audit import repository
 from registry.audit.chain import follow, hashed_fields
+from registry.audit.checked import Checked
 from registry.audit.decision_checks import check_aliases, check_approvals, check_batches, check_told
 from registry.audit.erasure_checks import check_erasures
 from registry.audit.job_checks import check_errors
@@ -38,7 +39,6 @@ from registry.versions.models import Activation, Block, Cluster, Point
 from registry.vocabulary import Action
 from registry.webhooks.checks import check_webhooks
 
-Checked = Iterator[tuple[str, list[str]]]  # a record, and what is wrong with it
 _FEW = 100  # rows at a time where a row holds a block's bytes or a cluster's members
 _MANY = 2_000
 _PAUSE = 0.5  # seconds between two words about progress

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from registry.audit.checked import Checked
 from registry.audit.models import AuditEvent
 from registry.collections.models import Collection
 from registry.digests import FORMAT, Foundation, cluster_element, content_digest, edit_element
@@ -44,7 +45,7 @@ SELECT (SELECT count(*) FROM clusters WHERE collection_id = :id AND lower(valid)
 """)
 
 
-def check_versions(session: Session) -> Iterator[tuple[str, list[str]]]:
+def check_versions(session: Session) -> Checked:
     """Every version, in order, with what is wrong about it."""
     for collection in session.scalars(select(Collection).order_by(Collection.id)).all():
         states = _States(session, collection)

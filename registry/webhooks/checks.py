@@ -1,28 +1,17 @@
 """Comparing webhooks with their events: part of verifying the record."""
 
-from collections.abc import Iterator
+from sqlalchemy.orm import Session
 
-from sqlalchemy import String, and_, literal, select
-from sqlalchemy.orm import Session, aliased
-
-from registry.audit.models import AuditEvent
+from registry.audit.checked import Checked, made_and_ended
 from registry.vocabulary import Action
 from registry.webhooks.content import content_digest
 from registry.webhooks.models import Webhook
 
 
-def check_webhooks(session: Session) -> Iterator[tuple[str, list[str]]]:
+def check_webhooks(session: Session) -> Checked:
     """Events go to no address, and are kept from none, but by an event."""
-    created, removed = aliased(AuditEvent), aliased(AuditEvent)
-    subject = literal("webhook/") + Webhook.id.cast(String)
-    query = (
-        select(created, Webhook, removed)
-        .join(Webhook, and_(created.subject == subject, created.action == Action.WEBHOOK_CREATE), full=True)
-        .outerjoin(removed, and_(removed.subject == subject, removed.action == Action.WEBHOOK_DELETE))
-        .where(Webhook.id.is_not(None) | (created.action == Action.WEBHOOK_CREATE))
-        .order_by(Webhook.id)
-    )
-    for made, webhook, ended in session.execute(query):
+    events = Action.WEBHOOK_CREATE, Action.WEBHOOK_DELETE
+    for made, webhook, ended in made_and_ended(session, Webhook, "webhook", *events):
         if webhook is None:
             yield made.subject, ["it is missing: its event says that it was made"]
             continue

@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from registry.app import create_app
 from registry.settings import Settings
-from tests.registry.desk import Desk
+from tests.registry.desk import Desk, template_of
 
 WINDOW = 256
 
@@ -35,6 +35,18 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def desk(sessions: sessionmaker[Session], model_folder: str) -> Desk:
     """A collection `facts`, submitted to by ada and decided on by ben."""
     return Desk.with_collection(sessions, model_folder)
+
+
+@pytest.fixture(scope="module")
+def filled(request: pytest.FixtureRequest, postgres: str, template: str, model_folder: str) -> Iterator[str]:
+    """The name of a database in which the module's `fill` was done, to be copied for each of its tests."""
+    yield from template_of(postgres, template, model_folder, request.module.fill)
+
+
+@pytest.fixture
+def used(sessions: sessionmaker[Session]) -> Desk:
+    """The collection of a database that is in use already."""
+    return Desk(sessions)
 
 
 @pytest.fixture

@@ -66,11 +66,6 @@ def database_url(postgres, used_template):
     yield from copy_of(postgres, used_template)
 
 
-@pytest.fixture
-def used(sessions):
-    return Desk(sessions)
-
-
 def events(desk):
     with desk.sessions() as session:
         return list(reversed(audit.log(session, collection_id=None, subject=None, before=None, limit=1000)))

@@ -16,7 +16,7 @@ from registry.errors import InvalidBackup, NotEmpty, SchemaMismatch
 from registry.schema import metadata
 from registry.versions import aliases
 from tests.conftest import copy_of
-from tests.registry.desk import BEN, Desk, template_of
+from tests.registry.desk import BEN, Desk
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 FRANCE = ("What is the capital of France?", "Ly\ton\nor \\. so \u2028")
@@ -37,19 +37,9 @@ def fill(desk):
         aliases.set_alias(session, collection, "production", 2, BEN, "first release")
 
 
-@pytest.fixture(scope="module")
-def filled(postgres, template, model_folder):
-    yield from template_of(postgres, template, model_folder, fill)
-
-
 @pytest.fixture
 def database_url(postgres, filled):
     yield from copy_of(postgres, filled)
-
-
-@pytest.fixture
-def used(sessions):
-    return Desk(sessions)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from registry.digests import event_hash
 from registry.errors import InvalidRequest, NoSigningKey
 from registry.settings import Settings
 from tests.conftest import copy_of
-from tests.registry.desk import Desk, template_of
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 FRANCE = ("What is the capital of France?", "Lyon")
@@ -28,19 +27,9 @@ def fill(desk):
     desk.retire(desk.active()[FRANCE[0]])
 
 
-@pytest.fixture(scope="module")
-def filled(postgres, template, model_folder):
-    yield from template_of(postgres, template, model_folder, fill)
-
-
 @pytest.fixture
 def database_url(postgres, filled):
     yield from copy_of(postgres, filled)
-
-
-@pytest.fixture
-def used(sessions):
-    return Desk(sessions)
 
 
 def signed_head(desk):

@@ -20,7 +20,7 @@ from registry.jobs.ways_out import ways_out
 from registry.schema import metadata
 from registry.versions import aliases
 from tests.conftest import copy_of
-from tests.registry.desk import BEN, Desk, key_of, template_of
+from tests.registry.desk import BEN, Desk, key_of
 
 SECRET = "Jo Doe's address"
 PRIVATE = {
@@ -43,11 +43,6 @@ def correct(desk, *records):
 def fill(desk):
     correct(desk, PRIVATE, FRANCE)
     desk.retire(1)
-
-
-@pytest.fixture(scope="module")
-def filled(postgres, template, model_folder):
-    yield from template_of(postgres, template, model_folder, fill)
 
 
 @pytest.fixture
