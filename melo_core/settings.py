@@ -144,6 +144,23 @@ def validated(values: Mapping[str, Any], preset: str = "default") -> dict[str, A
     return MethodSettings.from_json(PRESETS[preset].to_json() | dict(values)).to_json()
 
 
+# What may be other for some of a collection's edits: how a block is trained, not where it acts or what leads to it.
+OF_TRAINING = (
+    "rank", "scale", "learning_rate", "iterations", "loss_target", "rounds", "edits_per_block", "learn_rephrases",
+    "learn_as_question", "batch", "seed",
+)  # fmt: skip
+
+
+def for_training(method: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A collection's settings with changes for some of its edits. Raises MeloError, also for what may not differ."""
+    for name in changes:
+        if name in method and name not in OF_TRAINING:
+            raise MeloError(
+                f"method setting {name} is the same for all edits of a collection; {', '.join(OF_TRAINING)} may differ"
+            )
+    return MethodSettings.from_json({**method, **changes}).to_json()
+
+
 def _read(name: str, value: Any, wanted: Any) -> Any:
     """A setting's value from JSON, of the type `wanted`. Raises MeloError."""
     number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -63,6 +63,21 @@ class Settings(BaseSettings):
     resend_seconds: PositiveFloat = Field(
         default=120, description="after this long unclaimed, a queued job is sent again"
     )
+    retry_seconds: PositiveFloat = Field(
+        default=5, description="pause after a failure that may pass; twice as long each further time"
+    )
+    job_seconds: PositiveFloat = Field(default=6 * 3600, description="longest work on one job")
+    stop_seconds: PositiveFloat = Field(
+        default=15, description="how long a worker that is told to stop may go on, before it gives its job back"
+    )
+    memory_limit_mb: PositiveInt | None = Field(
+        default=None, description="memory a worker may take, of its GPU or of this machine; empty: no limit"
+    )
+    devices: str = Field(default="", description="devices to work on, such as 0,1 or cpu; empty: the best there is")
+    metrics_host: str = Field(default="127.0.0.1", description="where relay and workers show metrics and health")
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        default=None, description="port of metrics and health of a relay or worker; empty: none"
+    )
     relay_poll_seconds: PositiveFloat = Field(default=0.5, description="longest pause between outbox reads")
     webhook_allow_private: bool = Field(
         default=False, description="whether webhooks may be sent into this server's own network"

@@ -16,6 +16,23 @@ class BatchState(StrEnum):
     TRAINING = "training"  # a worker holds its job
     APPLIED = "applied"  # its edits act from the version it made
     FAILED = "failed"  # its job ended with an error; it may be approved again
+    CANCELLED = "cancelled"  # stopped after it was approved, before it acted; it may be approved again
+
+
+class Priority(StrEnum):
+    """Which of the batches that wait is trained first."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+class QueueState(StrEnum):
+    """What a collection's queue does."""
+
+    OPEN = "open"  # what is approved is trained
+    PAUSED = "paused"  # nothing is begun; what runs is finished
+    DRAINING = "draining"  # what is queued is finished; nothing new is taken in
 
 
 class Checks(StrEnum):
@@ -83,12 +100,16 @@ class Action(StrEnum):
     COLLECTION_CREATE = "registry:collection:create"
     COLLECTION_CALIBRATE = "registry:collection:calibrate"  # encoder and whitening of its keys were fixed by a check
     POLICY_CHANGE = "collection:policy:change"
+    QUEUE_PAUSE = "collection:queue:pause"
+    QUEUE_DRAIN = "collection:queue:drain"
+    QUEUE_OPEN = "collection:queue:open"
     BATCH_SUBMIT = "collection:batch:submit"
     BATCH_APPROVE = "collection:batch:approve"
     BATCH_REJECT = "collection:batch:reject"
     BATCH_CHECK = "collection:batch:check"  # a worker ended the check
     BATCH_TRAIN = "collection:batch:train"  # a worker claimed the job
     BATCH_FAIL = "collection:batch:fail"
+    BATCH_CANCEL = "collection:batch:cancel"  # stopped before it acted
     EDIT_ERASE = "registry:edit:erase"  # its content is gone; the event keeps the digests
     EDIT_OVERLAP = "collection:edit:overlap"  # two edits' scopes met and both radii shrank
     EDIT_FORGET = "collection:edit:forget"  # a point fell out of its cluster through another edit

@@ -26,6 +26,7 @@ class Collection(Base):
     approvals_needed: Mapped[int] = mapped_column(Integer, server_default="1")  # by as many different people
     approvers: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")  # empty: whoever has the role
     checks: Mapped[str] = mapped_column(server_default="keys")
+    queue: Mapped[str] = mapped_column(server_default="open")  # whether its jobs are begun
     created_by: Mapped[str]
     created_at: Mapped[Moment]
 

@@ -4,7 +4,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text, UniqueConst
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.orm import Base, Key, LaterMoment, Moment, Sha256
+from registry.orm import Base, Json, Key, LaterMoment, Moment, Sha256
 
 
 class Batch(Base):
@@ -26,6 +26,9 @@ class Batch(Base):
     approvals_needed: Mapped[int | None] = mapped_column(Integer)  # by the policy as it was when they were given
     edit_count: Mapped[int]
     edits_digest: Mapped[Sha256]
+    priority: Mapped[str] = mapped_column(server_default="normal")
+    deadline: Mapped[LaterMoment]  # after it, the batch is not applied any more
+    training: Mapped[Json] = mapped_column(server_default="{}")  # its settings where they differ from the collection's
 
 
 class Approval(Base):

@@ -4,13 +4,15 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, ForeignKey, Index, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.orm import Base, Json, Key, LaterMoment, Moment
 from registry.vocabulary import JobState
 
 LIVE = f"state IN ('{JobState.QUEUED}', '{JobState.RUNNING}', '{JobState.SUCCEEDED}')"
+
+WAITING = f"state IN ('{JobState.QUEUED}', '{JobState.RUNNING}')"
 
 
 class Job(Base):
@@ -21,6 +23,7 @@ class Job(Base):
         Index("jobs_one_live_per_batch_idx", "batch_id", "kind", unique=True, postgresql_where=text(LIVE)),
         Index("jobs_lease_idx", "lease_until", postgresql_where=text("state = 'running'")),
         Index("jobs_queued_idx", "created_at", postgresql_where=text("state = 'queued'")),
+        Index("jobs_live_idx", "collection_id", "id", postgresql_where=text(WAITING)),
         Index(None, "batch_id", "id"),
     )
 
@@ -37,6 +40,8 @@ class Job(Base):
     libraries: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     seed: Mapped[int] = mapped_column(BigInteger)
     settings: Mapped[Json]
+    lessons: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))  # edits trained in one go, of other jobs too
+    not_before: Mapped[LaterMoment]  # after a failure that may pass
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     loss_curve: Mapped[list[Any] | None] = mapped_column(JSONB)
     timings: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
