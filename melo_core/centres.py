@@ -69,42 +69,42 @@ class Centres:
     def nearest(self, keys: Tensor) -> tuple[float, int, int] | None:
         """Distance, number and key of the nearest vector to any of the keys (k, d); None if there are no vectors.
 
-        Of equal distances, the lower number counts, then the earlier key. Nothing depends on the other keys.
+        Of equal distances, the lower number counts, then the earlier key.
         """
         if not self._numbers:
             return None
-        close = self._close(keys.numpy())
-        return min((*self._among(rows, keys[i]), i) for i, rows in enumerate(close))
+        which, rows = self._close(keys.numpy())
+        if len(rows) > 1:
+            away = self._rows[rows] - keys.numpy()[which]
+            squares = np.einsum("nd,nd->n", away, away, dtype=np.float64)  # good to the roundings of each term
+            near = squares <= squares.min() * (1 + FLOAT32_ERROR)
+            which, rows = which[near], rows[near]
+        return min(
+            (distance(keys[i], torch.from_numpy(self._rows[row])), self._numbers[row], i)
+            for i, row in zip(which.tolist(), rows.tolist(), strict=True)
+        )
 
-    def _close(self, keys: Floats) -> list[NDArray[np.intp]]:
-        """The rows that can be nearest to each key: few, and the nearest always among them."""
+    def _close(self, keys: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Keys and rows of the pairs that can be the nearest: few, and the nearest always among them."""
         n = len(self._numbers)
-        copies, *of_keys = _rounded(keys)
+        copies, scales, lengths, rests = _rounded(keys)
         rows, queries = torch.from_numpy(self._copies), torch.from_numpy(copies)
         products = torch.empty(len(keys), n)
         for start in range(0, n, CACHED_ROWS):
             end = min(start + CACHED_ROWS, n)
             for i in range(len(keys)):  # one at a time: the product with a single vector is by far the fastest
                 products[i, start:end] = torch._int_mm(rows[start:end], queries[i, :, None])[:, 0]
-        close = []
-        for rough, scale, length, rest in zip(products.numpy(), *of_keys, strict=True):
-            rough *= self._scales[:n]
-            rough *= -2 * scale
-            rough += self._squares[:n]  # the squared distance less ‖y‖², up to:
-            bounds = self._rests[:n] * (2 * (length + rest))
-            common = 2 * self._largest * float(rest) + FLOAT32_ERROR * (self._largest + float(length)) ** 2
-            least = float((rough + bounds).min())
-            rough -= bounds
-            close.append(np.flatnonzero(rough <= least + 2 * common))
-        return close
-
-    def _among(self, rows: NDArray[np.intp], key: Tensor) -> tuple[float, int]:
-        """Distance and number of the nearest of these rows; the lower number of two equals."""
-        if len(rows) > 1:
-            away = self._rows[rows] - key.numpy()
-            squares = np.einsum("nd,nd->n", away, away, dtype=np.float64)  # good to the roundings of each term
-            rows = rows[squares <= squares.min() * (1 + FLOAT32_ERROR)]
-        return min((distance(key, torch.from_numpy(self._rows[row])), self._numbers[row]) for row in rows.tolist())
+        rough = products.numpy()
+        rough *= self._scales[:n]
+        rough *= (-2 * scales)[:, None]
+        rough += self._squares[:n]  # the squared distance less ‖y‖², up to its bound and what is common to a key's:
+        bounds = self._rests[:n] * (2 * (lengths + rests))[:, None]
+        common = 2 * self._largest * rests + FLOAT32_ERROR * (self._largest + lengths) ** 2
+        own = np.einsum("kd,kd->k", keys, keys, dtype=np.float64)  # ‖y‖²
+        least = ((rough + bounds).min(1) + own + common).min()
+        rough -= bounds
+        which, close = np.nonzero(rough <= (least - own + common)[:, None])
+        return which, close
 
     def _reserve(self, n: int) -> None:
         """Room for n rows; doubled when full, so that what one more costs does not grow with their number."""
