@@ -42,20 +42,25 @@ def _refuse_floats(value: Any) -> None:
             _refuse_floats(part)
 
 
-def float32_bytes(numbers: Sequence[float]) -> bytes:
-    """The numbers as little-endian float32, which is how vectors enter a digest and leave a query."""
-    packed = array("f", numbers)
+def float32_bytes(numbers: Iterable[float]) -> bytes:
+    """The numbers as little-endian float32, which is how vectors enter a digest."""
+    packed = float32s(numbers)
     if sys.byteorder == "big":
         packed.byteswap()
     return packed.tobytes()
 
 
-def floats_of(packed: bytes) -> list[float]:
-    numbers = array("f")
-    numbers.frombytes(packed)
-    if sys.byteorder == "big":
+def float32s(numbers: Iterable[float]) -> "array[float]":
+    """The numbers as float32, in four bytes each."""
+    return array("f", numbers)
+
+
+def received_vector(sent: bytes) -> "array[float]":
+    """A vector as pgvector's `vector_send` gives it: number of dimensions, a spare field, big-endian float32."""
+    numbers = array("f", sent[4:])
+    if sys.byteorder == "little":
         numbers.byteswap()
-    return numbers.tolist()
+    return numbers
 
 
 def settings_of(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from melo_core.encoder import KeyEncoder
@@ -13,7 +12,7 @@ from registry.jobs.service import ClaimedEdit
 from registry.versions.content import VersionContent
 from registry.versions.training_result import ClusterState, NewBlock, NewPoint, Overlap, TrainingResult
 from registry.vocabulary import PointRole
-from worker.loader import index_of
+from worker.loader import as_tensor, index_of
 from worker.training import TrainedEdit
 
 
@@ -57,7 +56,7 @@ def candidate(
     points, overlaps = list[NewPoint](), list[Overlap]()
     for t in trained:
         for stored in t.points:
-            found = index.insert(stored.id, torch.tensor(stored.key), t.label)
+            found = index.insert(stored.id, as_tensor(stored.key), t.label)
             overlaps.extend(_overlaps(found, t.edit.id, edit_of))
         if t.is_stored:
             continue

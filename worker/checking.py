@@ -12,6 +12,7 @@ from melo_core.edited_model import EditedModel, Route
 from melo_core.errors import MeloError
 from melo_core.index import ClusterIndex
 from melo_core.settings import MethodSettings
+from registry.digests import float32s
 from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport
 from registry.jobs.service import ClaimedEdit
 from registry.versions.content import BlockContent, ClusterContent, PointContent, VersionContent
@@ -138,12 +139,12 @@ def _applied(before: VersionContent, result: TrainingResult) -> VersionContent:
     point_ids = {point.name: -n for n, point in enumerate(result.points, 1)}
     blocks = [BlockContent(block_ids[b.name], "", b.rank, b.scale, dict(b.shapes), b.data) for b in result.blocks]
     points = [
-        PointContent(point_ids[p.name], p.edit_id, block_ids[p.block], p.role, tuple(p.key)) for p in result.points
+        PointContent(point_ids[p.name], p.edit_id, block_ids[p.block], p.role, float32s(p.key)) for p in result.points
     ]
     clusters = [
         ClusterContent(
             cluster_no=-n if c.cluster_no is None else c.cluster_no,
-            centre=tuple(c.centre),
+            centre=float32s(c.centre),
             radius=c.radius,
             label=tuple(c.label),
             members=tuple(point_ids[member] if isinstance(member, str) else member for member in c.members),

@@ -1,9 +1,11 @@
 """The loader: the edited model of any registry version, rebuilt from the record and checked before it answers."""
 
+from array import array
 from dataclasses import dataclass
 
 import torch
 from sqlalchemy.orm import Session, sessionmaker
+from torch import Tensor
 
 from melo_core.block import Block
 from melo_core.edited_model import Answer, EditedModel
@@ -63,12 +65,14 @@ def load_version(sessions: sessionmaker[Session], shelf: Shelf, collection_id: i
 
 def index_of(content: VersionContent, settings: MethodSettings, dimension: int) -> ClusterIndex:
     """The index as the version has it."""
-    clusters = [
-        Cluster(c.cluster_no, torch.tensor(c.centre), c.radius, tuple(c.label), tuple(c.members))
-        for c in content.clusters
-    ]
-    keys = {point.id: torch.tensor(point.key) for point in content.points.values()}
+    clusters = [Cluster(c.cluster_no, as_tensor(c.centre), c.radius, c.label, c.members) for c in content.clusters]
+    keys = {point.id: as_tensor(point.key) for point in content.points.values()}
     return ClusterIndex(dimension, settings.radius, settings.clustering, clusters, keys)
+
+
+def as_tensor(vector: "array[float]") -> Tensor:
+    """(d,) float32, over the same memory, which nobody writes to."""
+    return torch.frombuffer(vector, dtype=torch.float32)
 
 
 def read_block(block_id: int, data: bytes | None, recorded: str) -> Block:

@@ -31,11 +31,13 @@ from registry.digests import (
     edit_digest,
     float32_bytes,
     prompt_key,
+    received_vector,
     sha256_hex,
 )
 from registry.edits.models import Batch, Edit
-from registry.orm import in_parts
+from registry.orm import in_parts, listed
 from registry.versions.models import Activation, Block, Cluster, Point
+from registry.versions.repository import sent
 from registry.vocabulary import Action
 from registry.webhooks.checks import check_webhooks
 
@@ -207,7 +209,7 @@ def _clusters(session: Session) -> Checked:
         Cluster.id,
         Cluster.cluster_no,
         Cluster.collection_id,
-        Cluster.centre,
+        sent(Cluster.centre).label("centre"),
         Cluster.radius,
         Cluster.label,
         Cluster.members,
@@ -227,7 +229,7 @@ def _clusters(session: Session) -> Checked:
                 yield subject, []  # the digest is kept; check_erasures asks whether it may be empty
                 continue
             found = cluster_digest(
-                centre=float32_bytes(row.centre),
+                centre=float32_bytes(received_vector(row.centre)),
                 radius=row.radius,
                 label=row.label,
                 members=(members[point] for point in row.members),
@@ -235,14 +237,19 @@ def _clusters(session: Session) -> Checked:
             yield subject, [] if found == row.digest else ["its content does not match its digest"]
 
 
+def _bytes(key: bytes | None) -> bytes:
+    """As a key enters a digest. None: it was erased."""
+    return b"" if key is None else float32_bytes(received_vector(key))
+
+
 def _members(session: Session, point_ids: Sequence[int]) -> dict[int, MemberContent]:
     query = (
-        select(Point.id, Point.key, Point.role, Edit.digest, Block.sha256)
+        select(Point.id, sent(Point.key).label("key"), Point.role, Edit.digest, Block.sha256)
         .join(Edit, Edit.id == Point.edit_id)
         .join(Block, Block.id == Point.block_id)
     )
     return {
-        row.id: MemberContent(float32_bytes(row.key if row.key is not None else ()), row.digest, row.role, row.sha256)
+        row.id: MemberContent(_bytes(row.key), row.digest, row.role, row.sha256)
         for part in in_parts(point_ids)
-        for row in session.execute(query.where(Point.id.in_(part)))
+        for row in session.execute(query.where(Point.id.in_(listed(part))))
     }

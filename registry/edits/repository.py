@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from registry.copying import copy_rows
 from registry.edits.models import Approval, Batch, Edit
 from registry.edits.records import Record
-from registry.orm import in_parts
+from registry.orm import in_parts, listed
 from registry.versions.models import Activation, Version
 from registry.versions.states import newest_state
 from registry.vocabulary import BatchState
@@ -56,10 +56,15 @@ def standing_by_id(session: Session, collection_id: int, edit_ids: Iterable[int]
 
 
 def replacing(
-    session: Session, collection_id: int, edit_ids: Iterable[int], *, except_batch: int
+    session: Session,
+    collection_id: int,
+    edit_ids: Iterable[int],
+    *,
+    pending: Sequence[BatchState] = DECIDED,
+    except_batch: int | None = None,
 ) -> list[StandingEdit]:
-    """Edits that take the place of one of those given: active, or in another batch that was approved."""
-    return _standing(session, collection_id, Edit.replaces, edit_ids, DECIDED, except_batch)
+    """Edits that take the place of one of those given: active, or in another batch whose state is among `pending`."""
+    return _standing(session, collection_id, Edit.replaces, edit_ids, pending, except_batch)
 
 
 def not_replaceable(session: Session, collection_id: int, edit_ids: Iterable[int]) -> set[int]:
@@ -175,7 +180,7 @@ def by_ids(session: Session, edit_ids: Iterable[int]) -> list[Edit]:
     """In the order of their ids."""
     found: list[Edit] = []
     for part in in_parts(sorted(set(edit_ids))):
-        found += session.scalars(select(Edit).where(Edit.id.in_(part)).order_by(Edit.id))
+        found += session.scalars(select(Edit).where(Edit.id.in_(listed(part))).order_by(Edit.id))
     return found
 
 

@@ -1,5 +1,6 @@
 """What a version consists of, as values: everything that a loader needs to rebuild the edited model."""
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -79,7 +80,7 @@ class PointContent:
     edit_id: int
     block_id: int
     role: PointRole
-    key: tuple[float, ...]  # float32 values
+    key: "array[float]"  # float32
 
     @property
     def key_bytes(self) -> bytes:
@@ -89,7 +90,7 @@ class PointContent:
 @dataclass(frozen=True)
 class ClusterContent:
     cluster_no: int
-    centre: tuple[float, ...]  # float32 values
+    centre: "array[float]"  # float32
     radius: float
     label: tuple[int, ...]  # token ids
     members: tuple[int, ...]  # point ids, in order

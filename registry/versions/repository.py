@@ -1,21 +1,22 @@
 """Queries on versions and what they consist of."""
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, Select, func, insert, literal, select, text
+from sqlalchemy import ColumnElement, DateTime, LargeBinary, Select, func, insert, literal, select, text
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from registry.collections import repository as collections
 from registry.collections.models import Collection
-from registry.digests import Foundation, float32_bytes, floats_of
+from registry.digests import Foundation, float32s, received_vector
 from registry.edits.models import Edit
 from registry.edits.repository import by_ids as edits_by_ids
 from registry.erasure.erased import require_whole
 from registry.errors import Erased
-from registry.orm import in_parts
+from registry.orm import in_parts, listed
 from registry.versions.content import (
     BlockContent,
     ClusterContent,
@@ -141,8 +142,14 @@ def open_clusters_with(session: Session, collection_id: int, point_ids: Iterable
 
 
 def _cluster_columns() -> Select[Any]:
-    columns = (Cluster.cluster_no, Cluster.centre, Cluster.radius, Cluster.label, Cluster.members, Cluster.digest)
-    return select(*columns).order_by(Cluster.cluster_no)
+    centre = sent(Cluster.centre).label("centre")
+    columns: tuple[Any, ...] = (Cluster.cluster_no, centre, Cluster.radius)
+    return select(*columns, Cluster.label, Cluster.members, Cluster.digest).order_by(Cluster.cluster_no)
+
+
+def sent(vector: Any) -> ColumnElement[bytes]:
+    """A column of vectors as bytes, for received_vector: a hundred times faster than to read its decimals."""
+    return func.vector_send(vector, type_=LargeBinary)
 
 
 def _clusters(rows: Iterable[Any]) -> list[ClusterContent]:
@@ -153,26 +160,22 @@ def _clusters(rows: Iterable[Any]) -> list[ClusterContent]:
     ]
 
 
-def _centre(row: Any) -> tuple[float, ...]:
+def _centre(row: Any) -> "array[float]":
     if row.centre is None:
         raise Erased(
             f"Cluster {row.cluster_no} held an edit whose content was erased: it cannot be as it was then.",
             "Submit the other edits again where they are needed.",
         )
-    return _float32(row.centre)
-
-
-def _float32(numbers: Sequence[float]) -> tuple[float, ...]:
-    """A vector's exact values: they arrive as the shortest decimals that tell float32 values apart."""
-    return tuple(floats_of(float32_bytes(numbers)))
+    return received_vector(row.centre)
 
 
 def points_by_ids(session: Session, point_ids: Iterable[int]) -> dict[int, PointContent]:
     found = {}
-    columns = (Point.id, Point.edit_id, Point.block_id, Point.role, Point.key)
+    columns = (Point.id, Point.edit_id, Point.block_id, Point.role, sent(Point.key).label("key"))
     for part in in_parts(sorted(set(point_ids))):
-        for row in session.execute(select(*columns).where(Point.id.in_(part))):
-            found[row.id] = PointContent(row.id, row.edit_id, row.block_id, PointRole(row.role), _float32(row.key))
+        for row in session.execute(select(*columns).where(Point.id.in_(listed(part)))):
+            key = received_vector(row.key) if row.key is not None else float32s(())  # erased
+            found[row.id] = PointContent(row.id, row.edit_id, row.block_id, PointRole(row.role), key)
     return found
 
 
@@ -181,7 +184,7 @@ def blocks_by_ids(session: Session, block_ids: Iterable[int], *, with_bytes: boo
     data = Block.data if with_bytes else literal(None)
     columns = (Block.id, Block.sha256, Block.rank, Block.scale, Block.shapes, data.label("data"))
     for part in in_parts(sorted(set(block_ids))):
-        for row in session.execute(select(*columns).where(Block.id.in_(part))):
+        for row in session.execute(select(*columns).where(Block.id.in_(listed(part)))):
             found[row.id] = BlockContent(row.id, row.sha256, row.rank, row.scale, dict(row.shapes), row.data)
     return found
 
@@ -213,7 +216,7 @@ def active_edit_ids(session: Session, collection_id: int, state: int) -> Sequenc
 def points_of_edits(session: Session, edit_ids: Iterable[int]) -> set[int]:
     found: set[int] = set()
     for part in in_parts(sorted(set(edit_ids))):
-        found.update(session.scalars(select(Point.id).where(Point.edit_id.in_(part))))
+        found.update(session.scalars(select(Point.id).where(Point.edit_id.in_(listed(part)))))
     return found
 
 

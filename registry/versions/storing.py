@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from registry.collections import repository as collections
 from registry.collections.models import Calibration, Collection
-from registry.digests import float32_bytes, floats_of, sha256_hex
+from registry.digests import float32s, sha256_hex
 from registry.edits import repository as edits
 from registry.edits.models import Edit
 from registry.errors import InvalidResult
@@ -165,7 +165,7 @@ def _settled(state: ClusterState, names: dict[str, int], gone: set[int]) -> Clus
         )
     return ClusterContent(
         cluster_no=state.cluster_no if state.cluster_no is not None else NEW,
-        centre=tuple(floats_of(float32_bytes(state.centre))),
+        centre=float32s(state.centre),
         radius=float(state.radius),
         label=tuple(int(token) for token in state.label),
         members=tuple(members),

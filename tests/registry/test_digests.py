@@ -15,8 +15,8 @@ from registry.digests import (
     cluster_digest,
     edit_digest,
     float32_bytes,
-    floats_of,
     prompt_key,
+    received_vector,
 )
 from registry.multiset import Multiset
 from registry.versions.content import digest_of
@@ -27,10 +27,9 @@ BASE = Foundation("m" * 64, {"lr": 0.01}, "n" * 64, None)
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False)))
-def test_float32_values_survive_packing(numbers):
-    packed = float32_bytes(numbers)
-    assert floats_of(packed) == numbers
-    assert packed == struct.pack(f"<{len(numbers)}f", *numbers)
+def test_float32_values_enter_digests_by_their_bits_and_arrive_from_pgvector_by_them(numbers):
+    assert float32_bytes(numbers) == struct.pack(f"<{len(numbers)}f", *numbers)
+    assert received_vector(struct.pack(f">hh{len(numbers)}f", len(numbers), 0, *numbers)).tolist() == numbers
 
 
 @pytest.mark.parametrize(

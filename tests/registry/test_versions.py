@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from registry.audit import service as audit
-from registry.digests import floats_of, sha256_hex
+from registry.digests import float32s, sha256_hex
 from registry.errors import InvalidRequest, InvalidResult, LeaseLost, NotFound, StaleBase, WrongState
 from registry.versions import aliases, comparing, reading
 from registry.versions.training_result import Overlap
@@ -33,7 +33,7 @@ def test_an_applied_batch_is_a_version_with_its_edits_blocks_and_clusters(desk):
 def test_keys_come_back_with_the_bits_that_went_in(desk):
     desk.correct(FRANCE)
     (point,) = desk.content(1).points.values()
-    assert floats_of(point.key_bytes) == list(point.key)
+    assert point.key == float32s(key_of(FRANCE[0]))
     assert point.key_bytes == array("f", key_of(FRANCE[0])).tobytes()
 
 
