@@ -148,7 +148,7 @@ def _cluster_columns() -> Select[Any]:
 
 
 def sent(vector: Any) -> ColumnElement[bytes]:
-    """A column of vectors as bytes, for received_vector: a hundred times faster than to read its decimals."""
+    """A column of vectors as bytes, for received_vector: reading decimals would take longer than all the rest."""
     return func.vector_send(vector, type_=LargeBinary)
 
 
