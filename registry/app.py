@@ -15,8 +15,13 @@ from registry.body_limit import BodyLimit
 from registry.collections.endpoints import router as collections
 from registry.database import make_engine, make_sessions, schema_state
 from registry.edits.endpoints import router as edits
+from registry.edits.following import Streams
 from registry.erasure.endpoints import router as erasure
 from registry.jobs.endpoints import router as jobs
+from registry.metrics.endpoints import router as metrics
+from registry.metrics.exposition import new_registry
+from registry.metrics.queue import QueueCollector
+from registry.metrics.requests import RequestCounts, RequestMetrics
 from registry.openapi import complete
 from registry.problems import add_handlers
 from registry.request_log import RequestLog, configure_logging
@@ -69,12 +74,16 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.engine = engine
     app.state.sessions = make_sessions(engine)
     app.state.schema = SchemaGate(engine)
+    app.state.metrics = new_registry()
+    app.state.metrics.register(QueueCollector(app.state.sessions))
     app.state.rates = Rates(settings.rate_limit, settings.redis_url)
+    app.state.streams = Streams()
     # The last one added sees a request first: it has an id before it is let in, and is let in before its body is read.
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
     app.add_middleware(Gate)
     app.add_middleware(RequestLog)
-    for router in (collections, edits, jobs, versions, audit, erasure, access, webhooks):
+    app.add_middleware(RequestMetrics, counts=RequestCounts.make(app.state.metrics))
+    for router in (collections, edits, jobs, versions, audit, erasure, access, webhooks, metrics):
         app.include_router(router)
     add_handlers(app)
 

@@ -83,6 +83,12 @@ class WrongState(RegistryError):
     title = "The record's state does not allow this"
 
 
+class QueueClosed(RegistryError):
+    status = 409
+    code = "queue-closed"
+    title = "The collection takes nothing new in"
+
+
 class SelfApproval(RegistryError):
     status = 403
     code = "self-approval"

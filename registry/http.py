@@ -90,3 +90,5 @@ def get_collection(
 
 CollectionDep = Annotated[Collection, Depends(get_collection)]
 BatchId = Annotated[int, Path(ge=1, le=2**63 - 1)]
+EditId = Annotated[int, Path(ge=1, le=2**63 - 1)]
+JobId = Annotated[int, Path(ge=1, le=2**63 - 1)]

@@ -1,5 +1,7 @@
 """The relay: sends the outbox's messages to the broker, sends again for jobs that nobody holds, and tells webhooks.
 
+It also ends trainings that nobody has begun until their deadline, and forgets messages of long ago.
+
     python -m registry.relay
 
 A message only wakes a worker; the job's row decides. So a message sent twice does no harm, and the relay may be
@@ -8,9 +10,11 @@ killed between sending and marking.
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TypeVar
 
 import structlog
@@ -23,9 +27,14 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 from tenacity.stop import stop_when_event_set
 
 from registry.database import make_engine, make_sessions, schema_state
-from registry.errors import SchemaMismatch
-from registry.jobs import repository
-from registry.jobs.service import TRAIN
+from registry.embedded import signs
+from registry.errors import InvalidRequest, SchemaMismatch
+from registry.jobs import outbox, queues, waking
+from registry.jobs import service as jobs
+from registry.jobs.models import OutboxMessage
+from registry.metrics.queue import QueueCollector
+from registry.metrics.relay import RelayMetrics
+from registry.metrics.server import shown
 from registry.request_log import configure_logging
 from registry.settings import Settings
 from registry.webhooks.courier import Courier
@@ -33,10 +42,25 @@ from registry.webhooks.courier import Courier
 log = structlog.get_logger("melo.relay")
 
 _AT_ONCE = 100
+_KEPT = timedelta(days=1)  # messages of jobs that are over
+_PRUNED_AT_ONCE = 5_000
+_PRUNE_SECONDS = 60.0
 # InternalError: the server is read-only for a while, after a failover. TimeoutError: of the pool of connections.
 AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout, BrokerAway, OSError)
 Result = TypeVar("Result")
-Send = Callable[[str, int], None]  # topic and job id
+
+
+@dataclass(frozen=True)
+class Message:
+    """What wakes a worker, and where it goes in the broker."""
+
+    topic: str
+    job_id: int
+    queue: str
+    priority: int  # as the broker has it: 0 is served first
+
+
+Send = Callable[[Message], None]
 
 
 @dataclass
@@ -48,6 +72,8 @@ class Relay:
     resend_seconds: float
     poll_seconds: float
     stopping: threading.Event
+    pruned_at: float = float("-inf")  # time.monotonic()
+    metrics: RelayMetrics = field(default_factory=RelayMetrics.make)
 
     def run(self) -> None:
         """Until `stopping` is set."""
@@ -59,10 +85,10 @@ class Relay:
         """Do it, waiting ever longer while the database or the broker is away. None: told to stop meanwhile."""
         retrying = Retrying(
             retry=retry_if_exception_type(AWAY),
-            wait=wait_exponential_jitter(initial=0.5, max=15),
+            wait=wait_exponential_jitter(multiplier=0.5, max=15),
             stop=stop_when_event_set(self.stopping),
             sleep=self.pause,
-            before_sleep=_log_pause,
+            before_sleep=self._away,
             retry_error_callback=_give_up,
         )
         return retrying(act)
@@ -70,20 +96,47 @@ class Relay:
     def pause(self, seconds: float) -> None:
         self.stopping.wait(seconds)
 
+    def _away(self, state: RetryCallState) -> None:
+        self.metrics.away()
+        _log_pause(state)
+
     def turn(self) -> int:
         """Sweep and send once. Returns the number of messages sent."""
         with self.sessions.begin() as session:
-            for job in repository.forsaken(session, self.resend_seconds, _AT_ONCE):
-                log.info("sent again", job=job.id, state=job.state, worker=job.worker)
-                repository.add_message(session, TRAIN, job.id)
+            if ended := jobs.fail_overdue(session, _AT_ONCE):
+                log.warning("not begun until their deadline", jobs=ended)
+                self.metrics.overdue(ended)
         with self.sessions.begin() as session:
-            messages = repository.unsent(session, _AT_ONCE)
+            for job in outbox.forsaken(session, self.resend_seconds, _AT_ONCE):
+                log.info("sent again", job=job.id, state=job.state, worker=job.worker)
+                self.metrics.sent_again(job.state)
+                waking.wake(session, job.id)
+        self.prune()
+        with self.sessions.begin() as session:
+            messages = outbox.unsent(session, _AT_ONCE)
             for message in messages:
-                self.send(message.topic, message.job_id)
+                self.send(_addressed(session, message))
+                self.metrics.sent(1)
             if messages:
-                repository.mark_sent(session, [message.id for message in messages])
+                outbox.mark_sent(session, [message.id for message in messages])
                 log.info("sent", jobs=[message.job_id for message in messages])
             return len(messages)
+
+    def prune(self) -> None:
+        """Once in a while: the sweep needs the messages of jobs that are not over."""
+        if time.monotonic() - self.pruned_at < _PRUNE_SECONDS:
+            return
+        with self.sessions.begin() as session:
+            outbox.prune_messages(session, _KEPT, _PRUNED_AT_ONCE)
+        self.pruned_at = time.monotonic()
+
+
+def _addressed(session: Session, message: OutboxMessage) -> Message:
+    """A message that the program before this one wrote names no queue."""
+    queue, priority = message.payload.get("queue"), message.payload.get("priority")
+    if queue is None or priority is None:
+        queue, priority = outbox.route_of(session, message.job_id)
+    return Message(message.topic, message.job_id, queue, priority)
 
 
 def _log_pause(state: RetryCallState) -> None:
@@ -103,11 +156,11 @@ def make_send(redis_url: str) -> Send:
         task_ignore_result=True,
         # The loop waits and tries again itself, and can be stopped meanwhile.
         task_publish_retry=False,
-        broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 10},
+        broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 10} | queues.TRANSPORT,
     )
 
-    def send(topic: str, job_id: int) -> None:
-        app.send_task(topic, args=[job_id])
+    def send(message: Message) -> None:
+        app.send_task(message.topic, args=[message.job_id], queue=message.queue, priority=message.priority)
 
     return send
 
@@ -126,14 +179,26 @@ def main() -> None:
         settings.relay_poll_seconds,
         stopping,
     )
+    courier = Courier(
+        relay.sessions,
+        settings.webhook_allow_private,
+        settings.relay_poll_seconds,
+        stopping,
+        count=relay.metrics.attempted,
+    )
+    relay.metrics.registry.register(QueueCollector(relay.sessions))
+
+    def require_ready() -> None:
+        signs.of_relay(settings.database_url)
+        signs.of_broker(settings.redis_url)
+
     try:
-        relay.patiently(lambda: schema_state(engine).require_current())
-    except SchemaMismatch as error:
+        with shown(settings, relay.metrics.registry, require_ready):
+            relay.patiently(lambda: schema_state(engine).require_current())
+            log.info("started")
+            together(stopping, relay.run, courier.run)
+    except (SchemaMismatch, InvalidRequest) as error:
         raise SystemExit(f"{error.title}. {error}") from None
-    courier = Courier(relay.sessions, settings.webhook_allow_private, settings.relay_poll_seconds, stopping)
-    log.info("started")
-    try:
-        together(stopping, relay.run, courier.run)
     finally:
         engine.dispose()
         log.info("stopped")

@@ -30,7 +30,7 @@ def _rate(text: str) -> str:
 class Settings(BaseSettings):
     """Every variable is named MELO_ and the field in capitals, such as MELO_DATABASE_URL."""
 
-    model_config = SettingsConfigDict(env_prefix="MELO_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="MELO_", env_ignore_empty=True, extra="ignore")
 
     database_url: str = Field(default="", description="PostgreSQL with pgvector; empty: the embedded server")
     redis_url: str = Field(default="", description="Redis or Valkey, the broker; empty: the embedded server")

@@ -18,6 +18,11 @@ class BatchState(StrEnum):
     FAILED = "failed"  # its job ended with an error; it may be approved again
     CANCELLED = "cancelled"  # stopped after it was approved, before it acted; it may be approved again
 
+    @property
+    def is_over(self) -> bool:
+        """Nothing more happens to it by itself."""
+        return self in (BatchState.APPLIED, BatchState.REJECTED, BatchState.FAILED, BatchState.CANCELLED)
+
 
 class Priority(StrEnum):
     """Which of the batches that wait is trained first."""
@@ -108,6 +113,7 @@ class Action(StrEnum):
     BATCH_REJECT = "collection:batch:reject"
     BATCH_CHECK = "collection:batch:check"  # a worker ended the check
     BATCH_TRAIN = "collection:batch:train"  # a worker claimed the job
+    BATCH_RETURN = "collection:batch:return"  # its job waits for a worker again
     BATCH_FAIL = "collection:batch:fail"
     BATCH_CANCEL = "collection:batch:cancel"  # stopped before it acted
     EDIT_ERASE = "registry:edit:erase"  # its content is gone; the event keeps the digests

@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema
 import psycopg
 import pytest
@@ -26,8 +27,9 @@ from registry.embedded.valkey import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("migrate", "api", "relay", "worker")
+MONITORING = ("prometheus", "grafana")  # with --profile monitoring alone
 SECRETS = {"MELO_DB_PASSWORD": "p" * 20, "MELO_REDIS_PASSWORD": "r" * 20, "MELO_API_KEY": "k" * 20}
-OPTIONAL = {"MELO_SIGNING_KEY": "", "MELO_DTYPE": "auto"}  # no secrets, with their defaults
+OPTIONAL = {"MELO_SIGNING_KEY": "", "MELO_DTYPE": "auto", "MELO_DEVICES": ""}  # no secrets, with their defaults
 VARIABLE = re.compile(r"\$\{(\w+)(:[?-][^}]*)?\}")
 
 
@@ -64,6 +66,7 @@ def environment(compose: dict[str, Any], service: str, stack: Stack, port: int =
     assert own["MELO_REDIS_URL"].startswith("redis://:" + SECRETS["MELO_REDIS_PASSWORD"] + "@redis:")
     here = {"MELO_DATABASE_URL": stack.database_url, "MELO_REDIS_URL": stack.redis_url}
     here |= {"UVICORN_HOST": "127.0.0.1", "UVICORN_PORT": str(port)} if "UVICORN_PORT" in own else {}
+    here |= {"MELO_METRICS_HOST": "127.0.0.1", "MELO_METRICS_PORT": str(port)} if "MELO_METRICS_PORT" in own else {}
     here |= {"MELO_API_URL": f"http://127.0.0.1:{port}", "MELO_HOME": str(stack.home / "container")}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return {"PATH": path, "HOME": str(stack.home), **own, **here}
@@ -92,6 +95,14 @@ def becomes_healthy(
     return False
 
 
+def shown(variables: dict[str, str]) -> str:
+    """The metrics of a process that is ready, at the port that it was given."""
+    url = f"http://127.0.0.1:{variables['MELO_METRICS_PORT']}"
+    ready = httpx.get(f"{url}/readyz")
+    assert ready.status_code == 200, ready.text
+    return httpx.get(f"{url}/metrics").text
+
+
 def test_the_file_is_valid_by_the_compose_specification(compose: dict[str, Any]) -> None:
     schema = json.loads(files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text())
 
@@ -111,13 +122,44 @@ def test_every_secret_has_to_be_set_and_is_named_in_the_example(text: str) -> No
     assert all(used[name].startswith(":?") for name in SECRETS)  # ${NAME:?…}, never a default
     assert {name: used[name] for name in OPTIONAL} == {name: f":-{value}" for name, value in OPTIONAL.items()}
     assert "$" not in VARIABLE.sub("", text)
-    assert re.findall(r"^(\w+)=(.*)$", example, re.MULTILINE) == [*((s, "") for s in SECRETS), *OPTIONAL.items()]
+    assert re.findall(r"^(\w+)=(.*)$", example, re.MULTILINE) == [
+        *((s, "") for s in SECRETS),
+        *OPTIONAL.items(),
+        ("MELO_METRICS_KEY", ""),
+    ]
+
+
+def test_monitoring_starts_only_when_asked_for_and_finds_its_files_and_its_key(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    mounts = [mount.split(":") for name in MONITORING for mount in services[name]["volumes"]]
+
+    assert {name for name, service in services.items() if "profiles" in service} == {*MONITORING}
+    assert compose["secrets"] == {"metrics_key": {"environment": "MELO_METRICS_KEY"}}
+    assert services["prometheus"]["secrets"] == ["metrics_key"]
+    files = [(source, mode) for source, _, *mode in mounts if source.startswith("./")]
+    assert len(files) == 5
+    assert all((ROOT / source).is_file() and mode == ["ro"] for source, mode in files)
+
+
+def test_prometheus_asks_every_process_at_the_port_where_it_answers(compose: dict[str, Any]) -> None:
+    environments = {name: compose["services"][name]["environment"] for name in ("api", "relay", "worker")}
+    asked = yaml.safe_load((ROOT / "docker/prometheus.yml").read_text())["scrape_configs"]
+    api, relay, worker = ({name: value for name, value in each.items() if name != "job_name"} for each in asked)
+
+    assert api == {
+        "static_configs": [{"targets": [f"api:{environments['api']['UVICORN_PORT']}"]}],
+        "authorization": {"credentials_file": "/run/secrets/metrics_key"},
+    }
+    assert relay == {"static_configs": [{"targets": [f"relay:{environments['relay']['MELO_METRICS_PORT']}"]}]}
+    port = int(environments["worker"]["MELO_METRICS_PORT"])
+    assert worker == {"dns_sd_configs": [{"names": ["worker"], "type": "A", "port": port}]}
+    assert {environments[name]["MELO_METRICS_HOST"] for name in ("relay", "worker")} == {"0.0.0.0"}
 
 
 def test_every_service_waits_for_what_it_needs_and_is_watched(compose: dict[str, Any]) -> None:
     services = compose["services"]
 
-    assert set(services) == {"postgres", "redis", *OWN}
+    assert set(services) == {"postgres", "redis", *OWN, *MONITORING}
     for name in ("api", "relay", "worker"):
         assert services[name]["depends_on"] == {
             "migrate": {"condition": "service_completed_successfully"},
@@ -127,10 +169,10 @@ def test_every_service_waits_for_what_it_needs_and_is_watched(compose: dict[str,
     assert all("healthcheck" in service for name, service in services.items() if name != "migrate")
 
 
-def test_only_the_api_is_reachable_and_only_from_this_machine(compose: dict[str, Any]) -> None:
+def test_only_the_api_and_grafana_are_reachable_and_only_from_this_machine(compose: dict[str, Any]) -> None:
     ports = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
 
-    assert ports == {"api": ["127.0.0.1:8410:8410"]}
+    assert ports == {"api": ["127.0.0.1:8410:8410"], "grafana": ["127.0.0.1:3000:3000"]}
 
 
 def test_every_dockerfile_that_is_built_exists_and_the_registrys_has_no_torch(compose: dict[str, Any]) -> None:
@@ -187,12 +229,12 @@ def test_the_api_becomes_healthy_and_asks_for_its_key(compose: dict[str, Any], s
 def test_the_relay_is_not_healthy_while_messages_wait_and_becomes_so_by_sending_them(
     compose: dict[str, Any], stack: Stack
 ) -> None:
-    variables = environment(compose, "relay", stack)
+    variables = environment(compose, "relay", stack, port=free_port())
     with psycopg.connect(stack.database_url) as connection:
         connection.execute("SET session_replication_role = replica")  # a message of no job: only its way counts
         connection.execute(
             "INSERT INTO outbox (topic, job_id, payload, created_at)"
-            " VALUES ('worker.train', 1, '{}', now() - interval '1 hour')"
+            """ VALUES ('worker.train', 1, '{"queue": "melo.0", "priority": 3}', now() - interval '1 hour')"""
         )
 
     check = compose["services"]["relay"]["healthcheck"]["test"][1:]
@@ -201,13 +243,15 @@ def test_the_relay_is_not_healthy_while_messages_wait_and_becomes_so_by_sending_
     assert "wait in the outbox" in unhealthy.stderr
     with started(compose, "relay", variables) as process:
         assert becomes_healthy(compose, "relay", variables, process)
+        assert "melo_relay_messages_sent_total 1.0" in shown(variables)
 
 
 def test_the_worker_becomes_healthy(compose: dict[str, Any], stack: Stack) -> None:
     pytest.importorskip("torch")
-    variables = environment(compose, "worker", stack)
+    variables = environment(compose, "worker", stack, port=free_port())
 
     check = compose["services"]["worker"]["healthcheck"]["test"][1:]
     assert subprocess.run(check, env=variables, capture_output=True).returncode == 1
     with started(compose, "worker", variables) as process:
         assert becomes_healthy(compose, "worker", variables, process)
+        assert 'melo_worker_jobs_ended_total{kind="train",outcome="applied"} 0.0' in shown(variables)

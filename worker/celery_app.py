@@ -2,28 +2,43 @@
 
 import os
 import platform
+import signal
 import socket
+import sys
 import threading
+import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 import redis
 import structlog
+import torch
 from celery import Celery
-from celery.signals import worker_shutting_down
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from registry.base_models import find_model
+from registry.collections import repository as collections
 from registry.database import make_engine, make_sessions, schema_state
 from registry.errors import InvalidRequest
+from registry.jobs import queues
 from registry.jobs import service as jobs
+from registry.metrics.server import shown
 from registry.settings import Settings
+from worker.away import AWAY, first_line, patiently
+from worker.consuming import Consumed, consume, listen_to_signals
+from worker.health import readiness
+from worker.limits import limit_memory
+from worker.points import Point, passing
 from worker.shelf import Shelf
-from worker.training_job import run_job
+from worker.stopping import Stop
+from worker.training_job import run_waiting
 from worker.watch import Worker
+from worker.work_loop import WorkLoop
 
 log = structlog.get_logger()
 
 SEEN_EVERY_SECONDS = 3.0
+VISIBILITY_SECONDS = 3600  # after which Redis delivers again what is not acknowledged; doing so wakes a worker, no more
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 
 
@@ -36,56 +51,126 @@ def make_app(settings: Settings) -> Celery:
         task_ignore_result=True,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,  # the log is JSON, a record a line
+        worker_enable_remote_control=False,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # for ever: jobs are worked off meanwhile
+        broker_channel_error_retry=True,
+        broker_transport_options={
+            **queues.TRANSPORT,
+            "visibility_timeout": VISIBILITY_SECONDS,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+        },
     )
     return app
 
 
-def serve(settings: Settings) -> None:
-    """Work until told to stop. Raises SchemaMismatch, or InvalidRequest where the broker would lose messages."""
+def serve(
+    settings: Settings,
+    *,
+    models: Sequence[str] = (),
+    at: Callable[[Point], None] = passing,
+    parent: int | None = None,
+) -> None:
+    """Work until told to stop.
+
+    models: names of the base models to work for; none: all. at: is called at every point that a job passes. parent:
+    the process with which this one ends.
+
+    Raises SchemaMismatch, UnknownModel, or InvalidRequest where the broker would lose messages or a limit cannot be
+    kept. Ends the process with a status other than 0 where it cannot go on.
+    """
+    stop = Stop(settings.stop_seconds)
+    listen_to_signals(stop)
     engine = make_engine(settings.database_url, settings.statement_timeout_seconds)
-    schema_state(engine).require_current()
+    try:
+        patiently(stop, lambda: schema_state(engine).require_current())
+    except AWAY:  # and told to stop
+        return
     _require_noeviction(settings.redis_url)
-    sessions = make_sessions(engine)
-    shelf = Shelf(settings.cache, settings.dtype)
+    device = torch.device("cpu") if settings.devices == "cpu" else None
+    shelf = Shelf(settings.cache, settings.dtype, device)
+    if settings.memory_limit_mb is not None:
+        limit_memory(shelf.device, settings.memory_limit_mb)
+    digests = frozenset(find_model(name).digest for name in models)
     worker = Worker(
         name=f"{socket.gethostname()}/{os.getpid()}",
-        sessions=sessions,
+        sessions=make_sessions(engine),
         shelf=shelf,
         lease_seconds=settings.lease_seconds,
         libraries={name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+        retry_seconds=settings.retry_seconds,
+        job_seconds=settings.job_seconds,
+        models=digests or None,
+        stop=stop,
+        at=at,
     )
-    app = make_app(settings)
+    with shown(settings, worker.metrics.registry, readiness(settings.redis_url, worker.sessions, worker.name)):
+        status = _run(settings, worker, parent)
+    engine.dispose()
+    if status:
+        sys.exit(status)
 
-    worker_shutting_down.connect(lambda **_: worker.stopping.set(), weak=False)
+
+def _run(settings: Settings, worker: Worker, parent: int | None) -> int:
+    app, loop = make_app(settings), WorkLoop(lambda: run_waiting(worker), worker.stop)
 
     @app.task(name=jobs.TRAIN)  # type: ignore[untyped-decorator]
     def train(job_id: int) -> None:
-        run_job(worker, job_id)
+        loop.wake_and_wait()
+        worker.at(Point.ACKNOWLEDGING)
 
-    threading.Thread(target=_show_life, args=(worker, sessions), daemon=True, name="sign-of-life").start()
-    # solo: CUDA does not survive a fork. Gossip and mingle serve to watch other workers; the record does that.
-    options = ["--pool=solo", "--without-gossip", "--without-mingle", "--loglevel=WARNING"]
-    app.worker_main(["worker", f"--hostname=melo-{os.getpid()}@%h", *options])
+    def connected() -> None:
+        """Messages may have been lost while the broker was away, and its settings may be others."""
+        _require_noeviction(settings.redis_url)
+        loop.wake()
+
+    consumed = Consumed([queues.queue_of(digest) for digest in worker.models or ()])
+    loop.start()
+    threading.Thread(target=_show_life, args=(worker, consumed, parent), daemon=True, name="sign-of-life").start()
+    status = consume(app, consumed, worker.stop, connected)
+    if not worker.stop.asked:
+        worker.stop.ask()
+    if not loop.close():
+        log.warning("a job that does not listen is cut off with its process")
+        sys.stdout.flush()
+        os._exit(status)  # an ordinary end would wait for it
+    return status
 
 
-def _show_life(worker: Worker, sessions: sessionmaker[Session]) -> None:
-    pause = threading.Event()
+def _show_life(worker: Worker, consumed: Consumed, parent: int | None) -> None:
     while True:
+        if parent is not None and os.getppid() != parent and not worker.stop.asked:
+            log.warning("the process that started this one has ended")
+            os.kill(os.getpid(), signal.SIGTERM)
         try:
-            with sessions.begin() as session:
+            with worker.sessions.begin() as session:
                 models = {"loaded": worker.shelf.loaded, "dtype": worker.shelf.dtype}
-                jobs.worker_seen(session, worker.name, str(worker.shelf.device), models)
-        except OperationalError as error:
-            log.warning("the database does not answer", error=str(error.orig))
-        pause.wait(SEEN_EVERY_SECONDS)
+                jobs.worker_seen(session, worker.name, worker.shelf.device_name, models)
+            if worker.models is None:
+                _look_for_queues(worker.sessions, consumed)
+        except AWAY as error:
+            log.warning("the database does not answer", error=first_line(error))
+        time.sleep(SEEN_EVERY_SECONDS)
+
+
+def _look_for_queues(sessions: sessionmaker[Session], consumed: Consumed) -> None:
+    """A collection over another base model may have come."""
+    with sessions() as session:
+        for digest in collections.base_models(session):
+            consumed.add(queues.queue_of(digest))
 
 
 def _require_noeviction(redis_url: str) -> None:
-    with redis.Redis.from_url(redis_url) as broker:
+    """Raise InvalidRequest where the broker would throw messages away. One that is away is asked when it is back."""
+    with redis.Redis.from_url(redis_url, socket_connect_timeout=5, socket_timeout=5) as broker:
         try:
             policy = broker.config_get("maxmemory-policy").get("maxmemory-policy")
         except redis.ResponseError:  # a hosted server may not let anyone ask
+            return
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            log.warning("the broker does not answer: looking for work without it", error=str(error))
             return
     if policy not in (None, "noeviction"):
         raise InvalidRequest(

@@ -25,6 +25,8 @@ from registry.vocabulary import Checks, PointRole
 from worker.candidate import Scope, candidate
 from worker.checking import ASKED_TOGETHER, check_unchanged, edit_reports, require_askable, route_of, unchanged_keys
 from worker.loader import index_of
+from worker.metrics import Outcome
+from worker.points import Point
 from worker.scoping import fixed_scope_of, stored_blocks
 from worker.training import train_edits
 from worker.watch import Watch, Worker
@@ -43,11 +45,13 @@ def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
     settings = MethodSettings.from_json(claim.settings)
     trains = claim.checks is Checks.TRAIN
     with watch.stage("load"):
-        base = worker.shelf.base(claim.model, claim.model_digest)
+        base = worker.base(claim)
         require_askable(base, claim.edits)
+    worker.at(Point.LOADED)
     with watch.stage("scope"):
         scope = fixed_scope_of(worker, claim, settings, watch)
         keys = scope.keys_of(claim.edits)
+    worker.at(Point.SCOPED)
     with watch.stage("near"):
         near = _near(worker, claim, settings, keys, watch)
     content = _newest(worker, claim)
@@ -65,8 +69,9 @@ def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
         )
         for edit in claim.edits
     ]
-    watch.may_go_on()
-    with worker.sessions.begin() as session:
+    worker.at(Point.CHECKED)
+    with watch.stage("finish"), worker.sessions.begin() as session:
+        worker.at(Point.FINISHING)
         finish_check(
             session,
             claim,
@@ -77,6 +82,10 @@ def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
             loss_curve=watch.thinned_curve(),
             peak_memory_bytes=worker.shelf.peak_memory(),
         )
+        worker.at(Point.WRITTEN)
+    watch.outcome = Outcome.CHECKED
+    worker.at(Point.FINISHED)
+    worker.metrics.ended(claim.kind, Outcome.CHECKED)
     log.info("checked", edits=len(found), seconds=watch.timings)
 
 
@@ -212,6 +221,8 @@ def _trained(
     """The blocks as they would be applied to the newest version, and what is to be said of each edit."""
     with watch.stage("train"):
         trained = train_edits(base, settings, claim.edits, watch.trained, watch.note)
+    worker.at(Point.TRAINED)
+    worker.metrics.trained(claim.kind, len(trained))
     with watch.stage("check"):
         unchanged = unchanged_keys(scope, claim.edits)
         result = candidate(content, settings, scope, trained, keys)

@@ -15,7 +15,10 @@ from registry.cli.files import lines_of
 from registry.cli.invocation import Invocation, invocation
 from registry.cli.show import AsJson, example, fields, print_json
 from worker.bench.command import register as register_bench
+from worker.bench.queue.command import register as register_queue_bench
 from worker.calibrate import calibrate
+from worker.record import record_of
+from worker.replay import register as register_replay
 
 if TYPE_CHECKING:
     from melo_core.edited_model import Answer
@@ -27,10 +30,12 @@ def register(app: typer.Typer) -> None:
     if find_spec("torch") is None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
     app.command(epilog=example('melo ask facts@production "Who runs Acme?" --explain'))(ask)
-    app.command(epilog=example("melo worker"))(worker)
+    app.command(epilog=example("melo worker --devices 0,1 --model smollm2-135m-instruct"))(worker)
     app.command(epilog=example("melo demo --json figures.json"))(demo)
     app.command(epilog=example("melo calibrate --pairs rephrases.jsonl --plot scope.png"))(calibrate)
+    register_replay(app)
     register_bench(app)
+    register_queue_bench(app)
 
 
 def ask(
@@ -82,15 +87,39 @@ def answers(call: Invocation, models: Sequence[str], prompts: Sequence[str]) -> 
     return said
 
 
-def worker(context: typer.Context) -> None:
-    """Train the jobs that come, until Ctrl-C. Needs the database and the broker: `melo up` starts one by itself."""
+def worker(
+    context: typer.Context,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help="GPUs by number, or cpu: a process for each, such as 0,1 or cpu,cpu. Default: MELO_DEVICES, else the "
+            "best there is."
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Work for collections over this base model alone; may be repeated."),
+    ] = None,
+) -> None:
+    """Train the jobs that come, until Ctrl-C. Needs the database and the broker: `melo up` starts one by itself.
+
+    Told to stop, it has MELO_STOP_SECONDS to finish its job and else gives it back; told twice, it does so at once.
+    """
+    from registry.base_models import find_model
+    from worker.devices import named
+
     call = invocation(context)
+    if devices is not None:
+        named(devices)
+        os.environ["MELO_DEVICES"] = devices
+    for name in model or ():
+        find_model(name)
     os.environ.setdefault("MELO_DATABASE_URL", call.database_url())
     redis_url = call.settings.redis_url or (call.stack.redis_url if call.stack else None)
     if not redis_url:
         raise CommandError("No broker", "MELO_REDIS_URL is not set, and nothing runs here.", "Run `melo up`.")
     os.environ.setdefault("MELO_REDIS_URL", redis_url)
-    os.execv(sys.executable, [sys.executable, "-m", "worker"])
+    os.execv(sys.executable, [sys.executable, "-m", "worker", *(f"--model={name}" for name in model or ())])
 
 
 def demo(
@@ -106,15 +135,9 @@ def demo(
 
 def _load(call: Invocation, *models: str) -> "Iterator[LoadedVersion]":
     """The versions, one after another, over one base model. All are found before torch is imported."""
-    from sqlalchemy.exc import OperationalError
-
-    from registry.database import make_engine, make_sessions, schema_state
     from registry.versions.reading import resolve
 
-    engine = make_engine(call.database_url(), call.settings.statement_timeout_seconds)
-    try:
-        schema_state(engine).require_current()
-        sessions = make_sessions(engine)
+    with record_of(call) as sessions:
         with sessions() as session:
             wanted = [resolve(session, model) for model in models]
         with call.err.status("starting"):
@@ -126,12 +149,6 @@ def _load(call: Invocation, *models: str) -> "Iterator[LoadedVersion]":
             with call.err.status(f"loading {found.collection.name}@{found.number}"):
                 loaded = load_version(sessions, shelf, found.collection.id, found.number)
             yield loaded
-    except OperationalError as error:
-        raise CommandError(
-            "The database does not answer", str(error.orig).strip(), "Run `melo up`, or check MELO_DATABASE_URL."
-        ) from None
-    finally:
-        engine.dispose()
 
 
 def _answer_record(loaded: "LoadedVersion", prompt: str, answer: "Answer") -> dict[str, object]:

@@ -6,6 +6,8 @@ import json
 import os
 import resource
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -20,19 +22,22 @@ from registry.errors import UnknownModel
 from registry.jobs.service import Claim
 from registry.versions.content import CollectionContent
 
+PROCESS = Path("/proc/self")
+
 
 class Shelf:
     """One model at a time, since a device rarely holds two; encoders are small and stay."""
 
-    def __init__(self, cache: Path, dtype: str = "auto") -> None:
+    def __init__(self, cache: Path, dtype: str = "auto", device: torch.device | None = None) -> None:
         """cache: a folder for converted models; what it holds can be deleted at any time.
 
         dtype: float32, bfloat16 or float16, in which models run; `auto` is float32 on a CPU, else bfloat16.
+        device: None for the best that there is.
         """
         self._cache = cache.expanduser()
         self._base: tuple[str, BaseModel] | None = None
         self._encoders: dict[str, SentenceEncoder] = {}
-        self.device = choose_device()
+        self.device = choose_device() if device is None else device
         usual = "float32" if self.device.type == "cpu" else "bfloat16"
         self.dtype = usual if dtype == "auto" else dtype
 
@@ -41,11 +46,29 @@ class Shelf:
         """Digests of the models in memory."""
         return [self._base[0]] if self._base else []
 
+    @cached_property
+    def device_name(self) -> str:
+        """The kind of device and, where the system says it, which: the same block comes of the same kind alone."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _processor()
+        return f"{self.device.type} ({name})" if name else self.device.type
+
+    def begin_peak(self) -> None:
+        """From now on the peak of memory counts anew, where the system can do that."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        with suppress(OSError):
+            (PROCESS / "clear_refs").write_text("5")
+
     def peak_memory(self) -> int:
         """Bytes: of the GPU where there is one, else of the process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        try:
+            lines = (PROCESS / "status").read_text().splitlines()
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+        except (OSError, StopIteration):
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def base(self, spec: str, digest: str) -> BaseModel:
         """The model of that name, with exactly these weights. Raises UnknownModel."""
@@ -111,6 +134,15 @@ class Shelf:
         part.write_bytes(data)
         part.rename(stored)  # whole or not at all, also with several workers at it
         return data
+
+
+def _processor() -> str:
+    """The CPU's name; empty where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def hidden_digest(model_digest: str, settings: MethodSettings) -> str:

@@ -1,31 +1,40 @@
-"""What a worker is, and how it keeps a job while it works on it."""
+"""What a worker is, and how it keeps jobs while it works on them."""
 
 import math
+import os
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from sqlalchemy.exc import OperationalError
+import torch
 from sqlalchemy.orm import Session, sessionmaker
 
+from melo_core.base_model import BaseModel
 from melo_core.training import Progress
 from registry.errors import LeaseLost
 from registry.jobs import service as jobs
-from registry.jobs.service import Claim
+from registry.jobs.claims import Claim
+from registry.jobs.ending import in_words
+from registry.vocabulary import JobKind
+from worker.away import AWAY, first_line
+from worker.limits import OutOfTime, PastDeadline
+from worker.metrics import Outcome, WorkerMetrics
+from worker.points import Point, passing
 from worker.shelf import Shelf
+from worker.stopping import Stop, Stopped
 
 log = structlog.get_logger()
 
 CURVE_POINTS = 500  # of a loss curve that are kept
 NOTES = 20  # the last that are kept
-
-
-class Stopped(Exception):
-    """The worker was told to stop: the job goes back to the queue."""
+STUCK_SECONDS = 60.0  # beyond its time, after which a job that comes to no step is taken from its process
+STOP_GRACE_SECONDS = 0.5  # the same of a worker that was told to stop
 
 
 @dataclass(frozen=True)
@@ -37,39 +46,80 @@ class Worker:
     shelf: Shelf
     lease_seconds: float
     libraries: dict[str, str]
-    stopping: threading.Event = field(default_factory=threading.Event)  # set from outside, to stop after this step
+    retry_seconds: float = 5
+    job_seconds: float = 6 * 3600
+    models: frozenset[str] | None = None  # digests of the base models to work for; None: all
+    stop: Stop = field(default_factory=Stop)
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics.make)
+    at: Callable[[Point], None] = passing  # called at every point, for whoever watches
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a job's result may depend on, beside its settings and the device."""
+        return self.libraries | {"dtype": self.shelf.dtype, "threads": str(torch.get_num_threads())}
+
+    def base(self, claim: Claim) -> BaseModel:
+        """The claim's base model. Raises UnknownModel."""
+        started, known = time.monotonic(), self.shelf.loaded
+        base = self.shelf.base(claim.model, claim.model_digest)
+        if known != self.shelf.loaded:
+            self.metrics.loaded(time.monotonic() - started)
+        return base
 
 
 @dataclass
 class Watch:
-    """What the job is at, for its heartbeat; and the seconds that each stage took."""
+    """What a job is at, for its heartbeat; the seconds that each stage took; and how it ended, once it has."""
 
+    worker: Worker
+    claim: Claim
+    begun: float = field(default_factory=time.monotonic)
     progress: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     loss_curve: list[list[float | None]] = field(default_factory=list)  # seconds since the training began, loss
     stage_started: float = 0.0
     lost: threading.Event = field(default_factory=threading.Event)
-    stopping: threading.Event = field(default_factory=threading.Event)
+    outcome: Outcome | None = None
+
+    @property
+    def named(self) -> dict[str, int]:
+        """Of the job, for its lines in the log."""
+        return {"job": self.claim.job_id, "batch": self.claim.batch_id, "attempt": self.claim.attempt}
+
+    @property
+    def waited_seconds(self) -> float:
+        """From when the job was queued until now."""
+        return (datetime.now(UTC) - self.claim.queued_at).total_seconds()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        self.begin(name)
+        yield
+        self.took(name, time.monotonic() - self.stage_started)
+
+    def begin(self, name: str) -> None:
         self.may_go_on()
         self.progress = self.progress | {"stage": name}
         self.stage_started = time.monotonic()
-        yield
-        self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - self.stage_started, 3)
 
-    def trained(self, progress: Progress) -> None:
+    def took(self, name: str, seconds: float) -> None:
+        self.timings[name] = round(self.timings.get(name, 0.0) + seconds, 3)
+        self.worker.metrics.stage(self.claim.kind, name, seconds)
+
+    def trained(self, progress: Progress, share: float = 1.0) -> None:
+        """share: of what is trained together that is this job's."""
         self.may_go_on()
         loss = round(progress.loss, 5) if math.isfinite(progress.loss) else None  # JSON has no NaN
         self.loss_curve.append([round(time.monotonic() - self.stage_started, 3), loss])
         left = progress.seconds / progress.done * (progress.total - progress.done) if progress.done else None
         self.progress = self.progress | {
-            "done": progress.done,
-            "total": progress.total,
+            "done": int(progress.done * share),
+            "total": round(progress.total * share),
             "loss": loss,
             "seconds_left": left and round(left, 1),
         }
+        if len(self.loss_curve) == 1:
+            self.worker.at(Point.TRAINING)
 
     def calibrated(self, done: int, total: int) -> None:
         self._count("calibrated", "calibrate_total", done, total)
@@ -98,34 +148,90 @@ class Watch:
         return self.loss_curve[::-step][::-1]
 
     def may_go_on(self) -> None:
-        """Raise LeaseLost or Stopped where there is no point in going on, or no time for it."""
-        if self.stopping.is_set():
-            raise Stopped
+        """Raise Stopped, LeaseLost, OutOfTime or PastDeadline where there is no point in going on, or no time."""
+        if self.worker.stop.is_due():
+            raise Stopped("the worker stops")
         if self.lost.is_set():
             raise LeaseLost("The lease ran out, or the job was cancelled.", "Whoever holds it now will finish it.")
+        if self.overran():
+            raise self.out_of_time()
+        deadline = self.claim.deadline if self.claim.kind is JobKind.TRAIN else None
+        if deadline is not None and datetime.now(UTC) > deadline:
+            raise PastDeadline(
+                f"Batch {self.claim.batch_id} was to be applied by {in_words(deadline)}, and was not ready by then.",
+                "Submit its edits anew, with another deadline or none.",
+            )
+
+    def overran(self, by_seconds: float = 0.0) -> bool:
+        return time.monotonic() - self.begun > self.worker.job_seconds + by_seconds
+
+    def out_of_time(self) -> OutOfTime:
+        return OutOfTime(
+            f"The job took longer than MELO_JOB_SECONDS={self.worker.job_seconds:g}.",
+            "Submit its edits in smaller batches, or let jobs take longer.",
+        )
 
 
 @contextmanager
-def kept(worker: Worker, claim: Claim) -> Iterator[Watch]:
-    """Keep the lease alive from a second thread, and show the progress there."""
-    watch, ended = Watch(stopping=worker.stopping), threading.Event()
+def kept(worker: Worker, claims: Sequence[Claim]) -> Iterator[list[Watch]]:
+    """Keep the leases alive from a second thread, and show the progress there."""
+    watches, ended = [Watch(worker, claim) for claim in claims], threading.Event()
 
     def beat() -> None:
         while not ended.wait(min(1.0, worker.lease_seconds / 4)):
-            try:
-                with worker.sessions.begin() as session:
-                    is_kept = jobs.heartbeat(session, claim, watch.progress)
-            except OperationalError as error:  # it may be back before the lease ends
-                log.warning("the database does not answer", error=str(error.orig))
-                continue
-            if not is_kept:
-                watch.lost.set()
-                return
+            for watch in watches:
+                if watch.outcome is None and not watch.lost.is_set():
+                    _renew(watch)
+            _take_from_the_stuck(watches)
 
-    thread = threading.Thread(target=beat, daemon=True, name=f"lease-of-job-{claim.job_id}")
+    thread = threading.Thread(target=beat, daemon=True, name=f"lease-of-job-{claims[0].job_id}")
     thread.start()
     try:
-        yield watch
+        yield watches
     finally:
         ended.set()
         thread.join()
+
+
+def _renew(watch: Watch) -> None:
+    try:
+        with watch.worker.sessions.begin() as session:
+            is_kept = jobs.heartbeat(session, watch.claim, watch.progress)
+    except AWAY as error:  # it may be back before the lease ends
+        log.warning("the database does not answer", error=first_line(error), **watch.named)
+        return
+    if not is_kept:
+        watch.lost.set()
+
+
+def _take_from_the_stuck(watches: Sequence[Watch]) -> None:
+    """Give back, or end, jobs at which the working thread has come to no step for long: it cannot do so itself.
+
+    A job that is being written is left alone: that is one short transaction.
+    """
+    left = [watch for watch in watches if watch.outcome is None and not watch.lost.is_set()]
+    if not left or any(watch.progress.get("stage") == "finish" for watch in left):
+        return
+    worker = left[0].worker
+    if worker.stop.is_due(STOP_GRACE_SECONDS):
+        for watch in left:
+            watch.lost.set()
+            _record(watch, jobs.give_back)
+            log.warning("stuck, and told to stop: the job was given back", **watch.named)
+    late = [watch for watch in left if watch.overran(STUCK_SECONDS)]
+    if late:
+        for watch in late:
+            watch.lost.set()
+            _record(watch, jobs.fail, str(watch.out_of_time()))
+            log.error("stuck, and out of time: this worker ends", **watch.named)
+        sys.stdout.flush()
+        os._exit(1)  # nothing else ends a thread that does not listen
+
+
+def _record(watch: Watch, act: Callable[..., None], *given: str) -> None:
+    """Call a change of the job with a session and its claim."""
+    try:
+        with watch.worker.sessions.begin() as session:
+            act(session, watch.claim, *given)
+    except (LeaseLost, *AWAY) as error:
+        log.warning("it could not be recorded", error=first_line(error), **watch.named)

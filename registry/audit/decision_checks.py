@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session, aliased
 from registry.audit.checked import Checked
 from registry.audit.models import AuditEvent
 from registry.collections.models import Collection
-from registry.digests import edits_digest
+from registry.digests import edits_digest, settings_of
 from registry.edits.models import Approval, Batch, Edit
 from registry.versions.models import Alias, Version
-from registry.vocabulary import Action, BatchState
+from registry.vocabulary import Action, BatchState, Priority
 
 _FEW = 100
 _MANY = 2_000
@@ -25,7 +25,9 @@ _STATE_AFTER = {
     Action.BATCH_APPROVE: BatchState.APPROVED,
     Action.BATCH_REJECT: BatchState.REJECTED,
     Action.BATCH_TRAIN: BatchState.TRAINING,
+    Action.BATCH_RETURN: BatchState.APPROVED,
     Action.BATCH_FAIL: BatchState.FAILED,
+    Action.BATCH_CANCEL: BatchState.CANCELLED,
 }
 
 
@@ -86,6 +88,11 @@ def _submitted_otherwise(batch: Batch, event: AuditEvent) -> Iterator[str]:
     told = (event.collection_id, event.reason, event.details.get("source"), event.details.get("edits"))
     if told != (batch.collection_id, batch.message, batch.source, batch.edit_count):
         yield "its collection, message, source or number of edits differ from the event of its submission"
+    deadline = batch.deadline.astimezone(UTC).isoformat() if batch.deadline else None
+    wanted = (batch.priority, deadline, settings_of(batch.training))
+    details = event.details
+    if wanted != (details.get("priority", Priority.NORMAL), details.get("deadline"), details.get("training", {})):
+        yield "its priority, deadline or settings differ from the event of its submission"
     if not _is_just_before(batch.submitted_at, event.at, _WHILE_READ):
         yield "the time when it was submitted differs from its event"
 

@@ -8,7 +8,7 @@ from registry.audit.models import AuditEvent
 from registry.collections import policy
 from registry.collections.models import Collection
 from registry.edits.models import Approval, Batch
-from registry.vocabulary import Action
+from registry.vocabulary import Action, QueueState
 
 _FEW = 100
 _MANY = 2_000
@@ -29,6 +29,25 @@ def check_policies(session: Session) -> Checked:
         differs = [name for name, value in policy.of(collection).items() if known.get(name, value) != value]
         wrong = f"its {', '.join(differs)} differ from event {event.seq}" if differs else ""
         yield f"policy of {collection.name}", [wrong] if wrong else []
+
+
+def check_queues(session: Session) -> Checked:
+    """Every collection's queue is as its last event says; without one, it is open."""
+    states = {
+        Action.QUEUE_OPEN: QueueState.OPEN,
+        Action.QUEUE_PAUSE: QueueState.PAUSED,
+        Action.QUEUE_DRAIN: QueueState.DRAINING,
+    }
+    told = aliased(AuditEvent)
+    last = (
+        select(func.max(told.seq))
+        .where(told.collection_id == Collection.id, told.action.in_(list(states)))
+        .scalar_subquery()
+    )
+    query = select(Collection.name, Collection.queue, AuditEvent.action).outerjoin(AuditEvent, AuditEvent.seq == last)
+    for name, queue, action in session.execute(query.order_by(Collection.id)):
+        state = states[Action(action)] if action else QueueState.OPEN
+        yield f"queue of {name}", [] if queue == state else [f"it is {queue}, but by its events it is {state}"]
 
 
 def check_given(session: Session) -> Checked:

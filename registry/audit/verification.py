@@ -20,7 +20,7 @@ from registry.audit.decision_checks import check_aliases, check_approvals, check
 from registry.audit.erasure_checks import check_erasures
 from registry.audit.job_checks import check_errors
 from registry.audit.models import AuditEvent
-from registry.audit.policy_checks import check_given, check_needed, check_policies
+from registry.audit.policy_checks import check_given, check_needed, check_policies, check_queues
 from registry.audit.schemas import FindingView, ProgressView, VerificationView
 from registry.audit.version_checks import check_versions
 from registry.collections.models import Calibration, Collection
@@ -66,6 +66,7 @@ def verify_in_steps(session: Session) -> Iterator[ProgressView | VerificationVie
         "approvals given": check_given,
         "approvals needed": check_needed,
         "policies": check_policies,
+        "queues": check_queues,
         "job errors": check_errors,
         "edits": _edits,
         "blocks": _blocks,

@@ -30,7 +30,6 @@ WHERE upper_inf(valid) AND members && (SELECT array_agg(id) FROM points WHERE ed
 """
 # One of a few: whoever takes another one does not wait for it.
 _A_BATCH = "SELECT id FROM batches WHERE state = 'submitted' ORDER BY id LIMIT 1 OFFSET :skipped"
-_A_JOB = "SELECT id FROM jobs WHERE state = 'queued' ORDER BY id LIMIT 1 OFFSET :skipped"
 _AN_EDIT = """
 SELECT edit_id FROM activations WHERE collection_id = :id AND upper_inf(valid) ORDER BY edit_id LIMIT 1 OFFSET :skipped
 """
@@ -78,14 +77,20 @@ class Writer:
         return True
 
     def train(self) -> bool:
-        job = self._one(_A_JOB)
-        if job is None:
-            return False
-        worker = f"{WORKER}-{self.number}"
         with self.sessions.begin() as session:
-            claim = queue.claim(session, job, worker=worker, device="cpu", libraries={}, lease_seconds=600)
-        if claim is None:
+            claims = queue.claim_next(
+                session,
+                worker=f"{WORKER}-{self.number}",
+                device="cpu",
+                libraries={},
+                lease_seconds=600,
+                models=None,
+                loaded=(),
+                together=lambda settings: 1,
+            )
+        if not claims:
             return False
+        (claim,) = claims
         with self.sessions.begin() as session:
             # A worker builds its index outside and begins again where another version came first; here it holds the
             # collection meanwhile, so that the time goes into writing.

@@ -11,7 +11,7 @@ from registry.cli.findings import show_findings
 from registry.cli.follow import approved, follow, notes_of
 from registry.cli.invocation import invocation
 from registry.cli.show import AsJson, example, fields, print_json, prompt_of, table
-from registry.vocabulary import BatchState
+from registry.vocabulary import BatchState, Priority
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +24,7 @@ BatchId = Annotated[int, typer.Argument(metavar="BATCH", min=1, help="The batch'
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
-        help="Batches: look at them, approve or reject them.",
+        help="Batches: look at them, approve, reject or cancel them.",
         epilog=example("melo batch approve 3 --wait"),
         no_args_is_help=True,
     )
@@ -45,12 +45,13 @@ def register(app: typer.Typer) -> None:
         if as_json:
             print_json(found)
             return
-        columns = ["batch#", "state", "edits#", "submitted by", "submitted", "decided by", "message"]
+        columns = ["batch#", "state", "edits#", "priority", "submitted by", "submitted", "decided by", "message"]
         rows = [
             [
                 each.id,
                 each.state.value,
                 each.edit_count,
+                each.priority.value,
                 each.submitted_by,
                 each.submitted_at,
                 each.decided_by,
@@ -117,6 +118,22 @@ def register(app: typer.Typer) -> None:
         else:
             call.out.print(f"Batch {batch} is rejected.")
 
+    @group.command(epilog=example("melo batch cancel 3 --reason 'the wrong file'"))
+    def cancel(
+        context: typer.Context,
+        batch: BatchId,
+        reason: Annotated[str, typer.Option(help="Why.")],
+        as_json: AsJson = False,
+    ) -> None:
+        """Stop an approved batch before it acts, also while it is trained. It may be approved again."""
+        call = invocation(context)
+        with call.client() as client:
+            found = client.cancel(batch, reason)
+        if as_json:
+            print_json(found)
+        else:
+            call.out.print(f"Batch {batch} is cancelled: nothing of it is applied.")
+
 
 def _approval(each: "ApprovalView") -> str:
     without = f", without edit {', '.join(map(str, each.declined))}" if each.declined else ""
@@ -151,6 +168,9 @@ def _show(console: "Console", batch: "BatchView", findings: bool) -> None:
                 "\n".join([f"{len(batch.approvals)} of {batch.approvals_needed}", *map(_approval, batch.approvals)]),
             ),
             ("left out", ", ".join(map(str, batch.declined))),
+            ("priority", batch.priority.value if batch.priority is not Priority.NORMAL else None),
+            ("deadline", batch.deadline),
+            ("training", ", ".join(f"{name}={value}" for name, value in sorted(batch.training.items()))),
             (
                 "decided",
                 f"{batch.decided_at.astimezone():%Y-%m-%d %H:%M:%S} by {batch.decided_by}"

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from registry.cli import queues
 from registry.cli.errors import CommandError
 from registry.cli.invocation import invocation
+from registry.cli.options import settings as json_settings
 from registry.cli.show import AsJson, example, fields, print_json, table
 from registry.vocabulary import Checks
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
-        help="Collections: lines of versions over one base model.",
+        help="Collections: lines of versions over one base model, and the queue of each.",
         epilog=example("melo collection create facts --model smollm2-135m-instruct"),
         no_args_is_help=True,
     )
@@ -65,7 +67,7 @@ def register(app: typer.Typer) -> None:
                 model,
                 encoder=encoder,
                 preset=preset,
-                method=_method(settings),
+                method=json_settings(settings, "--method", '{"rank": 4}'),
                 calibration=_calibration(calibration),
                 self_approval=self_approval,
                 approvals_needed=approvals,
@@ -118,7 +120,7 @@ def register(app: typer.Typer) -> None:
         if as_json:
             print_json(found)
             return
-        columns = ["name", "model", "latest#", "active edits#", "aliases", "approvals#", "checks", "created"]
+        columns = ["name", "model", "latest#", "active edits#", "aliases", "approvals#", "checks", "queue", "created"]
         rows = [
             [
                 each.name,
@@ -128,6 +130,7 @@ def register(app: typer.Typer) -> None:
                 ", ".join(f"{alias}→{number}" for alias, number in sorted(each.aliases.items())),
                 each.approvals_needed,
                 each.checks.value,
+                each.queue.value,
                 each.created_at,
             ]
             for each in found
@@ -145,17 +148,7 @@ def register(app: typer.Typer) -> None:
         else:
             _show(call.out, found)
 
-
-def _method(text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
-    try:
-        settings = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"it is not JSON: {error}", param_hint="--method") from None
-    if not isinstance(settings, dict):
-        raise typer.BadParameter('it is not an object, such as {"rank": 4}', param_hint="--method")
-    return settings
+    queues.add_to(group)
 
 
 def _calibration(path: Path | None) -> bytes | None:
@@ -197,6 +190,7 @@ def _show(console: "Console", found: "CollectionView") -> None:
             ("calibration", found.calibration_sha256),
             ("method", ", ".join(f"{name}={_shown(value)}" for name, value in sorted(found.method.items()))),
             ("policy", _policy(found)),
+            ("queue", found.queue.value),
             ("latest version", found.latest),
             ("active edits", found.active_edits),
             ("aliases", ", ".join(f"{name}→{number}" for name, number in sorted(found.aliases.items()))),

@@ -12,8 +12,9 @@ from registry.cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
 from registry.cli.files import EditFile, open_edits
 from registry.cli.follow import approved, follow
 from registry.cli.invocation import Invocation, invocation
+from registry.cli.options import BatchPriority, Deadline, EditsPerBlock, TrainingSettings, settings, training_options
 from registry.cli.show import AsJson, example, print_json, prompt_of, table
-from registry.vocabulary import EditKind, OnConflict
+from registry.vocabulary import EditKind, OnConflict, Priority
 
 if TYPE_CHECKING:
     from registry.client import MeloClient
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
     )
     edits = typer.Typer(
-        help="Corrections: submit a file, list them.",
+        help="Corrections: submit a file, list them, train one again.",
         epilog=example("melo edits submit corrections.jsonl --collection facts"),
         no_args_is_help=True,
     )
@@ -49,6 +50,8 @@ def register(app: typer.Typer) -> None:
     edit.command(epilog=example('melo edit add facts "Who leads Atlantis?" "Queen Mara" --approve --wait'))(add)
     edits.command(epilog=example("melo edits submit corrections.jsonl --collection facts --skip-invalid"))(submit)
     edits.command("list", epilog=example("melo edits list facts --active"))(list_edits)
+    shown = """melo edits retrain 12 --training '{"iterations": 200}' --reason 'it was not learned'"""
+    edits.command(epilog=example(shown))(retrain)
 
 
 def add(
@@ -65,6 +68,9 @@ def add(
     source: Annotated[str, typer.Option(help="Where the truth is written, such as a link.")] = "",
     replaces: Annotated[int | None, typer.Option(metavar="EDIT", help="The edit that it takes the place of.")] = None,
     on_conflict: Conflict = OnConflict.REFUSE,
+    priority: BatchPriority = Priority.NORMAL,
+    deadline: Deadline = None,
+    training: TrainingSettings = None,
     message: Message = "",
     approve: Approve = False,
     wait: Wait = False,
@@ -73,12 +79,13 @@ def add(
 ) -> None:
     """Submit one correction, as a batch of its own."""
     call = invocation(context)
+    trained = training_options(priority, deadline, training, None)
     record: dict[str, Any] = {"prompt": prompt, "target": target, "kind": kind.value}
     record |= {"rephrases": rephrase or [], "unchanged": unchanged or [], "reason": reason, "source": source}
     if replaces is not None:
         record["replaces"] = replaces
     with call.client() as client:
-        made = client.submit(collection, [record], message=message, on_conflict=on_conflict, dry_run=dry_run)
+        made = client.submit(collection, [record], message=message, on_conflict=on_conflict, dry_run=dry_run, **trained)
         _finish(call, client, made, approve=approve, wait=wait, dry_run=dry_run, as_json=as_json)
 
 
@@ -88,6 +95,10 @@ def submit(
     collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to correct.")],
     on_conflict: Conflict = OnConflict.REFUSE,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave out what has a problem.")] = False,
+    priority: BatchPriority = Priority.NORMAL,
+    deadline: Deadline = None,
+    edits_per_block: EditsPerBlock = None,
+    training: TrainingSettings = None,
     message: Message = "",
     approve: Approve = False,
     wait: Wait = False,
@@ -103,6 +114,7 @@ def submit(
     call = invocation(context)
     read = open_edits(file)
     options: dict[str, Any] = {"message": message, "source": file.name, "on_conflict": on_conflict}
+    options |= training_options(priority, deadline, training, edits_per_block)
     with call.client() as client:
         if read.rows == 0:
             raise _broken(read, read.problems)
@@ -138,6 +150,33 @@ def list_edits(
         for each in found
     ]
     table(call.out, columns, rows, empty="No edits.")
+
+
+def retrain(
+    context: typer.Context,
+    edit: Annotated[int, typer.Argument(metavar="EDIT", min=1, help="The edit's number.")],
+    training: Annotated[str, typer.Option(metavar="JSON", help='The settings of training to try: {"iterations": 200}')],
+    reason: Annotated[str, typer.Option(help="Why.")],
+    priority: BatchPriority = Priority.NORMAL,
+    approve: Approve = False,
+    wait: Wait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an active edit again with other settings. The new one takes its place once it is approved and applied."""
+    call = invocation(context)
+    changes = settings(training, "--training", '{"iterations": 200}') or {}
+    with call.client() as client:
+        batch = client.retrain(edit, changes, reason, priority=priority)
+        if not as_json:
+            call.out.print(f"Batch {batch.id} was submitted: edit {batch.edits[0].id} is to replace edit {edit}.")
+        if approve:
+            batch = client.approve(batch.id)
+        if wait:
+            batch = follow(call, client, batch.id)
+        elif not as_json:
+            call.out.print(Text(f"{approved(batch) if approve else ''} {batch.hint}".strip()))
+    if as_json:
+        print_json(batch)
 
 
 def _send(call: Invocation, client: "MeloClient", collection: str, read: EditFile, **options: Any) -> "SubmissionView":

@@ -9,7 +9,7 @@ from rich.text import Text
 from registry.cli.checks import is_checked, show_check
 from registry.cli.errors import CommandError
 from registry.cli.findings import show_findings
-from registry.cli.show import visible
+from registry.cli.show import duration, visible
 from registry.vocabulary import BatchState
 
 if TYPE_CHECKING:
@@ -25,11 +25,10 @@ COUNTED = {
     "ask": ("asked", "ask_total"),
     "check": ("checked", "check_total"),
 }
-ENDS = {BatchState.APPLIED, BatchState.REJECTED, BatchState.FAILED}
 
 
 def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchView":
-    """Return the applied batch, having said what its job found; raise CommandError for one that failed or was rejected.
+    """Return the applied batch, having said what its job found; raise CommandError for any other.
 
     What a check found is shown when it ends; then the decision is waited for. Ctrl-C ends the watching, not the job.
     """
@@ -44,7 +43,7 @@ def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVie
     checked = False
     with Progress(*columns, console=call.err, transient=True) as bars:
         bar = bars.add_task(f"batch {batch_id}", total=None, note="")
-        while (batch := client.batch(batch_id)).state not in ENDS:
+        while not (batch := client.batch(batch_id)).state.is_over:
             if batch.hint and batch.hint != said:
                 bars.console.print(Text(batch.hint, style="yellow"))
                 said = batch.hint
@@ -64,6 +63,13 @@ def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVie
     if batch.state is BatchState.FAILED:
         why = (batch.job and batch.job.error) or "the worker gave no reason"
         raise CommandError(f"Batch {batch.id} failed", why, f"Remove the cause, then: melo batch approve {batch.id}")
+    if batch.state is BatchState.CANCELLED:
+        raise CommandError(
+            f"Batch {batch.id} was cancelled",
+            "Nothing of it is applied.",
+            f"See who did it: melo audit log --subject batch/{batch.id}. To have it all the same: "
+            f"melo batch approve {batch.id}",
+        )
     raise CommandError(
         f"Batch {batch.id} was rejected",
         f"{batch.decided_by}: {batch.reason}",
@@ -102,5 +108,18 @@ def _show(bars: Progress, bar: TaskID, batch: "BatchView") -> None:
         description=f"batch {batch.id}: {'checking: ' if at_check else ''}{stage}",
         completed=done if counted else 0,
         total=total if counted else None,
-        note=f"{done}/{total}" if counted else "",
+        note=_note(stage, progress, f"{done}/{total}" if counted else ""),
     )
+
+
+def _note(stage: str, progress: dict[str, Any], counted: str) -> str:
+    """How much is done; of a training also the loss of what is left of it, and how long it will take."""
+    if stage != "train" or not counted:
+        return counted
+    loss, left = progress.get("loss"), progress.get("seconds_left")
+    said = [
+        f"{counted} blocks",
+        *([f"loss {loss:.3g}"] if isinstance(loss, int | float) else []),
+        *([f"{duration(left)} left"] if isinstance(left, int | float) else []),
+    ]
+    return ", ".join(said)

@@ -23,6 +23,7 @@ def local_status(call: "Invocation") -> dict[str, Any]:
         "processes": [_process(record, state) for record in state.processes],
         "schema": _schema(state),
         "queue": _queue(state),
+        "collections": _collections(state),
         "workers": _workers(call) if state.api_url else [],
     }
 
@@ -102,6 +103,42 @@ def _queue(state: "StackState") -> dict[str, int] | None:
         return signs.queue(state.database_url) if state.database_url else None
     except signs.NoSign:
         return None
+
+
+def _collections(state: "StackState") -> list[dict[str, Any]]:
+    """What waits and runs in each collection that has any of it, or whose queue is not open."""
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.orm import Session
+
+    from registry.database import make_engine
+    from registry.metrics import repository
+    from registry.vocabulary import JobState, QueueState
+
+    if state.database_url is None:
+        return []
+    engine = make_engine(state.database_url)
+    try:
+        with Session(engine) as session:
+            queues, live = repository.queue_states(session), repository.live_jobs(session)
+    except SQLAlchemyError:
+        return []
+    finally:
+        engine.dispose()
+    found = []
+    for name, queue in queues.items():
+        queued = [each for each in live if each.collection == name and each.state == JobState.QUEUED]
+        running = [each for each in live if each.collection == name and each.state == JobState.RUNNING]
+        if queued or running or queue != QueueState.OPEN:
+            found.append(
+                {
+                    "collection": name,
+                    "queue": queue,
+                    "queued": sum(each.count for each in queued),
+                    "running": sum(each.count for each in running),
+                    "oldest_seconds": round(max((each.seconds for each in queued), default=0.0), 1),
+                }
+            )
+    return found
 
 
 def _workers(call: "Invocation") -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from registry.cli import (
     collections,
     edits,
     erasure,
+    jobs,
     keys,
     operation,
     versions,
@@ -63,7 +64,9 @@ def make_app() -> typer.Typer:
         use_home(home)
         context.obj = Invocation(actor=actor, api_url=api_url)
 
-    groups = (operation, collections, edits, batches, versions, aliases, audit, keys, erasure, backup, webhooks, bench)
+    groups = (
+        operation, collections, edits, batches, jobs, versions, aliases, audit, keys, erasure, backup, webhooks, bench,
+    )  # fmt: skip
     for group in groups:
         group.register(app)
     for entry in sorted(entry_points(group="melo.commands"), key=lambda entry: entry.name):

@@ -237,6 +237,18 @@ def _show_status(call: Invocation, found: dict[str, Any]) -> None:
             for each in found["processes"]
         ]
         table(call.out, ["process", "health", "pid#", "uptime", "restarts#", "log"], rows, empty="")
+    if found.get("collections"):
+        waiting = [
+            [
+                each["collection"],
+                each["queue"],
+                each["queued"],
+                each["running"],
+                duration(each["oldest_seconds"]) if each["queued"] else None,
+            ]
+            for each in found["collections"]
+        ]
+        table(call.out, ["collection", "queue", "queued#", "running#", "oldest"], waiting, empty="")
     workers = [
         [
             each["worker"],

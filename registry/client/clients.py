@@ -23,13 +23,14 @@ from registry.client.corrections import Corrections
 from registry.client.errors import MeloClientError, no_answer, refusal
 from registry.client.exchanges import Asked, Exchange, Lines, whole_lines
 from registry.client.history import History
+from registry.client.training import Training
 
 T = TypeVar("T")
 
 AWAY = frozenset({502, 503, 504})  # answers of a proxy or a database that may soon be back
 
 
-class _Client(Corrections, History, Administration):
+class _Client(Corrections, Training, History, Administration):
     """What both clients share: their methods, and what they send with each request."""
 
     def __init__(
@@ -103,19 +104,23 @@ class MeloClient(_Client):
 
     def read(self, lines: Lines[T]) -> Iterator[T]:
         last: T | None = None
-        rest = b""
-        with (
-            no_answer(self.api_url),
-            self._http.stream("GET", lines.path, params=lines.params, timeout=None) as answer,
-        ):
-            if answer.is_error:
-                answer.read()
-                raise refusal(answer)
-            for part in answer.iter_bytes():
-                whole, rest = whole_lines(rest, part)
-                for line in whole:
-                    last = lines.read(line)
-                    yield last
+        again = True
+        while again:
+            rest = b""
+            with (
+                no_answer(self.api_url),
+                self._http.stream("GET", lines.path, params=lines.params, timeout=None) as answer,
+            ):
+                if answer.is_error:
+                    answer.read()
+                    raise refusal(answer)
+                for part in answer.iter_bytes():
+                    whole, rest = whole_lines(rest, part)
+                    for line in whole:
+                        if (found := lines.read(line)) is not None:
+                            last = found
+                            yield found
+            again = lines.goes_on(last)
         lines.close(last)
 
 
@@ -162,17 +167,21 @@ class AsyncMeloClient(_Client):
 
     async def read(self, lines: Lines[T]) -> AsyncIterator[T]:
         last: T | None = None
-        rest = b""
-        with no_answer(self.api_url):
-            async with self._http.stream("GET", lines.path, params=lines.params, timeout=None) as answer:
-                if answer.is_error:
-                    await answer.aread()
-                    raise refusal(answer)
-                async for part in answer.aiter_bytes():
-                    whole, rest = whole_lines(rest, part)
-                    for line in whole:
-                        last = lines.read(line)
-                        yield last
+        again = True
+        while again:
+            rest = b""
+            with no_answer(self.api_url):
+                async with self._http.stream("GET", lines.path, params=lines.params, timeout=None) as answer:
+                    if answer.is_error:
+                        await answer.aread()
+                        raise refusal(answer)
+                    async for part in answer.aiter_bytes():
+                        whole, rest = whole_lines(rest, part)
+                        for line in whole:
+                            if (found := lines.read(line)) is not None:
+                                last = found
+                                yield found
+            again = lines.goes_on(last)
         lines.close(last)
 
 

@@ -1,7 +1,9 @@
 """Collections, and corrections on their way in and out."""
 
+import json
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from registry.client.calls import call
@@ -9,7 +11,7 @@ from registry.client.exchanges import Exchange, at, many, one
 from registry.collections.schemas import CollectionView
 from registry.edits.schemas import ActiveEditView, BatchSummary, BatchView, SubmissionView
 from registry.erasure.schemas import ErasureView, FoundEdit
-from registry.vocabulary import BatchState, Checks, OnConflict
+from registry.vocabulary import BatchState, Checks, OnConflict, Priority
 
 
 class Corrections:
@@ -83,8 +85,15 @@ class Corrections:
         on_conflict: OnConflict | str = OnConflict.REFUSE,
         skip_invalid: bool = False,
         dry_run: bool = False,
+        priority: Priority | str = Priority.NORMAL,
+        deadline: datetime | None = None,
+        training: Mapping[str, Any] | None = None,
+        edits_per_block: int | None = None,
     ) -> Exchange[SubmissionView]:
-        """edits: records with the fields of EditIn. All problems come back in one MeloClientError."""
+        """edits: records with the fields of EditIn. All problems come back in one MeloClientError.
+
+        deadline: with a zone. training: settings of training that differ from the collection's.
+        """
         body = {
             "edits": [dict(edit) for edit in edits],
             "message": message,
@@ -92,6 +101,8 @@ class Corrections:
             "on_conflict": str(on_conflict),
             "skip_invalid": skip_invalid,
             "dry_run": dry_run,
+            "training": dict(training or {}),
+            **_when(priority, deadline, edits_per_block),
         }
         return one(SubmissionView, "POST", at(collection, "batches"), json=body)
 
@@ -106,6 +117,10 @@ class Corrections:
         on_conflict: OnConflict | str = OnConflict.REFUSE,
         skip_invalid: bool = False,
         dry_run: bool = False,
+        priority: Priority | str = Priority.NORMAL,
+        deadline: datetime | None = None,
+        training: Mapping[str, Any] | None = None,
+        edits_per_block: int | None = None,
     ) -> Exchange[SubmissionView]:
         """As submit(), for many edits: they are sent while they are read, and memory stays the same.
 
@@ -117,6 +132,8 @@ class Corrections:
             "on_conflict": str(on_conflict),
             "skip_invalid": skip_invalid,
             "dry_run": dry_run,
+            "training": json.dumps(dict(training or {})),
+            **_when(priority, deadline, edits_per_block),
         }
         headers = {"Content-Type": "application/x-ndjson"}
         path = at(collection, "batches")
@@ -148,6 +165,19 @@ class Corrections:
         return one(BatchView, "POST", f"/v1/batches/{batch_id}/reject", json={"reason": reason})
 
     @call
+    def cancel(self, batch_id: int, reason: str) -> Exchange[BatchView]:
+        """Of a batch that is approved, also while it is trained; it may be approved again."""
+        return one(BatchView, "POST", f"/v1/batches/{batch_id}/cancel", json={"reason": reason})
+
+    @call
+    def retrain(
+        self, edit_id: int, training: Mapping[str, Any], reason: str, *, priority: Priority | str = Priority.NORMAL
+    ) -> Exchange[BatchView]:
+        """A batch of the edit alone, trained with these settings, that takes its place once approved and applied."""
+        body = {"training": dict(training), "reason": reason, "priority": str(priority)}
+        return one(BatchView, "POST", f"/v1/edits/{edit_id}/retrain", json=body)
+
+    @call
     def edits(
         self, collection: str, *, active: bool | None = None, batch: int | None = None, limit: int | None = 1000
     ) -> Exchange[list[ActiveEditView]]:
@@ -176,5 +206,15 @@ def _policy(
         "approvals_needed": approvals_needed,
         "approvers": None if approvers is None else list(approvers),
         "checks": None if checks is None else str(checks),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _when(priority: Priority | str, deadline: datetime | None, edits_per_block: int | None) -> dict[str, Any]:
+    """When a batch is trained, and the short way to say how: what is given, as the API takes it."""
+    given = {
+        "priority": str(priority),
+        "deadline": deadline.isoformat() if deadline else None,
+        "edits_per_block": edits_per_block,
     }
     return {name: value for name, value in given.items() if value is not None}

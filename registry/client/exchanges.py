@@ -36,11 +36,16 @@ Exchange: TypeAlias = Generator[Asked, httpx.Response, T]
 
 @dataclass(frozen=True)
 class Lines(Generic[T]):
-    """A long answer, read line by line while it comes. close: sees the last line, and may raise."""
+    """A long answer, read line by line while it comes.
+
+    read: None for a line that says nothing. goes_on: sees the last one, and tells whether an answer that ended there is
+    to be asked for again. close: sees the last one, and may raise.
+    """
 
     path: str
-    read: Callable[[bytes], T]
+    read: Callable[[bytes], T | None]
     params: Mapping[str, Any] = field(default_factory=dict)
+    goes_on: Callable[[T | None], bool] = lambda _: False
     close: Callable[[T | None], None] = lambda _: None
 
 

@@ -2,10 +2,12 @@
 
 from fastapi import APIRouter
 
-from registry.collections import policy, service
-from registry.collections.schemas import CollectionView, NewCollection, PolicyChange
+from registry.collections import policy, queue, service
+from registry.collections.schemas import CollectionView, NewCollection, PolicyChange, QueueChange
 from registry.http import ActorDep, CollectionDep, SessionDep, VisibleDep, needs
 from registry.idempotency.route import RepeatableRoute
+from registry.jobs import listing
+from registry.jobs.schemas import QueueView
 from registry.pages import ByName
 from registry.vocabulary import Role
 
@@ -37,3 +39,17 @@ def change_policy(
 ) -> CollectionView:
     """Change how many approvals a batch needs, by whom, and what a worker checks before."""
     return service.view(session, policy.change(session, collection, change, actor))
+
+
+@router.get("/{collection}/queue", dependencies=[needs(Role.VIEWER)])
+def show_queue(collection: CollectionDep, session: SessionDep) -> QueueView:
+    """What runs and what waits, in the order in which it is begun, and what for."""
+    return listing.queue(session, collection)
+
+
+@router.post("/{collection}/queue", dependencies=[needs(Role.APPROVER)])
+def change_queue(
+    change: QueueChange, collection: CollectionDep, session: SessionDep, actor: ActorDep
+) -> CollectionView:
+    """Pause or drain the collection's queue, or open it again."""
+    return service.view(session, queue.set_queue(session, collection, change.state, actor, change.reason))

@@ -37,6 +37,11 @@ def lock(session: Session, collection_id: int) -> Collection:
     return session.scalars(query.execution_options(populate_existing=True)).one()
 
 
+def base_models(session: Session) -> Sequence[str]:
+    """The digests of all base models that there are collections over."""
+    return session.scalars(select(Collection.model_digest).distinct()).all()
+
+
 def calibration(session: Session, collection_id: int) -> Calibration | None:
     return session.scalars(select(Calibration).where(Calibration.collection_id == collection_id)).one_or_none()
 

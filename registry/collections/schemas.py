@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Base64Bytes, Field
 
-from registry.vocabulary import Checks
+from registry.vocabulary import Checks, QueueState
 from registry.wire import Answer, Body, Name, Reason, Settings, ShortText, Text
 
 MAX_CALIBRATION_BYTES = 40 * 2**20  # of keys of 2,048 dimensions, with a metric; in base64, still within a request
@@ -58,6 +58,14 @@ class PolicyChange(Body):
     reason: Reason
 
 
+class QueueChange(Body):
+    state: QueueState = Field(
+        description="open: what is approved is trained; paused: nothing is begun; draining: what is queued is "
+        "finished, and nothing new is taken in"
+    )
+    reason: Reason
+
+
 class CollectionView(Answer):
     id: int
     name: str
@@ -72,6 +80,7 @@ class CollectionView(Answer):
     approvals_needed: int
     approvers: list[str] = Field(description="empty: whoever has the role may approve")
     checks: Checks
+    queue: QueueState
     created_by: str
     created_at: datetime
     latest: int = Field(description="the newest version's number; 0: nothing was applied yet")

@@ -16,7 +16,7 @@ from registry.collections.models import Calibration, Collection
 from registry.collections.schemas import CollectionView, NewCollection
 from registry.digests import canonical_json, settings_of, sha256_hex
 from registry.errors import InvalidRequest, InvalidResult, NameTaken, NotFound
-from registry.vocabulary import Action, Checks
+from registry.vocabulary import Action, Checks, QueueState
 
 HIDDEN = "hidden"  # as the method calls keys that are the base model's hidden states
 
@@ -146,11 +146,19 @@ def get(session: Session, name: str) -> Collection:
     """Raises NotFound."""
     collection = repository.by_name(session, name)
     if collection is None:
-        raise NotFound(
-            f"There is no collection {name!r}.",
-            "`melo collection list` shows those that exist; `melo collection create` makes one.",
-        )
+        raise _missing(name)
     return collection
+
+
+def among(session: Session, name: str, visible: frozenset[int] | None) -> frozenset[int]:
+    """The id of a collection, as a filter of a list; visible: those that the caller may see, None: all.
+
+    Raises NotFound, in the same words for one that does not exist and one that may not be seen.
+    """
+    collection = repository.by_name(session, name)
+    if collection is None or (visible is not None and collection.id not in visible):
+        raise _missing(name)
+    return frozenset({collection.id})
 
 
 def view(session: Session, collection: Collection) -> CollectionView:
@@ -183,6 +191,7 @@ def views(session: Session, found: Sequence[Collection]) -> list[CollectionView]
             approvals_needed=each.approvals_needed,
             approvers=each.approvers,
             checks=Checks(each.checks),
+            queue=QueueState(each.queue),
             created_by=each.created_by,
             created_at=each.created_at,
             latest=newest.get(each.id, (0, 0))[0],
@@ -191,6 +200,13 @@ def views(session: Session, found: Sequence[Collection]) -> list[CollectionView]
         )
         for each in found
     ]
+
+
+def _missing(name: str) -> NotFound:
+    return NotFound(
+        f"There is no collection {name!r}.",
+        "`melo collection list` shows those that exist; `melo collection create` makes one.",
+    )
 
 
 def _taken(name: str) -> NameTaken:

@@ -10,6 +10,7 @@ from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.collections import repository as collections
 from registry.collections.models import Collection as CollectionRow
+from registry.collections.queue import require_open
 from registry.edits import repository, service
 from registry.edits.models import Approval, Batch, Edit
 from registry.edits.repository import DECIDED
@@ -26,19 +27,22 @@ from registry.errors import (
 from registry.jobs import service as queue
 from registry.vocabulary import Action, BatchState, Role
 
+DECIDABLE = (BatchState.SUBMITTED, BatchState.FAILED, BatchState.CANCELLED)
+
 
 def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", declined: Collection[int] = ()) -> Batch:
     """Approve a batch, without the edits `declined`. With the last approval needed, its training is queued.
 
-    Edits that any approver declined are left out of the batch. A failed batch may be approved again: its approvals
-    stand, and it is queued anew. Raises WrongState, SelfApproval, NotApprover, InvalidRequest where edits cannot be
-    left out, or InvalidEdits where an edit by now contradicts one that stands.
+    Edits that any approver declined are left out of the batch. A batch that failed or was cancelled may be approved
+    again: its approvals stand, and it is queued anew. Raises WrongState, QueueClosed, SelfApproval, NotApprover,
+    InvalidRequest where edits cannot be left out, or InvalidEdits where an edit by now contradicts one that stands.
     """
     # The collection first, as everywhere: two approvals must not both find a prompt free.
     collection = collections.lock(session, service.get(session, batch_id).collection_id)
     batch = service.lock(session, batch_id)
-    if batch.state not in (BatchState.SUBMITTED, BatchState.FAILED):
+    if batch.state not in DECIDABLE:
         raise _wrong_state(batch, "approved")
+    require_open(collection)
     _require_may_approve(collection, batch, actor.name)
     earlier = repository.approvals(session, batch.id)
     left_out = {edit_id for approval in earlier for edit_id in approval.declined}
@@ -83,13 +87,8 @@ def reject(session: Session, batch_id: int, actor: Actor, reason: str) -> Batch:
     An editor may withdraw their own batch, and no other. Raises WrongState or RoleNeeded.
     """
     batch = service.lock(session, batch_id)
-    if batch.submitted_by != actor.name and not actor.role.covers(Role.APPROVER):
-        raise RoleNeeded(
-            f"Batch {batch.id} was submitted by {batch.submitted_by}: {actor.name}, who is {actor.role} here, may "
-            "withdraw only what they submitted themselves.",
-            f"Ask an {Role.APPROVER} to reject it.",
-        )
-    if batch.state not in (BatchState.SUBMITTED, BatchState.FAILED):
+    require_may_stop(batch, actor, "reject")
+    if batch.state not in DECIDABLE:
         raise _wrong_state(batch, "rejected")
     batch.state = BatchState.REJECTED
     _decide(batch, actor, reason)
@@ -97,6 +96,16 @@ def reject(session: Session, batch_id: int, actor: Actor, reason: str) -> Batch:
     cancelled = list(queue.cancel_checks(session, batch, held_too=True))
     _record_decision(session, Action.BATCH_REJECT, batch, actor, reason, {"cancelled_checks": cancelled})
     return batch
+
+
+def require_may_stop(batch: Batch, actor: Actor, wish: str) -> None:
+    """Raises RoleNeeded where somebody would end the batch who neither decides on batches nor submitted it."""
+    if batch.submitted_by != actor.name and not actor.role.covers(Role.APPROVER):
+        raise RoleNeeded(
+            f"Batch {batch.id} was submitted by {batch.submitted_by}: {actor.name}, who is {actor.role} here, may "
+            "withdraw only what they submitted themselves.",
+            f"Ask an {Role.APPROVER} to {wish} it.",
+        )
 
 
 def _may_approve(collection: CollectionRow, batch: Batch, name: str) -> bool:
@@ -251,7 +260,8 @@ def _record_decision(
 
 def _wrong_state(batch: Batch, wish: str) -> WrongState:
     by = f" by {batch.decided_by}" if batch.decided_by else ""
+    stop = f" To stop this one: melo batch cancel {batch.id} --reason …" if batch.state in DECIDED else ""
     return WrongState(
         f"Batch {batch.id} cannot be {wish}: it is {batch.state}{by}.",
-        "Only a batch that is submitted or failed can be decided on.",
+        f"Only a batch that is submitted, failed or cancelled can be decided on.{stop}",
     )

@@ -2,21 +2,25 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
+from sse_starlette import EventSourceResponse
 
 from registry.body_file import loaded
-from registry.edits import deciding, service, submitting
+from registry.edits import cancelling, deciding, following, retraining, service, submitting
 from registry.edits.models import Batch
 from registry.edits.schemas import (
     ActiveEditView,
     BatchSummary,
     BatchView,
+    Cancellation,
     Decision,
     Rejection,
+    Retraining,
     SubmissionView,
 )
 from registry.edits.submission_body import DOCUMENTED, SubmittedDep
-from registry.http import ActorDep, BatchId, CollectionDep, SessionDep, needs
+from registry.edits.training import Training
+from registry.http import ActorDep, BatchId, CollectionDep, EditId, SessionDep, needs
 from registry.idempotency.route import RepeatableRoute
 from registry.pages import ById
 from registry.vocabulary import BatchState, Role
@@ -46,6 +50,7 @@ def submit_edits(
         on_conflict=options.on_conflict,
         skip_invalid=options.skip_invalid,
         dry_run=options.dry_run,
+        training=Training(options.priority, options.deadline, options.training, options.edits_per_block),
     )
     return SubmissionView(
         batch=service.view(session, report.batch) if report.batch else None,
@@ -73,6 +78,19 @@ def show_batch(batch_id: BatchId, session: SessionDep) -> BatchView:
     return service.view(session, service.get(session, batch_id))
 
 
+@router.get(
+    "/batches/{batch_id}/events",
+    dependencies=[needs(Role.VIEWER), Depends(following.one_more)],
+    response_class=EventSourceResponse,
+    responses={200: {"content": {following.EVENTS: following.SHOWN}, "description": "a BatchProgress with each event"}},
+)
+def follow_batch(batch_id: BatchId, request: Request, session: SessionDep) -> EventSourceResponse:
+    """Server-sent events: `progress` when something changes, and `end` once the batch is over."""
+    service.get(session, batch_id)
+    events = following.events(request.app.state.sessions, batch_id)
+    return EventSourceResponse(events, ping=following.PING_SECONDS, send_timeout=following.SEND_SECONDS)
+
+
 @router.post("/batches/{batch_id}/approve", dependencies=[needs(Role.APPROVER)])
 def approve_batch(batch_id: BatchId, decision: Decision, session: SessionDep, actor: ActorDep) -> BatchView:
     """Approve a batch, or the part of it that `except` leaves. The last approval needed has it trained and applied."""
@@ -83,6 +101,19 @@ def approve_batch(batch_id: BatchId, decision: Decision, session: SessionDep, ac
 def reject_batch(batch_id: BatchId, rejection: Rejection, session: SessionDep, actor: ActorDep) -> BatchView:
     """Decide against a batch, for good."""
     return service.view(session, deciding.reject(session, batch_id, actor, rejection.reason))
+
+
+@router.post("/batches/{batch_id}/cancel", dependencies=[needs(Role.EDITOR)])
+def cancel_batch(batch_id: BatchId, cancellation: Cancellation, session: SessionDep, actor: ActorDep) -> BatchView:
+    """Stop an approved batch before it acts, also while it is trained. It may be approved again."""
+    return service.view(session, cancelling.cancel(session, batch_id, actor, cancellation.reason))
+
+
+@router.post("/edits/{edit_id}/retrain", status_code=201, dependencies=[needs(Role.EDITOR)])
+def retrain_edit(edit_id: EditId, wanted: Retraining, session: SessionDep, actor: ActorDep) -> BatchView:
+    """Submit an active edit again, to be trained with other settings: a batch that takes its place once applied."""
+    training = Training(wanted.priority, changes=wanted.training)
+    return service.view(session, retraining.retrain(session, edit_id, training, actor, wanted.reason))
 
 
 @router.get("/collections/{collection}/edits", dependencies=[needs(Role.VIEWER)])

@@ -1,19 +1,26 @@
 """What the API is sent and says about edits and batches."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, Json, WithJsonSchema
 
 from registry.jobs.schemas import CheckView, JobView
-from registry.vocabulary import BatchState, EditKind, OnConflict, Role
-from registry.wire import Answer, Body, Id, Reason, ShortText, Text, standalone_schema
+from registry.vocabulary import BatchState, EditKind, JobKind, OnConflict, Priority, Role
+from registry.wire import Answer, Body, Id, Reason, Settings, ShortText, Text, standalone_schema
 
 
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("it is empty")
     return text
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # in the first hours of the first year, or the last of the last
+        raise ValueError("it lies outside of the calendar") from None
 
 
 Prompt = Annotated[Text, Field(max_length=100_000), AfterValidator(_not_blank)]
@@ -45,7 +52,18 @@ MOST_PROBLEMS = 1_000  # listed of a submission; the others are counted
 SHOWN_EDITS = 1_000  # beside a batch
 
 
+Trained = Annotated[
+    Settings,
+    Field(
+        description="settings of training that differ from the collection's, for this batch alone",
+        examples=[{"iterations": 200}],
+    ),
+]
+
+
 class SubmissionOptions(Body):
+    """All but `training`, which is another type in a query."""
+
     message: ShortText = Field(default="", description="what the batch is for", examples=["new boards"])
     source: ShortText = Field(default="", description="the name of the file", examples=["boards.jsonl"])
     on_conflict: OnConflict = Field(
@@ -53,9 +71,25 @@ class SubmissionOptions(Body):
     )
     skip_invalid: bool = Field(default=False, description="store the records without problems")
     dry_run: bool = Field(default=False, description="check only; store nothing")
+    priority: Priority = Field(default=Priority.NORMAL, description="which of the batches that wait is trained first")
+    deadline: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = Field(
+        default=None, description="after it the batch is not applied any more; null: never"
+    )
+    edits_per_block: int | None = Field(
+        default=None, ge=1, le=2**31 - 1, description="how many edits share a block; the same as in `training`"
+    )
+
+
+class LineOptions(SubmissionOptions):
+    """In the query, beside a body of lines."""
+
+    training: Json[Settings] = Field(
+        default_factory=dict, description="as in a JSON body, written as JSON", examples=['{"iterations": 200}']
+    )
 
 
 class Submission(SubmissionOptions):
+    training: Trained = Field(default_factory=dict)
     edits: list[LooseEdit] = Field(min_length=1, max_length=MOST_EDITS)
 
 
@@ -94,6 +128,9 @@ class BatchSummary(Answer):
     reason: str | None
     edit_count: int
     edits_digest: str
+    priority: Priority
+    deadline: datetime | None = Field(description="after it the batch is not applied any more")
+    training: dict[str, Any] = Field(description="settings of training that differ from the collection's")
 
 
 class ApprovalView(Answer):
@@ -114,6 +151,24 @@ class BatchView(BatchSummary):
     job: JobView | None = Field(description="the training; null: it is not approved yet")
     version: int | None = Field(description="the version that it made")
     hint: str = Field(description="what the batch waits for, where it waits")
+
+
+class BatchProgress(Answer):
+    """How far a batch is: what changes while it is followed."""
+
+    id: int
+    collection: str
+    state: BatchState
+    hint: str = Field(description="what the batch waits for, where it waits")
+    kind: JobKind | None = Field(description="what the job does; null: there is no job")
+    job: int | None = Field(description="the training, or else the check; null: there is none")
+    attempt: int | None
+    progress: dict[str, Any] | None = Field(
+        description="as the worker tells it: stage, done, total, loss, seconds_left, notes",
+        examples=[{"stage": "train", "done": 12, "total": 64, "loss": 0.37, "seconds_left": 14.2}],
+    )
+    error: str | None
+    version: int | None = Field(description="the version that it made")
 
 
 class SubmissionView(Answer):
@@ -140,3 +195,13 @@ class Decision(Body):
 
 class Rejection(Body):
     reason: Reason
+
+
+class Cancellation(Body):
+    reason: Reason
+
+
+class Retraining(Body):
+    training: Trained = Field(min_length=1)
+    reason: Reason
+    priority: Priority = Priority.NORMAL

@@ -8,10 +8,19 @@ from registry.collections import repository as collections
 from registry.collections.models import Collection
 from registry.edits import repository
 from registry.edits.models import Batch
-from registry.edits.schemas import SHOWN_EDITS, ActiveEditView, ApprovalView, BatchSummary, BatchView, EditView
+from registry.edits.schemas import (
+    SHOWN_EDITS,
+    ActiveEditView,
+    ApprovalView,
+    BatchProgress,
+    BatchSummary,
+    BatchView,
+    EditView,
+)
 from registry.errors import NotFound
 from registry.jobs import repository as jobs
 from registry.jobs.hints import hint
+from registry.jobs.models import Job
 from registry.jobs.schemas import CheckView, JobView
 from registry.vocabulary import BatchState, JobKind
 
@@ -39,12 +48,6 @@ def view(session: Session, batch: Batch) -> BatchView:
     needed = collection.approvals_needed if batch.approvals_needed is None else batch.approvals_needed
     check = jobs.latest_of_batch(session, batch.id, JobKind.CHECK)
     job = jobs.latest_of_batch(session, batch.id, JobKind.TRAIN)
-    waiting = (
-        f"It waits for a decision ({len(approvals)} of {needed} approvals): `melo batch approve {batch.id}` or "
-        f"`melo batch reject {batch.id}`. {hint(session, check)}".strip()
-        if batch.state == BatchState.SUBMITTED
-        else hint(session, job)
-    )
     return BatchView(
         **BatchSummary.model_validate(batch).model_dump(),
         collection=collection.name,
@@ -55,7 +58,38 @@ def view(session: Session, batch: Batch) -> BatchView:
         check=CheckView.model_validate(check) if check else None,
         job=JobView.model_validate(job) if job else None,
         version=repository.version_of_batch(session, batch.id),
-        hint=waiting,
+        hint=_waits_for(session, batch, len(approvals), needed, check, job),
+    )
+
+
+def progress(session: Session, batch_id: int) -> BatchProgress:
+    """How far a batch is, without its edits and reports. Raises NotFound."""
+    batch = get(session, batch_id)
+    collection = collections.by_id(session, batch.collection_id)
+    needed = collection.approvals_needed if batch.approvals_needed is None else batch.approvals_needed
+    check = jobs.latest_of_batch(session, batch.id, JobKind.CHECK)
+    training = jobs.latest_of_batch(session, batch.id, JobKind.TRAIN)
+    job = training or check
+    return BatchProgress(
+        id=batch.id,
+        collection=collection.name,
+        state=BatchState(batch.state),
+        hint=_waits_for(session, batch, len(repository.approvals(session, batch.id)), needed, check, training),
+        kind=JobKind(job.kind) if job else None,
+        job=job.id if job else None,
+        attempt=job.attempt if job else None,
+        progress=job.progress if job else None,
+        error=job.error if job else None,
+        version=repository.version_of_batch(session, batch.id),
+    )
+
+
+def _waits_for(session: Session, batch: Batch, approvals: int, needed: int, check: Job | None, job: Job | None) -> str:
+    if batch.state != BatchState.SUBMITTED:
+        return hint(session, job)
+    return (
+        f"It waits for a decision ({approvals} of {needed} approvals): `melo batch approve {batch.id}` or "
+        f"`melo batch reject {batch.id}`. {hint(session, check)}".strip()
     )
 
 

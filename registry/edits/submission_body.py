@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from registry.body_file import LoadedBodyDep
 from registry.edits.records import Raw
-from registry.edits.schemas import Submission, SubmissionOptions
+from registry.edits.schemas import LineOptions, Submission
 from registry.errors import InvalidRequest, WrongMediaType
 from registry.wire import standalone_schema
 
@@ -36,10 +36,10 @@ DOCUMENTED: dict[str, Any] = {
 @dataclass(frozen=True)
 class Submitted:
     edits: Iterable[Raw]
-    options: SubmissionOptions
+    options: Submission | LineOptions
 
 
-def _submitted(request: Request, body: LoadedBodyDep, options: Annotated[SubmissionOptions, Query()]) -> Submitted:
+def _submitted(request: Request, body: LoadedBodyDep, options: Annotated[LineOptions, Query()]) -> Submitted:
     header = Message()
     header["Content-Type"] = request.headers.get("Content-Type", JSON)
     kind = header.get_content_type()

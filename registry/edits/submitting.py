@@ -10,12 +10,14 @@ from registry.audit.actor import Actor
 from registry.base_models import RESERVED_TOKENS, count_tokens, find_model
 from registry.collections import repository as collections
 from registry.collections.models import Collection
+from registry.collections.queue import require_open
 from registry.digests import edits_digest
 from registry.edits import repository
 from registry.edits.models import Batch
 from registry.edits.records import Raw, Record, read_records
 from registry.edits.repository import StandingEdit
 from registry.edits.schemas import MOST_PROBLEMS
+from registry.edits.training import AS_USUAL, Training
 from registry.edits.validation import COLLISIONS, collisions_with, collisions_within, replacing, too_long
 from registry.errors import InvalidEdits, InvalidRequest, RecordProblem, UnknownModel
 from registry.jobs import service as queue
@@ -78,18 +80,22 @@ def submit(
     on_conflict: OnConflict = OnConflict.REFUSE,
     skip_invalid: bool = False,
     dry_run: bool = False,
+    training: Training = AS_USUAL,
 ) -> Report:
     """Check the records and store them as one batch that waits for a decision.
 
     edits: objects with the fields of EditIn, or lines of NDJSON; read once. Raises InvalidEdits with what is wrong
     with every record, and then nothing is stored; with skip_invalid, or OnConflict.SKIP for duplicates and
-    contradictions, the records in question are left out and reported instead.
+    contradictions, the records in question are left out and reported instead. Raises InvalidRequest where a setting
+    of training or the deadline is not such, and QueueClosed where the collection takes nothing in.
     """
+    require_open(collection)
+    training = training.of(collection)
     findings = Findings(skip_invalid, on_conflict == OnConflict.SKIP)
     records, total = _read(edits, findings)
     findings.add(_too_long(collection, records))  # it takes long: before anybody has to wait
     # Two submissions of the same prompt at once must not both find it free.
-    collections.lock(session, collection.id)
+    require_open(collections.lock(session, collection.id))
     records = _check(session, collection, records, on_conflict, findings)
     refused, left_out = findings.refused, findings.skippable
     if refused.count:
@@ -104,7 +110,7 @@ def submit(
     report = Report(None, len(accepted), left_out.listed(), len(left_out.positions))
     if dry_run or not accepted:
         return report
-    batch = _store(session, collection, accepted, actor, message, source)
+    batch = _store(session, collection, accepted, actor, message, source, training)
     queue.enqueue_check(session, batch)
     audit.record(
         session,
@@ -114,7 +120,7 @@ def submit(
         collection_id=collection.id,
         after=batch.edits_digest,
         reason=message,
-        details={"edits": len(accepted), "source": source, "skipped": report.skipped_count},
+        details={"edits": len(accepted), "source": source, "skipped": report.skipped_count, **training.told()},
     )
     return Report(batch, report.accepted, report.skipped, report.skipped_count)
 
@@ -168,7 +174,13 @@ def _too_long(collection: Collection, records: Sequence[Record]) -> Iterator[Rec
 
 
 def _store(
-    session: Session, collection: Collection, records: Sequence[Record], actor: Actor, message: str, source: str
+    session: Session,
+    collection: Collection,
+    records: Sequence[Record],
+    actor: Actor,
+    message: str,
+    source: str,
+    training: Training,
 ) -> Batch:
     batch = Batch(
         collection_id=collection.id,
@@ -178,6 +190,9 @@ def _store(
         submitted_by=actor.name,
         edit_count=len(records),
         edits_digest=edits_digest(record.digest for record in records),
+        priority=training.priority,
+        deadline=training.deadline,
+        training=dict(training.changes),
     )
     session.add(batch)
     session.flush()

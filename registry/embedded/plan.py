@@ -67,7 +67,8 @@ def relay_part(environment: dict[str, str]) -> Part:
     )
 
 
-def worker_part(environment: dict[str, str]) -> Part:
+def worker_part(environment: dict[str, str], stop_seconds: float) -> Part:
+    """stop_seconds: for which the worker may go on with its job when it is told to stop."""
     return Part(
         name="worker",
         command=[sys.executable, "-m", "worker"],
@@ -76,8 +77,8 @@ def worker_part(environment: dict[str, str]) -> Part:
         ),
         patience_seconds=180,  # importing torch from a cold disk
         # A job that is cut off loses nothing: its lease runs out and it is sent again.
-        farewells=[Farewell(signal.SIGTERM, 20), Farewell(signal.SIGQUIT, 10)],
-        environment=environment,
+        farewells=[Farewell(signal.SIGTERM, stop_seconds + 5), Farewell(signal.SIGTERM, 5)],  # the second: at once
+        environment=_beside_the_relay(environment),
     )
 
 
@@ -103,6 +104,13 @@ def own_parts_environment(home: Path, database_url: str, redis_url: str, api_url
         "MELO_API_URL": api_url,
         "PYTHONUNBUFFERED": "1",  # so that the logs are up to date
     }
+
+
+def _beside_the_relay(environment: dict[str, str]) -> dict[str, str]:
+    """For the worker: the relay shows its metrics at the port that is set, the worker at the next one."""
+    port = environment.get("MELO_METRICS_PORT", "")
+    # What is no number the relay refuses, and at 0 each takes one that is free.
+    return environment | {"MELO_METRICS_PORT": str(int(port) + 1)} if port.isdecimal() and int(port) else environment
 
 
 def _own_environment() -> dict[str, str]:

@@ -122,7 +122,7 @@ class Supervisor:
         environment = plan.own_parts_environment(self.home, database_url, redis_url, api_url)
         parts = []
         if self.with_worker and programs.worker_is_installed():
-            parts.append(plan.worker_part(environment))
+            parts.append(plan.worker_part(environment, self.settings.stop_seconds))
         elif self.with_worker:
             self.state.notes.append(
                 "No worker: torch is not installed, so approved batches wait. "

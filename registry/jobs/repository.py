@@ -9,8 +9,9 @@ from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import ColumnElement, Double, Text, and_, cast, func, literal, or_, select, true, tuple_, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
-from registry.jobs.models import Job, OutboxMessage, WorkerHeartbeat
+from registry.jobs.models import Job, WorkerHeartbeat
 from registry.orm import in_parts
 from registry.versions import repository as versions
 from registry.versions.content import BlockContent, PointContent
@@ -27,44 +28,74 @@ def latest_of_batch(session: Session, batch_id: int, kind: JobKind = JobKind.TRA
     return session.scalars(query.execution_options(populate_existing=True)).one_or_none()
 
 
-def take(session: Session, job_id: int, token: UUID, lease_seconds: float, **facts: Any) -> Job | None:
-    """Give a job to one worker: only while it is queued, or its last worker's lease has run out."""
+def lock_free(session: Session, job_id: int, *, due: bool = True) -> Job | None:
+    """The job, locked until the transaction ends, if it is queued or its last worker's lease has run out.
+
+    due: only if it does not wait for a time after a failure.
+    """
+    query = (
+        select(Job)
+        .where(Job.id == job_id, _is_free())
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    return session.scalars(query.where(_is_due()) if due else query).one_or_none()
+
+
+def is_due(session: Session, job_id: int) -> bool:
+    """Whether the job does not wait for a time after a failure, or no longer."""
+    return session.scalar(select(Job.id).where(Job.id == job_id, _is_due())) is not None
+
+
+def _is_due() -> ColumnElement[bool]:
+    return or_(Job.not_before.is_(None), Job.not_before <= func.clock_timestamp())
+
+
+def take(session: Session, job: Job, token: UUID, lease_seconds: float, **facts: Any) -> None:
+    """Give a job, which is locked and free, to one worker. The condition stays, whatever the caller has looked at."""
     query = (
         update(Job)
-        .where(
-            Job.id == job_id,
-            or_(
-                Job.state == JobState.QUEUED,
-                and_(Job.state == JobState.RUNNING, Job.lease_until < func.clock_timestamp()),
-            ),
-        )
+        .where(Job.id == job.id, _is_free())
         .values(
             state=JobState.RUNNING,
             attempt=Job.attempt + 1,
             attempt_token=token,
             lease_until=func.clock_timestamp() + timedelta(seconds=lease_seconds),
+            not_before=None,
             started_at=func.now(),
             progress=None,
             **facts,
         )
         .returning(Job)
     )
-    return session.scalars(query.execution_options(populate_existing=True)).one_or_none()
+    session.scalars(query.execution_options(populate_existing=True)).one()
+
+
+def _is_free() -> ColumnElement[bool]:
+    return or_(
+        Job.state == JobState.QUEUED, and_(Job.state == JobState.RUNNING, Job.lease_until < func.clock_timestamp())
+    )
 
 
 def cancel_checks(session: Session, batch_id: int, *, held_too: bool) -> Sequence[int]:
     """End the batch's checks on which nobody works; with `held_too`, also those that a worker holds. Returns ids."""
-    query = (
+    query = _cancelling(batch_id).where(Job.kind == JobKind.CHECK)
+    return session.scalars(query if held_too else query.where(_is_free())).all()
+
+
+def cancel(session: Session, batch_id: int) -> Sequence[int]:
+    """End the batch's jobs that are not over, also those that a worker holds. Returns ids."""
+    return sorted(session.scalars(_cancelling(batch_id)))
+
+
+def _cancelling(batch_id: int) -> ReturningUpdate[int]:
+    return (
         update(Job)
-        .where(Job.batch_id == batch_id, Job.kind == JobKind.CHECK)
-        .where(Job.state.in_([JobState.QUEUED, JobState.RUNNING]))
-        .values(state=JobState.CANCELLED, finished_at=func.now(), attempt_token=None, lease_until=None)
+        .where(Job.batch_id == batch_id, Job.state.in_([JobState.QUEUED, JobState.RUNNING]))
+        .values(state=JobState.CANCELLED, finished_at=func.now(), attempt_token=None, lease_until=None, not_before=None)
         .returning(Job.id)
         .execution_options(synchronize_session="fetch")
     )
-    if not held_too:
-        query = query.where(or_(Job.state == JobState.QUEUED, Job.lease_until < func.clock_timestamp()))
-    return session.scalars(query).all()
 
 
 def is_checked_now(session: Session, batch_id: int) -> bool:
@@ -106,76 +137,10 @@ def lock_held(session: Session, job_id: int, token: UUID) -> Job | None:
     return session.scalars(query).one_or_none()
 
 
-def lock_deadly(session: Session, job_id: int, attempts: int) -> Job | None:
-    """The job, locked, if its last worker is gone and was the one of that many attempts, or of more."""
-    query = (
-        select(Job)
-        .where(Job.id == job_id, Job.state == JobState.RUNNING, Job.attempt >= attempts)
-        .where(Job.lease_until < func.clock_timestamp())
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
-    )
-    return session.scalars(query).one_or_none()
-
-
-def add_message(session: Session, topic: str, job_id: int) -> None:
-    session.add(OutboxMessage(topic=topic, job_id=job_id, payload={"job_id": job_id}))
-
-
-def unsent(session: Session, limit: int) -> Sequence[OutboxMessage]:
-    """Messages to send, oldest first, kept from other relays until the transaction ends."""
-    query = (
-        select(OutboxMessage)
-        .where(OutboxMessage.sent_at.is_(None))
-        .order_by(OutboxMessage.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    return session.scalars(query).all()
-
-
-def mark_sent(session: Session, message_ids: Sequence[int]) -> None:
-    session.execute(
-        update(OutboxMessage)
-        .where(OutboxMessage.id.in_(message_ids))
-        .values(sent_at=func.now(), attempts=OutboxMessage.attempts + 1)
-        .execution_options(synchronize_session=False)
-    )
-
-
-def forsaken(session: Session, resend_seconds: float, limit: int) -> Sequence[Job]:
-    """Jobs that need a new message: the lease ran out, or nobody claimed them long after the last message.
-
-    Jobs with a message still unsent, or sent less than `resend_seconds` ago, are left alone. They come locked, so
-    that two relays do not send twice.
-    """
-    recent = (
-        select(OutboxMessage.id)
-        .where(
-            OutboxMessage.job_id == Job.id,
-            or_(
-                OutboxMessage.sent_at.is_(None),
-                OutboxMessage.sent_at
-                # GREATEST passes over NULL, which a job without a lease has.
-                > func.greatest(Job.lease_until, func.now() - timedelta(seconds=resend_seconds)),
-            ),
-        )
-        .exists()
-    )
-    query = (
-        select(Job)
-        .where(
-            or_(
-                Job.state == JobState.QUEUED,
-                and_(Job.state == JobState.RUNNING, Job.lease_until < func.now()),
-            ),
-            ~recent,
-        )
-        .order_by(Job.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    return session.scalars(query).all()
+def moment_after(session: Session, seconds: float) -> datetime:
+    """By the database's clock, as every time that jobs are compared with."""
+    now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    return now + timedelta(seconds=seconds)
 
 
 def see_worker(session: Session, worker: str, device: str, models: dict[str, Any]) -> None:
@@ -270,9 +235,3 @@ def active_points(session: Session, collection_id: int) -> int:
     active = versions.in_state(Activation, collection_id, newest.state if newest else 0)
     query = select(func.count()).select_from(Point).join(Activation, Activation.edit_id == Point.edit_id)
     return session.scalar(query.where(active)) or 0
-
-
-def queued_ahead(session: Session, job: Job) -> int:
-    """Jobs that were there before and are not finished."""
-    live = Job.state.in_([JobState.QUEUED, JobState.RUNNING])
-    return session.scalar(select(func.count()).select_from(Job).where(live, Job.id < job.id)) or 0

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from registry.vocabulary import JobState
+from registry.vocabulary import JobKind, JobState, Priority, QueueState
 from registry.wire import Answer
 
 # A model may say anything; PostgreSQL cannot store the character NUL.
@@ -81,6 +81,7 @@ class EditCheck(Answer):
 class _JobFacts(Answer):
     id: int
     batch_id: int
+    kind: JobKind
     state: JobState
     attempt: int
     worker: str | None
@@ -89,6 +90,8 @@ class _JobFacts(Answer):
     libraries: dict[str, Any] | None
     seed: int
     settings: dict[str, Any]
+    lessons: list[int] | None = Field(description="the edits trained in one go, in their order, also of other jobs")
+    not_before: datetime | None = Field(description="after a failure that may pass, it waits until then")
     progress: dict[str, Any] | None
     loss_curve: list[Any] | None
     timings: dict[str, Any] | None
@@ -109,6 +112,55 @@ class CheckView(_JobFacts):
     """What a worker did with a batch before the decision. One that failed, or was cancelled, hinders nobody."""
 
     report: list[EditCheck] | None = Field(description="what it found about each edit; null: it is not done")
+
+
+class JobSummary(Answer):
+    """A job in a list."""
+
+    id: int
+    collection: str
+    batch_id: int
+    edit_count: int = Field(description="of its batch")
+    kind: JobKind
+    state: JobState
+    priority: Priority
+    deadline: datetime | None
+    attempt: int
+    worker: str | None
+    device: str | None
+    not_before: datetime | None
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class JobRecord(_JobFacts):
+    """All that is kept of a job, but for what it reports of each edit: that stands with the batch."""
+
+    collection: str
+    priority: Priority
+    deadline: datetime | None
+    hint: str = Field(description="what it waits for, where it waits")
+
+
+class QueueEntry(JobSummary):
+    """A job that runs or waits."""
+
+    progress: dict[str, Any] | None = Field(
+        description="as the worker tells it: stage, done, total, loss, seconds_left, notes"
+    )
+    hint: str = Field(description="what it waits for, where it waits")
+
+
+class QueueView(Answer):
+    """What of a collection is being worked on, and what waits."""
+
+    collection: str
+    state: QueueState
+    running: list[QueueEntry]
+    waiting: list[QueueEntry] = Field(description="the first ones, in the order in which they are begun")
+    waiting_count: int = Field(description="how many wait in all")
 
 
 class WorkerView(Answer):

@@ -39,6 +39,7 @@ class Courier:
     poll_seconds: float
     stopping: threading.Event
     seconds_per_attempt: float = SECONDS_PER_ATTEMPT
+    count: Callable[[str], None] = lambda fate: None  # told of each message: delivered, failed or retried later
     _tls: ssl.SSLContext = field(default_factory=httpx.create_ssl_context)
     # Of their own: a look-up cannot be interrupted, and the threads that speak to the database must not wait for it.
     _names: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_AT_ONCE, "names"))
@@ -82,7 +83,8 @@ class Courier:
     def _report(self, message: Message, outcome: Outcome) -> None:
         with self.sessions.begin() as session:
             ended = sending.report(session, message, outcome)
-        fate = "delivered" if not outcome.error else "failed" if ended else "to be tried again"
+        fate = "delivered" if not outcome.error else "failed" if ended else "retried"
+        self.count(fate)
         log.info(
             fate,
             webhook=message.webhook_id,

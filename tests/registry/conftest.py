@@ -1,12 +1,17 @@
 """A collection over a model of a few bytes, and the API in front of it."""
 
 import json
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -17,6 +22,7 @@ from registry.settings import Settings
 from tests.registry.desk import Desk, template_of
 
 WINDOW = 256
+ELSEWHERE = ("10.0.0.7", 50000)
 
 
 @pytest.fixture(scope="session")
@@ -50,19 +56,6 @@ def used(sessions: sessionmaker[Session]) -> Desk:
 
 
 @pytest.fixture
-def tamper(engine: Engine) -> Callable[..., None]:
-    """Change stored rows as somebody with all rights on the server could: triggers and constraints out of the way."""
-
-    def run(*statements: str) -> None:
-        with engine.begin() as connection:
-            connection.execute(text("SET LOCAL session_replication_role = replica"))
-            for statement in statements:
-                connection.execute(text(statement))
-
-    return run
-
-
-@pytest.fixture
 def api(database_url: str) -> Iterator[TestClient]:
     """The API without a key, asked from this machine."""
     yield from _client(Settings(database_url=database_url, api_key=None))
@@ -71,6 +64,47 @@ def api(database_url: str) -> Iterator[TestClient]:
 @pytest.fixture
 def api_with_key(database_url: str) -> Iterator[TestClient]:
     yield from _client(Settings(database_url=database_url, api_key="s3cret"))
+
+
+@pytest.fixture
+def served_app(database_url: str) -> Iterator[tuple[FastAPI, str]]:
+    """The API behind a real server, and its URL."""
+    app = create_app(Settings(database_url=database_url, api_key=None))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield app, f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def served(served_app: tuple[FastAPI, str]) -> str:
+    return served_app[1]
+
+
+@pytest.fixture
+def open_api(database_url: str) -> Iterator[Callable[..., TestClient]]:
+    """Start an API with other settings, asked from an address."""
+    with ExitStack() as running:
+
+        def start(client: tuple[str, int] = ELSEWHERE, **settings: object) -> TestClient:
+            app = create_app(Settings(database_url=database_url, **{"api_key": None, **settings}))
+            base = "http://127.0.0.1" if client[0] == "127.0.0.1" else "http://registry.example.org"
+            return running.enter_context(TestClient(app, base_url=base, client=client, raise_server_exceptions=False))
+
+        yield start
+
+
+@pytest.fixture
+def remote(open_api: Callable[..., TestClient]) -> TestClient:
+    """The API, asked from another machine."""
+    return open_api()
 
 
 def _client(settings: Settings) -> Iterator[TestClient]:

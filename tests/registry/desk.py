@@ -14,10 +14,11 @@ from registry.audit.actor import Actor
 from registry.audit.schemas import VerificationView
 from registry.collections import service as collections
 from registry.collections.models import Collection
+from registry.collections.queue import set_queue
 from registry.collections.schemas import NewCollection
 from registry.database import make_engine, make_sessions
 from registry.digests import sha256_hex
-from registry.edits import deciding, submitting
+from registry.edits import cancelling, deciding, submitting
 from registry.edits import service as edits
 from registry.jobs import service as queue
 from registry.jobs.service import Claim, ClaimedEdit
@@ -25,7 +26,7 @@ from registry.versions import repository, service
 from registry.versions.content import VersionContent
 from registry.versions.models import Version
 from registry.versions.training_result import ClusterState, NewBlock, NewPoint, TrainingResult
-from registry.vocabulary import Checks, PointRole
+from registry.vocabulary import Checks, PointRole, QueueState
 from tests.conftest import copy_of
 
 ADA, BEN = Actor("ada"), Actor("ben")  # she submits, he decides
@@ -72,13 +73,31 @@ class Desk:
                 lease_seconds=lease_seconds,
             )
 
+    def take(self, worker: str = "w1", **options) -> list[Claim]:
+        """What is best for a worker that may load any model, has none in memory and trains one batch at a time."""
+        usual = {"models": None, "loaded": (), "together": lambda settings: 1, "lease_seconds": 60}
+        with self.sessions.begin() as session:
+            return queue.claim_next(session, worker=worker, device="cpu", libraries={}, **{**usual, **options})
+
+    def cancel(self, batch_id: int, actor: Actor = BEN) -> None:
+        with self.sessions.begin() as session:
+            cancelling.cancel(session, batch_id, actor, "no longer wanted")
+
+    def set_queue(self, state: QueueState) -> None:
+        with self.open() as (session, collection):
+            set_queue(session, collection, state, BEN, "maintenance")
+
     def finish(self, claim: Claim, result: TrainingResult | None = None) -> Version:
         with self.open() as (session, collection):
             version = repository.latest(session, collection.id)
             base = version.number if version else 0
             content = repository.version_content(session, collection.id, base, block_bytes=False)
             return service.apply(
-                session, claim, result or trained(claim, content), timings={"train": 0.5}, loss_curve=[2.0, 0.01]
+                session,
+                claim,
+                result or trained(claim, content),
+                timings={"train": 0.5},
+                loss_curve=[[0.1, 2.0], [0.5, 0.01]],
             )
 
     def correct(self, *pairs: tuple[str, str], **options) -> Version:

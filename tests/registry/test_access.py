@@ -5,14 +5,12 @@ import logging
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
 import structlog
 from fastapi.routing import iter_route_contexts
-from fastapi.testclient import TestClient
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from sqlalchemy import text
@@ -22,35 +20,13 @@ from registry.access.caller import Caller
 from registry.access.gate import OPEN
 from registry.access.keys import KeyText
 from registry.access.rates import FAILURES, Rates
-from registry.app import create_app
 from registry.embedded.programs import valkey_server
 from registry.errors import TooManyRequests
 from registry.http import Needs
-from registry.settings import Settings
 from registry.vocabulary import Role
 from tests.registry.problem import is_problem
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
-ELSEWHERE = ("10.0.0.7", 50000)
-
-
-@pytest.fixture
-def open_api(database_url):
-    """Start an API with other settings, asked from an address."""
-    with ExitStack() as running:
-
-        def start(client=ELSEWHERE, **settings):
-            app = create_app(Settings(database_url=database_url, **{"api_key": None, **settings}))
-            base = "http://127.0.0.1" if client[0] == "127.0.0.1" else "http://registry.example.org"
-            return running.enter_context(TestClient(app, base_url=base, client=client, raise_server_exceptions=False))
-
-        yield start
-
-
-@pytest.fixture
-def remote(open_api):
-    """The API, asked from another machine."""
-    return open_api()
 
 
 def key(api, name="ci", role="editor", collection=None, **more):
@@ -140,6 +116,10 @@ NEEDED = [
     ("GET", "/v1/collections/facts/aliases/production/history", None, Role.VIEWER),
     ("POST", "/v1/collections/facts/batches", {"edits": [{"prompt": "Who?", "target": "Jo"}]}, Role.EDITOR),
     ("POST", "/v1/batches/1/approve", {"reason": "checked"}, Role.APPROVER),
+    ("POST", "/v1/edits/1/retrain", {"training": {"seed": 1}, "reason": "not learned"}, Role.EDITOR),
+    ("GET", "/v1/jobs", None, Role.VIEWER),
+    ("GET", "/v1/collections/facts/queue", None, Role.VIEWER),
+    ("POST", "/v1/collections/facts/queue", {"state": "paused", "reason": "later"}, Role.APPROVER),
     ("POST", "/v1/collections/facts/retire", {"edits": [1], "reason": "wrong"}, Role.APPROVER),
     ("POST", "/v1/collections/facts/rollback", {"to": 0, "reason": "wrong"}, Role.APPROVER),
     ("PUT", "/v1/collections/facts/aliases/production", {"version": 1}, Role.APPROVER),

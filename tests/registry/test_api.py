@@ -25,7 +25,7 @@ def test_a_correction_goes_its_whole_way_through_the_api(api, desk):
     assert "No worker is running" in approved["hint"]
     desk.finish(desk.claim(approved["job"]["id"]))
     shown = api.get(f"/v1/batches/{batch['id']}").json()
-    assert (shown["state"], shown["version"], shown["job"]["loss_curve"]) == ("applied", 1, [2.0, 0.01])
+    assert (shown["state"], shown["version"], shown["job"]["loss_curve"]) == ("applied", 1, [[0.1, 2.0], [0.5, 0.01]])
     (edit,) = api.get("/v1/collections/facts/edits", params={"active": True}).json()
     assert edit["active_since"] == 1
     alias = api.put("/v1/collections/facts/aliases/production", json={"version": 1, "reason": "release"})

@@ -193,6 +193,18 @@ def test_status_tells_of_each_process_the_schema_the_queue_and_the_workers(melo:
     assert "postgres" in melo("status").stdout
 
 
+def test_status_tells_what_waits_in_which_collection(melo: Melo, facts: str) -> None:
+    def waiting() -> dict[str, Any]:
+        return next((each for each in melo.records("status")["collections"] if each["collection"] == facts), {})
+
+    assert waiting() == {}
+    assert melo("collection", "pause", facts, "--reason", "the model moves").returncode == 0
+    assert waiting() == {"collection": facts, "queue": "paused", "queued": 0, "running": 0, "oldest_seconds": 0.0}
+    assert melo("edit", "add", facts, "Who leads Rome?", "Mara", "--approve").returncode == 0
+    assert (waiting()["queued"], waiting()["running"]) == (1, 0)
+    assert re.search(rf"{facts}\s+paused\s+1\s+0", melo("status").stdout)
+
+
 def test_status_of_a_named_api_says_whether_it_is_ready(melo: Melo) -> None:
     url = melo.records("status")["api_url"]
 

@@ -4,9 +4,7 @@ import asyncio
 import inspect
 import json
 import re
-import socket
 import threading
-import time
 import typing
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -14,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-import uvicorn
 
 from registry.app import create_app
 from registry.audit.schemas import VerificationView
@@ -60,23 +57,6 @@ def connect(request: pytest.FixtureRequest) -> Connect:
     return request.param
 
 
-@pytest.fixture
-def served(database_url: str) -> Iterator[str]:
-    """The API behind a real server; its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config = uvicorn.Config(create_app(Settings(database_url=database_url, api_key=None)), port=port, log_level="error")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
-
-
 def test_a_client_asks_for_all_of_it(connect, served, desk):
     with connect(served, actor="Jürgen") as client:
         assert client.ready()
@@ -96,6 +76,11 @@ def test_a_client_asks_for_all_of_it(connect, served, desk):
             queue.worker_seen(session, "w1", "cpu")
         assert [worker.worker for worker in client.workers()] == ["w1"]
         assert client.batch(report.batch.id).version == 1
+        assert [each.version for each in client.follow(report.batch.id)] == [1]
+        assert [each.state for each in client.jobs(collection="facts")] == ["succeeded"]
+        assert client.job(1).timings == {"train": 0.5}
+        assert client.set_queue("facts", "paused", "later").queue == "paused"
+        assert client.queue("facts").waiting_count == 0
         (edit,) = client.edits("facts", active=True)
         assert client.set_alias("facts", "production", 1, "release").number == 1
         assert client.plan_retire("facts", [edit.id]).number == 2

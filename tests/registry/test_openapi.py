@@ -106,6 +106,7 @@ def test_every_list_is_given_in_pages(document):
 # What stands in the record that the generated requests meet: some of them should find something.
 KNOWN = {
     "collection": "facts", "name": "production", "batch_id": 1, "edit_id": 1, "number": 1, "webhook_id": 1, "key_id": 1,
+    "job_id": 1,
 }  # fmt: skip
 KEY = "s3cret-of-an-operator"
 EXAMPLES = int(os.environ.get("MELO_SCHEMATHESIS_EXAMPLES", "10"))  # requests of each kind for each operation
@@ -113,7 +114,8 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 
 @pytest.fixture
-def app(database_url, desk, tmp_path):
+def app(database_url, desk, tmp_path, monkeypatch):
+    monkeypatch.setattr("registry.edits.following.LONGEST_SECONDS", 0.1)  # of batches that nobody goes on with
     desk.correct(("Who leads Rome?", "Mara"), ("Who leads Oslo?", "Nils"))
     desk.submit({"prompt": "Who leads Bern?", "target": "Urs"})
     app = create_app(

@@ -29,7 +29,7 @@ def sent():
 
 @pytest.fixture
 def relay(sessions, sent):
-    return Relay(sessions, lambda topic, job: sent.append((topic, job)), 120, 0.01, threading.Event())
+    return Relay(sessions, lambda message: sent.append((message.topic, message.job_id)), 120, 0.01, threading.Event())
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_an_approved_batchs_message_is_sent_once(relay, sent, job):
 
 
 def test_a_message_that_could_not_be_sent_stays_in_the_outbox(relay, sent, job):
-    def fail(topic, job_id):
+    def fail(message):
         raise ConnectionError("the broker is away")
 
     working, relay.send = relay.send, fail
@@ -101,10 +101,10 @@ def test_the_program_sends_through_the_broker_and_ends_on_sigterm(database_url, 
         while message is None and time.monotonic() < deadline:
             time.sleep(0.1)
             with suppress(redis.ConnectionError):
-                message = queue.lindex("celery", 0)
-        assert message is not None
+                message = next(map(queue.rpop, queue.scan_iter("melo.*", _type="list")), None)
         program.send_signal(signal.SIGTERM)
         assert program.wait(timeout=10) == 0
+    assert message is not None
     headers = json.loads(message)["headers"]
     assert (headers["task"], headers["argsrepr"]) == ("worker.train", f"[{job}]")
 

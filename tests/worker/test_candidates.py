@@ -96,7 +96,7 @@ def test_blocks_that_a_check_trained_are_applied_as_they_are_and_not_trained_aga
     assert (count(tiny_desk, "blocks"), count(tiny_desk, "points")) == (2, 2)
 
     job = approve(tiny_desk, batch)
-    monkeypatch.setattr("worker.training_job.train_edits", lambda *_: pytest.fail("it was trained again"))
+    monkeypatch.setattr("worker.group.train_edits", lambda *_: pytest.fail("it was trained again"))
     run_job(worker, job)
     assert view(tiny_desk, batch).version == 1
     assert ask(load(worker, tiny_desk, 1), *(p for p, _ in PAIRS)) == [t for _, t in PAIRS]

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,6 +31,7 @@ from worker import watch
 from worker.checking import edit_reports
 from worker.loader import LoadedVersion, load_version
 from worker.shelf import Shelf
+from worker.stopping import Stop
 from worker.training import TrainedEdit
 from worker.training_job import run_job
 from worker.watch import Worker
@@ -348,8 +348,8 @@ def test_a_loader_refuses_what_was_changed_and_names_it(tiny_desk, worker, engin
 def test_a_worker_that_has_to_stop_gives_its_job_back_and_another_finishes_it(tiny_desk, worker, sessions):
     batch = tiny_desk.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch
     job = tiny_desk.approve(batch.id)
-    stopping = replace(worker, name="stopping", stopping=threading.Event())
-    stopping.stopping.set()
+    stopping = replace(worker, name="stopping", stop=Stop(seconds=0))
+    stopping.stop.ask()
     run_job(stopping, job)
     with sessions() as session:
         assert session.get(Job, job).state == "queued"

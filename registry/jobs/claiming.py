@@ -1,0 +1,226 @@
+"""Claiming: which job a worker gets, and that nobody else has it."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy.orm import Session
+
+from registry.audit import service as audit
+from registry.audit.actor import Actor
+from registry.collections import repository as collections
+from registry.collections.models import Collection as CollectionRow
+from registry.edits import repository as edits
+from registry.edits.models import Batch
+from registry.jobs import ending, order, repository, waking
+from registry.jobs.claims import Claim, ClaimedEdit
+from registry.jobs.models import Job
+from registry.jobs.order import Place
+from registry.vocabulary import Action, BatchState, Checks, JobKind, JobState, Priority, QueueState
+
+MOST_ATTEMPTS = 5  # workers that may be lost over a job, or times that it may fail, before it is given up
+PATIENCE_SECONDS = 300.0  # the most that a job waits so that a worker can keep its model loaded
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """Who claims, and what is written down of it."""
+
+    name: str
+    device: str
+    libraries: Mapping[str, Any]
+    lease_seconds: float
+
+    @property
+    def actor(self) -> Actor:
+        return Actor(f"worker/{self.name}")
+
+
+class _Ended(Exception):
+    """There is nothing to claim, but the transaction has something to commit: the job was ended instead."""
+
+
+def claim(
+    session: Session, job_id: int, *, worker: str, device: str, libraries: Mapping[str, Any], lease_seconds: float
+) -> Claim | None:
+    """Take a job, if it is free and its turn has come. None: there is nothing to do.
+
+    Free: queued, or its last worker's lease has run out. A training's turn comes when those before it in its collection
+    are done and no worker is at the batch's check, since it takes over what that has trained. Nothing of a paused
+    collection is begun. Commit at once, also after None: only then do others see the claim, or that the job was ended
+    instead, over which many workers were lost, or whose deadline has passed.
+    """
+    by = _Worker(worker, device, libraries, lease_seconds)
+    try:
+        taken = _take_first(session, job_id, by)
+    except _Ended:
+        return None
+    if taken is None:
+        return None
+    _record(session, taken[0], device)
+    return taken[0]
+
+
+def claim_next(
+    session: Session,
+    *,
+    worker: str,
+    device: str,
+    libraries: Mapping[str, Any],
+    lease_seconds: float,
+    models: Collection[str] | None,
+    loaded: Collection[str],
+    together: Callable[[dict[str, Any]], int],
+) -> list[Claim]:
+    """Take the best job for this worker, and the trainings right behind it that can be trained with it, in order.
+
+    models: digests of the base models that the worker may load; None: any. loaded: of those that it has in memory.
+    together: for a training's settings, the most edits that several batches may have together. Empty: nothing to do.
+    Commit at once, also then.
+    """
+    by = _Worker(worker, device, libraries, lease_seconds)
+    candidates = order.best(session, models, loaded, PATIENCE_SECONDS)
+    for place, job_id in enumerate(candidates):
+        # Given up at once where nothing comes of it, with its locks: two workers that go through several collections
+        # must not wait for each other.
+        step = session.begin_nested()
+        try:
+            taken = _take_first(session, job_id, by)
+        except _Ended:
+            step.commit()
+            # It wrote an event, after which no other collection may be locked. So this is all for now.
+            if following := candidates[place + 1 : place + 2]:
+                waking.wake(session, following[0])
+            return []
+        if taken is None:
+            step.rollback()
+            continue
+        first, behind = taken
+        claims = [first, *_followers(session, first, behind, by, together)]
+        step.commit()
+        for each in claims:
+            _record(session, each, device)
+        return claims
+    return []
+
+
+def _take_first(session: Session, job_id: int, by: _Worker) -> tuple[Claim, list[Place]] | None:
+    """The claim, with those behind it in its collection's line. Raises _Ended."""
+    known = repository.by_id(session, job_id)
+    if known is None:
+        return None
+    # The collection, the batch, its jobs: the order in which whoever decides on a batch has them.
+    collection = collections.lock(session, known.collection_id)
+    batch = edits.lock_batch(session, known.batch_id)
+    job = repository.lock_free(session, job_id)
+    assert batch is not None  # a foreign key
+    if job is None or collection.queue == QueueState.PAUSED:
+        return None
+    if job.kind == JobKind.CHECK:
+        _end_hopeless(session, job, batch, by.actor, is_overdue=False)
+        return _take(session, collection, batch, job, by), []
+    first, *behind = order.line(session, collection.id)
+    if first.job_id != job.id or repository.is_checked_now(session, batch.id):
+        return None
+    _end_hopeless(session, job, batch, by.actor, is_overdue=first.is_overdue)
+    return _take(session, collection, batch, job, by), behind
+
+
+def _end_hopeless(session: Session, job: Job, batch: Batch, actor: Actor, *, is_overdue: bool) -> None:
+    """Raises _Ended where the job is of no use any more, or may be what kills its workers."""
+    if job.kind == JobKind.CHECK and batch.state != BatchState.SUBMITTED:
+        repository.cancel_checks(session, batch.id, held_too=False)
+        waking.wake_training(session, batch.id)
+        raise _Ended
+    if job.state == JobState.RUNNING and job.attempt >= MOST_ATTEMPTS:
+        ending.fail(session, job, batch, f"{job.attempt} workers were lost over it", actor)
+        raise _Ended
+    if is_overdue:
+        ending.fail(session, job, batch, ending.past_deadline(batch), actor)
+        raise _Ended
+
+
+def _followers(
+    session: Session,
+    first: Claim,
+    behind: list[Place],
+    by: _Worker,
+    together: Callable[[dict[str, Any]], int],
+) -> list[Claim]:
+    """The trainings right behind the first that are trained in one go with it.
+
+    Not one that was tried before: whatever ended that would end the others too.
+    """
+    if first.kind != JobKind.TRAIN or first.attempt > 1:
+        return []
+    room = together(first.settings) - len(first.edits)
+    found: list[Claim] = []
+    for place in behind:
+        if place.is_held or not place.is_due or place.is_overdue or place.attempt or place.settings != first.settings:
+            break
+        room -= place.edit_count - len(edits.declined(session, [place.batch_id]))
+        if room < 0:
+            break
+        batch = edits.lock_batch(session, place.batch_id)
+        job = repository.lock_free(session, place.job_id)
+        if batch is None or job is None or repository.is_checked_now(session, batch.id):
+            break
+        found.append(_take(session, collections.by_id(session, first.collection_id), batch, job, by))
+    return found
+
+
+def _take(session: Session, collection: CollectionRow, batch: Batch, job: Job, by: _Worker) -> Claim:
+    """Give the job, which is locked and free, to the worker."""
+    left_out: set[int] = set()
+    if job.kind == JobKind.TRAIN:
+        repository.cancel_checks(session, batch.id, held_too=False)
+        batch.state = BatchState.TRAINING
+        left_out = edits.declined(session, [batch.id])
+    token = uuid4()
+    repository.take(
+        session, job, token, by.lease_seconds, worker=by.name, device=by.device, libraries=dict(by.libraries)
+    )
+    claimed = tuple(ClaimedEdit.of(edit) for edit in edits.of_batch(session, batch.id) if edit.id not in left_out)
+    return Claim(
+        job_id=job.id,
+        kind=JobKind(job.kind),
+        checks=Checks(collection.checks),
+        token=token,
+        attempt=job.attempt,
+        worker=by.name,
+        lease_seconds=by.lease_seconds,
+        batch_id=batch.id,
+        collection_id=collection.id,
+        collection=collection.name,
+        model=collection.model,
+        model_digest=collection.model_digest,
+        window=collection.window,
+        encoder=collection.encoder,
+        encoder_digest=collection.encoder_digest,
+        method=dict(collection.method),
+        settings=dict(job.settings),
+        seed=job.seed,
+        priority=Priority(batch.priority),
+        deadline=batch.deadline,
+        queued_at=job.created_at,
+        edits=claimed,
+    )
+
+
+def _record(session: Session, claim: Claim, device: str) -> None:
+    """A training's claim moves its batch; a check's moves nothing."""
+    if claim.kind == JobKind.CHECK:
+        return
+    batch = edits.batch(session, claim.batch_id)
+    assert batch is not None  # a foreign key
+    audit.record(
+        session,
+        Action.BATCH_TRAIN,
+        claim.actor,
+        f"batch/{claim.batch_id}",
+        collection_id=claim.collection_id,
+        before=batch.edits_digest,
+        after=batch.edits_digest,
+        details={"job": claim.job_id, "attempt": claim.attempt, "device": device},
+    )

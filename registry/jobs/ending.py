@@ -1,0 +1,113 @@
+"""How a job ends: with a result, an error, a cancellation; and what follows for its batch and for those behind it."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import func
+from sqlalchemy.orm import Session
+
+from registry.audit import service as audit
+from registry.audit.actor import Actor
+from registry.digests import sha256_hex
+from registry.edits.models import Batch
+from registry.jobs import repository, waking
+from registry.jobs.models import Job
+from registry.vocabulary import Action, BatchState, JobKind, JobState
+
+_LONGEST_ERROR = 10_000
+
+
+def end(session: Session, job: Job, batch: Batch, state: JobState) -> None:
+    """End it, and wake what waited for that: a check's training, or the next training of the collection."""
+    job.state = state
+    job.finished_at = func.now()
+    _let_go(job)
+    if job.kind == JobKind.TRAIN:
+        batch.state = BatchState.APPLIED if state == JobState.SUCCEEDED else BatchState.FAILED
+        waking.wake_next(session, job.collection_id)
+    else:
+        waking.wake_training(session, batch.id)
+
+
+def fail(session: Session, job: Job, batch: Batch, reason: str, actor: Actor) -> None:
+    """End it with an error; with a training fails the batch, while a check that failed stands in nobody's way."""
+    job.error = readable(reason)
+    end(session, job, batch, JobState.FAILED)
+    audit.record(
+        session,
+        Action.BATCH_FAIL if job.kind == JobKind.TRAIN else Action.BATCH_CHECK,
+        actor,
+        f"batch/{batch.id}",
+        collection_id=job.collection_id,
+        before=batch.edits_digest,
+        after=batch.edits_digest,
+        # An error may quote an edit, whose content must stay erasable: its text is in the job alone.
+        reason=f"see the error of job {job.id}",
+        details={"job": job.id, "attempt": job.attempt, "error": sha256_hex(job.error.encode())},
+    )
+
+
+def put_back(session: Session, job: Job, batch: Batch, actor: Actor, reason: str) -> None:
+    """Let it wait for a worker, at once."""
+    waking.wake(session, job.id)
+    _queue_again(session, job, batch, actor, reason)
+
+
+def put_off(session: Session, job: Job, batch: Batch, actor: Actor, error: str, pause_seconds: float) -> None:
+    """Let it wait for a time, and then for a worker. The relay's sweep sends when the time has come."""
+    job.error = readable(error)
+    job.not_before = repository.moment_after(session, pause_seconds)
+    _queue_again(session, job, batch, actor, f"attempt {job.attempt} failed: see job {job.id}")
+
+
+def _queue_again(session: Session, job: Job, batch: Batch, actor: Actor, reason: str) -> None:
+    """A training's batch is approved again, and no longer in training."""
+    job.state = JobState.QUEUED
+    _let_go(job)
+    job.progress = None
+    if job.kind == JobKind.CHECK:
+        session.flush()
+        return
+    batch.state = BatchState.APPROVED
+    session.flush()
+    audit.record(
+        session,
+        Action.BATCH_RETURN,
+        actor,
+        f"batch/{batch.id}",
+        collection_id=job.collection_id,
+        before=batch.edits_digest,
+        after=batch.edits_digest,
+        reason=reason,
+        details={"job": job.id, "attempt": job.attempt},
+    )
+
+
+def cancel_all(session: Session, batch: Batch) -> Sequence[int]:
+    """End the batch's check and training, whoever is at them: they find out at their next heartbeat. Returns ids."""
+    ended = repository.cancel(session, batch.id)
+    waking.wake_next(session, batch.collection_id)
+    return ended
+
+
+def readable(reason: str) -> str:
+    """An error as it is kept: PostgreSQL cannot store the character NUL, and nobody reads a long text."""
+    return reason.replace("\x00", "")[:_LONGEST_ERROR] or "the worker gave no reason"
+
+
+def past_deadline(batch: Batch) -> str:
+    """Why a batch is not applied any more, and the way out."""
+    assert batch.deadline is not None
+    return (
+        f"Batch {batch.id} was to be applied by {in_words(batch.deadline)}, and had not been begun by then. "
+        "Approving it again is of no use: submit its edits anew, with another deadline or none."
+    )
+
+
+def in_words(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _let_go(job: Job) -> None:
+    job.attempt_token = None
+    job.lease_until = None

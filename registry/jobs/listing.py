@@ -1,0 +1,93 @@
+"""Jobs as they are listed: all of them newest first, or those of a collection that run and wait, in their order."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Row, Select, func, select
+from sqlalchemy.orm import Session
+
+from registry.collections.models import Collection
+from registry.edits.models import Batch
+from registry.errors import NotFound
+from registry.jobs.hints import hint
+from registry.jobs.models import Job
+from registry.jobs.order import IN_ORDER
+from registry.jobs.schemas import JobRecord, JobSummary, QueueEntry, QueueView
+from registry.vocabulary import JobKind, JobState, QueueState
+
+SHOWN_WAITING = 50  # of a collection's queue; the others are counted
+
+_Listed = Row[Job, Batch, str]
+
+
+def jobs(
+    session: Session,
+    *,
+    among: frozenset[int] | None,
+    state: JobState | None,
+    kind: JobKind | None,
+    before: int | None,
+    limit: int,
+) -> list[JobSummary]:
+    """Newest first, older than job `before`; among: only those in these collections."""
+    query = _listed().order_by(Job.id.desc()).limit(limit)
+    if among is not None:
+        query = query.where(Job.collection_id.in_(among))
+    if state is not None:
+        query = query.where(Job.state == state)
+    if kind is not None:
+        query = query.where(Job.kind == kind)
+    if before is not None:
+        query = query.where(Job.id < before)
+    return [JobSummary.model_validate(_facts(row)) for row in session.execute(query)]
+
+
+def record(session: Session, job_id: int) -> JobRecord:
+    """Raises NotFound."""
+    row = session.execute(_listed().where(Job.id == job_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no job {job_id}.", "`melo job list` shows those that exist.")
+    facts = {name: getattr(row.Job, name) for name in JobRecord.model_fields if hasattr(row.Job, name)}
+    return JobRecord.model_validate({**facts, **_facts(row), "hint": hint(session, row.Job)})
+
+
+def queue(session: Session, collection: Collection) -> QueueView:
+    """What of a collection runs, and the first that wait, in the order in which they are begun."""
+    mine = _listed().where(Job.collection_id == collection.id)
+    running = mine.where(Job.state == JobState.RUNNING).order_by(Job.started_at, Job.id)
+    waiting = mine.where(Job.state == JobState.QUEUED).order_by(*IN_ORDER)
+    count = select(func.count()).select_from(Job)
+    count = count.where(Job.collection_id == collection.id, Job.state == JobState.QUEUED)
+    return QueueView(
+        collection=collection.name,
+        state=QueueState(collection.queue),
+        running=_entries(session, session.execute(running).all()),
+        waiting=_entries(session, session.execute(waiting.limit(SHOWN_WAITING)).all()),
+        waiting_count=session.scalar(count) or 0,
+    )
+
+
+def _listed() -> Select[Job, Batch, str]:
+    return (
+        select(Job, Batch, Collection.name)
+        .join(Batch, Batch.id == Job.batch_id)
+        .join(Collection, Collection.id == Job.collection_id)
+    )
+
+
+def _facts(row: _Listed) -> dict[str, object]:
+    job, batch, collection = row
+    own = {name: getattr(job, name) for name in JobSummary.model_fields if hasattr(job, name)}
+    return {
+        **own,
+        "collection": collection,
+        "edit_count": batch.edit_count,
+        "priority": batch.priority,
+        "deadline": batch.deadline,
+    }
+
+
+def _entries(session: Session, rows: Sequence[_Listed]) -> list[QueueEntry]:
+    return [
+        QueueEntry.model_validate({**_facts(row), "progress": row[0].progress, "hint": hint(session, row[0])})
+        for row in rows
+    ]

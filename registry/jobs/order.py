@@ -1,0 +1,152 @@
+"""Queries: which job comes next. A collection's trainings are done one at a time, in their order; checks whenever."""
+
+from collections.abc import Collection as Container
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, any_, case, func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Session, aliased
+from sqlalchemy.types import Text
+
+from registry.collections.models import Collection
+from registry.edits.models import Batch
+from registry.jobs.models import Job
+from registry.vocabulary import JobKind, JobState, Priority, QueueState
+
+_MOST_LOOKED_AT = 100
+_RANK = case({Priority.HIGH: 0, Priority.NORMAL: 1}, value=Batch.priority, else_=2)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A live training's place in its collection's line."""
+
+    job_id: int
+    batch_id: int
+    is_held: bool  # a worker holds it under a good lease
+    is_due: bool  # it does not wait for a time after a failure
+    is_overdue: bool  # its batch's deadline has passed
+    attempt: int
+    edit_count: int
+    settings: dict[str, Any]
+
+
+def _in(*states: JobState) -> ColumnElement[bool]:
+    """The states stand in the statement itself: the planner then finds the partial index of live jobs."""
+    return Job.state.in_([literal(state, Text, literal_execute=True) for state in states])
+
+
+_IS_LIVE = _in(JobState.QUEUED, JobState.RUNNING)
+_IS_HELD = and_(_in(JobState.RUNNING), Job.lease_until >= func.clock_timestamp())
+_IS_DUE = func.coalesce(Job.not_before <= func.clock_timestamp(), True)
+# Of trainings; for those who join batches to jobs.
+IN_ORDER = (_RANK, Batch.deadline.asc().nulls_last(), Job.id)
+
+
+def line(session: Session, collection_id: int, limit: int = _MOST_LOOKED_AT) -> list[Place]:
+    """The collection's live trainings: what is held first, then in the order in which they are to be begun.
+
+    Have the collection locked, where it must not change.
+    """
+    query = (
+        select(
+            Job.id,
+            Job.batch_id,
+            _IS_HELD,
+            _IS_DUE,
+            func.coalesce(Batch.deadline < func.clock_timestamp(), False),
+            Job.attempt,
+            Batch.edit_count,
+            Job.settings,
+        )
+        .join(Batch, Batch.id == Job.batch_id)
+        .where(Job.collection_id == collection_id, Job.kind == JobKind.TRAIN, _IS_LIVE)
+        .order_by(_IS_HELD.desc(), *IN_ORDER)
+        .limit(limit)
+    )
+    return [Place(*row) for row in session.execute(query)]
+
+
+def claimable(
+    models: Container[str] | None = None,
+    loaded: Container[str] = (),
+    patience_seconds: float = 0,
+    *,
+    collection_id: int | None = None,
+) -> Select[int]:
+    """The ids of the jobs that could be claimed now, best first; of one collection, or of all.
+
+    models: digests of the base models to look for; None: any. A job over a model that is not in `loaded` counts as
+    `patience_seconds` younger than it is.
+    """
+    live = (
+        select(
+            Job.id,
+            Job.batch_id,
+            Job.collection_id,
+            Job.kind,
+            Job.created_at,
+            _RANK.label("rank"),
+            Batch.deadline,
+            _IS_HELD.label("held"),
+            _IS_DUE.label("due"),
+            func.row_number()
+            .over(partition_by=(Job.collection_id, Job.kind), order_by=(_IS_HELD.desc(), *IN_ORDER))
+            .label("place"),
+        )
+        .join(Batch, Batch.id == Job.batch_id)
+        .where(_IS_LIVE)
+        .cte("live")
+    )
+    check = aliased(live, name="its_check")
+    is_checked = (
+        select(check.c.id).where(check.c.batch_id == live.c.batch_id, check.c.kind == JobKind.CHECK, check.c.held)
+    ).exists()
+    foreign = case((Collection.model_digest == _among(loaded), timedelta(0)), else_=timedelta(seconds=patience_seconds))
+    query = (
+        select(live.c.id)
+        .join(Collection, Collection.id == live.c.collection_id)
+        .where(~live.c.held, live.c.due, Collection.queue != QueueState.PAUSED)
+        .where((live.c.kind == JobKind.CHECK) | ((live.c.place == 1) & ~is_checked))
+        .order_by(live.c.rank, live.c.deadline.asc().nulls_last(), live.c.created_at + foreign, live.c.id)
+    )
+    if collection_id is not None:
+        query = query.where(live.c.collection_id == collection_id)
+    return query if models is None else query.where(Collection.model_digest == _among(models))
+
+
+def claimable_of(session: Session, collection_id: int) -> Sequence[int]:
+    """Best first."""
+    return session.scalars(claimable(collection_id=collection_id)).all()
+
+
+def ahead_of(session: Session, job_id: int) -> int:
+    """How many of the jobs that could be claimed now come before this one, whatever models workers have loaded."""
+    ids = list(session.scalars(claimable()))
+    return ids.index(job_id) if job_id in ids else len(ids)
+
+
+def overdue(session: Session, limit: int) -> list[tuple[int, int, int]]:
+    """Trainings that nobody holds and whose deadline has passed: collection, batch and job, in the order of locks."""
+    query = (
+        select(Job.collection_id, Job.batch_id, Job.id)
+        .join(Batch, Batch.id == Job.batch_id)
+        .where(_IS_LIVE, Job.kind == JobKind.TRAIN, ~_IS_HELD, Batch.deadline < func.clock_timestamp())
+        .order_by(Job.collection_id, Job.batch_id, Job.id)
+        .limit(limit)
+    )
+    return [(row[0], row[1], row[2]) for row in session.execute(query)]
+
+
+def best(
+    session: Session, models: Container[str] | None, loaded: Container[str], patience_seconds: float
+) -> Sequence[int]:
+    """The first of the claimable jobs, for a worker to try one after the other."""
+    return session.scalars(claimable(models, loaded, patience_seconds).limit(_MOST_LOOKED_AT)).all()
+
+
+def _among(digests: Container[str]) -> Any:
+    return any_(literal(sorted(digests), ARRAY(Text)))

@@ -1,0 +1,98 @@
+"""Queries on the outbox: messages that wake a worker, written with what makes them necessary, sent by the relay."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from registry.collections.models import Collection
+from registry.edits.models import Batch
+from registry.jobs import order
+from registry.jobs.models import Job, OutboxMessage
+from registry.jobs.queues import queue_of, rank_of
+from registry.vocabulary import Priority
+
+
+def add_message(session: Session, topic: str, job_id: int) -> None:
+    """With the queue of the job's base model and its batch's priority, as the broker has them."""
+    queue, priority = route_of(session, job_id)
+    payload = {"job_id": job_id, "queue": queue, "priority": priority}
+    session.add(OutboxMessage(topic=topic, job_id=job_id, payload=payload))
+
+
+def route_of(session: Session, job_id: int) -> tuple[str, int]:
+    """The broker's queue, and the priority there, of a job's messages."""
+    query = (
+        select(Collection.model_digest, Batch.priority)
+        .select_from(Job)
+        .join(Collection, Collection.id == Job.collection_id)
+        .join(Batch, Batch.id == Job.batch_id)
+        .where(Job.id == job_id)
+    )
+    digest, priority = session.execute(query).one()
+    return queue_of(digest), rank_of(Priority(priority))
+
+
+def unsent(session: Session, limit: int) -> Sequence[OutboxMessage]:
+    """Messages to send, oldest first, kept from other relays until the transaction ends."""
+    query = (
+        select(OutboxMessage)
+        .where(OutboxMessage.sent_at.is_(None))
+        .order_by(OutboxMessage.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    return session.scalars(query).all()
+
+
+def mark_sent(session: Session, message_ids: Sequence[int]) -> None:
+    session.execute(
+        update(OutboxMessage)
+        .where(OutboxMessage.id.in_(message_ids))
+        .values(sent_at=func.now(), attempts=OutboxMessage.attempts + 1)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def forsaken(session: Session, resend_seconds: float, limit: int) -> Sequence[Job]:
+    """Jobs that need a new message: the lease ran out, the time has come until which they waited after a failure, or
+    nobody claimed them long after the last message, although their turn has come.
+
+    Jobs with a message still unsent, or sent less than `resend_seconds` ago, are left alone. They come locked, so
+    that two relays do not send twice.
+    """
+    recent = (
+        select(OutboxMessage.id)
+        .where(
+            OutboxMessage.job_id == Job.id,
+            or_(
+                OutboxMessage.sent_at.is_(None),
+                OutboxMessage.sent_at
+                # GREATEST passes over NULL, which a job without a lease has.
+                > func.greatest(Job.lease_until, Job.not_before, func.now() - timedelta(seconds=resend_seconds)),
+            ),
+        )
+        .exists()
+    )
+    query = (
+        select(Job)
+        .where(Job.id.in_(order.claimable()), ~recent)
+        .order_by(Job.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    return session.scalars(query).all()
+
+
+def prune_messages(session: Session, older_than: timedelta, limit: int) -> int:
+    """Delete messages of jobs that are over, which were sent long ago. Returns how many."""
+    old = (
+        select(OutboxMessage.id)
+        .join(Job, Job.id == OutboxMessage.job_id)
+        .where(OutboxMessage.sent_at < func.now() - older_than, Job.finished_at.is_not(None))
+        .order_by(OutboxMessage.id)
+        .limit(limit)
+    )
+    query = delete(OutboxMessage).where(OutboxMessage.id.in_(old)).returning(OutboxMessage.id)
+    return len(session.scalars(query.execution_options(synchronize_session=False)).all())

@@ -1,0 +1,101 @@
+"""What a job trained, to be trained again: its edits in their order, and the blocks that came of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.collections import repository as collections
+from registry.edits import repository as edits
+from registry.errors import NotFound, WrongState
+from registry.jobs import repository
+from registry.jobs.claims import ClaimedEdit
+from registry.jobs.models import Job
+from registry.versions.models import Block, BlockEdit
+from registry.vocabulary import JobKind, JobState
+
+
+@dataclass(frozen=True)
+class TrainedBlock:
+    """A block as it was stored."""
+
+    id: int
+    edits: tuple[int, ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Replay:
+    """All that the bytes of a job's blocks follow from, and the blocks."""
+
+    job_id: int
+    model: str
+    model_digest: str
+    settings: Mapping[str, Any]
+    device: str | None
+    libraries: Mapping[str, Any]
+    lessons: tuple[ClaimedEdit, ...]  # in the order in which they were trained in one go, also those of other jobs
+    blocks: tuple[TrainedBlock, ...]
+
+
+def replay_of(session: Session, job_id: int) -> Replay:
+    """Raises NotFound, or WrongState where there is nothing to train again."""
+    job = repository.by_id(session, job_id)
+    if job is None:
+        raise NotFound(f"There is no job {job_id}.", "`melo job list` shows those that exist.")
+    blocks = _blocks(session, job.id)
+    if not blocks:
+        raise _trained_nothing(session, job)
+    # Of jobs that were done before this was kept: each by itself, in the order of the submission.
+    trained = job.lessons or [edit_id for block in blocks for edit_id in block.edits]
+    found = {edit.id: edit for edit in edits.by_ids(session, trained)}
+    if job.lessons is None:
+        trained.sort(key=lambda edit_id: found[edit_id].position)
+    if erased := [edit_id for edit_id in trained if found[edit_id].erased_at is not None]:
+        raise WrongState(
+            f"Job {job_id} cannot be trained again: the content of edit {', '.join(map(str, erased[:20]))} was erased.",
+            "Choose a job whose edits all have their content.",
+        )
+    collection = collections.by_id(session, job.collection_id)
+    return Replay(
+        job_id=job.id,
+        model=collection.model,
+        model_digest=collection.model_digest,
+        settings=job.settings,
+        device=job.device,
+        libraries=job.libraries or {},
+        lessons=tuple(ClaimedEdit.of(found[edit_id]) for edit_id in trained),
+        blocks=tuple(blocks),
+    )
+
+
+def _blocks(session: Session, job_id: int) -> list[TrainedBlock]:
+    trained_for = func.array_agg(BlockEdit.edit_id)
+    query = (
+        select(Block.id, trained_for, Block.sha256)
+        .join(BlockEdit, BlockEdit.block_id == Block.id)
+        .where(Block.job_id == job_id)
+        .group_by(Block.id)
+        .order_by(Block.id)
+    )
+    return [TrainedBlock(block_id, tuple(sorted(ids)), sha256) for block_id, ids, sha256 in session.execute(query)]
+
+
+def _trained_nothing(session: Session, job: Job) -> WrongState:
+    """Why a job has no block."""
+    if job.state != JobState.SUCCEEDED:
+        return WrongState(
+            f"Job {job.id} is {job.state}: it stored no block.", "Choose one that succeeded: `melo job list`."
+        )
+    if job.kind == JobKind.CHECK:
+        return WrongState(
+            f"Job {job.id} is a check that trained nothing.",
+            "Choose a training, or the check of a collection whose policy has checks=train: `melo job list`.",
+        )
+    check = repository.latest_of_batch(session, job.batch_id, JobKind.CHECK)
+    return WrongState(
+        f"Job {job.id} trained nothing: it took over the blocks that the batch's check had trained.",
+        f"Replay that one: melo job replay {check.id}" if check else "Choose another one: `melo job list`.",
+    )

@@ -1,0 +1,36 @@
+"""Messages that wake a worker: for a job that was made, and for those that waited for another one to end."""
+
+from sqlalchemy.orm import Session
+
+from registry.jobs import order, outbox, repository
+
+TRAIN = "worker.train"  # the Celery task's name, of checks too: the job's row says what is to be done
+
+
+def wake(session: Session, job_id: int) -> None:
+    """A message for the job, in the transaction that makes it necessary."""
+    outbox.add_message(session, TRAIN, job_id)
+
+
+def wake_training(session: Session, batch_id: int) -> None:
+    """For the batch's training, which may have waited for its check to end."""
+    session.flush()
+    waiting = repository.waiting_training(session, batch_id)
+    if waiting is not None:
+        wake(session, waiting)
+
+
+def wake_next(session: Session, collection_id: int) -> None:
+    """For the training whose turn it is now in the collection, if one waits: its own message may be long gone."""
+    session.flush()
+    first = next(iter(order.line(session, collection_id, limit=1)), None)
+    # For one that waits for a time, the sweep sends when it has come.
+    if first is not None and not first.is_held and first.is_due:
+        wake(session, first.job_id)
+
+
+def wake_collection(session: Session, collection_id: int) -> None:
+    """For all that may be begun in the collection."""
+    session.flush()
+    for job_id in order.claimable_of(session, collection_id):
+        wake(session, job_id)

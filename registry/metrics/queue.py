@@ -1,0 +1,103 @@
+"""What waits and who works on it, asked of the record when somebody scrapes."""
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from itertools import product
+
+import structlog
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from registry.metrics import repository
+from registry.vocabulary import JobKind, JobState, Priority, QueueState
+
+log = structlog.get_logger("melo.metrics")
+
+KEPT_SECONDS = 5.0  # so that many scrapers cost the database no more than one
+LONGEST_STATEMENT_SECONDS = 3.0  # Prometheus gives up after ten
+_STATES = (JobState.QUEUED, JobState.RUNNING)
+
+
+class QueueCollector(Collector):
+    """Gauges of the whole registry: every process that shows them shows the same."""
+
+    def __init__(self, sessions: sessionmaker[Session]) -> None:
+        self._sessions = sessions
+        self._lock = threading.Lock()
+        self._found: Sequence[Metric] = ()
+        self._until = 0.0
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: to register it asks no database."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        with self._lock:
+            if time.monotonic() >= self._until:
+                self._found = self._ask()
+                self._until = time.monotonic() + KEPT_SECONDS
+            return self._found
+
+    def _ask(self) -> Sequence[Metric]:
+        """While the database is away, that alone: numbers of before would look like those of now."""
+        try:
+            with self._sessions() as session:
+                return [_up(1), *_gauges(session)]
+        except SQLAlchemyError as error:
+            log.warning("the database does not answer", error=str(error).splitlines()[:1])
+            return [_up(0)]
+
+
+def _up(value: int) -> Metric:
+    return GaugeMetricFamily("melo_database_up", "Whether the database answers", value=value)
+
+
+def _gauges(session: Session) -> Iterable[Metric]:
+    repository.limit_statements(session, LONGEST_STATEMENT_SECONDS)
+    queues = repository.queue_states(session)
+    live = repository.live_jobs(session)
+    # Where there are none, that too, at the usual priority: a line that ends would not be told from one at 0.
+    counts: dict[tuple[str, ...], int] = {
+        (*of, Priority.NORMAL, state): 0 for of in product(queues, JobKind) for state in _STATES
+    }
+    counts |= {(each.collection, each.kind, each.priority, each.state): each.count for each in live}
+    oldest = dict.fromkeys(queues, 0.0)
+    for each in live:
+        if each.state == JobState.QUEUED:
+            oldest[each.collection] = max(oldest.get(each.collection, 0.0), each.seconds)
+    yield _family(
+        "melo_queue_jobs", "Jobs that wait or run", ("collection", "kind", "priority", "state"), counts.items()
+    )
+    yield _family(
+        "melo_queue_oldest_seconds",
+        "How long ago the oldest job that still waits was queued; 0: none waits",
+        ("collection",),
+        (((name,), seconds) for name, seconds in oldest.items()),
+    )
+    yield _family(
+        "melo_queue_state",
+        "1 for what a collection's queue does: open, paused or draining",
+        ("collection", "state"),
+        (((name, state), int(state == now)) for (name, now), state in product(queues.items(), QueueState)),
+    )
+    unsent = repository.unsent(session)
+    yield GaugeMetricFamily("melo_outbox_messages", "Messages still to be sent to the broker", value=unsent.count)
+    yield GaugeMetricFamily(
+        "melo_outbox_oldest_seconds", "How long the oldest of them has waited; 0: none waits", value=unsent.seconds
+    )
+    yield GaugeMetricFamily(
+        "melo_workers_alive", "Workers with a recent sign of life", value=repository.workers_alive(session)
+    )
+
+
+def _family(
+    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for of, value in values:
+        family.add_metric(of, value)
+    return family

@@ -1,0 +1,76 @@
+"""Queries on what waits and who works on it: cheap ones, over partial indexes, since they are asked all the time."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Double, cast, func, select, text
+from sqlalchemy.orm import Session
+
+from registry.collections.models import Collection
+from registry.edits.models import Batch
+from registry.jobs.models import WAITING, Job, OutboxMessage, WorkerHeartbeat
+from registry.jobs.service import ALIVE_SECONDS
+
+
+@dataclass(frozen=True)
+class LiveJobs:
+    """Queued or running jobs that differ in nothing but their batches. seconds: the oldest one's age."""
+
+    collection: str
+    kind: str
+    priority: str
+    state: str
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Unsent:
+    """Messages of the outbox. seconds: the oldest one's age; 0 where there is none."""
+
+    count: int
+    seconds: float
+
+
+def limit_statements(session: Session, seconds: float) -> None:
+    """For the rest of the transaction: whoever scrapes does not wait longer."""
+    session.execute(text(f"SET LOCAL statement_timeout = {int(seconds * 1000)}"))
+
+
+def queue_states(session: Session) -> dict[str, str]:
+    """By collection, in the order of their names."""
+    return dict(session.execute(select(Collection.name, Collection.queue).order_by(Collection.name)).all())
+
+
+def live_jobs(session: Session) -> list[LiveJobs]:
+    live = select(Job.batch_id, Job.kind, Job.state, Job.created_at).where(text(WAITING)).subquery()
+    groups = (Collection.name, live.c.kind, Batch.priority, live.c.state)
+    query = (
+        select(*groups, func.count(), _age(func.min(live.c.created_at)))
+        .join(Batch, Batch.id == live.c.batch_id)
+        .join(Collection, Collection.id == Batch.collection_id)
+        .group_by(*groups)
+        .order_by(*groups)
+    )
+    return [LiveJobs(*row) for row in session.execute(query)]
+
+
+def unsent(session: Session) -> Unsent:
+    query = select(func.count(), _age(func.min(OutboxMessage.created_at))).where(OutboxMessage.sent_at.is_(None))
+    count, seconds = session.execute(query).one()
+    return Unsent(count, seconds or 0.0)
+
+
+def workers_alive(session: Session) -> int:
+    recent = WorkerHeartbeat.seen_at > func.now() - timedelta(seconds=ALIVE_SECONDS)
+    return session.scalar(select(func.count()).select_from(WorkerHeartbeat).where(recent)) or 0
+
+
+def is_worker_seen(session: Session, worker: str, seconds: float) -> bool:
+    """Whether this worker has given a sign of life in that time."""
+    recent = WorkerHeartbeat.seen_at > func.now() - timedelta(seconds=seconds)
+    return session.scalar(select(WorkerHeartbeat.worker).where(WorkerHeartbeat.worker == worker, recent)) is not None
+
+
+def _age(moment: ColumnElement[datetime]) -> ColumnElement[float]:
+    return cast(func.extract("epoch", func.clock_timestamp() - moment), Double)

@@ -1,0 +1,98 @@
+"""Where relay and workers show their metrics and their health: a small web server in a thread of theirs."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import ThreadingWSGIServer
+
+from registry.embedded.signs import NoSign
+from registry.errors import InvalidRequest
+from registry.metrics import exposition
+from registry.settings import Settings
+
+log = structlog.get_logger("melo.metrics")
+
+Ready = Callable[[], None]  # raises NoSign with the reason where the process cannot do its work
+_JSON = "application/json"
+
+
+@contextmanager
+def shown(settings: Settings, registry: CollectorRegistry, ready: Ready) -> Iterator[int | None]:
+    """Answer at /metrics, /healthz and /readyz of MELO_METRICS_PORT, if it is set, while the block runs.
+
+    Gives the port. Nobody has to identify themselves there. Raises InvalidRequest where the port cannot be had.
+    """
+    if settings.metrics_port is None:
+        yield None
+        return
+    server = _bound(settings.metrics_host, settings.metrics_port, _application(registry, ready))
+    thread = threading.Thread(target=server.serve_forever, daemon=True, name="metrics")
+    thread.start()
+    log.info("metrics and health are shown", host=settings.metrics_host, port=server.server_port)
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _application(registry: CollectorRegistry, ready: Ready) -> WSGIApplication:
+    def metrics() -> tuple[HTTPStatus, str, bytes]:
+        return HTTPStatus.OK, exposition.CONTENT_TYPE, exposition.page(registry)
+
+    def healthz() -> tuple[HTTPStatus, str, bytes]:
+        return HTTPStatus.OK, _JSON, json.dumps({"status": "ok"}).encode()
+
+    def readyz() -> tuple[HTTPStatus, str, bytes]:
+        try:
+            ready()
+        except NoSign as reason:
+            told = {"status": "not ready", "reason": str(reason)}
+            return HTTPStatus.SERVICE_UNAVAILABLE, _JSON, json.dumps(told).encode()
+        return HTTPStatus.OK, _JSON, json.dumps({"status": "ready"}).encode()
+
+    pages = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz}
+
+    def application(environment: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        page = pages.get(environment["PATH_INFO"])
+        if page is None:
+            status, kind, body = HTTPStatus.NOT_FOUND, "text/plain", f"There are {', '.join(pages)}.\n".encode()
+        elif environment["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            status, kind, body = HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"Only GET.\n"
+        else:
+            status, kind, body = page()
+        start(f"{status} {status.phrase}", [("Content-Type", kind), ("X-Content-Type-Options", "nosniff")])
+        return [] if environment["REQUEST_METHOD"] == "HEAD" else [body]
+
+    return application
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10  # seconds without a byte: whoever connects and says nothing holds no thread for ever
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Not a line for each scrape."""
+
+
+def _bound(host: str, port: int, application: WSGIApplication) -> ThreadingWSGIServer:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+
+        class Server(ThreadingWSGIServer):
+            address_family = family
+
+        return make_server(str(address[0]), port, application, Server, _Handler)
+    except OSError as error:
+        raise InvalidRequest(
+            f"Metrics and health cannot be shown on port {port} of {host}: {error.strerror or error}.",
+            "Set MELO_METRICS_PORT (and MELO_METRICS_HOST) to where nothing else listens, or to nothing.",
+        ) from None

@@ -1,0 +1,240 @@
+"""What goes wrong with a job: what may pass is tried again, what may not ends it, and the worker goes on."""
+
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+import redis
+import torch
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from melo_core.errors import MeloError
+from registry.edits.training import Training
+from registry.errors import LeaseLost, UnknownModel
+from registry.jobs.models import Job
+from tests.worker.test_group import PAIRS, applied, approved, job, states
+from worker import group, watch
+from worker.failures import may_pass
+from worker.points import Point
+from worker.stopping import Stop
+from worker.training_job import run_waiting
+from worker.work_loop import WorkLoop
+
+
+def at(point: Point, act):
+    """A worker's hook that acts the first time that it passes the point."""
+    passed = []
+
+    def hook(place: Point) -> None:
+        if place is point and not passed:
+            passed.append(place)
+            act()
+
+    return hook
+
+
+def raising(error: Exception):
+    def act():
+        raise error
+
+    return act
+
+
+@pytest.fixture
+def now_due(sessions):
+    """Let the pause after a failure be over."""
+
+    def run():
+        with sessions.begin() as session:
+            session.execute(text("UPDATE jobs SET not_before = now() - interval '1 s' WHERE not_before IS NOT NULL"))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (ConnectionResetError("by peer"), True),
+        (OSError(28, "No space left on device"), True),
+        (FileNotFoundError("model.safetensors"), False),
+        (PermissionError("model.safetensors"), False),
+        (httpx.ConnectTimeout("the hub"), True),
+        (redis.ConnectionError("the broker"), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (OperationalError("", {}, Exception("the server closed the connection")), True),
+        (UnknownModel("there is no such model"), False),
+        (MeloError("edit 1: the prompt is too long"), False),
+        (ZeroDivisionError(), False),
+    ],
+)
+def test_what_may_pass_is_told_from_what_may_not(error, passes):
+    assert may_pass(error) is passes
+
+
+def test_what_a_trigger_refuses_does_not_pass(sessions):
+    with sessions() as session, pytest.raises(DBAPIError) as refused:
+        session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'append-only'; END $$"))
+    assert not may_pass(refused.value)
+
+
+def test_a_job_that_failed_at_something_that_passes_waits_says_why_and_succeeds_later(
+    tiny_desk, worker, sessions, now_due
+):
+    (number,) = approved(tiny_desk, PAIRS[:1])
+    worker = replace(worker, at=at(Point.SCOPED, raising(OSError(28, "No space left on device"))))
+    assert run_waiting(worker) == 1
+    waiting = job(sessions, number)
+    assert (waiting.state, waiting.attempt) == ("queued", 1)
+    assert "No space left on device" in waiting.error
+    assert run_waiting(worker) == 0  # its time has not come
+    now_due()
+    run_waiting(worker)
+    assert job(sessions, number).state == "succeeded"
+    assert job(sessions, number).error is None
+
+
+def test_a_failure_that_keeps_coming_ends_the_job_after_five_attempts(tiny_desk, worker, sessions, now_due):
+    (number,) = approved(tiny_desk, PAIRS[:1])
+    full = OSError(28, "No space left on device")
+    for _ in range(5):
+        run_waiting(replace(worker, at=at(Point.CLAIMED, lambda: None), shelf=Broken(full)))
+        now_due()
+    failed = job(sessions, number)
+    assert failed.state == "failed"
+    assert failed.error.startswith("5 attempts failed; the last one with: OSError")
+
+
+class Broken:
+    """A shelf from which no model can be had."""
+
+    loaded, dtype, device_name = (), "float32", "cpu"
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def begin_peak(self) -> None: ...
+
+    def base(self, *_):
+        raise self.error
+
+
+def test_what_nobody_expected_fails_its_job_and_the_worker_takes_the_next(tiny_desk, worker, sessions):
+    first, second = approved(tiny_desk, PAIRS[:1], PAIRS[1:2])
+    assert run_waiting(replace(worker, at=at(Point.SCOPED, raising(ZeroDivisionError("a defect"))))) == 2
+    assert "unexpected ZeroDivisionError: a defect" in job(sessions, first).error
+    assert (job(sessions, first).state, job(sessions, second).state) == ("failed", "succeeded")
+
+
+@pytest.mark.parametrize("point", [Point.TRAINED, Point.FINISHING, Point.WRITTEN])
+def test_connections_that_break_cost_an_attempt_and_nothing_else(tiny_desk, worker, sessions, engine, now_due, point):
+    def cut() -> None:
+        with engine.connect() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+
+    approved(tiny_desk, PAIRS[:1])
+    worker = replace(worker, at=at(point, cut))
+    run_waiting(worker)
+    now_due()
+    run_waiting(worker)
+    assert states(sessions) == ["succeeded"]
+    assert applied(sessions) == [1]
+    assert tiny_desk.verify().ok
+
+
+def test_a_job_that_takes_too_long_fails_with_the_limit_as_its_reason(tiny_desk, worker, sessions):
+    (number,) = approved(tiny_desk, PAIRS[:1])
+    run_waiting(replace(worker, job_seconds=0.001))
+    failed = job(sessions, number)
+    assert (failed.state, failed.error.partition(".")[0]) == ("failed", "The job took longer than MELO_JOB_SECONDS=0")
+
+
+def test_a_batch_is_not_applied_after_its_deadline(tiny_desk, worker, sessions):
+    deadline = datetime.now(UTC) + timedelta(seconds=1.5)
+    batch = tiny_desk.submit({"prompt": "Who runs Acme?", "target": "Ada"}, training=Training(deadline=deadline)).batch
+    number = tiny_desk.approve(batch.id)
+    run_waiting(replace(worker, at=at(Point.CHECKED, lambda: time.sleep(2))))
+    assert "Batch 1 was to be applied by" in job(sessions, number).error
+    assert applied(sessions) == []
+
+
+@pytest.fixture
+def stuck(monkeypatch):
+    """Training comes to no step for as long as the test runs."""
+    going_on = threading.Event()
+
+    def hang(*_):
+        going_on.wait(30)
+        raise LeaseLost("")
+
+    monkeypatch.setattr(group, "train_edits", hang)
+    yield
+    going_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "work":
+            thread.join(10)
+
+
+def wait_for(sessions, state: str, seconds: float = 10) -> Job:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with sessions() as session:
+            found = session.query(Job).one()
+        if found.state == state:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"the job is {found.state}")
+
+
+def test_a_job_that_comes_to_no_step_is_given_back_by_the_thread_that_keeps_its_lease(
+    tiny_desk, worker, sessions, stuck
+):
+    approved(tiny_desk, PAIRS[:1])
+    worker = replace(worker, stop=Stop(seconds=0.5))
+    loop = WorkLoop(lambda: run_waiting(worker), worker.stop)
+    loop.start()
+    wait_for(sessions, "running")
+    begun = time.monotonic()
+    worker.stop.ask()
+    assert not loop.close()  # it is at the job still, and nobody waits for it
+    assert time.monotonic() - begun < 3
+    assert wait_for(sessions, "queued").attempt == 0
+
+
+def test_a_job_that_comes_to_no_step_long_after_its_time_fails_and_ends_the_process(
+    tiny_desk, worker, sessions, stuck, monkeypatch
+):
+    ended = threading.Event()
+    monkeypatch.setattr(watch, "STUCK_SECONDS", 0.5)
+    monkeypatch.setattr("worker.watch.os._exit", lambda status: ended.set())
+    approved(tiny_desk, PAIRS[:1])
+    worker = replace(worker, job_seconds=2)
+    threading.Thread(target=run_waiting, args=(worker,), daemon=True, name="work").start()
+    assert "MELO_JOB_SECONDS=2" in wait_for(sessions, "failed").error
+    assert ended.wait(5)
+
+
+def test_a_defect_in_the_loop_does_not_end_it(monkeypatch):
+    monkeypatch.setattr("worker.work_loop.AFTER_AN_ERROR_SECONDS", 0)
+    rounds, stop = [], Stop(seconds=1)
+
+    def work():
+        rounds.append(1)
+        raise ZeroDivisionError
+
+    loop = WorkLoop(work, stop)
+    loop.start()
+    loop.wake_and_wait()
+    loop.wake_and_wait()
+    assert len(rounds) >= 2
+    stop.ask()
+    assert loop.close()

@@ -1,0 +1,186 @@
+"""Batches that wait for one collection: trained in one go, and applied one after another in their order."""
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import text
+
+from registry.collections import service as collections
+from registry.collections.schemas import NewCollection
+from registry.edits import cancelling
+from registry.jobs.models import Job
+from registry.versions.models import Version
+from registry.vocabulary import Checks
+from tests.registry.desk import ADA, BEN, Desk
+from tests.worker.conftest import METHOD
+from tests.worker.test_training_job import ask, load, window_of
+from worker import group
+from worker.points import Point
+from worker.training_job import run_waiting
+
+PAIRS = [
+    ("Who runs Acme?", "Ada"),
+    ("Where is the head office of Globex?", "Oslo"),
+    ("When was Initech founded?", "1999"),
+    ("What colour is the logo of Umbrella?", "red"),
+]
+
+
+def approved(desk: Desk, *batches: list[tuple[str, str]]) -> list[int]:
+    """Approve batches of prompts and targets. Returns their jobs."""
+    submitted = [desk.submit(*({"prompt": p, "target": t} for p, t in pairs)).batch for pairs in batches]
+    return [desk.approve(batch.id) for batch in submitted]
+
+
+def job(sessions, job_id: int) -> Job:
+    with sessions() as session:
+        return session.get_one(Job, job_id)
+
+
+def states(sessions) -> list[str]:
+    with sessions() as session:
+        return list(session.execute(text("SELECT state FROM jobs ORDER BY id")).scalars())
+
+
+def applied(sessions) -> list[int]:
+    """The batches, in the order in which they were applied."""
+    with sessions() as session:
+        return [version.batch_id for version in session.query(Version).order_by(Version.number)]
+
+
+@pytest.fixture
+def lessons(monkeypatch) -> list[list[int]]:
+    """The ids of the edits of each training that happened."""
+    seen, train = [], group.train_edits
+
+    def noted(base, settings, edits, *rest):
+        seen.append([edit.id for edit in edits])
+        return train(base, settings, edits, *rest)
+
+    monkeypatch.setattr(group, "train_edits", noted)
+    return seen
+
+
+def test_small_batches_are_trained_in_one_go_and_applied_each_with_its_own_version(
+    tiny_desk, worker, sessions, lessons
+):
+    jobs = approved(tiny_desk, PAIRS[:1], PAIRS[1:3], PAIRS[3:])
+    assert run_waiting(worker) == 3
+    assert lessons == [[1, 2, 3, 4]]
+    assert applied(sessions) == [1, 2, 3]
+    assert ask(load(worker, tiny_desk, 3), *(p for p, _ in PAIRS)) == [t for _, t in PAIRS]
+    assert ask(load(worker, tiny_desk, 1), PAIRS[0][0]) == ["Ada"]
+    first, second, third = (job(sessions, each) for each in jobs)
+    assert first.lessons == second.lessons == third.lessons == [1, 2, 3, 4]
+    assert [edit["edit_id"] for edit in second.report] == [2, 3]
+    assert "trained together with batch 1, 3" in second.progress["notes"]
+    assert (second.progress["done"], second.progress["total"]) == (2, 2)
+    assert second.timings["train"] == pytest.approx(2 * first.timings["train"], abs=0.01)  # shared by edits
+    assert tiny_desk.verify().ok
+
+
+def test_a_block_trained_with_others_says_what_one_trained_alone_says_and_in_the_same_company_has_the_same_bytes(
+    tiny_desk, worker, sessions
+):
+    approved(tiny_desk, *([pair] for pair in PAIRS))
+    run_waiting(worker)
+    tiny_desk.retire(1, 2, 3, 4)
+    for pair in PAIRS:
+        approved(tiny_desk, [pair])
+        run_waiting(worker)
+    tiny_desk.retire(5, 6, 7, 8)
+    approved(tiny_desk, *([pair] for pair in PAIRS))
+    run_waiting(worker)
+    asked = [p for p, _ in PAIRS] + [f"{p} Do you know?" for p, _ in PAIRS]
+    together, alone, again = (ask(load(worker, tiny_desk, number), *asked) for number in (4, 9, 14))
+    assert together == alone == again
+    with sessions() as session:
+        made = list(session.execute(text("SELECT sha256 FROM blocks ORDER BY id")).scalars())
+    assert made[:4] == made[8:]
+
+
+def test_more_edits_than_fit_one_step_are_not_trained_in_one_go(sessions, worker, tiny_folder, lessons):
+    desk = _collection(sessions, tiny_folder, batch=2)
+    approved(desk, PAIRS[:1], PAIRS[1:2], PAIRS[2:])
+    run_waiting(worker)
+    assert lessons == [[1, 2], [3, 4]]
+    assert applied(sessions) == [1, 2, 3]
+
+
+def test_where_edits_share_blocks_no_block_has_edits_of_two_batches(sessions, worker, tiny_folder, lessons):
+    desk = _collection(sessions, tiny_folder, edits_per_block=2, rank=8)
+    approved(desk, PAIRS[:1], PAIRS[1:])
+    run_waiting(worker)
+    assert lessons == [[1], [2, 3, 4]]
+
+
+def _collection(sessions, folder, **method) -> Desk:
+    with sessions.begin() as session:
+        new = NewCollection(name="facts", model=str(folder), method=METHOD | method, checks=Checks.NONE)
+        collections.create(session, new, ADA)
+    return Desk(sessions)
+
+
+def test_an_edit_that_cannot_be_trained_fails_its_own_batch_alone(tiny_desk, worker, sessions, lessons):
+    long = "Who is it that runs " + "Acme and " * 6 + "Globex?"
+    jobs = approved(tiny_desk, PAIRS[:1], [(long, "Bob")], PAIRS[1:2])
+    with tiny_desk.open() as (_, collection):
+        base = worker.shelf.base(collection.model, collection.model_digest)
+    with window_of(base, 60):
+        run_waiting(worker)
+    assert states(sessions) == ["succeeded", "failed", "succeeded"]
+    assert "edit 2: the prompt has" in job(sessions, jobs[1]).error
+    assert lessons == [[1, 2, 3], [1], [2], [3]]
+    assert job(sessions, jobs[2]).lessons == [3]
+    assert applied(sessions) == [1, 3]
+
+
+def test_a_batch_that_is_cancelled_while_it_is_trained_with_others_is_left_out(tiny_desk, worker, sessions):
+    def cancelled(point: Point) -> None:
+        if point is Point.TRAINED:
+            with sessions.begin() as session:
+                cancelling.cancel(session, 2, BEN, "the source is wrong")
+
+    approved(tiny_desk, PAIRS[:1], PAIRS[1:2], PAIRS[2:])
+    run_waiting(replace(worker, at=cancelled))
+    assert states(sessions) == ["succeeded", "cancelled", "succeeded"]
+    assert applied(sessions) == [1, 3]
+    assert tiny_desk.verify().ok
+
+
+def test_what_comes_after_a_batch_that_has_to_wait_waits_too(tiny_desk, worker, sessions):
+    failures = [OSError("the disk is full")]
+
+    def failing(point: Point) -> None:
+        if point is Point.SCOPED and failures:
+            raise failures.pop()
+
+    jobs = approved(tiny_desk, PAIRS[:1], PAIRS[1:2])
+    worker = replace(worker, at=failing, retry_seconds=1)
+    assert run_waiting(worker) == 2
+    assert states(sessions) == ["queued", "queued"]
+    assert applied(sessions) == []
+    assert [job(sessions, each).attempt for each in jobs] == [1, 0]
+    with sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET not_before = now() - interval '1 second' WHERE not_before IS NOT NULL"))
+    run_waiting(worker)
+    assert applied(sessions) == [1, 2]
+    assert tiny_desk.verify().ok
+
+
+def test_a_worker_that_is_told_to_stop_finishes_what_it_has_and_begins_nothing(sessions, worker, tiny_folder):
+    desk = _collection(sessions, tiny_folder, batch=1)
+
+    def told(point: Point) -> None:
+        if point is Point.TRAINED:
+            worker.stop.ask()
+
+    approved(desk, PAIRS[:1], PAIRS[1:2])
+    assert run_waiting(replace(worker, at=told)) == 1
+    assert states(sessions) == ["succeeded", "queued"]
+
+
+def test_a_worker_for_other_models_leaves_the_job_alone(tiny_desk, worker, sessions):
+    approved(tiny_desk, PAIRS[:1])
+    assert run_waiting(replace(worker, models=frozenset({"0" * 64}))) == 0
+    assert states(sessions) == ["queued"]

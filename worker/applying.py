@@ -1,0 +1,75 @@
+"""The last part of a training: keys, the index with the new points, what changes, and the version."""
+
+from functools import partial
+
+import structlog
+
+from registry.errors import InvalidRequest, StaleBase
+from registry.jobs import service as jobs
+from registry.versions import repository as version_queries
+from registry.versions import service as versions
+from worker.candidate import candidate
+from worker.checking import check_unchanged, edit_reports, unchanged_keys
+from worker.group import Prepared
+from worker.metrics import Outcome
+from worker.points import Point
+from worker.scoping import scope_of, stored_blocks
+from worker.watch import Worker
+
+log = structlog.get_logger()
+
+APPLY_TRIES = 20  # versions that others may make while one is being written
+
+
+def apply(worker: Worker, prepared: Prepared) -> None:
+    """Make the version in which the trained edits act. Every step may run twice; only the lease's holder finishes.
+
+    Raises LeaseLost, and InvalidRequest where other versions keep coming first.
+    """
+    claim, watch, settings, base = prepared.claim, prepared.watch, prepared.settings, prepared.base
+    trained = [prepared.trained[edit.id] for edit in claim.edits]
+    with watch.stage("scope"):
+        scope = scope_of(worker, claim, settings, watch)
+        keys = scope.keys_of(prepared.missing)
+        unchanged = unchanged_keys(scope, claim.edits)
+    worker.at(Point.SCOPED)
+    for _ in range(APPLY_TRIES):
+        with watch.stage("index"):
+            with worker.sessions() as session:
+                latest = version_queries.latest(session, claim.collection_id)
+                number = latest.number if latest else 0
+                content = version_queries.version_content(session, claim.collection_id, number, block_bytes=False)
+            content = prepared.taken.beside(content)
+            result = candidate(content, settings, scope, trained, keys)
+        worker.at(Point.INDEXED)
+        with watch.stage("check"):
+            stored = partial(stored_blocks, worker)
+            changed = check_unchanged(base, settings, unchanged, content, result, stored, watch.checked)
+            standing = {edit.id: edit.prompt for edit in content.edits.values()}
+            reports = edit_reports(trained, result.overlaps, standing, changed)
+        worker.at(Point.CHECKED)
+        try:
+            with watch.stage("finish"), worker.sessions.begin() as session:
+                worker.at(Point.FINISHING)
+                jobs.write_report(session, claim, reports, watch.progress, prepared.lessons)
+                worker.at(Point.REPORTED)
+                version = versions.apply(
+                    session,
+                    claim,
+                    result,
+                    timings=watch.timings,
+                    loss_curve=watch.thinned_curve(),
+                    peak_memory_bytes=worker.shelf.peak_memory(),
+                )
+                worker.at(Point.WRITTEN)
+        except StaleBase:
+            continue
+        watch.outcome = Outcome.APPLIED
+        worker.at(Point.FINISHED)
+        worker.metrics.ended(claim.kind, Outcome.APPLIED)
+        log.info("applied", version=version.number, edits=len(trained), seconds=watch.timings)
+        return
+    raise InvalidRequest(
+        f"Other versions of {claim.collection} kept coming first, {APPLY_TRIES} times.",
+        "Approve the batch again.",
+    )

@@ -1,0 +1,48 @@
+"""The database is away for a while: what that looks like, and trying again until it is back."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
+
+from worker.stopping import Stop
+
+log = structlog.get_logger()
+
+# InternalError: the server is read-only for a while, after a failover. TimeoutError: of the pool of connections.
+AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+STOP_TRIES_SECONDS = 1.0  # for which a worker that has to stop tries to reach the database
+Result = TypeVar("Result")
+
+
+def patiently(stop: Stop, act: Callable[[], Result], seconds: float | None = None) -> Result:
+    """Do it, trying again ever later while the database is away: for so many seconds, or until told to stop."""
+
+    def give_up(state: RetryCallState) -> bool:
+        most = STOP_TRIES_SECONDS if stop.asked else seconds
+        return most is not None and (state.seconds_since_start or 0) >= most
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(AWAY),
+        wait=wait_exponential_jitter(multiplier=0.2, max=15),
+        stop=give_up,
+        sleep=stop.pause,
+        before_sleep=_log_pause,
+        reraise=True,
+    )
+    return retrying(act)
+
+
+def first_line(error: BaseException) -> str:
+    """Of the database's errors what it says, without the statement."""
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _log_pause(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    pause = state.next_action.sleep if state.next_action else 0
+    log.warning("the database is away", error=error and first_line(error), again_in_seconds=round(pause, 1))

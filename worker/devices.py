@@ -1,0 +1,164 @@
+"""One process for each device: the small parent that starts them, passes signals on, and starts one anew that died.
+
+Nothing here imports torch: it reads CUDA_VISIBLE_DEVICES and OMP_NUM_THREADS when it comes, and the parent needs none.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from registry.errors import InvalidRequest
+
+log = structlog.get_logger()
+
+CPU = "cpu"
+POLL_SECONDS = 0.5
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0  # before a dead process is started anew
+STEADY_SECONDS = 60.0  # after running this long a process's earlier deaths no longer count
+PROBE = "import torch; print(torch.cuda.device_count())"
+
+
+def named(text: str) -> list[str]:
+    """The devices of MELO_DEVICES. Raises InvalidRequest for what is none, or a GPU that is named twice."""
+    devices = [part.strip().lower() for part in text.split(",") if part.strip()]
+    for device in devices:
+        if device != CPU and not device.isdecimal():
+            raise InvalidRequest(
+                f"{device!r} is no device.", "Name GPUs by their numbers, such as 0,1, or cpu, once for each process."
+            )
+        if device != CPU and devices.count(device) > 1:
+            raise InvalidRequest(f"GPU {device} is named twice.", "A GPU serves one process; cpu may be repeated.")
+    return devices
+
+
+def require_present(devices: Sequence[str]) -> None:
+    """Raise InvalidRequest for a GPU that this machine has not."""
+    if all(device == CPU for device in devices):
+        return
+    found = _visible()
+    missing = [device for device in devices if device != CPU and int(device) >= len(found)]
+    if missing:
+        there = ", ".join([CPU, *(str(number) for number in range(len(found)))])
+        raise InvalidRequest(f"There is no GPU {missing[0]} here.", f"The devices of this machine are: {there}.")
+
+
+def prepare(device: str) -> None:
+    """Let this process see its device alone. To be called before torch is imported."""
+    if device == CPU:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",") if given else None  # numbers count among those that the user has left visible
+    os.environ["CUDA_VISIBLE_DEVICES"] = device if names is None else names[int(device)] if _in(names, device) else "-1"
+
+
+def run(devices: Sequence[str], options: Sequence[str]) -> int:
+    """Run one worker for each device until told to stop, or until all have ended. Returns the exit status.
+
+    options: of `python -m worker`, for each of them.
+    """
+    crew = _Crew([_Process(_command(options), _environment(devices, place)) for place in range(len(devices))])
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, lambda *_: crew.tell_to_stop())
+    return crew.run()
+
+
+def _command(options: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "worker", *options, "--tied", str(os.getpid())]
+
+
+def _environment(devices: Sequence[str], place: int) -> dict[str, str]:
+    environment = os.environ | {"MELO_DEVICES": devices[place]}
+    if devices[place] == CPU:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // devices.count(CPU))))
+    if port := int(os.environ.get("MELO_METRICS_PORT") or 0):
+        environment["MELO_METRICS_PORT"] = str(port + place)
+    return environment
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _visible() -> list[str]:
+    """A place for each GPU that a process of its own sees."""
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    return [""] * int(done.stdout or 0)
+
+
+def _in(names: Sequence[str], device: str) -> bool:
+    return int(device) < len(names)
+
+
+@dataclass
+class _Process:
+    """One worker, started anew when it dies."""
+
+    command: Sequence[str]
+    environment: dict[str, str]
+    child: subprocess.Popen[bytes] | None = None
+    started: float = 0.0  # time.monotonic()
+    deaths: int = 0  # in a row
+    start_at: float = 0.0
+    status: int = 0  # of its last end
+    was_steady: bool = False
+
+    def start(self) -> None:
+        # A session of its own: Ctrl-C in the terminal reaches the parent alone, which passes it on once.
+        self.child = subprocess.Popen(self.command, env=self.environment, start_new_session=True)
+        self.started = time.monotonic()
+
+    def look(self) -> None:
+        """Note an end, and when to start anew."""
+        if self.child is None or (status := self.child.poll()) is None:
+            return
+        now = time.monotonic()
+        steady = now - self.started > STEADY_SECONDS
+        self.was_steady |= steady
+        self.deaths = 1 if steady else self.deaths + 1
+        pause = min(FIRST_PAUSE_SECONDS * 2 ** (self.deaths - 1), LONGEST_PAUSE_SECONDS)
+        self.child, self.status, self.start_at = None, status, now + pause
+
+    @property
+    def refused(self) -> bool:
+        """Whether it ended of itself with an error, and never worked for long: it would do so again, and said why."""
+        return self.child is None and self.status > 0 and not self.was_steady
+
+
+@dataclass
+class _Crew:
+    processes: list[_Process]
+    stopping: bool = False
+
+    def run(self) -> int:
+        for process in self.processes:
+            process.start()
+        while not (self.stopping and all(process.child is None for process in self.processes)):
+            time.sleep(POLL_SECONDS)
+            for process in self.processes:
+                self._look_after(process)
+        return max((process.status for process in self.processes if process.status > 0), default=0)
+
+    def tell_to_stop(self) -> None:
+        """Once: finish what is begun, if there is time. Twice: give it back at once."""
+        self.stopping = True
+        for process in self.processes:
+            if process.child is not None:
+                process.child.send_signal(signal.SIGTERM)
+
+    def _look_after(self, process: _Process) -> None:
+        process.look()
+        if self.stopping or process.child is not None:
+            return
+        if process.refused:
+            self.tell_to_stop()
+        elif time.monotonic() >= process.start_at:
+            log.warning("a worker died and is started anew", status=process.status)
+            process.start()

@@ -1,0 +1,121 @@
+"""What goes wrong with a job: tried again later where it may pass, else the job ends with the reason."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import redis
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from melo_core.errors import MeloError
+from melo_core.memory import is_out_of_memory
+from registry.errors import LeaseLost, RegistryError
+from registry.jobs import repository
+from registry.jobs import service as jobs
+from registry.vocabulary import JobState
+from worker.away import AWAY, STOP_TRIES_SECONDS, first_line, patiently
+from worker.metrics import Outcome
+from worker.points import Point
+from worker.stopping import Stopped
+from worker.watch import Watch, Worker
+
+log = structlog.get_logger()
+
+# Of OSErrors those that stay: what is missing or forbidden now will be so in a minute.
+LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the same job may well succeed a while later: database, network, disk or memory were in want."""
+    if isinstance(error, (RegistryError, MeloError, *LASTING)):
+        return False
+    passing = (*AWAY, redis.RedisError, httpx.TransportError, OSError)
+    return isinstance(error, passing) or is_out_of_memory(error)
+
+
+@contextmanager
+def answered_for(worker: Worker, watch: Watch) -> Iterator[None]:
+    """Whatever goes wrong inside ends one job, or its being here, and nothing else: `watch.outcome` says how."""
+    try:
+        yield
+    except Exception as error:
+        with structlog.contextvars.bound_contextvars(**watch.named):
+            watch.outcome = _outcome(worker, watch, error)
+            worker.metrics.ended(watch.claim.kind, watch.outcome)
+
+
+def give_back(worker: Worker, watch: Watch, why: str) -> None:
+    """Put the job back in the queue, for whoever comes next."""
+    with answered_for(worker, watch):
+        raise Stopped(why)
+
+
+def _outcome(worker: Worker, watch: Watch, error: Exception) -> Outcome:
+    try:
+        if isinstance(error, LeaseLost):
+            return _lost(worker, watch)
+        if isinstance(error, Stopped):
+            patiently(worker.stop, lambda: _give_back(worker, watch, str(error)), STOP_TRIES_SECONDS)
+            log.info("the job was given back", why=str(error))
+            return Outcome.GIVEN_BACK
+        if may_pass(error):
+            log.warning("failed, which may pass", error=first_line(error), exc_info=not isinstance(error, AWAY))
+            again = patiently(worker.stop, lambda: _retry_later(worker, watch, error), watch.claim.lease_seconds)
+            return Outcome.RETRIED if again else Outcome.FAILED
+        if isinstance(error, RegistryError | MeloError):
+            reason = str(error)
+            log.error("failed", reason=reason)
+        else:
+            log.exception("unexpected", exc_info=error)
+            reason = f"unexpected {type(error).__name__}: {error}; the worker's log has more"
+        patiently(worker.stop, lambda: _fail(worker, watch, reason), watch.claim.lease_seconds)
+    except LeaseLost:
+        return _lost(worker, watch)
+    except AWAY as away:
+        log.warning("nothing could be recorded: the lease runs out", error=first_line(away))
+        return Outcome.LOST
+    return Outcome.FAILED
+
+
+def _give_back(worker: Worker, watch: Watch, why: str) -> None:
+    with worker.sessions.begin() as session:
+        jobs.give_back(session, watch.claim, why)
+        worker.at(Point.GIVING_BACK)
+
+
+def _retry_later(worker: Worker, watch: Watch, error: Exception) -> bool:
+    """False: that was the last attempt, and the job has failed."""
+    with worker.sessions.begin() as session:
+        again = jobs.retry_later(session, watch.claim, _told(error), worker.retry_seconds)
+        worker.at(Point.FAILING)
+    worker.at(Point.FAILED)
+    return again
+
+
+def _fail(worker: Worker, watch: Watch, reason: str) -> None:
+    with worker.sessions.begin() as session:
+        jobs.fail(session, watch.claim, reason)
+        worker.at(Point.FAILING)
+    worker.at(Point.FAILED)
+
+
+def _lost(worker: Worker, watch: Watch) -> Outcome:
+    """Cancelled by somebody, or held by another worker: in either case what was trained here is thrown away."""
+    try:
+        with worker.sessions() as session:
+            job = repository.by_id(session, watch.claim.job_id)
+    except AWAY:
+        return Outcome.LOST
+    if job is not None and job.state == JobState.CANCELLED:
+        log.info("the job was cancelled: the result is thrown away")
+        return Outcome.CANCELLED
+    log.warning("the lease was lost: the result is thrown away")
+    return Outcome.LOST
+
+
+def _told(error: Exception) -> str:
+    """An error for people: of the database's what it says, without the statement, which may hold an edit."""
+    if isinstance(error, DBAPIError):
+        return f"the database: {error.orig}".strip()
+    return f"{type(error).__name__}: {error}"

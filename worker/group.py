@@ -1,0 +1,130 @@
+"""Trainings of one collection, trained in one go: small batches together cost little more than one of them."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from melo_core.base_model import BaseModel
+from melo_core.errors import MeloError
+from melo_core.settings import MethodSettings
+from melo_core.training import Progress
+from registry.jobs.claims import Claim, ClaimedEdit
+from worker.checking import require_askable
+from worker.failures import answered_for
+from worker.points import Point
+from worker.scoping import encoder_of
+from worker.taken_over import TakenOver, taken_over
+from worker.training import TrainedEdit, train_edits
+from worker.watch import Watch, Worker
+
+log = structlog.get_logger()
+
+
+class NobodyLeft(Exception):
+    """All the jobs that were trained together have ended otherwise."""
+
+
+@dataclass
+class Prepared:
+    """A training whose model is loaded, and later its blocks."""
+
+    watch: Watch
+    settings: MethodSettings
+    base: BaseModel
+    taken: TakenOver
+    missing: list[ClaimedEdit]  # those that the check has not trained already
+    trained: dict[int, TrainedEdit] = field(default_factory=dict)  # by edit id; also those taken over
+    lessons: list[int] = field(default_factory=list)  # ids of the edits that were trained in one go, in order
+
+    @property
+    def claim(self) -> Claim:
+        return self.watch.claim
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it is still this worker's to do."""
+        return self.watch.outcome is None
+
+
+def together(settings: dict[str, Any]) -> int:
+    """Most edits of several batches with these settings that are trained in one go; 0: each batch by itself.
+
+    More than fit into one step of training gain nothing. Where edits share blocks, a block would have edits of two
+    batches.
+    """
+    try:
+        method = MethodSettings.from_json(settings)
+    except MeloError:
+        return 0  # the job by itself says what is wrong with them
+    return method.batch if method.edits_per_block == 1 else 0
+
+
+def prepare(worker: Worker, watch: Watch) -> Prepared:
+    """Load what the training needs. Raises MeloError or RegistryError for what does not fit, before it begins."""
+    claim = watch.claim
+    settings = MethodSettings.from_json(claim.settings)
+    with watch.stage("load"):
+        base = worker.base(claim)
+        require_askable(base, claim.edits)
+        encoder_of(worker, claim, settings)  # what does not fit the model is refused before anything is trained
+        taken = taken_over(worker, claim, base)
+    if taken.edits:
+        watch.note(f"{len(taken.edits)} of {len(claim.edits)} edits are taken over as the check trained them")
+    worker.at(Point.LOADED)
+    missing = [edit for edit in claim.edits if edit.id not in taken.edits]
+    return Prepared(watch, settings, base, taken, missing, trained=dict(taken.edits))
+
+
+def train_all(worker: Worker, group: Sequence[Prepared]) -> None:
+    """Train the group's edits in one go, and each job's by themselves where that fails: one must not fail others."""
+    waiting = [each for each in group if each.missing]
+    if len(waiting) > 1:
+        try:
+            _train(worker, waiting)
+            return
+        except NobodyLeft:
+            return
+        except Exception as error:
+            log.warning("training together failed: each batch by itself", error=f"{type(error).__name__}: {error}")
+    for each in waiting:
+        if each.is_left:
+            with answered_for(worker, each.watch):
+                _train(worker, [each])
+
+
+def _train(worker: Worker, group: Sequence[Prepared]) -> None:
+    """Raises NobodyLeft where all jobs of a group of several ended meanwhile: stopped, lost or cancelled."""
+    edits = [edit for each in group for edit in each.missing]
+    shares = [len(each.missing) / len(edits) for each in group]
+
+    def show(progress: Progress) -> None:
+        for each, share in zip(group, shares, strict=True):
+            if len(group) == 1:
+                each.watch.trained(progress)
+            elif each.is_left:
+                with answered_for(worker, each.watch):
+                    each.watch.trained(progress, share)
+        if not any(each.is_left for each in group):
+            raise NobodyLeft
+
+    def note(text: str) -> None:
+        for each in group:
+            each.watch.note(text)
+
+    for each in group:
+        each.watch.begin("train")
+        if others := [str(other.claim.batch_id) for other in group if other is not each]:
+            each.watch.note(f"trained together with batch {', '.join(others)}")
+    started = time.monotonic()
+    results = train_edits(group[0].base, group[0].settings, edits, show, note)
+    seconds = time.monotonic() - started
+    done = {each.edit.id: each for each in results}
+    worker.at(Point.TRAINED)
+    worker.metrics.trained(group[0].claim.kind, len(edits), len(group))
+    for each, share in zip(group, shares, strict=True):
+        each.watch.took("train", seconds * share)
+        each.trained |= {edit.id: done[edit.id] for edit in each.missing}
+        each.lessons = [edit.id for edit in edits]

@@ -1,0 +1,26 @@
+"""Whether a worker can do its work, for whoever asks at its port."""
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from registry.embedded import signs
+from registry.embedded.signs import NoSign
+from registry.metrics import repository
+from registry.metrics.server import Ready
+
+
+def readiness(redis_url: str, sessions: sessionmaker[Session], worker: str) -> Ready:
+    """Of the worker with that name: broker and database answer, and it has shown there lately that it lives."""
+
+    def require_ready() -> None:
+        signs.of_broker(redis_url)
+        silence = signs.WORKER_SILENCE_SECONDS
+        try:
+            with sessions() as session:
+                is_seen = repository.is_worker_seen(session, worker, silence)
+        except SQLAlchemyError as error:
+            raise NoSign(f"the database does not answer: {str(error).splitlines()[0]}") from error
+        if not is_seen:
+            raise NoSign(f"the worker has given no sign of life for {silence} s")
+
+    return require_ready

@@ -1,0 +1,30 @@
+"""The record, for a command that reads it in the database and not through the API."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from registry.cli.errors import CommandError
+from registry.cli.invocation import Invocation
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, sessionmaker
+
+
+@contextmanager
+def record_of(call: Invocation) -> "Iterator[sessionmaker[Session]]":
+    """The named database, else MELO_HOME's. Raises CommandError where none answers, or SchemaMismatch."""
+    from sqlalchemy.exc import OperationalError
+
+    from registry.database import make_engine, make_sessions, schema_state
+
+    engine = make_engine(call.database_url(), call.settings.statement_timeout_seconds)
+    try:
+        schema_state(engine).require_current()
+        yield make_sessions(engine)
+    except OperationalError as error:
+        raise CommandError(
+            "The database does not answer", str(error.orig).strip(), "Run `melo up`, or check MELO_DATABASE_URL."
+        ) from None
+    finally:
+        engine.dispose()
