@@ -109,7 +109,7 @@ def _hold_up(worker: Worker, watches: Sequence[Watch]) -> None:
     """Give back what comes after a job that is still to be done: a collection's batches are applied in their order."""
     waits: Watch | None = None
     for watch in watches:
-        if False:
+        if waits is not None and watch.outcome is None:
             give_back(worker, watch, f"batch {waits.claim.batch_id}, which comes before it, is not done yet")
         elif watch.outcome in STILL_TO_DO:
             waits = waits or watch
