@@ -144,6 +144,16 @@ def test_jobs_go_on_when_the_database_is_back_after_it_was_killed(stack, batch):
     assert all(worker.alive for worker in workers)
 
 
+def test_a_worker_that_starts_while_the_database_is_away_waits_for_it(stack, batch):
+    given = batch()
+    stack.postgres.kill()
+    worker = stack.nursery.worker()
+    assert not stack.nursery.wait(worker, 1)
+    stack.restart_postgres()
+    assert ended(stack, given) == ["applied"]
+    assert worker.alive
+
+
 def test_messages_that_come_three_times_and_in_any_order_have_one_effect(stack, desk, batch):
     batches = [batch(name) for name in ("first", "second", "third", "first")]
     messages = desk.messages(limit=10) * 3

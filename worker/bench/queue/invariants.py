@@ -1,4 +1,4 @@
-"""What must be true of the record, whatever died: each batch has its effect once or its reason, and all is told."""
+"""What must be true of the record, whatever died: each batch has its effect once, in its turn, or its reason."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -94,6 +94,19 @@ FROM batches, LATERAL (SELECT count(*) FROM versions WHERE batch_id = batches.id
 WHERE id = ANY(:batches) AND made <> (state = 'applied')::int
 """
 
+# Earlier and of no lower priority comes first. No batch here has a deadline.
+_OUT_OF_ORDER = """
+WITH applied AS (
+    SELECT jobs.id AS job, batch_id, number, batches.collection_id,
+        array_position(ARRAY['high', 'normal', 'low'], priority) AS rank
+    FROM batches JOIN versions ON versions.batch_id = batches.id JOIN jobs USING (batch_id)
+    WHERE batches.id = ANY(:batches) AND jobs.kind = 'train' AND jobs.state = 'succeeded'
+)
+SELECT format('batch %s was applied before batch %s', later.batch_id, earlier.batch_id)
+FROM applied AS earlier JOIN applied AS later USING (collection_id)
+WHERE earlier.job < later.job AND earlier.rank <= later.rank AND earlier.number > later.number
+"""
+
 _TWO_BLOCKS = """
 SELECT format('edit %s of batch %s has %s blocks', edit_id, jobs.batch_id, count(*))
 FROM block_edits JOIN blocks ON blocks.id = block_id JOIN jobs ON jobs.id = job_id
@@ -138,5 +151,5 @@ _OF_BATCHES = {
     "lost": [_LOST, _NO_REASON],
     "repeated": [_NO_VERSION, _TWO_BLOCKS, _TWO_ENDS],
     "events": [_NOT_TOLD],
-    "others": [_NOT_THERE],
+    "others": [_NOT_THERE, _OUT_OF_ORDER],
 }

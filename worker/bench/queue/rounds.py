@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from registry.edits import cancelling
 from registry.edits.training import Training
+from registry.embedded.processes import tail
 from registry.errors import WrongState
 from worker.bench.queue import invariants, tiny
 from worker.bench.queue.desk import APPROVER, Desk
@@ -143,7 +144,7 @@ class Rounds:
         """A worker ends with 0, by SIGTERM before it listens to that, or as it was killed."""
         self.tally.faults.update(f"{order.act} at {order.at}" for order in worker.carried_out())
         if worker.status not in (0, -signal.SIGKILL, -signal.SIGTERM):
-            self.tally.unclean_ends.append(f"{worker.log.name} ended with {worker.status}")
+            self.tally.unclean_ends.append(f"{worker.log.name} ended with {worker.status}: {tail(worker.log, 3)}")
 
     def _count(self, batches: dict[int, str], found: Findings) -> None:
         states = self.desk.states(batches)

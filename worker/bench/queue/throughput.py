@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 from sqlalchemy import Float, cast, func, select, true
 
+from registry.embedded.processes import tail
 from registry.jobs.models import Job
 from registry.vocabulary import JobState
 from worker.bench.machine import BYTES_PER_MB
@@ -93,7 +94,7 @@ def _bare(stack: Stack, model: str, work: Sequence[Any], advance: Callable[[int,
     ends = []
     for child, out in children:
         if not stack.nursery.wait(child, PATIENCE_SECONDS) or child.status:
-            raise BenchBroken(f"The bare trainer ended with {child.status}; see {child.log}.")
+            raise BenchBroken(f"The bare trainer ended with {child.status}. Its log ends:\n{tail(child.log)}")
         ends.append(json.loads(out.read_text("utf-8")))
     advance(len(work), len(work))
     taken = Counter({"seconds": max(end["ended"] for end in ends) - min(end["started"] for end in ends)})
@@ -119,9 +120,11 @@ def _through_queue(
         if "early" not in measured.memory_mb and len(work) - left >= EARLY * len(work):
             measured.memory_mb["early"] = _memory(workers)
         stack.nursery.look(0.5)
-        if not all(worker.alive for worker in workers) or time.monotonic() > until:
-            raise BenchBroken(f"A worker ended, or the queue took too long; see {stack.folder}.")
+        for worker in workers:
+            if not worker.alive or time.monotonic() > until:
+                raise BenchBroken(f"A worker ended, or took too long. Its log ends:\n{tail(worker.log)}")
     measured.memory_mb["end"] = _memory(workers)
+    measured.memory_mb.setdefault("early", measured.memory_mb["end"])  # too few batches to tell
     after = _all_spent(stack, workers)
     measured.cpu_seconds = {name: round(after[name] - before, 1) for name, before in spent.items()}
     advance(len(work), len(work))
