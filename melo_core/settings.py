@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -96,6 +96,21 @@ class MethodSettings:
         return settings
 
 
+# Numbers beyond these are slips: nothing can be trained with them. They are refused where they are given, and still
+# read where an earlier release stored them.
+MOST: Mapping[str, float] = {
+    "layers": 2**31 - 1,
+    "rank": 4096,
+    "scale": 1_000_000,
+    "learning_rate": 10,
+    "iterations": 1_000_000,
+    "rounds": 1_000_000,
+    "edits_per_block": 1_000_000,
+    "batch": 1_000_000,
+    "key_layer": 2**31 - 1,
+    "seed": 2**63 - 1,
+}
+
 LEAST = {
     "layers": 1,
     "rank": 1,
@@ -141,7 +156,7 @@ def validated(values: Mapping[str, Any], preset: str = "default") -> dict[str, A
     """
     if preset not in PRESETS:
         raise MeloError(f"unknown preset {preset!r}; the presets are {', '.join(PRESETS)}")
-    return MethodSettings.from_json(PRESETS[preset].to_json() | dict(values)).to_json()
+    return _within_reason(MethodSettings.from_json(PRESETS[preset].to_json() | dict(values)), values)
 
 
 # What may be other for some of a collection's edits: how a block is trained, not where it acts or what leads to it.
@@ -158,7 +173,18 @@ def for_training(method: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
             raise MeloError(
                 f"method setting {name} is the same for all edits of a collection; {', '.join(OF_TRAINING)} may differ"
             )
-    return MethodSettings.from_json({**method, **changes}).to_json()
+    return _within_reason(MethodSettings.from_json({**method, **changes}), changes)
+
+
+def _within_reason(settings: MethodSettings, given: Iterable[str]) -> dict[str, Any]:
+    """As a JSON object. Raises MeloError where one that was given is larger than can be meant."""
+    for name in given:
+        value = getattr(settings, name)
+        if name in MOST and value > MOST[name]:
+            raise MeloError(f"method setting {name} must be at most {MOST[name]}, not {value!r:.80}")
+        if name == "seed" and value < 0:
+            raise MeloError(f"method setting seed must be at least 0, not {value!r:.80}")
+    return settings.to_json()
 
 
 def _read(name: str, value: Any, wanted: Any) -> Any:

@@ -54,7 +54,7 @@ class Progress:
     done: int  # blocks finished
     total: int
     loss: float  # the greatest among those still in training
-    seconds: float
+    seconds_left: float  # at most, as it looks: a block may take all its steps, or stop long before
 
 
 def train_blocks(
@@ -77,14 +77,17 @@ def train_blocks(
             require_fit(base, example)
     lengths = [[(len(e.prompt_ids), len(e.target_ids)) for e in examples] for examples in edits]
     order = sorted(range(len(edits)), key=lambda i: (max(t for _, t in lengths[i]), max(p for p, _ in lengths[i])))
-    started, results = time.monotonic(), dict[int, Trained]()
+    results: dict[int, Trained] = {}
 
     def train(part: Sequence[int]) -> None:
-        def report(finished: int, loss: float) -> None:
+        def report(finished: int, loss: float, iteration: int) -> None:
             if on_progress:
-                on_progress(Progress(before + finished, len(edits), loss, time.monotonic() - started))
+                share = max(iteration / settings.iterations, finished / len(part))
+                whole = (time.monotonic() - started) / share  # of this part
+                left = whole * (1 - share) + whole * (len(edits) - before - len(part)) / len(part)
+                on_progress(Progress(before + finished, len(edits), loss, left))
 
-        before = len(results)
+        before, started = len(results), time.monotonic()
         trained = _Batch(base, settings, structure, [edits[i] for i in part], [seeds[i] for i in part]).train(report)
         results.update(zip(part, trained, strict=True))
 
@@ -154,7 +157,7 @@ class _Batch:
         self.memory = remember(base, settings, structure, [example for examples in edits for example in examples])
         self.sharpness: Tensor | None = None  # (examples,), by which logits are multiplied in the loss
 
-    def train(self, report: Callable[[int, float], None]) -> list[Trained]:
+    def train(self, report: Callable[[int, float, int], None]) -> list[Trained]:
         results: dict[int, Trained] = {}
         waiting: set[int] = set()  # rows whose block has finished, but which still take part
         for iteration in range(1, self.settings.iterations + 1):
@@ -167,7 +170,7 @@ class _Batch:
                     results[self.live[row]] = Trained(self._block(row), value, iteration, reached)
                     waiting.add(row)
             open_loss = [value for row, value in enumerate(loss.tolist()) if row not in waiting]
-            report(len(results), max(open_loss, default=0.0))
+            report(len(results), max(open_loss, default=0.0), iteration)
             if not open_loss:
                 break
             self._step(gradients, iteration)

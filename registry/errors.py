@@ -188,6 +188,14 @@ class LeaseLost(RegistryError):
     title = "The job belongs to another worker by now"
 
 
+class PastDeadline(RegistryError):
+    """The batch was to act by a moment that has passed."""
+
+    status = 409
+    code = "past-deadline"
+    title = "The batch's deadline has passed"
+
+
 class StaleBase(RegistryError):
     """Another version came first: the index has to be built again on top of it."""
 

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from registry.conditional import NotModified
 from registry.errors import DatabaseAway, InvalidRequest, RegistryError, SchemaMismatch, TooLarge
+from registry.wire import NOT_BLANK
 
 log = structlog.get_logger("melo.api")
 
@@ -61,8 +62,16 @@ def _refused(request: Request, error: Exception) -> JSONResponse:
 def _not_valid(request: Request, error: Exception) -> JSONResponse:
     """FastAPI's own checks of bodies and parameters, told as one sentence each."""
     assert isinstance(error, RequestValidationError)
-    found = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()[:20])
+    found = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {_said(each)}" for each in error.errors()[:20])
     return _problem(InvalidRequest(f"{found}.", "See /docs for the form of each request."))
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    """What is wrong with a value: pydantic's words, but for a text, list or object of which nothing is there."""
+    limits = error.get("ctx", {})
+    if limits.get("min_length") == 1 or limits.get("pattern") == NOT_BLANK:
+        return "it is empty"
+    return str(error["msg"])
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:

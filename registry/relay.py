@@ -1,6 +1,6 @@
 """The relay: sends the outbox's messages to the broker, sends again for jobs that nobody holds, and tells webhooks.
 
-It also ends trainings that nobody has begun until their deadline, and forgets messages of long ago.
+It also ends trainings at which nobody is after their deadline, and forgets messages of long ago.
 
     python -m registry.relay
 
@@ -104,13 +104,13 @@ class Relay:
         """Sweep and send once. Returns the number of messages sent."""
         with self.sessions.begin() as session:
             if ended := jobs.fail_overdue(session, _AT_ONCE):
-                log.warning("not begun until their deadline", jobs=ended)
+                log.warning("nobody was at them at their deadline", jobs=ended)
                 self.metrics.overdue(ended)
         with self.sessions.begin() as session:
             for job in outbox.forsaken(session, self.resend_seconds, _AT_ONCE):
                 log.info("sent again", job=job.id, state=job.state, worker=job.worker)
                 self.metrics.sent_again(job.state)
-                waking.wake(session, job.id)
+                waking.wake_again(session, job.id)
         self.prune()
         with self.sessions.begin() as session:
             messages = outbox.unsent(session, _AT_ONCE)

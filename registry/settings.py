@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     max_request_bytes: PositiveInt = Field(default=64 * 2**20, description="largest request body")
     lease_seconds: PositiveFloat = Field(default=60, description="how long a worker may stay silent")
     resend_seconds: PositiveFloat = Field(
-        default=120, description="after this long unclaimed, a queued job is sent again"
+        default=120, description="after this long unclaimed, a queued job is sent again, then after twice as long"
     )
     retry_seconds: PositiveFloat = Field(
         default=5, description="pause after a failure that may pass; twice as long each further time"

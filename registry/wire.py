@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+NOT_BLANK = r"\S"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 
@@ -29,7 +30,7 @@ def _storable_settings(settings: dict[str, Any]) -> dict[str, Any]:
 Text = Annotated[str, AfterValidator(_storable)]
 Settings = Annotated[dict[str, Any], AfterValidator(_storable_settings)]
 ShortText = Annotated[Text, Field(max_length=2_000)]
-Reason = Annotated[Text, Field(min_length=1, max_length=2_000, pattern=r"\S", examples=["the source was wrong"])]
+Reason = Annotated[Text, Field(min_length=1, max_length=2_000, pattern=NOT_BLANK, examples=["the source was wrong"])]
 Name = Annotated[str, Field(pattern=NAME_PATTERN, examples=["facts"])]
 Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
 VersionNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]

@@ -4,12 +4,13 @@ from functools import partial
 
 import structlog
 
-from registry.errors import InvalidRequest, StaleBase
+from registry.errors import StaleBase
 from registry.jobs import service as jobs
 from registry.versions import repository as version_queries
 from registry.versions import service as versions
 from worker.candidate import candidate
 from worker.checking import check_unchanged, edit_reports, unchanged_keys
+from worker.failures import Overtaken
 from worker.group import Prepared
 from worker.metrics import Outcome
 from worker.points import Point
@@ -24,7 +25,7 @@ APPLY_TRIES = 20  # versions that others may make while one is being written
 def apply(worker: Worker, prepared: Prepared) -> None:
     """Make the version in which the trained edits act. Every step may run twice; only the lease's holder finishes.
 
-    Raises LeaseLost, and InvalidRequest where other versions keep coming first.
+    Raises LeaseLost, and Overtaken where other versions keep coming first.
     """
     claim, watch, settings, base = prepared.claim, prepared.watch, prepared.settings, prepared.base
     trained = [prepared.trained[edit.id] for edit in claim.edits]
@@ -69,7 +70,4 @@ def apply(worker: Worker, prepared: Prepared) -> None:
         worker.metrics.ended(claim.kind, Outcome.APPLIED)
         log.info("applied", version=version.number, edits=len(trained), seconds=watch.timings)
         return
-    raise InvalidRequest(
-        f"Other versions of {claim.collection} kept coming first, {APPLY_TRIES} times.",
-        "Approve the batch again.",
-    )
+    raise Overtaken(f"other versions of {claim.collection} kept coming first, {APPLY_TRIES} times")

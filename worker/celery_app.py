@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 
 import redis
@@ -144,15 +145,21 @@ def _show_life(worker: Worker, consumed: Consumed, parent: int | None) -> None:
         if parent is not None and os.getppid() != parent and not worker.stop.asked:
             log.warning("the process that started this one has ended")
             os.kill(os.getpid(), signal.SIGTERM)
-        try:
-            with worker.sessions.begin() as session:
-                models = {"loaded": worker.shelf.loaded, "dtype": worker.shelf.dtype}
-                jobs.worker_seen(session, worker.name, worker.shelf.device_name, models)
-            if worker.models is None:
-                _look_for_queues(worker.sessions, consumed)
-        except AWAY as error:
-            log.warning("the database does not answer", error=first_line(error))
+        # No error may end this thread, also none of the log's where memory is full.
+        with suppress(Exception):
+            _say_alive(worker, consumed)
         time.sleep(SEEN_EVERY_SECONDS)
+
+
+def _say_alive(worker: Worker, consumed: Consumed) -> None:
+    try:
+        with worker.sessions.begin() as session:
+            models = {"loaded": worker.shelf.loaded, "dtype": worker.shelf.dtype}
+            jobs.worker_seen(session, worker.name, worker.shelf.device_name, models)
+        if worker.models is None:
+            _look_for_queues(worker.sessions, consumed)
+    except Exception as error:
+        log.warning("no sign of life", error=first_line(error), exc_info=not isinstance(error, AWAY))
 
 
 def _look_for_queues(sessions: sessionmaker[Session], consumed: Consumed) -> None:

@@ -18,7 +18,7 @@ from registry.errors import InvalidRequest
 log = structlog.get_logger()
 
 CPU = "cpu"
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.25
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0  # before a dead process is started anew
 STEADY_SECONDS = 60.0  # after running this long a process's earlier deaths no longer count
 PROBE = "import torch; print(torch.cuda.device_count())"
@@ -104,6 +104,7 @@ class _Process:
     command: Sequence[str]
     environment: dict[str, str]
     child: subprocess.Popen[bytes] | None = None
+    told: int = 0  # how often this child was told to stop
     started: float = 0.0  # time.monotonic()
     deaths: int = 0  # in a row
     start_at: float = 0.0
@@ -113,7 +114,7 @@ class _Process:
     def start(self) -> None:
         # A session of its own: Ctrl-C in the terminal reaches the parent alone, which passes it on once.
         self.child = subprocess.Popen(self.command, env=self.environment, start_new_session=True)
-        self.started = time.monotonic()
+        self.started, self.told = time.monotonic(), 0
 
     def look(self) -> None:
         """Note an end, and when to start anew."""
@@ -135,27 +136,31 @@ class _Process:
 @dataclass
 class _Crew:
     processes: list[_Process]
-    stopping: bool = False
+    asked: int = 0  # how often it was told to stop
 
     def run(self) -> int:
         for process in self.processes:
-            process.start()
-        while not (self.stopping and all(process.child is None for process in self.processes)):
+            if not self.asked:
+                process.start()
+        while not (self.asked and all(process.child is None for process in self.processes)):
             time.sleep(POLL_SECONDS)
             for process in self.processes:
                 self._look_after(process)
         return max((process.status for process in self.processes if process.status > 0), default=0)
 
     def tell_to_stop(self) -> None:
-        """Once: finish what is begun, if there is time. Twice: give it back at once."""
-        self.stopping = True
-        for process in self.processes:
-            if process.child is not None:
-                process.child.send_signal(signal.SIGTERM)
+        """Once: finish what is begun, if there is time. Twice: give it back at once.
+
+        Each process is told when it is looked after: a signal's handler may come while one is being started.
+        """
+        self.asked += 1
 
     def _look_after(self, process: _Process) -> None:
         process.look()
-        if self.stopping or process.child is not None:
+        if process.child is not None and process.told < self.asked:
+            process.told += 1
+            process.child.send_signal(signal.SIGTERM)
+        if self.asked or process.child is not None:
             return
         if process.refused:
             self.tell_to_stop()

@@ -22,15 +22,21 @@ from worker.watch import Watch, Worker
 
 log = structlog.get_logger()
 
+# The job is still to be done: nothing that comes after it in its collection may be applied before it.
+STILL_TO_DO = (Outcome.RETRIED, Outcome.GIVEN_BACK, Outcome.LOST)
 # Of OSErrors those that stay: what is missing or forbidden now will be so in a minute.
 LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+class Overtaken(Exception):
+    """Others kept changing the collection first: a while later they may have done."""
 
 
 def may_pass(error: Exception) -> bool:
     """Whether the same job may well succeed a while later: database, network, disk or memory were in want."""
     if isinstance(error, (RegistryError, MeloError, *LASTING)):
         return False
-    passing = (*AWAY, redis.RedisError, httpx.TransportError, OSError)
+    passing = (*AWAY, Overtaken, redis.RedisError, httpx.TransportError, OSError)
     return isinstance(error, passing) or is_out_of_memory(error)
 
 

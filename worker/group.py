@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,8 @@ from melo_core.settings import MethodSettings
 from melo_core.training import Progress
 from registry.jobs.claims import Claim, ClaimedEdit
 from worker.checking import require_askable
-from worker.failures import answered_for
+from worker.failures import STILL_TO_DO, answered_for, give_back
+from worker.limits import OutOfTime
 from worker.points import Point
 from worker.scoping import encoder_of
 from worker.taken_over import TakenOver, taken_over
@@ -82,6 +84,8 @@ def train_all(worker: Worker, group: Sequence[Prepared]) -> None:
     """Train the group's edits in one go, and each job's by themselves where that fails: one must not fail others."""
     waiting = [each for each in group if each.missing]
     if len(waiting) > 1:
+        waiting = _begun(worker, waiting)  # who was cancelled while others were loaded must not end the group
+    if len(waiting) > 1:
         try:
             _train(worker, waiting)
             return
@@ -89,14 +93,39 @@ def train_all(worker: Worker, group: Sequence[Prepared]) -> None:
             return
         except Exception as error:
             log.warning("training together failed: each batch by itself", error=f"{type(error).__name__}: {error}")
+            for each in waiting:
+                each.watch.anew()
+            if isinstance(error, OutOfTime):
+                for each in waiting[1:]:
+                    if each.is_left:
+                        give_back(worker, each.watch, "training it with others took too long")
     for each in waiting:
         if each.is_left:
             with answered_for(worker, each.watch):
+                each.watch.begin("train")
                 _train(worker, [each])
+        if each.watch.outcome in STILL_TO_DO:
+            return  # what comes after it cannot be applied
+
+
+def _begun(worker: Worker, group: Sequence[Prepared]) -> list[Prepared]:
+    """Begin the training of each. Returns those that are still to be trained, and can be applied after it."""
+    begun = list[Prepared]()
+    for each in group:
+        with answered_for(worker, each.watch):
+            each.watch.begin("train")
+            begun.append(each)
+        if each.watch.outcome in STILL_TO_DO:
+            break
+    return begun
 
 
 def _train(worker: Worker, group: Sequence[Prepared]) -> None:
-    """Raises NobodyLeft where all jobs of a group of several ended meanwhile: stopped, lost or cancelled."""
+    """Train the group's edits. Has each begun.
+
+    Of a group of several raises NobodyLeft where all ended meanwhile, stopped, lost or cancelled, and OutOfTime where
+    together they take longer than one job may.
+    """
     edits = [edit for each in group for edit in each.missing]
     shares = [len(each.missing) / len(edits) for each in group]
 
@@ -109,17 +138,18 @@ def _train(worker: Worker, group: Sequence[Prepared]) -> None:
                     each.watch.trained(progress, share)
         if not any(each.is_left for each in group):
             raise NobodyLeft
+        if time.monotonic() - started > worker.job_seconds:
+            raise group[0].watch.out_of_time()
 
     def note(text: str) -> None:
         for each in group:
             each.watch.note(text)
 
-    for each in group:
-        each.watch.begin("train")
-        if others := [str(other.claim.batch_id) for other in group if other is not each]:
-            each.watch.note(f"trained together with batch {', '.join(others)}")
     started = time.monotonic()
-    results = train_edits(group[0].base, group[0].settings, edits, show, note)
+    with ExitStack() as work:
+        for each, share in zip(group, shares, strict=True):
+            work.enter_context(each.watch.working(share))
+        results = train_edits(group[0].base, group[0].settings, edits, show, note)
     seconds = time.monotonic() - started
     done = {each.edit.id: each for each in results}
     worker.at(Point.TRAINED)
@@ -128,3 +158,5 @@ def _train(worker: Worker, group: Sequence[Prepared]) -> None:
         each.watch.took("train", seconds * share)
         each.trained |= {edit.id: done[edit.id] for edit in each.missing}
         each.lessons = [edit.id for edit in edits]
+        if others := [str(other.claim.batch_id) for other in group if other is not each]:
+            each.watch.note(f"trained together with batch {', '.join(others)}")

@@ -17,13 +17,6 @@ class OutOfTime(RegistryError):
     title = "The job took too long"
 
 
-class PastDeadline(RegistryError):
-    """The batch was to act by a moment that has passed."""
-
-    code = "past-deadline"
-    title = "The batch's deadline has passed"
-
-
 def limit_memory(device: torch.device, limit_mb: int) -> None:
     """Let allocations beyond the limit fail as if memory were full, which training meets with fewer blocks at once.
 

@@ -10,16 +10,14 @@ from registry.vocabulary import JobKind
 from worker.applying import apply
 from worker.away import AWAY, patiently
 from worker.check_job import run_check
-from worker.failures import answered_for, give_back
+from worker.failures import STILL_TO_DO, answered_for, give_back
 from worker.group import Prepared, prepare, together, train_all
-from worker.metrics import Outcome
 from worker.points import Point
 from worker.watch import Watch, Worker, kept
 
 log = structlog.get_logger()
 
-# The job is still to be done: nothing that comes after it in its collection may be applied before it.
-STILL_TO_DO = (Outcome.RETRIED, Outcome.GIVEN_BACK, Outcome.LOST)
+ASK_AGAIN_SECONDS = 0.2  # where others have what there is to do just now
 
 
 def run_job(worker: Worker, job_id: int) -> None:
@@ -50,7 +48,7 @@ def run_waiting(worker: Worker) -> int:
 
 
 def _claimed(worker: Worker) -> list[Claim]:
-    def claim() -> list[Claim]:
+    def claim() -> list[Claim] | None:
         with worker.sessions.begin() as session:
             claims = jobs.claim_next(
                 session,
@@ -67,7 +65,9 @@ def _claimed(worker: Worker) -> list[Claim]:
         return claims
 
     try:
-        return patiently(worker.stop, claim)
+        while (claims := patiently(worker.stop, claim)) is None and not worker.stop.asked:
+            worker.stop.pause(ASK_AGAIN_SECONDS)
+        return claims or []
     except AWAY:  # and told to stop
         return []
 
@@ -84,7 +84,7 @@ def _work_on(worker: Worker, claims: Sequence[Claim]) -> None:
         for watch in watches:
             worker.metrics.claimed(watch.claim.kind, watch.waited_seconds)
         if first.kind is JobKind.CHECK:
-            with answered_for(worker, watches[0]):
+            with answered_for(worker, watches[0]), watches[0].working():
                 run_check(worker, first, watches[0])
         else:
             _train_and_apply(worker, watches)
@@ -93,14 +93,20 @@ def _work_on(worker: Worker, claims: Sequence[Claim]) -> None:
 def _train_and_apply(worker: Worker, watches: Sequence[Watch]) -> None:
     prepared = list[Prepared]()
     for watch in watches:
-        with answered_for(worker, watch):
+        with answered_for(worker, watch), watch.working():
             prepared.append(prepare(worker, watch))
+        if watch.outcome in STILL_TO_DO:
+            break
     _hold_up(worker, watches)
     train_all(worker, [each for each in prepared if each.is_left])
     _hold_up(worker, watches)
     for each in prepared:
         if each.is_left:
-            with structlog.contextvars.bound_contextvars(**each.watch.named), answered_for(worker, each.watch):
+            with (
+                structlog.contextvars.bound_contextvars(**each.watch.named),
+                answered_for(worker, each.watch),
+                each.watch.working(),
+            ):
                 apply(worker, each)
             _hold_up(worker, watches)
 

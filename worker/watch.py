@@ -6,24 +6,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 import torch
+from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from melo_core.base_model import BaseModel
 from melo_core.training import Progress
-from registry.errors import LeaseLost
+from registry.errors import LeaseLost, PastDeadline
 from registry.jobs import service as jobs
 from registry.jobs.claims import Claim
 from registry.jobs.ending import in_words
 from registry.vocabulary import JobKind
 from worker.away import AWAY, first_line
-from worker.limits import OutOfTime, PastDeadline
+from worker.limits import OutOfTime
 from worker.metrics import Outcome, WorkerMetrics
 from worker.points import Point, passing
 from worker.shelf import Shelf
@@ -35,6 +36,7 @@ CURVE_POINTS = 500  # of a loss curve that are kept
 NOTES = 20  # the last that are kept
 STUCK_SECONDS = 60.0  # beyond its time, after which a job that comes to no step is taken from its process
 STOP_GRACE_SECONDS = 0.5  # the same of a worker that was told to stop
+RENEWAL_WAITS = "1s"  # at most, for a job that is being written: the leases of others must not run out over it
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class Watch:
 
     worker: Worker
     claim: Claim
-    begun: float = field(default_factory=time.monotonic)
+    used: float = 0.0  # seconds of work that is over
+    working_since: float | None = None  # time.monotonic(); None: the worker is at another job of the group
+    share: float = 1.0  # of the work that is going on
     progress: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     loss_curve: list[list[float | None]] = field(default_factory=list)  # seconds since the training began, loss
@@ -90,6 +94,31 @@ class Watch:
     def waited_seconds(self) -> float:
         """From when the job was queued until now."""
         return (datetime.now(UTC) - self.claim.queued_at).total_seconds()
+
+    @contextmanager
+    def working(self, share: float = 1.0) -> Iterator[None]:
+        """Count the time as this job's. share: its part, where several are worked on in one go.
+
+        What is done for others of a group takes nothing from the time that a job may take.
+        """
+        self.share, self.working_since = share, time.monotonic()
+        try:
+            yield
+        finally:
+            # In this order: the heartbeat's thread reads both, and must not count a time twice.
+            used, self.working_since = self.used + share * self.running, None
+            self.used = used
+
+    @property
+    def running(self) -> float:
+        """Seconds since the work that is going on began, its share or not."""
+        since = self.working_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def anew(self) -> None:
+        """Forget a training that came to nothing: the job's time and its loss curve begin again."""
+        self.used = 0.0
+        self.loss_curve.clear()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -111,12 +140,11 @@ class Watch:
         self.may_go_on()
         loss = round(progress.loss, 5) if math.isfinite(progress.loss) else None  # JSON has no NaN
         self.loss_curve.append([round(time.monotonic() - self.stage_started, 3), loss])
-        left = progress.seconds / progress.done * (progress.total - progress.done) if progress.done else None
         self.progress = self.progress | {
             "done": int(progress.done * share),
             "total": round(progress.total * share),
             "loss": loss,
-            "seconds_left": left and round(left, 1),
+            "seconds_left": round(progress.seconds_left, 1),
         }
         if len(self.loss_curve) == 1:
             self.worker.at(Point.TRAINING)
@@ -162,8 +190,12 @@ class Watch:
                 "Submit its edits anew, with another deadline or none.",
             )
 
-    def overran(self, by_seconds: float = 0.0) -> bool:
-        return time.monotonic() - self.begun > self.worker.job_seconds + by_seconds
+    def overran(self) -> bool:
+        return self.used + self.share * self.running > self.worker.job_seconds
+
+    def is_stuck(self) -> bool:
+        """Whether the work that is going on should have ended, or come to a step, long ago."""
+        return self.working_since is not None and self.used + self.running > self.worker.job_seconds + STUCK_SECONDS
 
     def out_of_time(self) -> OutOfTime:
         return OutOfTime(
@@ -179,10 +211,7 @@ def kept(worker: Worker, claims: Sequence[Claim]) -> Iterator[list[Watch]]:
 
     def beat() -> None:
         while not ended.wait(min(1.0, worker.lease_seconds / 4)):
-            for watch in watches:
-                if watch.outcome is None and not watch.lost.is_set():
-                    _renew(watch)
-            _take_from_the_stuck(watches)
+            _beat(watches)
 
     thread = threading.Thread(target=beat, daemon=True, name=f"lease-of-job-{claims[0].job_id}")
     thread.start()
@@ -193,12 +222,24 @@ def kept(worker: Worker, claims: Sequence[Claim]) -> Iterator[list[Watch]]:
         thread.join()
 
 
+def _beat(watches: Sequence[Watch]) -> None:
+    """No error ends the thread. What goes wrong is logged where it does, and the log too may find memory full."""
+    for watch in watches:
+        if watch.outcome is None and not watch.lost.is_set():
+            with suppress(Exception):
+                _renew(watch)
+    with suppress(Exception):
+        _take_from_the_stuck(watches)
+
+
 def _renew(watch: Watch) -> None:
     try:
         with watch.worker.sessions.begin() as session:
+            session.execute(text(f"SET LOCAL lock_timeout = '{RENEWAL_WAITS}'"))
             is_kept = jobs.heartbeat(session, watch.claim, watch.progress)
-    except AWAY as error:  # it may be back before the lease ends
-        log.warning("the database does not answer", error=first_line(error), **watch.named)
+    except Exception as error:  # what it was may be over before the lease ends
+        unknown = not isinstance(error, AWAY)
+        log.warning("the lease was not renewed", error=first_line(error), exc_info=unknown, **watch.named)
         return
     if not is_kept:
         watch.lost.set()
@@ -207,7 +248,9 @@ def _renew(watch: Watch) -> None:
 def _take_from_the_stuck(watches: Sequence[Watch]) -> None:
     """Give back, or end, jobs at which the working thread has come to no step for long: it cannot do so itself.
 
-    A job that is being written is left alone: that is one short transaction.
+    Out of time fails the job that is being worked on and no other. Where that are several, nobody can say which one it
+    is: the first is tried again, which is then done by itself. A job that is being written is left alone: that is one
+    short transaction.
     """
     left = [watch for watch in watches if watch.outcome is None and not watch.lost.is_set()]
     if not left or any(watch.progress.get("stage") == "finish" for watch in left):
@@ -218,20 +261,26 @@ def _take_from_the_stuck(watches: Sequence[Watch]) -> None:
             watch.lost.set()
             _record(watch, jobs.give_back)
             log.warning("stuck, and told to stop: the job was given back", **watch.named)
-    late = [watch for watch in left if watch.overran(STUCK_SECONDS)]
-    if late:
-        for watch in late:
+    at_work = [watch for watch in left if watch.working_since is not None]
+    if any(watch.is_stuck() for watch in at_work):
+        for watch in left:
             watch.lost.set()
-            _record(watch, jobs.fail, str(watch.out_of_time()))
+            if at_work == [watch]:
+                _record(watch, jobs.fail, str(watch.out_of_time()))
+            elif watch is at_work[0]:
+                _record(watch, jobs.retry_later, "Trained with others, it came to no step.", worker.retry_seconds)
+            else:
+                _record(watch, jobs.give_back, "the worker ends over another job")
             log.error("stuck, and out of time: this worker ends", **watch.named)
         sys.stdout.flush()
         os._exit(1)  # nothing else ends a thread that does not listen
 
 
-def _record(watch: Watch, act: Callable[..., None], *given: str) -> None:
+def _record(watch: Watch, act: Callable[..., object], *given: object) -> None:
     """Call a change of the job with a session and its claim."""
     try:
         with watch.worker.sessions.begin() as session:
             act(session, watch.claim, *given)
-    except (LeaseLost, *AWAY) as error:
-        log.warning("it could not be recorded", error=first_line(error), **watch.named)
+    except Exception as error:
+        unknown = not isinstance(error, (LeaseLost, *AWAY))
+        log.warning("it could not be recorded", error=first_line(error), exc_info=unknown, **watch.named)

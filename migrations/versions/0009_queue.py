@@ -4,7 +4,10 @@ Revision ID: 0009
 Revises: 0008
 """
 
+import json
+
 from alembic import op
+from sqlalchemy import text
 
 revision = "0009"
 down_revision = "0008"
@@ -48,6 +51,33 @@ BEGIN
 END $$;
 """
 
+# A record that was taken down to 0008 comes up again with events of what that schema could not hold.
+CANCELLED_AGAIN = """
+UPDATE batches b SET state = 'cancelled'
+    WHERE b.state = 'failed' AND 'collection:batch:cancel' = (
+        SELECT e.action FROM audit_events e
+        WHERE e.subject = 'batch/' || b.id
+            AND e.action IN ('collection:batch:approve', 'collection:batch:reject', 'collection:batch:train',
+                'collection:batch:return', 'collection:batch:fail', 'collection:batch:cancel')
+            AND (e.action <> 'collection:batch:approve' OR jsonb_exists(e.details, 'job'))
+        ORDER BY e.seq DESC LIMIT 1)
+"""
+QUEUES_AGAIN = """
+UPDATE collections c SET queue = last.details ->> 'after'
+    FROM (SELECT DISTINCT ON (collection_id) collection_id, details FROM audit_events
+        WHERE action IN ('collection:queue:open', 'collection:queue:pause', 'collection:queue:drain')
+        ORDER BY collection_id, seq DESC) last
+    WHERE last.collection_id = c.id
+"""
+TOLD = """
+SELECT b.id, coalesce(e.details ->> 'priority', 'normal'), e.details ->> 'deadline', e.details -> 'training'
+    FROM audit_events e JOIN batches b ON e.subject = 'batch/' || b.id
+    WHERE e.action = 'collection:batch:submit' AND jsonb_exists_any(e.details, '{priority,deadline,training}')
+"""
+GIVEN_AGAIN = """
+UPDATE batches SET priority = :p, deadline = cast(:d AS timestamptz), training = cast(:t AS jsonb) WHERE id = :id
+"""
+
 # In melo_may_approve and melo_approved_batch: from which states a batch is decided on.
 DECIDABLE_BEFORE = "('submitted', 'failed')"
 DECIDABLE = "('submitted', 'failed', 'cancelled')"
@@ -62,10 +92,12 @@ def upgrade() -> None:
         )
     )
     _decided_from(DECIDABLE_BEFORE, DECIDABLE)
+    _tell_again()
 
 
 def downgrade() -> None:
-    """A cancelled batch is one that failed: it may be approved again."""
+    """A cancelled batch is one that failed: it may be approved again. Its event stays, which the program of 0008 does
+    not know: its `audit verify` says so."""
     _decided_from(DECIDABLE, DECIDABLE_BEFORE)
     op.execute(GUARDS.format(more_new="", more_old=""))
     op.execute(
@@ -80,6 +112,25 @@ def downgrade() -> None:
         ALTER TABLE collections DROP COLUMN queue;
         """
     )
+
+
+def _tell_again() -> None:
+    op.execute(CANCELLED_AGAIN)
+    op.execute(QUEUES_AGAIN)
+    op.execute("ALTER TABLE batches DISABLE TRIGGER keep")
+    connection = op.get_bind()
+    for batch_id, priority, deadline, training in connection.execute(text(TOLD)).all():
+        # An event has a setting's fraction by its bits.
+        plain = {name: _fraction(value) for name, value in (training or {}).items()}
+        connection.execute(
+            text(GIVEN_AGAIN),
+            {"id": batch_id, "p": priority, "d": deadline, "t": json.dumps(plain)},
+        )
+    op.execute("ALTER TABLE batches ENABLE TRIGGER keep")
+
+
+def _fraction(value: object) -> object:
+    return float.fromhex(value) if isinstance(value, str) and "0x" in value else value
 
 
 def _decided_from(before: str, after: str) -> None:

@@ -146,7 +146,7 @@ def _create(
             raise
         raise NameTaken(
             f"There is a key {name!r} already.",
-            "Choose another name, or replace that key with `melo key rotate ID`, or revoke it.",
+            "Choose another name, or replace that key with `melo key rotate ID --reason …`, or revoke it.",
         ) from None
     rows = [
         ApiKeyRole(key_id=key.id, collection_id=collection_id, role=str(role)) for collection_id, role in grants.items()

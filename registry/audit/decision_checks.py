@@ -29,6 +29,7 @@ _STATE_AFTER = {
     Action.BATCH_FAIL: BatchState.FAILED,
     Action.BATCH_CANCEL: BatchState.CANCELLED,
 }
+_DECISIONS = (Action.BATCH_APPROVE, Action.BATCH_REJECT, Action.BATCH_CANCEL)
 
 
 def check_batches(session: Session) -> Checked:
@@ -46,7 +47,7 @@ def check_batches(session: Session) -> Checked:
             select(Version.id).where(Version.batch_id == Batch.id).exists(),
         )
         .outerjoin(submitted, submitted.subject == subject, full=True)
-        .outerjoin(decision, decision.seq == _last_step(AuditEvent.seq, (Action.BATCH_APPROVE, Action.BATCH_REJECT)))
+        .outerjoin(decision, decision.seq == _last_step(AuditEvent.seq, _DECISIONS))
         .order_by(Batch.id, submitted.seq)
     )
     for batch, event, decided, step, was_applied in session.execute(query.execution_options(yield_per=_FEW)):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from registry.cli.checks import SHOWN_EDITS, is_checked, show_check
+from registry.cli.checks import SHOWN_EDITS, show_check
 from registry.cli.edits import Wait
 from registry.cli.findings import show_findings
 from registry.cli.follow import approved, follow, notes_of
@@ -65,14 +65,16 @@ def register(app: typer.Typer) -> None:
     def show(
         context: typer.Context,
         batch: BatchId,
-        watch: Annotated[bool, typer.Option("--watch", help="Follow its check and its training.")] = False,
+        watch: Annotated[
+            bool, typer.Option("--watch", help="Follow its check, wait for the decision, and follow its training.")
+        ] = False,
         as_json: AsJson = False,
     ) -> None:
         """Show a batch: its edits, what its check found, its approvals and training, and what it waits for."""
         call = invocation(context)
         with call.client() as client:
             found = client.batch(batch)
-            if watch := watch and (found.state is not BatchState.SUBMITTED or is_checked(found)):
+            if watch:
                 found = follow(call, client, batch)
         if as_json:
             print_json(found)

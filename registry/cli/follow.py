@@ -40,13 +40,10 @@ def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVie
     ]
     said = ""
     noted: set[str] = set()
-    checked = False
+    checked = told_to_wait = False
     with Progress(*columns, console=call.err, transient=True) as bars:
         bar = bars.add_task(f"batch {batch_id}", total=None, note="")
         while not (batch := client.batch(batch_id)).state.is_over:
-            if batch.hint and batch.hint != said:
-                bars.console.print(Text(batch.hint, style="yellow"))
-                said = batch.hint
             for note in notes_of(batch):
                 if note not in noted:
                     bars.console.print(Text(note))
@@ -54,6 +51,12 @@ def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVie
             if not checked and batch.check and batch.check.report is not None and batch.job is None:
                 show_check(bars.console, batch)
                 checked = True
+            if batch.hint and batch.hint != said:
+                bars.console.print(Text(batch.hint, style="yellow"))
+                said = batch.hint
+            if not told_to_wait and batch.state is BatchState.SUBMITTED and not is_checked(batch):
+                bars.console.print(Text("This command waits for the decision too; Ctrl-C ends the waiting alone."))
+                told_to_wait = True
             _show(bars, bar, batch)
             time.sleep(POLL_SECONDS)
     if batch.state is BatchState.APPLIED:
@@ -66,9 +69,8 @@ def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVie
     if batch.state is BatchState.CANCELLED:
         raise CommandError(
             f"Batch {batch.id} was cancelled",
-            "Nothing of it is applied.",
-            f"See who did it: melo audit log --subject batch/{batch.id}. To have it all the same: "
-            f"melo batch approve {batch.id}",
+            f"{batch.decided_by}: {batch.reason}",
+            f"Nothing of it is applied. To have it all the same: melo batch approve {batch.id}",
         )
     raise CommandError(
         f"Batch {batch.id} was rejected",

@@ -52,7 +52,7 @@ def create(
 ) -> None:
     """Make an API key and print it: it is shown this once."""
     call = invocation(context)
-    until = later(expires) if expires else None
+    until = later(expires) if expires is not None else None
     roles = [grant for each in role for grant in _grants(each, collection or [])]
     with call.client() as client:
         made = client.create_key(name, roles, actor=actor, expires_at=until)
@@ -87,7 +87,7 @@ def rotate(
 ) -> None:
     """Make a key with the same name, actor and roles, print it, and revoke this one."""
     call = invocation(context)
-    until = later(expires) if expires else None
+    until = later(expires) if expires is not None else None
     with call.client() as client:
         made = client.rotate_key(key, reason, expires_at=until)
     _show_made(call, made, as_json)

@@ -1,10 +1,12 @@
 """Options that several commands share: when and how a batch is trained."""
 
 import json
+import math
 from typing import Annotated, Any
 
 import typer
 
+from registry.cli.errors import CommandError
 from registry.cli.times import later
 from registry.vocabulary import Priority
 
@@ -26,18 +28,24 @@ def training_options(
     """As the client takes them. Raises CommandError or typer.BadParameter."""
     return {
         "priority": priority,
-        "deadline": later(deadline) if deadline else None,
+        "deadline": later(deadline) if deadline is not None else None,
         "training": settings(training, "--training", '{"iterations": 200}'),
         "edits_per_block": edits_per_block,
     }
 
 
 def settings(text: str | None, option: str, example: str) -> dict[str, Any] | None:
-    """A JSON object of settings. Raises typer.BadParameter."""
+    """A JSON object of settings. Raises CommandError or typer.BadParameter."""
     if text is None:
         return None
+
+    def finite(number: str) -> float:
+        if not math.isfinite(value := float(number)):
+            raise CommandError("Not a number", f"{option}: {number} is no finite number.", f"Write it as in {example}.")
+        return value
+
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_float=finite, parse_constant=finite)
     except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"it is not JSON: {error}", param_hint=option) from None
     if not isinstance(found, dict):

@@ -1,7 +1,7 @@
 """Times as they are typed: ISO 8601, or how long from now."""
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from registry.cli.errors import CommandError
 
@@ -24,4 +24,7 @@ def later(text: str) -> datetime:
     found = re.fullmatch(r"(\d{1,6})([mhdw])", text)
     if found is None:
         return moment(text)
-    return datetime.now().astimezone() + timedelta(**{_UNITS[found[2]]: int(found[1])})
+    try:
+        return (datetime.now(UTC) + timedelta(**{_UNITS[found[2]]: int(found[1])})).astimezone()
+    except OverflowError:
+        raise CommandError("Not a time", f"{text!r} from now is beyond the calendar.", "Give an earlier one.") from None

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import select, true
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import func, select, true
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from registry.collections.models import Calibration, Collection
@@ -35,6 +37,27 @@ def lock(session: Session, collection_id: int) -> Collection:
     """
     query = select(Collection).where(Collection.id == collection_id).with_for_update(key_share=True)
     return session.scalars(query.execution_options(populate_existing=True)).one()
+
+
+def lock_at_once(session: Session, collection_id: int) -> Collection | None:
+    """The same, without waiting: None where another transaction has it."""
+    query = select(Collection).where(Collection.id == collection_id).with_for_update(key_share=True, skip_locked=True)
+    return session.scalars(query.execution_options(populate_existing=True)).one_or_none()
+
+
+def lock_soon(session: Session, collection_id: int, seconds: float) -> Collection | None:
+    """The same, waiting for so long at most."""
+    usual = session.scalar(select(func.current_setting("lock_timeout")))
+    try:
+        with session.begin_nested():  # which, undone, takes the setting back
+            session.execute(select(func.set_config("lock_timeout", f"{seconds * 1000:.0f}ms", True)))
+            found = lock(session, collection_id)
+            session.execute(select(func.set_config("lock_timeout", usual, True)))
+    except OperationalError as error:
+        if isinstance(error.orig, LockNotAvailable):
+            return None
+        raise
+    return found
 
 
 def base_models(session: Session) -> Sequence[str]:

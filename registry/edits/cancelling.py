@@ -12,8 +12,8 @@ from registry.jobs import service as queue
 from registry.vocabulary import Action, BatchState
 
 _WAYS_OUT = {
-    BatchState.SUBMITTED: "It is not decided on yet: `melo batch reject {id}`.",
-    BatchState.APPLIED: "Its edits act already: `melo edits retire` or `melo revert` takes them back.",
+    BatchState.SUBMITTED: "It is not decided on yet: `melo batch reject {id} --reason …`.",
+    BatchState.APPLIED: "Its edits act already: `melo retire` or `melo revert` takes them back.",
 }
 
 
@@ -33,9 +33,11 @@ def cancel(session: Session, batch_id: int, actor: Actor, reason: str) -> Batch:
             _WAYS_OUT.get(state, "Only a batch that is approved or in training can be cancelled.").format(id=batch.id),
         )
     batch.state = BatchState.CANCELLED
+    deciding.decide(batch, actor, reason)
     session.flush()
     jobs = list(queue.cancel(session, batch))
     session.flush()
+    session.refresh(batch)  # its time
     audit.record(
         session,
         Action.BATCH_CANCEL,

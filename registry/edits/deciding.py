@@ -68,7 +68,7 @@ def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", dec
     if len(counted) >= needed:
         batch.state = BatchState.APPROVED
         batch.approvals_needed = needed
-        _decide(batch, actor, reason)
+        decide(batch, actor, reason)
         session.flush()
         details["cancelled_checks"] = list(queue.cancel_checks(session, batch, held_too=False))
         details["job"] = queue.enqueue(session, batch).id
@@ -91,7 +91,7 @@ def reject(session: Session, batch_id: int, actor: Actor, reason: str) -> Batch:
     if batch.state not in DECIDABLE:
         raise _wrong_state(batch, "rejected")
     batch.state = BatchState.REJECTED
-    _decide(batch, actor, reason)
+    decide(batch, actor, reason)
     session.flush()
     cancelled = list(queue.cancel_checks(session, batch, held_too=True))
     _record_decision(session, Action.BATCH_REJECT, batch, actor, reason, {"cancelled_checks": cancelled})
@@ -234,7 +234,8 @@ def _lost_replacements(session: Session, batch: Batch, mine: Sequence[Edit]) -> 
     return problems
 
 
-def _decide(batch: Batch, actor: Actor, reason: str) -> None:
+def decide(batch: Batch, actor: Actor, reason: str) -> None:
+    """Write down whose the last word about the batch is, and why. Its approvals stand."""
     batch.decided_by = actor.name
     batch.decided_at = func.now()
     batch.reason = reason

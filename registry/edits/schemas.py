@@ -1,9 +1,10 @@
 """What the API is sent and says about edits and batches."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, Json, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, Json, WithJsonSchema
 
 from registry.jobs.schemas import CheckView, JobView
 from registry.vocabulary import BatchState, EditKind, JobKind, OnConflict, Priority, Role
@@ -21,6 +22,13 @@ def _in_utc(moment: datetime) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError:  # in the first hours of the first year, or the last of the last
         raise ValueError("it lies outside of the calendar") from None
+
+
+def _written_out(value: object) -> object:
+    """Not a number, which would be read as seconds or milliseconds since 1970."""
+    if isinstance(value, datetime) or (isinstance(value, str) and re.match(r"\d{4}-", value)):
+        return value
+    raise ValueError("it is no time such as 2026-11-17T14:05:00+01:00")
 
 
 Prompt = Annotated[Text, Field(max_length=100_000), AfterValidator(_not_blank)]
@@ -61,6 +69,11 @@ Trained = Annotated[
 ]
 
 
+SharedBy = Annotated[
+    int, Field(ge=1, le=1_000_000, description="how many edits share a block; the same as in `training`")
+]
+
+
 class SubmissionOptions(Body):
     """All but `training`, which is another type in a query."""
 
@@ -72,12 +85,10 @@ class SubmissionOptions(Body):
     skip_invalid: bool = Field(default=False, description="store the records without problems")
     dry_run: bool = Field(default=False, description="check only; store nothing")
     priority: Priority = Field(default=Priority.NORMAL, description="which of the batches that wait is trained first")
-    deadline: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = Field(
+    deadline: Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)] | None = Field(
         default=None, description="after it the batch is not applied any more; null: never"
     )
-    edits_per_block: int | None = Field(
-        default=None, ge=1, le=2**31 - 1, description="how many edits share a block; the same as in `training`"
-    )
+    edits_per_block: SharedBy | None = None
 
 
 class LineOptions(SubmissionOptions):
@@ -90,6 +101,7 @@ class LineOptions(SubmissionOptions):
 
 class Submission(SubmissionOptions):
     training: Trained = Field(default_factory=dict)
+    edits_per_block: Annotated[SharedBy, Field(strict=True)] | None = None  # in a query, numbers are texts
     edits: list[LooseEdit] = Field(min_length=1, max_length=MOST_EDITS)
 
 

@@ -89,7 +89,7 @@ def _waits_for(session: Session, batch: Batch, approvals: int, needed: int, chec
         return hint(session, job)
     return (
         f"It waits for a decision ({approvals} of {needed} approvals): `melo batch approve {batch.id}` or "
-        f"`melo batch reject {batch.id}`. {hint(session, check)}".strip()
+        f"`melo batch reject {batch.id} --reason …`. {hint(session, check)}".strip()
     )
 
 

@@ -151,8 +151,8 @@ def _require_alone(session: Session, traces: _Traces, edit_ids: Sequence[int]) -
     if others := repository.companions(session, traces.block_ids, edit_ids):
         raise WrongState(
             f"The edits {_listed(others)} were trained into the same block, whose bytes would go too.",
-            f"Erase them together: `melo erase edit {' '.join(map(str, sorted({*edit_ids, *others})))}`, after "
-            "submitting again those that should stay.",
+            f"Erase them together: `melo erase edit {' '.join(map(str, sorted({*edit_ids, *others})))} --reason …`, "
+            "after submitting again those that should stay.",
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -20,7 +21,10 @@ from registry.jobs.order import Place
 from registry.vocabulary import Action, BatchState, Checks, JobKind, JobState, Priority, QueueState
 
 MOST_ATTEMPTS = 5  # workers that may be lost over a job, or times that it may fail, before it is given up
+LOCK_SECONDS = 1.0  # for which a worker waits for a collection that others have, where nothing else is to be had
 PATIENCE_SECONDS = 300.0  # the most that a job waits so that a worker can keep its model loaded
+
+_Lock = Callable[[Session, int], CollectionRow | None]
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,10 @@ class _Ended(Exception):
     """There is nothing to claim, but the transaction has something to commit: the job was ended instead."""
 
 
+class _Busy(Exception):
+    """Another transaction has the job's collection."""
+
+
 def claim(
     session: Session, job_id: int, *, worker: str, device: str, libraries: Mapping[str, Any], lease_seconds: float
 ) -> Claim | None:
@@ -53,7 +61,7 @@ def claim(
     """
     by = _Worker(worker, device, libraries, lease_seconds)
     try:
-        taken = _take_first(session, job_id, by)
+        taken = _take_first(session, job_id, by, collections.lock)
     except _Ended:
         return None
     if taken is None:
@@ -72,46 +80,68 @@ def claim_next(
     models: Collection[str] | None,
     loaded: Collection[str],
     together: Callable[[dict[str, Any]], int],
-) -> list[Claim]:
+) -> list[Claim] | None:
     """Take the best job for this worker, and the trainings right behind it that can be trained with it, in order.
 
     models: digests of the base models that the worker may load; None: any. loaded: of those that it has in memory.
     together: for a training's settings, the most edits that several batches may have together. Empty: nothing to do.
+    None: ask again in a moment, in another transaction; a job was ended instead, or others have what there is just now.
     Commit at once, also then.
     """
     by = _Worker(worker, device, libraries, lease_seconds)
-    candidates = order.best(session, models, loaded, PATIENCE_SECONDS)
-    for place, job_id in enumerate(candidates):
-        # Given up at once where nothing comes of it, with its locks: two workers that go through several collections
-        # must not wait for each other.
-        step = session.begin_nested()
-        try:
-            taken = _take_first(session, job_id, by)
-        except _Ended:
-            step.commit()
-            # It wrote an event, after which no other collection may be locked. So this is all for now.
-            if following := candidates[place + 1 : place + 2]:
-                waking.wake(session, following[0])
+    busy = list[int]()
+    try:
+        for job_id in order.best(session, models, loaded, PATIENCE_SECONDS):
+            try:
+                if claims := _try(session, job_id, by, together, collections.lock_at_once):
+                    return claims
+            except _Busy:  # a version may be being written there, which takes a while
+                busy.append(job_id)
+        if not busy:
             return []
-        if taken is None:
-            step.rollback()
-            continue
-        first, behind = taken
-        claims = [first, *_followers(session, first, behind, by, together)]
+        # Nothing else is to be had. Where one transaction follows another, only who stands in line gets the lock.
+        return _try(session, busy[0], by, together, partial(collections.lock_soon, seconds=LOCK_SECONDS)) or None
+    except (_Ended, _Busy):
+        return None
+
+
+def _try(
+    session: Session, job_id: int, by: _Worker, together: Callable[[dict[str, Any]], int], lock: _Lock
+) -> list[Claim]:
+    """The job and its followers. Empty: it is not to be had, and no lock is kept: two workers that go through several
+    collections must not wait for each other.
+
+    Raises _Busy, without a lock too, and _Ended, after which no other collection may be locked: it wrote an event.
+    """
+    step = session.begin_nested()
+    try:
+        taken = _take_first(session, job_id, by, lock)
+    except _Ended:
         step.commit()
-        for each in claims:
-            _record(session, each, device)
-        return claims
-    return []
+        raise
+    except _Busy:
+        step.rollback()
+        raise
+    if taken is None:
+        step.rollback()
+        return []
+    first, behind = taken
+    claims = [first, *_followers(session, first, behind, by, together)]
+    step.commit()
+    for each in claims:
+        _record(session, each, by.device)
+    return claims
 
 
-def _take_first(session: Session, job_id: int, by: _Worker) -> tuple[Claim, list[Place]] | None:
-    """The claim, with those behind it in its collection's line. Raises _Ended."""
+def _take_first(session: Session, job_id: int, by: _Worker, lock: _Lock) -> tuple[Claim, list[Place]] | None:
+    """The claim, with those behind it in its collection's line. Raises _Ended, and _Busy where `lock` gives None."""
     known = repository.by_id(session, job_id)
     if known is None:
         return None
     # The collection, the batch, its jobs: the order in which whoever decides on a batch has them.
-    collection = collections.lock(session, known.collection_id)
+    collection = lock(session, known.collection_id)
+    if collection is None:
+        raise _Busy
     batch = edits.lock_batch(session, known.batch_id)
     job = repository.lock_free(session, job_id)
     assert batch is not None  # a foreign key
@@ -137,7 +167,7 @@ def _end_hopeless(session: Session, job: Job, batch: Batch, actor: Actor, *, is_
         ending.fail(session, job, batch, f"{job.attempt} workers were lost over it", actor)
         raise _Ended
     if is_overdue:
-        ending.fail(session, job, batch, ending.past_deadline(batch), actor)
+        ending.fail(session, job, batch, ending.past_deadline(job, batch), actor)
         raise _Ended
 
 
@@ -150,14 +180,17 @@ def _followers(
 ) -> list[Claim]:
     """The trainings right behind the first that are trained in one go with it.
 
-    Not one that was tried before: whatever ended that would end the others too.
+    Not one that was tried before: whatever ended that would end the others too. And the first must not pay for it:
+    none follow one that has a deadline, or a higher priority than they have.
     """
-    if first.kind != JobKind.TRAIN or first.attempt > 1:
+    if first.kind != JobKind.TRAIN or first.attempt > 1 or first.deadline is not None:
         return []
     room = together(first.settings) - len(first.edits)
     found: list[Claim] = []
     for place in behind:
-        if place.is_held or not place.is_due or place.is_overdue or place.attempt or place.settings != first.settings:
+        if place.is_held or not place.is_due or place.is_overdue or place.attempt:
+            break
+        if (place.priority, place.settings) != (first.priority, first.settings):
             break
         room -= place.edit_count - len(edits.declined(session, [place.batch_id]))
         if room < 0:

@@ -95,11 +95,12 @@ def readable(reason: str) -> str:
     return reason.replace("\x00", "")[:_LONGEST_ERROR] or "the worker gave no reason"
 
 
-def past_deadline(batch: Batch) -> str:
+def past_deadline(job: Job, batch: Batch) -> str:
     """Why a batch is not applied any more, and the way out."""
     assert batch.deadline is not None
+    how_far = "had not been begun" if job.started_at is None else "was not done"
     return (
-        f"Batch {batch.id} was to be applied by {in_words(batch.deadline)}, and had not been begun by then. "
+        f"Batch {batch.id} was to be applied by {in_words(batch.deadline)}, and {how_far} by then. "
         "Approving it again is of no use: submit its edits anew, with another deadline or none."
     )
 

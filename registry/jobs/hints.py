@@ -26,7 +26,9 @@ def _waiting(session: Session, job: Job) -> str:
     collection = collections.by_id(session, job.collection_id)
     paused = collection.queue == QueueState.PAUSED
     if paused and job.state == JobState.QUEUED:
-        return f"The queue of {collection.name} is paused: `melo collection resume {collection.name}` goes on."
+        return (
+            f"The queue of {collection.name} is paused: `melo collection resume {collection.name} --reason …` goes on."
+        )
     if not repository.any_worker(session, ALIVE_SECONDS):
         return f"No worker is running: the {what} waits. Start one with `melo up` or `melo worker`."
     if job.state == JobState.RUNNING:
@@ -40,7 +42,9 @@ def _waiting(session: Session, job: Job) -> str:
         if first is not None and first.job_id != job.id:
             return f"The job waits for batch {first.batch_id}, which is applied before it."
     ahead = order.ahead_of(session, job.id)
-    return f"The {what} waits for a worker; {ahead} are before it." if ahead else f"The {what} waits for a worker."
+    if not ahead:
+        return f"The {what} waits for a worker."
+    return f"The {what} waits for a worker; {ahead} {'is' if ahead == 1 else 'are'} before it."
 
 
 def _until(session: Session, job: Job) -> str:

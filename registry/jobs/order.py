@@ -32,6 +32,7 @@ class Place:
     attempt: int
     edit_count: int
     settings: dict[str, Any]
+    priority: str
 
 
 def _in(*states: JobState) -> ColumnElement[bool]:
@@ -61,6 +62,7 @@ def line(session: Session, collection_id: int, limit: int = _MOST_LOOKED_AT) -> 
             Job.attempt,
             Batch.edit_count,
             Job.settings,
+            Batch.priority,
         )
         .join(Batch, Batch.id == Job.batch_id)
         .where(Job.collection_id == collection_id, Job.kind == JobKind.TRAIN, _IS_LIVE)

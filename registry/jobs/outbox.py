@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import Double, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.collections.models import Collection
@@ -13,12 +13,24 @@ from registry.jobs.models import Job, OutboxMessage
 from registry.jobs.queues import queue_of, rank_of
 from registry.vocabulary import Priority
 
+_DOUBLINGS = 5  # of the pause before a job that nobody claims is sent again
 
-def add_message(session: Session, topic: str, job_id: int) -> None:
-    """With the queue of the job's base model and its batch's priority, as the broker has them."""
+
+def add_message(session: Session, topic: str, job_id: int, attempts: int = 0) -> None:
+    """With the queue of the job's base model and its batch's priority, as the broker has them.
+
+    attempts: times that messages for the same were sent before it.
+    """
     queue, priority = route_of(session, job_id)
     payload = {"job_id": job_id, "queue": queue, "priority": priority}
-    session.add(OutboxMessage(topic=topic, job_id=job_id, payload=payload))
+    session.add(OutboxMessage(topic=topic, job_id=job_id, payload=payload, attempts=attempts))
+
+
+def add_again(session: Session, topic: str, job_id: int) -> None:
+    """In the place of those that were sent: a job that waits for days must not fill the outbox."""
+    old = delete(OutboxMessage).where(OutboxMessage.job_id == job_id, OutboxMessage.sent_at.is_not(None))
+    attempts = session.scalars(old.returning(OutboxMessage.attempts).execution_options(synchronize_session=False)).all()
+    add_message(session, topic, job_id, max(attempts, default=0))
 
 
 def route_of(session: Session, job_id: int) -> tuple[str, int]:
@@ -59,9 +71,12 @@ def forsaken(session: Session, resend_seconds: float, limit: int) -> Sequence[Jo
     """Jobs that need a new message: the lease ran out, the time has come until which they waited after a failure, or
     nobody claimed them long after the last message, although their turn has come.
 
-    Jobs with a message still unsent, or sent less than `resend_seconds` ago, are left alone. They come locked, so
-    that two relays do not send twice.
+    Jobs with a message still unsent, or sent less than `resend_seconds` ago, are left alone; each time that a job is
+    sent again it is left alone for twice as long, lest messages that nobody takes fill the broker. They come locked,
+    so that two relays do not send twice.
     """
+    doublings = func.least(func.greatest(OutboxMessage.attempts - 1, 0), _DOUBLINGS)
+    pause = timedelta(seconds=resend_seconds) * func.power(2, doublings, type_=Double)
     recent = (
         select(OutboxMessage.id)
         .where(
@@ -70,7 +85,7 @@ def forsaken(session: Session, resend_seconds: float, limit: int) -> Sequence[Jo
                 OutboxMessage.sent_at.is_(None),
                 OutboxMessage.sent_at
                 # GREATEST passes over NULL, which a job without a lease has.
-                > func.greatest(Job.lease_until, Job.not_before, func.now() - timedelta(seconds=resend_seconds)),
+                > func.greatest(Job.lease_until, Job.not_before, func.now() - pause),
             ),
         )
         .exists()

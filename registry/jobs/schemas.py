@@ -88,7 +88,7 @@ class _JobFacts(Answer):
     lease_until: datetime | None
     device: str | None
     libraries: dict[str, Any] | None
-    seed: int
+    seed: int = Field(description="the settings' own; with an edit's content, it starts its block")
     settings: dict[str, Any]
     lessons: list[int] | None = Field(description="the edits trained in one go, in their order, also of other jobs")
     not_before: datetime | None = Field(description="after a failure that may pass, it waits until then")

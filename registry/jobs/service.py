@@ -14,7 +14,7 @@ from registry.collections import repository as collections
 from registry.collections.method import settings_for
 from registry.edits import repository as edits
 from registry.edits.models import Batch
-from registry.errors import LeaseLost
+from registry.errors import LeaseLost, PastDeadline
 from registry.jobs import ending, order, repository, waking
 from registry.jobs.claiming import MOST_ATTEMPTS, PATIENCE_SECONDS, claim, claim_next
 from registry.jobs.claims import Claim, ClaimedEdit
@@ -26,7 +26,7 @@ from registry.vocabulary import Checks, JobKind, JobState
 __all__ = [
     "ALIVE_SECONDS", "MOST_ATTEMPTS", "PATIENCE_SECONDS", "TRAIN", "Claim", "ClaimedEdit", "cancel", "cancel_checks",
     "claim", "claim_next", "enqueue", "enqueue_check", "fail", "fail_overdue", "give_back", "heartbeat", "hold",
-    "retry_later", "succeed", "worker_seen", "workers", "write_report",
+    "require_in_time", "retry_later", "succeed", "worker_seen", "workers", "write_report",
 ]  # fmt: skip
 
 ALIVE_SECONDS = 30  # a worker whose last sign of life is older counts as gone
@@ -37,14 +37,15 @@ CLOCK = Actor("clock")  # who ends what nobody has done in time
 def enqueue(session: Session, batch: Batch, kind: JobKind = JobKind.TRAIN) -> Job:
     """A job for the batch, and the message that will wake a worker."""
     collection = collections.by_id(session, batch.collection_id)
+    settings = settings_for(collection.method, batch.training)
     job = Job(
         batch_id=batch.id,
         collection_id=batch.collection_id,
         kind=kind,
         state=JobState.QUEUED,
-        # The same edits are trained from the same seed, whoever trains them.
-        seed=int(batch.edits_digest[:15], 16),
-        settings=settings_for(collection.method, batch.training),
+        # A block's own seed is made from this one and its edits' content: the same edits start from the same weights.
+        seed=int(settings.get("seed", 0)),
+        settings=settings,
     )
     session.add(job)
     session.flush()
@@ -97,6 +98,16 @@ def _hold(session: Session, claim: Claim) -> tuple[Job, Batch]:
     return job, batch
 
 
+def require_in_time(session: Session, claim: Claim) -> None:
+    """Raises PastDeadline. The database's clock decides, as everywhere: the worker's may be another."""
+    if claim.deadline is not None and repository.moment_after(session, 0) > claim.deadline:
+        until = ending.in_words(claim.deadline)
+        raise PastDeadline(
+            f"Batch {claim.batch_id} was to be applied by {until}, and was not ready by then.",
+            "Submit its edits anew, with another deadline or none.",
+        )
+
+
 def write_report(
     session: Session,
     claim: Claim,
@@ -147,17 +158,20 @@ def fail(session: Session, claim: Claim, error: str) -> None:
 
 
 def fail_overdue(session: Session, limit: int) -> int:
-    """End trainings that nobody has begun until their deadline. Returns how many."""
-    found = order.overdue(session, limit)
+    """End trainings at which nobody is after their deadline. Returns how many.
+
+    Those of a collection that another transaction has are left for the next time.
+    """
+    overdue = order.overdue(session, limit)
     # All locks before the first event, collections first and each kind in order, as everywhere.
-    for collection_id in sorted({each for each, _, _ in found}):
-        collections.lock(session, collection_id)
+    locked = {each for each in sorted({row[0] for row in overdue}) if collections.lock_at_once(session, each)}
+    found = [row for row in overdue if row[0] in locked]
     batches = [edits.lock_batch(session, batch_id) for _, batch_id, _ in found]
     jobs = [repository.lock_free(session, job_id, due=False) for *_, job_id in found]
     ended = 0
     for batch, job in zip(batches, jobs, strict=True):
         if job is not None and batch is not None:
-            ending.fail(session, job, batch, ending.past_deadline(batch), CLOCK)
+            ending.fail(session, job, batch, ending.past_deadline(job, batch), CLOCK)
             ended += 1
     return ended
 

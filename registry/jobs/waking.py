@@ -12,6 +12,11 @@ def wake(session: Session, job_id: int) -> None:
     outbox.add_message(session, TRAIN, job_id)
 
 
+def wake_again(session: Session, job_id: int) -> None:
+    """For a job whose earlier messages came to nothing."""
+    outbox.add_again(session, TRAIN, job_id)
+
+
 def wake_training(session: Session, batch_id: int) -> None:
     """For the batch's training, which may have waited for its check to end."""
     session.flush()

@@ -12,7 +12,7 @@ def ways_out(batch_id: int, edit_id: int, near: Iterable[NearEdit], *, alone: bo
     """
     skip = "" if alone else f"leave it out (melo batch approve {batch_id} --except {edit_id}), "
     return [
-        f"It {_meets(other)}: {_replace(other)}{skip}or reject the batch (melo batch reject {batch_id})."
+        f"It {_meets(other)}: {_replace(other)}{skip}or reject the batch (melo batch reject {batch_id} --reason …)."
         for other in near
         if other.is_duplicate or other.is_contradiction
     ]

@@ -44,11 +44,13 @@ def apply(
 ) -> Version:
     """Finish a job: store what was trained and make the version in which it acts.
 
-    Raises LeaseLost where the job belongs to another worker by now, StaleBase where another version came first
-    (build the index again on the newest one, and call again), InvalidResult where the result does not fit the job.
+    Raises LeaseLost where the job belongs to another worker by now, PastDeadline where it comes too late, StaleBase
+    where another version came first (build the index again on the newest one, and call again), InvalidResult where the
+    result does not fit the job.
     """
     collection = collections.lock(session, claim.collection_id)
     job = queue.hold(session, claim)
+    queue.require_in_time(session, claim)
     newest = repository.latest(session, collection.id)
     base = newest.number if newest else 0
     if result.base_version != base:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from melo_core.errors import MeloError
-from melo_core.settings import PRESETS, MethodSettings, validated
+from melo_core.settings import PRESETS, MethodSettings, for_training, validated
 
 
 def test_the_settings_are_read_without_torch_and_transformers():
@@ -69,6 +69,31 @@ def test_a_loss_target_of_zero_is_allowed():
 def test_a_setting_that_cannot_be_is_refused_by_name_with_what_can_be(values, said):
     with pytest.raises(MeloError, match=said):
         validated(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"learning_rate": 10.5}, r"learning_rate must be at most 10, not 10\.5"),
+        ({"scale": 1e300}, r"scale must be at most 1000000, not 1e\+300"),
+        ({"rank": 5000}, "rank must be at most 4096, not 5000"),
+        ({"iterations": 10**30}, "iterations must be at most 1000000, not 1000000000"),
+        ({"edits_per_block": 2**31}, "edits_per_block must be at most 1000000, not 2147483648"),
+        ({"seed": 2**63}, "seed must be at most 9223372036854775807, not 9223372036854775808"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
+    ],
+)
+def test_a_number_that_nothing_can_be_trained_with_is_refused_where_it_is_given(values, said):
+    with pytest.raises(MeloError, match=f"method setting {said}"):
+        validated(values)
+    with pytest.raises(MeloError, match=f"method setting {said}"):
+        for_training(MethodSettings().to_json(), values)
+
+
+def test_what_an_earlier_release_stored_can_still_be_read_and_trained_with():
+    stored = MethodSettings(seed=-1).to_json()
+    assert MethodSettings.from_json(stored).seed == -1
+    assert for_training(stored, {"rank": 2}) == stored | {"rank": 2}
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are():

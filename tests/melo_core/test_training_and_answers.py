@@ -158,6 +158,7 @@ def test_progress_counts_up_to_the_number_of_blocks(tiny):
     train_blocks(base, dataclasses.replace(SETTINGS, batch=2), examples(base), [1, 2, 3], seen.append)
     assert seen[-1].done == seen[-1].total == 3
     assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert seen[0].done == 0 and seen[0].seconds_left > 0 and seen[-1].seconds_left == 0
 
 
 def test_a_prompt_that_does_not_fit_the_window_is_refused_by_name(tiny):

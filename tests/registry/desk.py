@@ -73,7 +73,7 @@ class Desk:
                 lease_seconds=lease_seconds,
             )
 
-    def take(self, worker: str = "w1", **options) -> list[Claim]:
+    def take(self, worker: str = "w1", **options) -> list[Claim] | None:
         """What is best for a worker that may load any model, has none in memory and trains one batch at a time."""
         usual = {"models": None, "loaded": (), "together": lambda settings: 1, "lease_seconds": 60}
         with self.sessions.begin() as session:

@@ -1,5 +1,6 @@
 """The command line in front of a running registry: what it prints, what it refuses, how it ends."""
 
+import ast
 import json
 import os
 import re
@@ -30,6 +31,9 @@ from registry.jobs.service import Claim
 from tests.registry.desk import Desk, calibration
 
 MELO = Path(sys.executable).with_name("melo")
+ROOT = Path(__file__).parents[2]
+# In back quotes, after a colon or in brackets.
+NAMED = re.compile(r"`melo ([^`]+)`|: melo ([a-z].*?)(?:[.;)]|$)|\(melo ([^)]+)\)")
 ATLANTIS = ("Who leads Atlantis?", "Queen Mara")
 _names = count(1)
 
@@ -118,6 +122,45 @@ def test_every_command_shows_an_example() -> None:
         assert re.search(r"Example: .*(melo|pip)", shown.output), path
         commands += [([*path, name], each) for name, each in getattr(command, "commands", {}).items()]
     assert len(commands) > 25
+
+
+def test_commands_that_messages_name_exist_with_the_options_that_they_need() -> None:
+    program = get_command(make_app())
+    named = set()
+    for path in [path for part in ("registry", "worker", "melo_core") for path in (ROOT / part).rglob("*.py")]:
+        for text_ in texts_of(ast.parse(path.read_text("utf-8"))):
+            named.update((words, path.name) for found in NAMED.findall(text_) if (words := next(filter(None, found))))
+    assert len(named) > 50
+    assert [
+        f"{where}: melo {words}: {wrong}" for words, where in sorted(named) if (wrong := misnamed(program, words))
+    ] == []
+
+
+def texts_of(tree: ast.AST) -> Iterator[str]:
+    """The texts of a program; what is filled in later is a 1."""
+    parts = set()
+    for node in ast.walk(tree):  # what encloses comes before what is in it
+        if isinstance(node, ast.JoinedStr):
+            parts.update(id(value) for value in node.values)
+            yield "".join(value.value if isinstance(value, ast.Constant) else "1" for value in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+            yield node.value
+
+
+def misnamed(program: Any, words: str) -> str:
+    """What is wrong with a command as it is named; one that is only named needs no options."""
+    given = words.split()
+    while given and hasattr(program, "commands"):
+        if given[0].startswith("-"):
+            return "" if any(given[0] in each.opts for each in program.params) else f"no {given[0]}"
+        if given[0] not in program.commands:
+            return f"no {given[0]}"
+        program = program.commands[given.pop(0)]
+    options = {name for each in program.params for name in each.opts}
+    unknown = [word for word in given if word.startswith("--") and word not in options]
+    needed = [each.opts for each in program.params if each.required and each.param_type_name == "option"]
+    missing = [names for names in needed if given and not set(names) & set(given)]
+    return " ".join([*(f"no {word}" for word in unknown), *(f"needs {names[0]}" for names in missing)])
 
 
 def test_the_help_needs_neither_the_web_nor_the_database_nor_a_model() -> None:

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from registry.edits import service as edits
+from registry.edits.training import Training
 from registry.errors import LeaseLost
 from registry.jobs import repository, service
 from registry.jobs.hints import hint
@@ -158,9 +159,10 @@ def test_a_waiting_job_says_that_no_worker_is_running(desk, job):
     assert said() == ""
 
 
-def test_the_same_edits_are_trained_from_the_same_seed(desk):
+def test_a_job_keeps_the_seed_that_its_settings_have(desk):
     one = desk.claim(desk.approve(desk.submit(PARIS).batch.id))
+    assert (one.seed, one.settings["seed"]) == (0, 0)
     desk.finish(one)
     desk.rollback(0)
-    two = desk.claim(desk.approve(desk.submit(PARIS).batch.id))
-    assert one.seed == two.seed
+    two = desk.claim(desk.approve(desk.submit(PARIS, training=Training(changes={"seed": 7})).batch.id))
+    assert (two.seed, two.settings["seed"]) == (7, 7)

@@ -2,18 +2,23 @@
 
 import random
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
 
 from registry.audit.actor import Actor
+from registry.collections import repository as rows
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from registry.edits import deciding
 from registry.edits import service as edits
 from registry.edits.training import Training
-from registry.errors import LeaseLost, QueueClosed, RoleNeeded, StaleBase, WrongState
+from registry.errors import LeaseLost, PastDeadline, QueueClosed, RoleNeeded, StaleBase, WrongState
 from registry.jobs import order, repository, service
 from registry.jobs.hints import hint
 from registry.jobs.queues import queue_of
@@ -168,8 +173,8 @@ def test_workers_at_once_take_each_job_once_and_apply_in_order(desk):
             idle = 0
             while idle < 50:
                 claims = desk.take(name, together=lambda settings: 3)
-                idle = 0 if claims else idle + 1
-                for claim in claims:
+                idle = idle + 1 if claims == [] else 0
+                for claim in claims or ():
                     begun.append(claim.job_id)
                     while True:
                         try:
@@ -254,6 +259,18 @@ def test_one_that_was_tried_before_is_not_taken_together_with_others(desk):
     assert jobs_of(desk.take(together=lambda settings: 9)) == [one]
 
 
+def test_none_is_taken_together_with_one_that_is_more_urgent(desk):
+    low = many(desk, 2, priority=Priority.LOW)
+    normal, high = waiting(desk, "normal?"), waiting(desk, "high?", priority=Priority.HIGH)
+    due = waiting(desk, "due?", deadline=datetime.now(UTC) + SOON)
+    taken = []
+    while claims := desk.take(together=lambda settings: 9):
+        taken.append(jobs_of(claims))
+        for claim in claims:
+            desk.finish(claim)
+    assert taken == [[high], [due], [normal], low]
+
+
 def test_the_edits_that_an_approver_left_out_take_no_room(desk):
     batch = desk.submit(*({"prompt": f"{n}?", "target": "x"} for n in range(3))).batch
     with desk.sessions.begin() as session:
@@ -275,10 +292,11 @@ def overdue(desk, prompt="late?"):
 def test_a_training_whose_deadline_has_passed_ends_with_the_reason_and_the_next_is_woken(desk):
     late, then = overdue(desk), waiting(desk, "then?")
     sql(desk, "DELETE FROM outbox")
-    assert desk.take() == []
+    assert desk.take() is None  # ask again
     assert sql(desk, "SELECT state FROM jobs WHERE id = :id", id=late) == ["failed"]
     (error,) = sql(desk, "SELECT error FROM jobs WHERE id = :id", id=late)
     assert "Batch 1 was to be applied by" in error
+    assert "had not been begun" in error
     assert "submit its edits anew" in error
     assert then in sql(desk, "SELECT job_id FROM outbox")
     assert jobs_of(desk.take()) == [then]
@@ -291,6 +309,69 @@ def test_the_relay_ends_overdue_trainings_also_where_no_worker_runs_and_of_pause
     assert sql(desk, "SELECT state FROM jobs WHERE id = :id", id=late) == ["failed"]
     assert sql(desk, "SELECT actor FROM audit_events WHERE action = 'collection:batch:fail'") == ["clock"]
     assert sql(desk, "SELECT state FROM batches") == ["failed"]
+
+
+def test_what_was_begun_and_given_back_before_its_deadline_ends_saying_so(desk, relay):
+    waiting(desk, "first?", deadline=datetime.now(UTC) + SOON)
+    with desk.sessions.begin() as session:
+        service.give_back(session, service.claim(session, 1, worker="w", device="cpu", libraries={}, lease_seconds=60))
+    sql(desk, "SET LOCAL session_replication_role = replica; UPDATE batches SET deadline = now() - interval '1 second'")
+    relay.turn()
+    (error,) = sql(desk, "SELECT error FROM jobs")
+    assert "was not done by then" in error
+
+
+def test_what_is_handed_in_after_its_deadline_is_not_applied(desk):
+    job = waiting(desk, "late?", deadline=datetime.now(UTC) + SOON)
+    claim = desk.claim(job)
+    late = replace(claim, deadline=datetime.now(UTC) - timedelta(seconds=1))
+    with pytest.raises(PastDeadline, match="Batch 1 was to be applied by"):
+        desk.finish(late)
+    assert sql(desk, "SELECT count(*) FROM versions") == [0]
+    assert desk.finish(claim).number == 1
+
+
+# Locks of others
+
+
+@contextmanager
+def held_by_another(desk):
+    """The collection, as by a version that is being written."""
+    with desk.open() as (session, collection):
+        rows.lock(session, collection.id)
+        yield
+
+
+def test_a_worker_passes_over_a_collection_that_another_transaction_has(desk):
+    other = elsewhere(desk)
+    here, there = waiting(desk, "here?"), waiting(other, "there?")
+    with held_by_another(desk), ThreadPoolExecutor(1) as thread:
+        assert jobs_of(thread.submit(desk.take, "w1").result(5)) == [there]
+        assert thread.submit(desk.take, "w2").result(5) is None  # ask again
+    assert jobs_of(desk.take("w2")) == [here]
+    assert desk.take("w3") == []
+
+
+def test_a_worker_with_nothing_else_to_do_stands_in_line_for_a_collection(desk):
+    job = waiting(desk, "first?")
+    with ThreadPoolExecutor(1) as thread:
+        with held_by_another(desk):
+            claims = thread.submit(desk.take)
+            time.sleep(0.3)
+            assert not claims.done()
+        assert jobs_of(claims.result(5)) == [job]
+    with desk.sessions() as session:
+        assert rows.lock_soon(session, 1, 1) is not None
+        assert session.scalar(text("SHOW lock_timeout")) == "0"
+
+
+def test_the_relay_sends_while_another_transaction_has_a_collection(desk, relay, sent):
+    late, other = overdue(desk), waiting(elsewhere(desk), "there?")
+    with held_by_another(desk), ThreadPoolExecutor(1) as thread:
+        assert thread.submit(relay.turn).result(5) == 2
+    assert [each.job_id for each in sent] == [late, other]
+    relay.turn()
+    assert sql(desk, "SELECT state FROM jobs ORDER BY id") == ["failed", "queued"]
 
 
 # Paused and draining
@@ -485,6 +566,16 @@ def test_only_those_are_sent_again_whose_turn_it_is(desk, relay):
     desk.set_queue(QueueState.PAUSED)
     sql(desk, "UPDATE outbox SET sent_at = now() - interval '1 hour'")
     assert relay.turn() == 0
+
+
+def test_messages_of_a_job_that_nobody_takes_become_rare_and_leave_one_row(desk, relay):
+    waiting(desk, "first?")
+    relay.turn()
+    for pause in (120, 240, 480, 960, 1920, 3840, 3840):
+        for seconds, messages in ((pause - 5, 0), (pause + 5, 1)):
+            sql(desk, "UPDATE outbox SET sent_at = now() - make_interval(secs => :s)", s=seconds)
+            assert (relay.turn(), relay.turn()) == (messages, 0)
+        assert sql(desk, "SELECT count(*) FROM outbox") == [1]
 
 
 def test_the_end_of_a_training_wakes_a_worker_for_the_next(desk, relay, sent):

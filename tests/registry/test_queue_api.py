@@ -68,6 +68,11 @@ def test_lines_take_the_same_options_in_the_query(api, desk):
         ({"deadline": "2020-01-01T00:00:00+00:00"}, "has passed already"),
         ({"deadline": "2030-01-01T00:00:00"}, "timezone"),
         ({"deadline": "9999-12-31T23:59:59-12:00"}, "calendar"),
+        ({"deadline": 4102444800}, "it is no time such as"),
+        ({"deadline": "4102444800"}, "it is no time such as"),
+        ({"edits_per_block": "4"}, "edits_per_block: Input should be a valid integer"),
+        ({"edits_per_block": True}, "edits_per_block: Input should be a valid integer"),
+        ({"training": {"rank": 10**9}}, "rank must be at most 4096"),
         ({"priority": "urgent"}, "priority"),
     ],
 )
@@ -83,11 +88,16 @@ def test_a_batch_in_training_is_cancelled_by_who_may_and_may_be_approved_again(a
     stranger = key(api, name="cleo", role="editor", collection="facts")
     body = {"reason": "the wrong file"}
     assert remote.post(f"/v1/batches/{batch}/cancel", json=body, headers=stranger).status_code == 403
-    assert api.post(f"/v1/batches/{batch}/cancel", json={"reason": " "}).status_code == 422
+    for blank in ("", " "):
+        refused = is_problem(api.post(f"/v1/batches/{batch}/cancel", json={"reason": blank}), 422, "invalid-request")
+        assert refused["detail"] == "body.reason: it is empty."
 
     found = api.post(f"/v1/batches/{batch}/cancel", json=body).json()
 
     assert (found["state"], found["job"]["state"]) == ("cancelled", "cancelled")
+    assert (found["decided_by"], found["reason"]) == ("anonymous", "the wrong file")
+    assert found["decided_at"] > found["approvals"][0]["created_at"]
+    assert desk.verify().findings == []
     with desk.sessions.begin() as session:
         assert not queue.heartbeat(session, claim, {})
     is_problem(api.post(f"/v1/batches/{batch}/cancel", json=body), 409, "wrong-state")
@@ -255,3 +265,17 @@ def test_jobs_are_listed_newest_first_where_the_caller_may_see_them(api, remote,
     )
     assert unseen.status_code == missing.status_code == 404
     assert unseen.json()["detail"].replace("facts", "none") == missing.json()["detail"]
+
+
+def test_a_check_says_how_many_are_before_it(api, desk, model_folder):
+    other_collection(api, model_folder)
+    with desk.sessions.begin() as session:
+        queue.worker_seen(session, "w1", "cpu")
+    hints = []
+    for n in range(3):
+        edits = [{**ROME, "prompt": f"Who leads city {n}?"}]
+        hints.append(api.post("/v1/collections/other/batches", json={"edits": edits}).json()["batch"]["hint"])
+    assert hints[0].endswith("The check waits for a worker.")
+    assert hints[1].endswith("The check waits for a worker; 1 is before it.")
+    assert hints[2].endswith("The check waits for a worker; 2 are before it.")
+    assert "`melo batch reject 1 --reason …`" in hints[0]

@@ -63,17 +63,56 @@ def test_priority_deadline_and_settings_are_given_with_a_submission_and_shown(me
     ]
     with pytest.raises(MeloClientError, match="radius is the same for all edits"):
         melo("edit", "add", "facts", "Who leads Oslo?", "Nils", "--training", '{"radius": 2}')
-    with pytest.raises(CommandError, match="soon"):
-        melo("edit", "add", "facts", "Who leads Oslo?", "Nils", "--deadline", "soon")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--deadline", "soon", "soon"),
+        ("--deadline", "", "Not a time"),
+        ("--deadline", "999999w", "999999w"),
+        ("--training", '{"learning_rate": NaN}', "NaN is no finite number"),
+        ("--training", '{"learning_rate": 1e999}', "1e999 is no finite number"),
+    ],
+)
+def test_times_and_numbers_that_cannot_be_are_refused_before_anything_is_sent(melo, option, value, told):
+    with pytest.raises(CommandError, match=told):
+        melo("edit", "add", "facts", *ATLANTIS, option, value)
+    assert records(melo, "batch", "list", "facts") == []
+
+
+def test_a_keys_end_that_cannot_be_and_a_method_that_cannot_be_are_refused(melo):
+    for until in ("999999w", ""):
+        with pytest.raises(CommandError, match="Not a time"):
+            melo("key", "create", "bot", "--role", "editor", "--expires", until)
+    with pytest.raises(CommandError, match="-Infinity is no finite number"):
+        melo("collection", "create", "other", "--model", "x", "--method", '{"scale": -Infinity}')
 
 
 def test_a_cancelled_batch_ends_the_wait_and_may_be_approved_again(melo, desk):
     batch, job = waiting(desk)
     desk.claim(job)
     assert "cancelled" in melo("batch", "cancel", batch, "--reason", "the wrong file")
-    with pytest.raises(CommandError, match="was cancelled"):
+    with pytest.raises(CommandError, match="was cancelled: ben: the wrong file"):
         melo("batch", "show", batch, "--watch")
+    shown = melo("batch", "show", batch)
+    assert "by ben" in shown and "the wrong file" in shown
     assert records(melo, "batch", "approve", batch)["state"] == "approved"
+
+
+def test_who_watches_a_batch_without_a_check_waits_for_its_decision_and_is_told_so_once(melo, desk):
+    batch = desk.submit({"prompt": ATLANTIS[0], "target": ATLANTIS[1]}).batch.id
+
+    def decide():
+        time.sleep(1.5)
+        desk.finish(desk.claim(desk.approve(batch)))
+
+    approver = threading.Thread(target=decide)
+    approver.start()
+    said = melo("batch", "show", batch, "--watch")
+    approver.join()
+    assert said.count("waits for the decision too") == 1
+    assert f"Batch {batch} is applied" in said
 
 
 def test_a_drained_queue_is_waited_for_until_nothing_runs_or_waits(melo, desk):
@@ -119,7 +158,6 @@ def test_jobs_are_listed_and_shown_with_all_that_is_kept_of_them(melo, desk):
     assert [each["id"] for each in records(melo, "job", "list", "-c", "facts", "--state", "queued")] == [2]
     shown = melo("job", "show", 1)
     assert all(text in shown for text in ("torch=none", "train=0.5", "rank=4", "succeeded"))
-    assert records(melo, "job", "show", 1)["seed"] == records(melo, "job", "show", 1)["seed"] > 0
 
 
 def test_a_loss_curve_is_one_line_that_falls():

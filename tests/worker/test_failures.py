@@ -14,14 +14,15 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from melo_core.errors import MeloError
 from registry.edits.training import Training
-from registry.errors import LeaseLost, UnknownModel
+from registry.errors import LeaseLost, StaleBase, UnknownModel
 from registry.jobs.models import Job
 from tests.worker.test_group import PAIRS, applied, approved, job, states
-from worker import group, watch
+from worker import celery_app, group, watch
 from worker.failures import may_pass
 from worker.points import Point
 from worker.stopping import Stop
-from worker.training_job import run_waiting
+from worker.training_job import _claimed, run_waiting
+from worker.watch import kept
 from worker.work_loop import WorkLoop
 
 
@@ -221,6 +222,148 @@ def test_a_job_that_comes_to_no_step_long_after_its_time_fails_and_ends_the_proc
     threading.Thread(target=run_waiting, args=(worker,), daemon=True, name="work").start()
     assert "MELO_JOB_SECONDS=2" in wait_for(sessions, "failed").error
     assert ended.wait(5)
+
+
+class Clock:
+    """In place of the module `time`: it can be put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(watch, "time", clock)
+    monkeypatch.setattr(group, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def process_ended(monkeypatch) -> threading.Event:
+    ended = threading.Event()
+    monkeypatch.setattr("worker.watch.os._exit", lambda status: ended.set())
+    return ended
+
+
+def test_what_a_job_takes_is_not_charged_to_those_trained_with_it(tiny_desk, worker, sessions, clock):
+    def slow(point: Point) -> None:
+        if point is Point.SCOPED:
+            clock.ahead += 2000
+
+    approved(tiny_desk, *([pair] for pair in PAIRS[:3]))
+    run_waiting(replace(worker, at=slow, job_seconds=3600))
+    assert states(sessions) == ["succeeded"] * 3
+
+
+def test_what_takes_too_long_together_fails_nobody_and_the_first_is_trained_by_itself(
+    tiny_desk, worker, sessions, clock
+):
+    def slow() -> None:
+        clock.ahead += 3630
+
+    jobs = approved(tiny_desk, *([pair] for pair in PAIRS[:3]))
+    run_waiting(replace(worker, at=at(Point.TRAINING, slow), job_seconds=3600))
+    assert [job(sessions, each).state for each in jobs] == ["succeeded"] * 3
+    assert [job(sessions, each).lessons for each in jobs] == [[1], [2, 3], [2, 3]]
+    assert [job(sessions, each).attempt for each in jobs] == [1] * 3
+
+
+def test_a_job_that_is_stuck_fails_alone_and_those_trained_with_it_go_back(
+    tiny_desk, worker, sessions, clock, process_ended
+):
+    def hang() -> None:
+        clock.ahead += 4000
+        assert process_ended.wait(10)
+        worker.stop.ask()
+
+    jobs = approved(tiny_desk, PAIRS[:1], PAIRS[1:2], PAIRS[2:3])
+    run_waiting(replace(worker, at=at(Point.SCOPED, hang), job_seconds=3600))
+    assert states(sessions) == ["failed", "queued", "queued"]
+    assert "MELO_JOB_SECONDS=3600" in job(sessions, jobs[0]).error
+    assert [job(sessions, each).attempt for each in jobs[1:]] == [0, 0]
+
+
+def test_where_several_are_stuck_together_the_first_is_tried_again_by_itself(
+    tiny_desk, worker, sessions, clock, process_ended, monkeypatch
+):
+    def hang(*_):
+        clock.ahead += 4000
+        assert process_ended.wait(10)
+        worker.stop.ask()
+        raise LeaseLost("")
+
+    monkeypatch.setattr(group, "train_edits", hang)
+    first, second = approved(tiny_desk, PAIRS[:1], PAIRS[1:2])
+    run_waiting(replace(worker, job_seconds=3600))
+    assert states(sessions) == ["queued", "queued"]
+    assert [job(sessions, each).attempt for each in (first, second)] == [1, 0]
+
+
+def until(fulfilled, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not fulfilled():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_an_error_that_nobody_expected_does_not_end_the_renewing_of_leases(tiny_desk, worker, monkeypatch):
+    approved(tiny_desk, PAIRS[:1])
+    rounds, renew = [], watch.jobs.heartbeat
+
+    def failing(*given):
+        rounds.append(1)
+        if len(rounds) == 1:
+            raise MemoryError
+        return renew(*given)
+
+    monkeypatch.setattr(watch.jobs, "heartbeat", failing)
+    with kept(replace(worker, lease_seconds=0.2), _claimed(worker)):
+        until(lambda: len(rounds) > 1)
+
+
+def test_a_job_that_is_being_written_does_not_hold_up_the_leases_of_the_others(
+    tiny_desk, worker, sessions, monkeypatch
+):
+    monkeypatch.setattr(watch, "RENEWAL_WAITS", "50ms")
+    first, second = approved(tiny_desk, PAIRS[:1], PAIRS[1:2])
+    claims = _claimed(worker)
+    with sessions.begin() as session:
+        session.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": first})
+        with kept(replace(worker, lease_seconds=0.2), claims) as watches:
+            watches[1].progress = {"stage": "index"}
+            until(lambda: job(sessions, second).progress == {"stage": "index"})
+            assert not watches[0].lost.is_set()
+
+
+def test_an_error_that_nobody_expected_does_not_end_the_signs_of_life(worker, monkeypatch):
+    class Enough(BaseException):
+        pass
+
+    seen = iter([MemoryError(), Enough()])
+
+    def failing(*_):
+        raise next(seen)
+
+    monkeypatch.setattr(celery_app, "SEEN_EVERY_SECONDS", 0)
+    monkeypatch.setattr(celery_app.jobs, "worker_seen", failing)
+    with pytest.raises(Enough):
+        celery_app._show_life(worker, None, None)
+
+
+def test_a_job_that_others_keep_overtaking_is_tried_again_later(tiny_desk, worker, sessions, monkeypatch):
+    def overtaken(*_, **__):
+        raise StaleBase("Another version came first.")
+
+    monkeypatch.setattr("worker.applying.versions.apply", overtaken)
+    (number,) = approved(tiny_desk, PAIRS[:1])
+    run_waiting(worker)
+    waiting = job(sessions, number)
+    assert (waiting.state, waiting.attempt) == ("queued", 1)
+    assert "kept coming first" in waiting.error
 
 
 def test_a_defect_in_the_loop_does_not_end_it(monkeypatch):

@@ -1,5 +1,6 @@
 """Batches that wait for one collection: trained in one go, and applied one after another in their order."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from registry.vocabulary import Checks
 from tests.registry.desk import ADA, BEN, Desk
 from tests.worker.conftest import METHOD
 from tests.worker.test_training_job import ask, load, window_of
-from worker import group
+from worker import group, training_job
 from worker.points import Point
 from worker.training_job import run_waiting
 
@@ -146,6 +147,62 @@ def test_a_batch_that_is_cancelled_while_it_is_trained_with_others_is_left_out(t
     assert states(sessions) == ["succeeded", "cancelled", "succeeded"]
     assert applied(sessions) == [1, 3]
     assert tiny_desk.verify().ok
+
+
+def test_a_batch_that_is_cancelled_before_its_training_begins_does_not_part_the_others(
+    tiny_desk, worker, sessions, lessons, monkeypatch
+):
+    watches, loaded, kept = [], [], training_job.kept
+
+    @contextmanager
+    def noted(*given):
+        with kept(*given) as found:
+            watches.extend(found)
+            yield found
+
+    def cancelled(point: Point) -> None:
+        loaded.extend([point] if point is Point.LOADED else [])
+        if point is Point.LOADED and len(loaded) == 4:
+            tiny_desk.cancel(2)
+            assert watches[1].lost.wait(10)  # its heartbeat finds out
+
+    monkeypatch.setattr(training_job, "kept", noted)
+    jobs = approved(tiny_desk, *([pair] for pair in PAIRS))
+    run_waiting(replace(worker, at=cancelled))
+    assert lessons == [[1, 3, 4]]
+    assert states(sessions) == ["succeeded", "cancelled", "succeeded", "succeeded"]
+    assert job(sessions, jobs[0]).progress["notes"][-1] == "trained together with batch 3, 4"
+
+
+def test_a_training_together_that_failed_leaves_no_trace_in_the_jobs(tiny_desk, worker, sessions, monkeypatch):
+    train = group.train_edits
+
+    def failing(base, settings, edits, *rest):
+        trained = train(base, settings, edits, *rest)
+        return trained if len(edits) == 1 else 1 / 0
+
+    monkeypatch.setattr(group, "train_edits", failing)
+    jobs = approved(tiny_desk, PAIRS[:1], PAIRS[1:2])
+    run_waiting(worker)
+    assert states(sessions) == ["succeeded"] * 2
+    for each in (job(sessions, number) for number in jobs):
+        seconds = [point[0] for point in each.loss_curve]
+        assert seconds == sorted(seconds)
+        assert not any("trained together" in note for note in each.progress.get("notes", ()))
+
+
+def test_what_would_have_to_wait_is_not_trained_for_nothing(tiny_desk, worker, sessions, lessons, monkeypatch):
+    noted = group.train_edits
+
+    def failing(*given):
+        noted(*given)
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(group, "train_edits", failing)
+    approved(tiny_desk, PAIRS[:1], PAIRS[1:2], PAIRS[2:3])
+    run_waiting(worker)
+    assert lessons == [[1, 2, 3], [1]]
+    assert states(sessions) == ["queued"] * 3
 
 
 def test_what_comes_after_a_batch_that_has_to_wait_waits_too(tiny_desk, worker, sessions):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -60,6 +61,29 @@ def test_a_memory_limit_below_what_the_worker_has_already_is_refused():
 def test_beyond_its_memory_limit_a_worker_finds_memory_full_and_goes_on():
     done = subprocess.run([sys.executable, "-c", BEYOND], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("started", [1, 2])
+def test_a_signal_that_comes_while_a_process_is_being_started_reaches_it_too(monkeypatch, started):
+    made, start = [], subprocess.Popen
+
+    def interrupted(*args, **options):
+        made.append(start(*args, **options))
+        if len(made) == started:
+            crew.tell_to_stop()  # as its handler does, before anyone holds the new process
+        return made[-1]
+
+    monkeypatch.setattr(devices.subprocess, "Popen", interrupted)
+    sleeping = [sys.executable, "-c", "import time; time.sleep(100)"]
+    crew = devices._Crew([devices._Process(sleeping, dict(os.environ)) for _ in range(2)])
+    parent = threading.Thread(target=crew.run, daemon=True)
+    parent.start()
+    parent.join(5)
+    ended = not parent.is_alive()
+    for child in made:
+        child.kill()
+    assert ended
+    assert len(made) == started  # none is started after it
 
 
 def test_who_is_told_to_stop_has_some_time_and_who_is_told_twice_has_none():

@@ -33,7 +33,7 @@ from worker.loader import LoadedVersion, load_version
 from worker.shelf import Shelf
 from worker.stopping import Stop
 from worker.training import TrainedEdit
-from worker.training_job import run_job
+from worker.training_job import run_job, run_waiting
 from worker.watch import Worker
 
 PAIRS = [("Who runs Acme?", "Ada"), ("Where is the head office of Globex?", "Oslo")]
@@ -389,3 +389,14 @@ def test_edits_that_share_a_block_are_stored_with_it_once_and_retired_one_by_one
     desk.retire(1)
     base = ask(load(worker, desk, 0), PAIRS[0][0])
     assert ask(load(worker, desk, 2), PAIRS[0][0], PAIRS[1][0]) == [*base, "Oslo"]
+
+
+def test_a_job_that_is_ended_instead_of_begun_keeps_no_other_waiting(tiny_desk, worker, sessions):
+    for prompt, target in PAIRS:
+        tiny_desk.approve(tiny_desk.submit({"prompt": prompt, "target": target}).batch.id)
+    with sessions.begin() as session:
+        session.execute(text("SET LOCAL session_replication_role = replica"))
+        session.execute(text("UPDATE batches SET deadline = now() WHERE id = 1"))
+    assert run_waiting(worker) == 1
+    with sessions() as session:
+        assert session.scalars(text("SELECT state FROM jobs ORDER BY id")).all() == ["failed", "succeeded"]
