@@ -2,7 +2,6 @@
 
 from sqlalchemy.orm import Session
 
-from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.collections import repository as collections
 from registry.edits import deciding, service
@@ -36,17 +35,5 @@ def cancel(session: Session, batch_id: int, actor: Actor, reason: str) -> Batch:
     deciding.decide(batch, actor, reason)
     session.flush()
     jobs = list(queue.cancel(session, batch))
-    session.flush()
-    session.refresh(batch)  # its time
-    audit.record(
-        session,
-        Action.BATCH_CANCEL,
-        actor,
-        f"batch/{batch.id}",
-        collection_id=batch.collection_id,
-        before=batch.edits_digest,
-        after=batch.edits_digest,
-        reason=reason,
-        details={"submitted_by": batch.submitted_by, "jobs": jobs},
-    )
+    deciding.record_decision(session, Action.BATCH_CANCEL, batch, actor, reason, {"jobs": jobs})
     return batch

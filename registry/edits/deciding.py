@@ -77,7 +77,7 @@ def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", dec
             f"{actor.name} has approved batch {batch.id} already: it has {len(counted)} of {needed} approvals.",
             "The others must come from other people.",
         )
-    _record_decision(session, Action.BATCH_APPROVE, batch, actor, reason, details)
+    record_decision(session, Action.BATCH_APPROVE, batch, actor, reason, details)
     return batch
 
 
@@ -94,7 +94,7 @@ def reject(session: Session, batch_id: int, actor: Actor, reason: str) -> Batch:
     decide(batch, actor, reason)
     session.flush()
     cancelled = list(queue.cancel_checks(session, batch, held_too=True))
-    _record_decision(session, Action.BATCH_REJECT, batch, actor, reason, {"cancelled_checks": cancelled})
+    record_decision(session, Action.BATCH_REJECT, batch, actor, reason, {"cancelled_checks": cancelled})
     return batch
 
 
@@ -241,11 +241,12 @@ def decide(batch: Batch, actor: Actor, reason: str) -> None:
     batch.reason = reason
 
 
-def _record_decision(
+def record_decision(
     session: Session, action: Action, batch: Batch, actor: Actor, reason: str, details: dict[str, Any]
 ) -> None:
+    """The decision's event."""
     session.flush()
-    session.refresh(batch)
+    session.refresh(batch)  # its time
     audit.record(
         session,
         action,
