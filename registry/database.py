@@ -8,10 +8,15 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.errors import InvalidRequest, SchemaMismatch
+
+# What it looks like while the database is away. InternalError: it is read-only for a while, after a failover.
+# TimeoutError: of the pool of connections.
+AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 
 # Beside the package, both in a checkout and where a wheel installs it.
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"

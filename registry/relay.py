@@ -20,12 +20,11 @@ from typing import TypeVar
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerAway
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 from tenacity.stop import stop_when_event_set
 
+from registry import database
 from registry.database import make_engine, make_sessions, schema_state
 from registry.embedded import signs
 from registry.errors import InvalidRequest, SchemaMismatch
@@ -45,8 +44,7 @@ _AT_ONCE = 100
 _KEPT = timedelta(days=1)  # messages of jobs that are over
 _PRUNED_AT_ONCE = 5_000
 _PRUNE_SECONDS = 60.0
-# InternalError: the server is read-only for a while, after a failover. TimeoutError: of the pool of connections.
-AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout, BrokerAway, OSError)
+AWAY = (*database.AWAY, BrokerAway, OSError)
 Result = TypeVar("Result")
 
 

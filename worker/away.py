@@ -4,16 +4,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
+from registry.database import AWAY
 from worker.stopping import Stop
 
 log = structlog.get_logger()
 
-# InternalError: the server is read-only for a while, after a failover. TimeoutError: of the pool of connections.
-AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 STOP_TRIES_SECONDS = 1.0  # for which a worker that has to stop tries to reach the database
 Result = TypeVar("Result")
 

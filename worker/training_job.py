@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import structlog
 
+from registry.database import AWAY
 from registry.jobs import service as jobs
 from registry.jobs.claims import Claim
 from registry.vocabulary import JobKind
 from worker.applying import apply
-from worker.away import AWAY, patiently
+from worker.away import patiently
 from worker.check_job import run_check
 from worker.failures import STILL_TO_DO, answered_for, give_back
 from worker.group import Prepared, prepare, together, train_all

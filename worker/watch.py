@@ -13,17 +13,17 @@ from typing import Any
 
 import structlog
 import torch
-from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from melo_core.base_model import BaseModel
 from melo_core.training import Progress
-from registry.errors import LeaseLost, PastDeadline
+from registry.database import AWAY
+from registry.errors import LeaseLost
 from registry.jobs import service as jobs
 from registry.jobs.claims import Claim
-from registry.jobs.ending import in_words
+from registry.jobs.ending import not_ready
 from registry.vocabulary import JobKind
-from worker.away import AWAY, first_line
+from worker.away import first_line
 from worker.limits import OutOfTime
 from worker.metrics import Outcome, WorkerMetrics
 from worker.points import Point, passing
@@ -36,7 +36,6 @@ CURVE_POINTS = 500  # of a loss curve that are kept
 NOTES = 20  # the last that are kept
 STUCK_SECONDS = 60.0  # beyond its time, after which a job that comes to no step is taken from its process
 STOP_GRACE_SECONDS = 0.5  # the same of a worker that was told to stop
-RENEWAL_WAITS = "1s"  # at most, for a job that is being written: the leases of others must not run out over it
 
 
 @dataclass(frozen=True)
@@ -185,10 +184,7 @@ class Watch:
             raise self.out_of_time()
         deadline = self.claim.deadline if self.claim.kind is JobKind.TRAIN else None
         if deadline is not None and datetime.now(UTC) > deadline:
-            raise PastDeadline(
-                f"Batch {self.claim.batch_id} was to be applied by {in_words(deadline)}, and was not ready by then.",
-                "Submit its edits anew, with another deadline or none.",
-            )
+            raise not_ready(self.claim)
 
     def overran(self) -> bool:
         return self.used + self.share * self.running > self.worker.job_seconds
@@ -235,7 +231,6 @@ def _beat(watches: Sequence[Watch]) -> None:
 def _renew(watch: Watch) -> None:
     try:
         with watch.worker.sessions.begin() as session:
-            session.execute(text(f"SET LOCAL lock_timeout = '{RENEWAL_WAITS}'"))
             is_kept = jobs.heartbeat(session, watch.claim, watch.progress)
     except Exception as error:  # what it was may be over before the lease ends
         unknown = not isinstance(error, AWAY)

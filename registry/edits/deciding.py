@@ -6,12 +6,11 @@ from typing import Any
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
-from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.collections import repository as collections
 from registry.collections.models import Collection as CollectionRow
 from registry.collections.queue import require_open
-from registry.edits import repository, service
+from registry.edits import events, repository, service
 from registry.edits.models import Approval, Batch, Edit
 from registry.edits.repository import DECIDED
 from registry.edits.validation import same_target
@@ -247,17 +246,7 @@ def record_decision(
     """The decision's event."""
     session.flush()
     session.refresh(batch)  # its time
-    audit.record(
-        session,
-        action,
-        actor,
-        f"batch/{batch.id}",
-        collection_id=batch.collection_id,
-        before=batch.edits_digest,
-        after=batch.edits_digest,
-        reason=reason,
-        details={"submitted_by": batch.submitted_by, **details},
-    )
+    events.record(session, action, actor, batch, {"submitted_by": batch.submitted_by, **details}, reason)
 
 
 def _wrong_state(batch: Batch, wish: str) -> WrongState:

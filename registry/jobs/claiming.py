@@ -8,10 +8,10 @@ from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
-from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.collections import repository as collections
 from registry.collections.models import Collection as CollectionRow
+from registry.edits import events
 from registry.edits import repository as edits
 from registry.edits.models import Batch
 from registry.jobs import ending, order, repository, waking
@@ -247,13 +247,5 @@ def _record(session: Session, claim: Claim, device: str) -> None:
         return
     batch = edits.batch(session, claim.batch_id)
     assert batch is not None  # a foreign key
-    audit.record(
-        session,
-        Action.BATCH_TRAIN,
-        claim.actor,
-        f"batch/{claim.batch_id}",
-        collection_id=claim.collection_id,
-        before=batch.edits_digest,
-        after=batch.edits_digest,
-        details={"job": claim.job_id, "attempt": claim.attempt, "device": device},
-    )
+    details = {"job": claim.job_id, "attempt": claim.attempt, "device": device}
+    events.record(session, Action.BATCH_TRAIN, claim.actor, batch, details)

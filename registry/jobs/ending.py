@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
-from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.digests import sha256_hex
+from registry.edits import events
 from registry.edits.models import Batch
+from registry.errors import PastDeadline
 from registry.jobs import repository, waking
+from registry.jobs.claims import Claim
 from registry.jobs.models import Job
 from registry.vocabulary import Action, BatchState, JobKind, JobState
 
@@ -33,18 +35,10 @@ def fail(session: Session, job: Job, batch: Batch, reason: str, actor: Actor) ->
     """End it with an error; with a training fails the batch, while a check that failed stands in nobody's way."""
     job.error = readable(reason)
     end(session, job, batch, JobState.FAILED)
-    audit.record(
-        session,
-        Action.BATCH_FAIL if job.kind == JobKind.TRAIN else Action.BATCH_CHECK,
-        actor,
-        f"batch/{batch.id}",
-        collection_id=job.collection_id,
-        before=batch.edits_digest,
-        after=batch.edits_digest,
-        # An error may quote an edit, whose content must stay erasable: its text is in the job alone.
-        reason=f"see the error of job {job.id}",
-        details={"job": job.id, "attempt": job.attempt, "error": sha256_hex(job.error.encode())},
-    )
+    action = Action.BATCH_FAIL if job.kind == JobKind.TRAIN else Action.BATCH_CHECK
+    # An error may quote an edit, whose content must stay erasable: its text is in the job alone.
+    details = {"job": job.id, "attempt": job.attempt, "error": sha256_hex(job.error.encode())}
+    events.record(session, action, actor, batch, details, f"see the error of job {job.id}")
 
 
 def put_back(session: Session, job: Job, batch: Batch, actor: Actor, reason: str) -> None:
@@ -70,17 +64,7 @@ def _queue_again(session: Session, job: Job, batch: Batch, actor: Actor, reason:
         return
     batch.state = BatchState.APPROVED
     session.flush()
-    audit.record(
-        session,
-        Action.BATCH_RETURN,
-        actor,
-        f"batch/{batch.id}",
-        collection_id=job.collection_id,
-        before=batch.edits_digest,
-        after=batch.edits_digest,
-        reason=reason,
-        details={"job": job.id, "attempt": job.attempt},
-    )
+    events.record(session, Action.BATCH_RETURN, actor, batch, {"job": job.id, "attempt": job.attempt}, reason)
 
 
 def cancel_all(session: Session, batch: Batch) -> Sequence[int]:
@@ -102,6 +86,15 @@ def past_deadline(job: Job, batch: Batch) -> str:
     return (
         f"Batch {batch.id} was to be applied by {in_words(batch.deadline)}, and {how_far} by then. "
         "Approving it again is of no use: submit its edits anew, with another deadline or none."
+    )
+
+
+def not_ready(claim: Claim) -> PastDeadline:
+    """Of a training that is at work when its batch's deadline comes."""
+    until = in_words(claim.deadline) if claim.deadline else "then"
+    return PastDeadline(
+        f"Batch {claim.batch_id} was to be applied by {until}, and was not ready by then.",
+        "Submit its edits anew, with another deadline or none.",
     )
 
 

@@ -18,6 +18,8 @@ from registry.versions.content import BlockContent, PointContent
 from registry.versions.models import Activation, Block, BlockEdit, Point
 from registry.vocabulary import JobKind, JobState
 
+RENEWAL_WAITS = "1s"  # at most, for a job that is being written: the leases of others must not run out over it
+
 
 def by_id(session: Session, job_id: int) -> Job | None:
     return session.get(Job, job_id)
@@ -116,6 +118,8 @@ def waiting_training(session: Session, batch_id: int) -> int | None:
 
 
 def renew(session: Session, job_id: int, token: UUID, lease_seconds: float, progress: dict[str, Any]) -> bool:
+    """False: the token no longer holds the job. Raises OperationalError where it is being written just now."""
+    session.execute(select(func.set_config("lock_timeout", RENEWAL_WAITS, True)))
     query = (
         update(Job)
         .where(Job.id == job_id, Job.attempt_token == token, Job.state == JobState.RUNNING)
@@ -153,7 +157,7 @@ def see_worker(session: Session, worker: str, device: str, models: dict[str, Any
 
 
 def any_worker(session: Session, alive_seconds: float) -> bool:
-    return session.scalar(select(select(WorkerHeartbeat.worker).where(_is_alive(alive_seconds)).exists())) or False
+    return session.scalar(select(select(WorkerHeartbeat.worker).where(is_alive(alive_seconds)).exists())) or False
 
 
 def workers(
@@ -161,14 +165,14 @@ def workers(
 ) -> list[tuple[WorkerHeartbeat, bool]]:
     """Every worker ever seen, newest sign of life first, and whether that is recent."""
     place = tuple_(WorkerHeartbeat.seen_at, WorkerHeartbeat.worker)
-    query = select(WorkerHeartbeat, _is_alive(alive_seconds)).limit(limit)
+    query = select(WorkerHeartbeat, is_alive(alive_seconds)).limit(limit)
     if before is not None:
         query = query.where(place < before)
     query = query.order_by(WorkerHeartbeat.seen_at.desc(), WorkerHeartbeat.worker.desc())
     return [(worker, is_alive) for worker, is_alive in session.execute(query)]
 
 
-def _is_alive(alive_seconds: float) -> ColumnElement[bool]:
+def is_alive(alive_seconds: float) -> ColumnElement[bool]:
     return WorkerHeartbeat.seen_at > func.now() - timedelta(seconds=alive_seconds)
 
 

@@ -14,7 +14,7 @@ from registry.collections import repository as collections
 from registry.collections.method import settings_for
 from registry.edits import repository as edits
 from registry.edits.models import Batch
-from registry.errors import LeaseLost, PastDeadline
+from registry.errors import LeaseLost
 from registry.jobs import ending, order, repository, waking
 from registry.jobs.claiming import MOST_ATTEMPTS, PATIENCE_SECONDS, claim, claim_next
 from registry.jobs.claims import Claim, ClaimedEdit
@@ -101,11 +101,7 @@ def _hold(session: Session, claim: Claim) -> tuple[Job, Batch]:
 def require_in_time(session: Session, claim: Claim) -> None:
     """Raises PastDeadline. The database's clock decides, as everywhere: the worker's may be another."""
     if claim.deadline is not None and repository.moment_after(session, 0) > claim.deadline:
-        until = ending.in_words(claim.deadline)
-        raise PastDeadline(
-            f"Batch {claim.batch_id} was to be applied by {until}, and was not ready by then.",
-            "Submit its edits anew, with another deadline or none.",
-        )
+        raise ending.not_ready(claim)
 
 
 def write_report(

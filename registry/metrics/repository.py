@@ -1,7 +1,7 @@
 """Queries on what waits and who works on it: cheap ones, over partial indexes, since they are asked all the time."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, Double, cast, func, select, text
 from sqlalchemy.orm import Session
@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from registry.collections.models import Collection
 from registry.edits.models import Batch
 from registry.jobs.models import WAITING, Job, OutboxMessage, WorkerHeartbeat
+from registry.jobs.repository import is_alive
 from registry.jobs.service import ALIVE_SECONDS
 
 
@@ -62,14 +63,14 @@ def unsent(session: Session) -> Unsent:
 
 
 def workers_alive(session: Session) -> int:
-    recent = WorkerHeartbeat.seen_at > func.now() - timedelta(seconds=ALIVE_SECONDS)
-    return session.scalar(select(func.count()).select_from(WorkerHeartbeat).where(recent)) or 0
+    query = select(func.count()).select_from(WorkerHeartbeat).where(is_alive(ALIVE_SECONDS))
+    return session.scalar(query) or 0
 
 
 def is_worker_seen(session: Session, worker: str, seconds: float) -> bool:
     """Whether this worker has given a sign of life in that time."""
-    recent = WorkerHeartbeat.seen_at > func.now() - timedelta(seconds=seconds)
-    return session.scalar(select(WorkerHeartbeat.worker).where(WorkerHeartbeat.worker == worker, recent)) is not None
+    query = select(WorkerHeartbeat.worker).where(WorkerHeartbeat.worker == worker, is_alive(seconds))
+    return session.scalar(query) is not None
 
 
 def _age(moment: ColumnElement[datetime]) -> ColumnElement[float]:

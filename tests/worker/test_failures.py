@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from melo_core.errors import MeloError
 from registry.edits.training import Training
 from registry.errors import LeaseLost, StaleBase, UnknownModel
+from registry.jobs import repository as job_queries
 from registry.jobs.models import Job
 from tests.worker.test_group import PAIRS, applied, approved, job, states
 from worker import celery_app, group, watch
@@ -328,7 +329,7 @@ def test_an_error_that_nobody_expected_does_not_end_the_renewing_of_leases(tiny_
 def test_a_job_that_is_being_written_does_not_hold_up_the_leases_of_the_others(
     tiny_desk, worker, sessions, monkeypatch
 ):
-    monkeypatch.setattr(watch, "RENEWAL_WAITS", "50ms")
+    monkeypatch.setattr(job_queries, "RENEWAL_WAITS", "50ms")
     first, second = approved(tiny_desk, PAIRS[:1], PAIRS[1:2])
     claims = _claimed(worker)
     with sessions.begin() as session:

@@ -1,0 +1,27 @@
+"""The events of batches that are there already."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from registry.audit import service as audit
+from registry.audit.actor import Actor
+from registry.edits.models import Batch
+from registry.vocabulary import Action
+
+
+def record(
+    session: Session, action: Action, actor: Actor, batch: Batch, details: dict[str, Any], reason: str = ""
+) -> None:
+    """What was done with a batch. Its edits stay what they were, so the event has one digest for before and after."""
+    audit.record(
+        session,
+        action,
+        actor,
+        f"batch/{batch.id}",
+        collection_id=batch.collection_id,
+        before=batch.edits_digest,
+        after=batch.edits_digest,
+        reason=reason,
+        details=details,
+    )
