@@ -11,10 +11,11 @@ Floats = NDArray[np.float32]
 
 # 7 bits: on CPUs without VNNI the sum of two products of 8-bit numbers may not fit its 16-bit register.
 LEVELS = 63
-# Rows whose int8 copies fit a CPU's last-level cache, so that a query's second key does not read memory again.
-CACHED_ROWS = 16_384
+# Rows whose int8 copies fit a CPU core's cache, so that a query's second key does not read memory again.
+CACHED_ROWS = 2_048
 # On norms computed in float32: far more than their rounding.
 MARGIN = np.float32(1.001)
+SMALLEST = np.finfo(np.float32).tiny
 # Of a few float32 operations, relative to the size of their terms: 16 roundings.
 FLOAT32_ERROR = 8 * float(np.finfo(np.float32).eps)
 
@@ -28,7 +29,8 @@ class Centres:
 
     so a row that is farther than another by more than their bounds cannot be the nearest. x̂·ŷ is a sum of integers,
     thus exact, and reads a quarter of the memory; memory is what a search in many rows waits for. What is left is
-    little work, which numpy starts sooner than torch, and without waking threads.
+    little work, which numpy starts sooner than torch, and without waking threads. A step of the model has pushed the
+    code of most functions out of the CPU's caches, so it is their number that counts: few, and the same again.
     """
 
     def __init__(self, dimension: int) -> None:
@@ -73,28 +75,26 @@ class Centres:
         """
         if not self._numbers:
             return None
-        which, rows = self._close(keys.numpy())
-        if len(rows) > 1:
-            away = self._rows[rows] - keys.numpy()[which]
-            squares = np.einsum("nd,nd->n", away, away, dtype=np.float64)  # good to the roundings of each term
-            near = squares <= squares.min() * (1 + FLOAT32_ERROR)
-            which, rows = which[near], rows[near]
-        return min(
-            (distance(keys[i], torch.from_numpy(self._rows[row])), self._numbers[row], i)
-            for i, row in zip(which.tolist(), rows.tolist(), strict=True)
-        )
+        queries = keys.numpy()
+        which, rows = self._close(queries)
+        away = _distances(self._rows[rows], queries[which])
+        least = away.min()
+        number, i = min((self._numbers[rows[j]], int(which[j])) for j in np.nonzero(away == least)[0])
+        return float(least), number, i
 
     def _close(self, keys: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Keys and rows of the pairs that can be the nearest: few, and the nearest always among them."""
         n = len(self._numbers)
         copies, scales, lengths, rests = _rounded(keys)
         rows, queries = torch.from_numpy(self._copies), torch.from_numpy(copies)
-        products = torch.empty(len(keys), n)
-        for start in range(0, n, CACHED_ROWS):
-            end = min(start + CACHED_ROWS, n)
-            for i in range(len(keys)):  # one at a time: the product with a single vector is by far the fastest
-                products[i, start:end] = torch._int_mm(rows[start:end], queries[i, :, None])[:, 0]
-        rough = products.numpy()
+        products = torch.empty(len(keys), n, 1, dtype=torch.int32)
+        columns = [(queries[i, :, None], products[i]) for i in range(len(keys))]
+        size = n if len(keys) == 1 else CACHED_ROWS
+        for start in range(0, n, size):
+            end = min(start + size, n)
+            for query, product in columns:  # one at a time: the product with a single vector is by far the fastest
+                torch._int_mm(rows[start:end], query, out=product[start:end])
+        rough = products.numpy()[:, :, 0].astype(np.float32)
         rough *= self._scales[:n]
         rough *= (-2 * scales)[:, None]
         rough += self._squares[:n]  # the squared distance less ‖y‖², up to its bound and what is common to a key's:
@@ -107,17 +107,18 @@ class Centres:
         return which, close
 
     def _reserve(self, n: int) -> None:
-        """Room for n rows; doubled when full, so that what one more costs does not grow with their number."""
+        """Room for n rows: a power of 2, so that what one more costs does not grow with their number."""
         if n > len(self._rows):
-            spare = max(n, 2 * len(self._rows)) - len(self._rows)
             for name in ("_rows", "_copies", "_scales", "_squares", "_rests"):
                 column = getattr(self, name)
-                setattr(self, name, np.concatenate([column, np.empty((spare, *column.shape[1:]), column.dtype)]))
+                larger = np.empty((1 << (n - 1).bit_length(), *column.shape[1:]), column.dtype)
+                larger[: len(column)] = column
+                setattr(self, name, larger)
 
 
 def _rounded(vectors: Floats) -> tuple[NDArray[np.int8], Floats, Floats, Floats]:
     """Of each vector x (n, d): q (n, d) int8 and s (n,) with x ≈ s·q; bounds on ‖s·q‖ and ‖x - s·q‖ (n,)."""
-    scales = np.maximum(np.abs(vectors).max(1) / np.float32(LEVELS), np.finfo(np.float32).tiny)
+    scales = np.maximum(np.abs(vectors).max(1) / np.float32(LEVELS), SMALLEST)
     copies = np.rint(vectors / scales[:, None])
     near = copies * scales[:, None]
     lengths, rests = _norms(near) * MARGIN, _norms(vectors - near) * MARGIN
@@ -131,4 +132,11 @@ def _norms(vectors: Floats) -> Floats:
 
 def distance(a: Tensor, b: Tensor) -> float:
     """Euclidean, from float32 vectors in float64."""
-    return float(torch.dist(a.double(), b.double()))
+    return float(_distances(a[None].numpy(), b[None].numpy())[0])
+
+
+def _distances(a: Floats, b: Floats) -> NDArray[np.float64]:
+    """Of each row of a from its row of b, (n, d): what a pair's is does not depend on the others."""
+    away = np.subtract(a, b, dtype=np.float64)
+    distances: NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", away, away))
+    return distances

@@ -133,6 +133,8 @@ class ClusterIndex:
         self.keys.pop(point, None)
 
     def _member_near(self, cluster: Cluster, key: Tensor) -> int:
+        if len(cluster.members) == 1:
+            return cluster.members[0]
         return min(cluster.members, key=lambda p: (distance(key, self.keys[p]), p))
 
     def _found(self, point: int, key: Tensor, label: Label, radius: float) -> int:
