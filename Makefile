@@ -1,5 +1,5 @@
 # make demo    install into .venv (the first time) and run the demonstration; DEMO_ARGS="--json out.json"
-# make test    install with the test extras and run the tests; TEST_ARGS="-k audit"
+# make test    install with the test extras and run the tests, some on each core; TEST_ARGS="-k audit -n 0" (0: one process)
 # make check   style, types and the boundaries between the packages
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
 VENV := .venv
@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 	$(BIN)/melo demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 $(TEST_ARGS)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -46,7 +46,7 @@ class Melo:
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MELO_")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MELO_", "COLUMNS"))}
         return subprocess.Popen(
             [str(MELO), *map(str, arguments)],
             env={**inherited, "MELO_HOME": str(self.home), "USER": "ada", "LOGNAME": "ada", **self.environment},
