@@ -53,7 +53,7 @@ class Progress:
 
     done: int  # blocks finished
     total: int
-    loss: float  # the greatest among those still in training
+    loss: float  # the greatest among those still in training; once none is, the greatest at the end of any
     seconds_left: float  # at most, as it looks: a block may take all its steps, or stop long before
 
 
@@ -82,6 +82,8 @@ def train_blocks(
     def train(part: Sequence[int]) -> None:
         def report(finished: int, loss: float, iteration: int) -> None:
             if on_progress:
+                if finished == len(part):
+                    loss = max([loss, *(block.loss for block in results.values())])
                 share = max(iteration / settings.iterations, finished / len(part))
                 whole = (time.monotonic() - started) / share  # of this part
                 left = whole * (1 - share) + whole * (len(edits) - before - len(part)) / len(part)
@@ -170,7 +172,7 @@ class _Batch:
                     results[self.live[row]] = Trained(self._block(row), value, iteration, reached)
                     waiting.add(row)
             open_loss = [value for row, value in enumerate(loss.tolist()) if row not in waiting]
-            report(len(results), max(open_loss, default=0.0), iteration)
+            report(len(results), max(open_loss or [done.loss for done in results.values()]), iteration)
             if not open_loss:
                 break
             self._step(gradients, iteration)

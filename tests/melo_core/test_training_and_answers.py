@@ -155,8 +155,9 @@ def test_a_block_that_does_not_reach_its_loss_says_so(tiny):
 
 def test_progress_counts_up_to_the_number_of_blocks(tiny):
     base, seen = tiny("llama"), list[Progress]()
-    train_blocks(base, dataclasses.replace(SETTINGS, batch=2), examples(base), [1, 2, 3], seen.append)
+    trained = train_blocks(base, dataclasses.replace(SETTINGS, batch=2), examples(base), [1, 2, 3], seen.append)
     assert seen[-1].done == seen[-1].total == 3
+    assert seen[-1].loss == max(each.loss for each in trained)
     assert [p.done for p in seen] == sorted(p.done for p in seen)
     assert seen[0].done == 0 and seen[0].seconds_left > 0 and seen[-1].seconds_left == 0
 
