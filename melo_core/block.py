@@ -15,6 +15,7 @@ from torch import Tensor
 from melo_core.errors import CorruptBlock
 
 STORED_DTYPE = torch.float16
+FORMAT = 1  # of the bytes
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,22 @@ class Block:
         for name, (a, b) in self.weights.items():
             tensors[f"{name}.A"], tensors[f"{name}.B"] = a.contiguous(), b.contiguous()
         # One metadata entry only: safetensors writes several in no fixed order, and the digest would change.
-        return save_safetensors(tensors, metadata={"block": json.dumps({"scale": self.scale, "format": 1})})
+        return save_safetensors(tensors, metadata={"block": json.dumps({"scale": self.scale, "format": FORMAT})})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Block":
         """Read `to_bytes`. Raises CorruptBlock."""
         try:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            scale = json.loads(header["__metadata__"]["block"])["scale"]
+            told = json.loads(header["__metadata__"]["block"])
+            scale, written = told["scale"], told["format"]
             tensors = load_safetensors(data)
             names = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
             weights = {name: (tensors[f"{name}.A"], tensors[f"{name}.B"]) for name in sorted(names)}
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise CorruptBlock(f"these bytes are not a block: {error}") from error
+        if written != FORMAT:
+            raise CorruptBlock(f"the block has format {written}, and this program reads {FORMAT}: a newer one wrote it")
         if not weights:
             raise CorruptBlock("these bytes are not a block: they hold no module")
         return cls(weights, scale)

@@ -57,7 +57,7 @@ def claim(
     Free: queued, or its last worker's lease has run out. A training's turn comes when those before it in its collection
     are done and no worker is at the batch's check, since it takes over what that has trained. Nothing of a paused
     collection is begun. Commit at once, also after None: only then do others see the claim, or that the job was ended
-    instead, over which many workers were lost, or whose deadline has passed.
+    instead, which has had all its attempts, or whose deadline has passed.
     """
     by = _Worker(worker, device, libraries, lease_seconds)
     try:
@@ -164,7 +164,7 @@ def _end_hopeless(session: Session, job: Job, batch: Batch, actor: Actor, *, is_
         waking.wake_training(session, batch.id)
         raise _Ended
     if job.state == JobState.RUNNING and job.attempt >= MOST_ATTEMPTS:
-        ending.fail(session, job, batch, f"{job.attempt} workers were lost over it", actor)
+        ending.fail(session, job, batch, f"{job.attempt} attempts failed or were lost with their workers", actor)
         raise _Ended
     if is_overdue:
         ending.fail(session, job, batch, ending.past_deadline(job, batch), actor)

@@ -137,7 +137,8 @@ def retry_later(session: Session, claim: Claim, error: str, pause_seconds: float
     """
     job, batch = _hold(session, claim)
     if job.attempt >= MOST_ATTEMPTS:
-        ending.fail(session, job, batch, f"{job.attempt} attempts failed; the last one with: {error}", claim.actor)
+        why = f"{job.attempt} attempts failed or were lost; the last one failed with: {error}"
+        ending.fail(session, job, batch, why, claim.actor)
         return False
     pause = min(pause_seconds * 2 ** (job.attempt - 1), LONGEST_PAUSE_SECONDS)
     ending.put_off(session, job, batch, claim.actor, error, pause)

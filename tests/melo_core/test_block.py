@@ -31,6 +31,12 @@ def test_bytes_that_are_no_block_are_refused(spoilt):
         Block.from_bytes(spoilt)
 
 
+def test_a_block_of_a_newer_program_is_refused_by_its_format():
+    newer = some_block().to_bytes().replace(rb"\"format\": 1", rb"\"format\": 2")
+    with pytest.raises(CorruptBlock, match="format 2, and this program reads 1"):
+        Block.from_bytes(newer)
+
+
 def test_a_block_starts_without_effect_and_from_its_seed_alone():
     shapes = {"x": (8, 4), "y": (4, 4)}
     first, again, other = (initial_weights(seed, shapes, 2) for seed in (1, 1, 2))

@@ -505,7 +505,7 @@ def test_a_failure_that_may_pass_is_tried_again_after_ever_longer_pauses_and_the
         assert not service.retry_later(session, claim, "no space left", 5)
     assert state_of(desk, 1) == "failed"
     assert sql(desk, "SELECT error FROM jobs WHERE id = :id", id=job) == [
-        "5 attempts failed; the last one with: no space left"
+        "5 attempts failed or were lost; the last one failed with: no space left"
     ]
     assert work_off(desk) == [behind]
     assert desk.verify().findings == []

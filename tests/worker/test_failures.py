@@ -108,7 +108,7 @@ def test_a_failure_that_keeps_coming_ends_the_job_after_five_attempts(tiny_desk,
         now_due()
     failed = job(sessions, number)
     assert failed.state == "failed"
-    assert failed.error.startswith("5 attempts failed; the last one with: OSError")
+    assert failed.error.startswith("5 attempts failed or were lost; the last one failed with: OSError")
 
 
 class Broken:

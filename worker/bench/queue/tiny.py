@@ -1,4 +1,4 @@
-"""What the bench edits: a random model of a few thousand weights, and corrections made of numbered questions."""
+"""What the bench edits: a random model of some fifty thousand weights, and corrections made of numbered questions."""
 
 import random
 from collections.abc import Iterator
