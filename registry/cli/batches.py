@@ -167,7 +167,7 @@ def _show(console: "Console", batch: "BatchView", findings: bool) -> None:
             ("submitted", f"{batch.submitted_at.astimezone():%Y-%m-%d %H:%M:%S} by {batch.submitted_by}"),
             (
                 "approvals",
-                "\n".join([f"{len(batch.approvals)} of {batch.approvals_needed}", *map(_approval, batch.approvals)]),
+                "\n".join([f"{batch.approvals_counted} of {batch.approvals_needed}", *map(_approval, batch.approvals)]),
             ),
             ("left out", ", ".join(map(str, batch.declined))),
             ("priority", batch.priority.value if batch.priority is not Priority.NORMAL else None),

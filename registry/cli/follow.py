@@ -82,7 +82,7 @@ def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVie
 def approved(batch: "BatchView") -> str:
     """What an approval led to."""
     if batch.state is BatchState.SUBMITTED:
-        return f"Batch {batch.id} has {len(batch.approvals)} of {batch.approvals_needed} approvals."
+        return f"Batch {batch.id} has {batch.approvals_counted} of {batch.approvals_needed} approvals."
     without = f", without edit {', '.join(map(str, batch.declined))}" if batch.declined else ""
     return f"Batch {batch.id} is approved{without}."
 

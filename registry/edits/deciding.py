@@ -56,7 +56,7 @@ def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", dec
     _require_no_contradictions(session, batch, left_out)
     if mine is None:
         mine = _add_approval(session, batch, actor, reason, declined)
-    counted = {each.actor for each in (*earlier, mine) if _may_approve(collection, batch, each.actor)}
+    counted = {each.actor for each in (*earlier, mine) if service.may_approve(collection, batch, each.actor)}
     needed = collection.approvals_needed
     details: dict[str, Any] = {
         "approval": mine.id,
@@ -107,15 +107,9 @@ def require_may_stop(batch: Batch, actor: Actor, wish: str) -> None:
         )
 
 
-def _may_approve(collection: CollectionRow, batch: Batch, name: str) -> bool:
-    return (not collection.approvers or name in collection.approvers) and (
-        collection.self_approval or name != batch.submitted_by
-    )
-
-
 def _require_may_approve(collection: CollectionRow, batch: Batch, name: str) -> None:
     """Raises SelfApproval or NotApprover."""
-    if _may_approve(collection, batch, name):
+    if service.may_approve(collection, batch, name):
         return
     if batch.submitted_by == name and not collection.self_approval:
         raise SelfApproval(

@@ -157,6 +157,7 @@ class BatchView(BatchSummary):
     collection: str
     edits: list[EditView] = Field(description=f"the first {SHOWN_EDITS:,}; the collection's edits?batch= has all")
     approvals: list[ApprovalView] = Field(description="who approved it, in order")
+    approvals_counted: int = Field(description="how many of them count, by the policy of now or of its approval")
     approvals_needed: int = Field(description="by how many different people it has to be approved")
     declined: list[int] = Field(description="the edits that an approver left out: they are never trained nor applied")
     check: CheckView | None = Field(description="what a worker found before the decision; null: nothing was checked")

@@ -45,7 +45,7 @@ def view(session: Session, batch: Batch) -> BatchView:
     """A batch with its edits, its approvals, its check, its job, and what it waits for."""
     collection = collections.by_id(session, batch.collection_id)
     approvals = [ApprovalView.model_validate(approval) for approval in repository.approvals(session, batch.id)]
-    needed = collection.approvals_needed if batch.approvals_needed is None else batch.approvals_needed
+    counted, needed = _approvals(session, collection, batch)
     check = jobs.latest_of_batch(session, batch.id, JobKind.CHECK)
     job = jobs.latest_of_batch(session, batch.id, JobKind.TRAIN)
     return BatchView(
@@ -53,12 +53,13 @@ def view(session: Session, batch: Batch) -> BatchView:
         collection=collection.name,
         edits=[EditView.model_validate(edit) for edit in repository.of_batch(session, batch.id, SHOWN_EDITS)],
         approvals=approvals,
+        approvals_counted=counted,
         approvals_needed=needed,
         declined=sorted({edit_id for approval in approvals for edit_id in approval.declined}),
         check=CheckView.model_validate(check) if check else None,
         job=JobView.model_validate(job) if job else None,
         version=repository.version_of_batch(session, batch.id),
-        hint=_waits_for(session, batch, len(approvals), needed, check, job),
+        hint=_waits_for(session, batch, counted, needed, check, job),
     )
 
 
@@ -66,7 +67,7 @@ def progress(session: Session, batch_id: int) -> BatchProgress:
     """How far a batch is, without its edits and reports. Raises NotFound."""
     batch = get(session, batch_id)
     collection = collections.by_id(session, batch.collection_id)
-    needed = collection.approvals_needed if batch.approvals_needed is None else batch.approvals_needed
+    counted, needed = _approvals(session, collection, batch)
     check = jobs.latest_of_batch(session, batch.id, JobKind.CHECK)
     training = jobs.latest_of_batch(session, batch.id, JobKind.TRAIN)
     job = training or check
@@ -74,7 +75,7 @@ def progress(session: Session, batch_id: int) -> BatchProgress:
         id=batch.id,
         collection=collection.name,
         state=BatchState(batch.state),
-        hint=_waits_for(session, batch, len(repository.approvals(session, batch.id)), needed, check, training),
+        hint=_waits_for(session, batch, counted, needed, check, training),
         kind=JobKind(job.kind) if job else None,
         job=job.id if job else None,
         attempt=job.attempt if job else None,
@@ -82,6 +83,21 @@ def progress(session: Session, batch_id: int) -> BatchProgress:
         error=job.error if job else None,
         version=repository.version_of_batch(session, batch.id),
     )
+
+
+def may_approve(collection: Collection, batch: Batch, name: str) -> bool:
+    """Whether the policy lets somebody's approval of the batch count."""
+    return (not collection.approvers or name in collection.approvers) and (
+        collection.self_approval or name != batch.submitted_by
+    )
+
+
+def _approvals(session: Session, collection: Collection, batch: Batch) -> tuple[int, int]:
+    """How many count, and how many are needed: by the policy of now, or that by which the batch was approved."""
+    given = repository.approvals(session, batch.id)
+    if batch.approvals_needed is not None:
+        return len(given), batch.approvals_needed
+    return sum(may_approve(collection, batch, each.actor) for each in given), collection.approvals_needed
 
 
 def _waits_for(session: Session, batch: Batch, approvals: int, needed: int, check: Job | None, job: Job | None) -> str:

@@ -97,6 +97,9 @@ def test_the_policy_that_holds_when_a_batch_is_decided_on_counts(desk):
     approve(desk, batch.id, BEN)
     change(desk, approvers=["cleo", "dora"])  # ben's approval counts no longer
     assert approve(desk, batch.id, CLEO).state == "submitted"
+    waiting = view(desk, batch.id)
+    assert (waiting.approvals_counted, len(waiting.approvals)) == (1, 2)
+    assert "(1 of 2 approvals)" in waiting.hint
     with pytest.raises(IntegrityError, match="has 1 of 2 approvals"):
         by_sql(
             desk,
