@@ -63,7 +63,13 @@ def _not_valid(request: Request, error: Exception) -> JSONResponse:
     """FastAPI's own checks of bodies and parameters, told as one sentence each."""
     assert isinstance(error, RequestValidationError)
     found = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {_said(each)}" for each in error.errors()[:20])
-    return _problem(InvalidRequest(f"{found}.", "See /docs for the form of each request."))
+    remedy = "See /docs for the form of each request, or --help on the command line."
+    told = request.headers.get("Content-Type", "")
+    if "json" not in told and any(each["loc"] == ("body",) for each in error.errors()):
+        remedy = (
+            f"Send the body as JSON with the header Content-Type: application/json; it came as {told or 'nothing'}."
+        )
+    return _problem(InvalidRequest(f"{found}.", remedy))
 
 
 def _said(error: Mapping[str, Any]) -> str:

@@ -225,7 +225,10 @@ def _pairs(path: Path | None) -> "list[Rephrased]":
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError("The file cannot be read", f"{path}: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise CommandError(
+            "The file cannot be read", f"{path}: {why}.", "Check its name; it is text in UTF-8."
+        ) from None
     lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     found: list[Rephrased] = []
     problems = []

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from registry.cli.errors import CommandError
 from registry.cli.invocation import Invocation, invocation
+from registry.cli.options import require_confirmed
 from registry.cli.show import AsJson, example, print_json, table
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def edit(
                 _show(call, planned, as_json)
                 return
             _tell(call, planned)
-            if not typer.confirm("Erase it for good?", err=True):
-                raise CommandError("Nothing was erased", "You did not confirm it.")
+            require_confirmed("Erase it for good?", "Nothing was erased")
         done = client.erase(edits, reason)
     _show(call, done, as_json)
 

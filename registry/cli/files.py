@@ -57,7 +57,10 @@ def lines_of(path: Path) -> list[str]:
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError("The file cannot be read", f"{path}: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise CommandError(
+            "The file cannot be read", f"{path}: {why}.", "Check its name; it is text in UTF-8."
+        ) from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -32,6 +32,14 @@ def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVie
 
     What a check found is shown when it ends; then the decision is waited for. Ctrl-C ends the watching, not the job.
     """
+    try:
+        return _follow(call, client, batch_id)
+    except KeyboardInterrupt:
+        call.err.print(f"Batch {batch_id} goes on: `melo batch show {batch_id} --watch` follows it.", markup=False)
+        raise
+
+
+def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchView":
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),

@@ -24,7 +24,7 @@ def local_status(call: "Invocation") -> dict[str, Any]:
         "schema": _schema(state),
         "queue": _queue(state),
         "collections": _collections(state),
-        "workers": _workers(call) if state.api_url else [],
+        **(_workers(call) if state.api_url else {"workers": []}),
     }
 
 
@@ -40,7 +40,7 @@ def remote_status(call: "Invocation", url: str) -> dict[str, Any]:
         if error.status == 0:
             raise
         health = error.detail
-    return {"running": True, "api_url": url, "health": health, "workers": _workers(call)}
+    return {"running": True, "api_url": url, "health": health, **_workers(call)}
 
 
 def _process(record: "ProcessRecord", state: "StackState") -> dict[str, Any]:
@@ -141,11 +141,12 @@ def _collections(state: "StackState") -> list[dict[str, Any]]:
     return found
 
 
-def _workers(call: "Invocation") -> list[dict[str, Any]]:
+def _workers(call: "Invocation") -> dict[str, Any]:
+    """Those that were seen, and, where they are not to be had, why."""
     from registry.client import MeloClientError
 
     try:
         with call.client() as client:
-            return [worker.model_dump(mode="json") for worker in client.workers()]
-    except MeloClientError:
-        return []
+            return {"workers": [worker.model_dump(mode="json") for worker in client.workers()]}
+    except MeloClientError as error:
+        return {"workers": [], "workers_unknown": error.detail}

@@ -1,5 +1,6 @@
 """The program `melo`: its global options, its groups of commands, and what it says when something fails."""
 
+import errno
 import os
 import signal
 import sys
@@ -27,6 +28,8 @@ from registry.cli import (
 from registry.cli.errors import NEEDS_WORKER, CommandError, show_error
 from registry.cli.invocation import Invocation, console, use_home
 from registry.cli.show import example
+
+INTERRUPTED = 128 + signal.SIGINT
 
 WORKER_MODULES = {"torch", "transformers", "accelerate", "safetensors"}
 
@@ -79,18 +82,29 @@ def main() -> None:
     err = console(sys.stderr)
     try:
         make_app()(prog_name="melo")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before a command began; typer makes an exit of a later one
         err.print("Interrupted.", style="yellow")
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            err.print("Interrupted.", style="yellow")
+        raise
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit's flush is silent
+        _say_no_more()
         sys.exit(1)
     except Exception as error:
         shown = _shown(error)
         if shown is None:
             raise
         show_error(err, shown)
+        if isinstance(error, OSError):
+            _say_no_more()
         sys.exit(1)
+
+
+def _say_no_more() -> None:
+    """Let the flush at the exit go nowhere: what reads the output is gone, or its disk is full."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _shown(error: Exception) -> object | None:
@@ -99,6 +113,8 @@ def _shown(error: Exception) -> object | None:
         return CommandError("Not installed", f"This command needs the package {error.name}.", f"Run: {NEEDS_WORKER}")
     if type(error).__module__ == "pydantic_core._pydantic_core" and type(error).__name__ == "ValidationError":
         return CommandError("A setting is not valid", str(error), "Correct the MELO_ variable that it names.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return CommandError("There is no room", f"{error.strerror}.", "Make room on the disk, and call it again.")
     return error if hasattr(error, "title") and hasattr(error, "remedy") else None
 
 

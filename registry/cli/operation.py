@@ -249,6 +249,7 @@ def _show_status(call: Invocation, found: dict[str, Any]) -> None:
             for each in found["collections"]
         ]
         table(call.out, ["collection", "queue", "queued#", "running#", "oldest"], waiting, empty="")
+    unknown = found.get("workers_unknown")
     workers = [
         [
             each["worker"],
@@ -262,5 +263,5 @@ def _show_status(call: Invocation, found: dict[str, Any]) -> None:
         call.out,
         ["worker", "device", "", "seen"],
         workers,
-        empty="No worker was seen: approved batches wait.",
+        empty=f"Workers are not shown: {unknown}" if unknown else "No worker was seen: approved batches wait.",
     )

@@ -22,6 +22,16 @@ Deadline = Annotated[
 EditsPerBlock = Annotated[int | None, typer.Option(min=1, help="Edits that share a block. Default: the collection's.")]
 
 
+def require_confirmed(question: str, otherwise: str) -> None:
+    """Ask; raise CommandError, whose title is `otherwise`, where the answer is no, or nobody is there to answer."""
+    try:
+        confirmed = typer.confirm(question, err=True)
+    except typer.Abort:
+        confirmed = False
+    if not confirmed:
+        raise CommandError(otherwise, "It was not confirmed.", "Answer y, or add --yes.")
+
+
 def training_options(
     priority: Priority, deadline: str | None, training: str | None, edits_per_block: int | None
 ) -> dict[str, Any]:

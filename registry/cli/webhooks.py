@@ -7,6 +7,7 @@ import typer
 
 from registry.cli.errors import CommandError
 from registry.cli.invocation import invocation
+from registry.cli.options import require_confirmed
 from registry.cli.show import AsJson, example, print_json, table
 from registry.vocabulary import WebhookEvent
 
@@ -99,13 +100,13 @@ def remove(
     context: typer.Context,
     webhook: Number,
     reason: Annotated[str, typer.Option(help="Why; it is kept for good.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Send nothing there any more. What still waits is given up, and the secret is gone."""
     call = invocation(context)
     if not yes:
-        typer.confirm(f"Remove webhook {webhook}, for good?", abort=True, err=True)
+        require_confirmed(f"Remove webhook {webhook}, for good?", "Nothing was removed")
     with call.client() as client:
         gone = client.remove_webhook(webhook, reason)
     if as_json:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+from pydantic import ValidationError
 
 
 class MeloClientError(Exception):
@@ -58,6 +59,22 @@ def refusal(answer: httpx.Response) -> MeloClientError:
 
 
 @contextmanager
+def understood() -> Iterator[None]:
+    """Where an answer lacks what this release expects in it, an error that says what to do."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise MeloClientError(
+            "The registry's answer is not understood",
+            f"The registry runs another release than this program: {field}: {first['msg'].lower()}.",
+            "It did what it was asked. Run the same release of both; after an upgrade, `melo down` and `melo up`.",
+            code="other-release",
+        ) from error
+
+
+@contextmanager
 def no_answer(api_url: str) -> Iterator[None]:
     """Where no answer comes, an error that says what to do."""
     try:
@@ -68,7 +85,13 @@ def no_answer(api_url: str) -> Iterator[None]:
             f"The registry's API does not answer at {api_url}.",
             "Start it with `melo up`, or give its address with --api-url or MELO_API_URL.",
         ) from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        raise MeloClientError(
+            "The registry could not be asked",
+            f"{api_url!r} is not the address of a registry's API.",
+            "Write it as http://HOST:PORT or https://HOST.",
+        ) from error
+    except httpx.HTTPError as error:
         raise MeloClientError(
             "The registry could not be asked",
             f"The request to {api_url} ended with: {str(error) or type(error).__name__}.",

@@ -12,6 +12,8 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, TypeAdapter
 
+from registry.client.errors import understood
+
 PAGE = 1000  # records asked for at once, where a list is longer
 
 T = TypeVar("T")
@@ -52,7 +54,8 @@ class Lines(Generic[T]):
 def one(model: type[Model], method: str, path: str, **request: Any) -> Exchange[Model]:
     """A record. request: the other fields of Asked."""
     answer = yield Asked(method, path, **request)
-    return model.model_validate_json(answer.content)
+    with understood():
+        return model.model_validate_json(answer.content)
 
 
 def many(model: type[Model], path: str, limit: int | None = None, **query: Any) -> Exchange[list[Model]]:
@@ -63,7 +66,8 @@ def many(model: type[Model], path: str, limit: int | None = None, **query: Any) 
     address = httpx.URL(path, params={**params, "limit": min(limit or PAGE, PAGE)})
     while True:
         answer = yield Asked("GET", str(address))
-        found += rows.validate_json(answer.content)
+        with understood():
+            found += rows.validate_json(answer.content)
         following = answer.links.get("next", {}).get("url")
         if following is None or (limit is not None and len(found) >= limit):
             return found[:limit]

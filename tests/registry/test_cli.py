@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psycopg
 import pytest
@@ -45,12 +45,13 @@ class Melo:
     home: Path
     environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, stdout: int | TextIO = subprocess.PIPE) -> subprocess.Popen[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MELO_", "COLUMNS"))}
         return subprocess.Popen(
             [str(MELO), *map(str, arguments)],
             env={**inherited, "MELO_HOME": str(self.home), "USER": "ada", "LOGNAME": "ada", **self.environment},
-            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -651,6 +652,41 @@ def test_a_key_is_shown_once_and_lets_its_holder_do_what_its_role_allows(melo: M
     melo.records("key", "revoke", key["id"], "--reason", "lost")
     assert "was revoked" in holder.refusal("collection", "list")
     assert "no role" in melo.refusal("key", "create", "boss", "--role", "king")
+
+
+def test_a_key_that_cannot_be_sent_hides_the_workers_and_status_says_so(melo: Melo) -> None:
+    done = Melo(melo.home, {"MELO_API_KEY": "melo_0123456789ab_…"})("status")
+    assert "Workers are not shown: The API key" in done.stdout
+    assert "No worker was seen" not in done.stdout
+
+
+def test_an_address_that_is_none_is_refused_as_such(melo: Melo) -> None:
+    assert "Write it as http://HOST:PORT" in melo.refusal("--api-url", "foo", "collection", "list")
+
+
+def test_where_nobody_can_confirm_nothing_is_removed(melo: Melo, facts: str) -> None:
+    webhook = melo.records("webhook", "add", "https://example.org/melo", "--collection", facts)
+    told = melo.refusal("webhook", "remove", webhook["id"], "--reason", "moved")
+    assert "Nothing was removed" in told and "--yes" in told
+    assert melo.records("webhook", "remove", webhook["id"], "--reason", "moved", "--yes")["removed_at"]
+
+
+def test_a_full_disk_is_told_without_a_traceback(melo: Melo) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = melo.start("collection", "list", "--json", stdout=full)
+        _, told = done.communicate(timeout=60)
+    assert done.returncode == 1
+    assert "No space left" in told and "Traceback" not in told
+
+
+def test_whoever_ends_the_waiting_is_told_that_the_batch_goes_on(melo: Melo, facts: str) -> None:
+    waiting = melo.start("edit", "add", facts, *ATLANTIS, "--approve", "--wait")
+    assert waiting.stderr is not None
+    assert waiting.stderr.readline()  # what it waits for
+    waiting.send_signal(signal.SIGINT)
+    _, told = waiting.communicate(timeout=60)
+    assert waiting.returncode == 128 + signal.SIGINT
+    assert "goes on: `melo batch show" in told and "Interrupted." in told
 
 
 def test_a_version_that_does_not_exist_is_named(melo: Melo, facts: str) -> None:

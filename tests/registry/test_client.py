@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import pytest
 
 from registry.app import create_app
 from registry.audit.schemas import VerificationView
 from registry.client import AsyncMeloClient, MeloClient, MeloClientError
 from registry.client.calls import call, stream
+from registry.client.exchanges import one
+from registry.collections.schemas import CollectionView
 from registry.jobs import service as queue
 from registry.openapi import operations
 from registry.settings import Settings
@@ -55,6 +58,14 @@ async def _all(found: Any) -> list[Any]:
 @pytest.fixture(params=[MeloClient, Awaited], ids=["at once", "awaited"])
 def connect(request: pytest.FixtureRequest) -> Connect:
     return request.param
+
+
+def test_an_answer_of_another_release_is_told_as_that():
+    asking = one(CollectionView, "GET", "/v1/collections/facts")
+    next(asking)
+    with pytest.raises(MeloClientError, match="another release than this program: model: field required") as caught:
+        asking.send(httpx.Response(200, json={"id": 1, "name": "facts"}))
+    assert caught.value.code == "other-release"
 
 
 def test_a_client_asks_for_all_of_it(connect, served, desk):
