@@ -149,4 +149,4 @@ def _workers(call: "Invocation") -> dict[str, Any]:
         with call.client() as client:
             return {"workers": [worker.model_dump(mode="json") for worker in client.workers()]}
     except MeloClientError as error:
-        return {"workers": [], "workers_unknown": error.detail}
+        return {"workers": [], "workers_unknown": f"{error.title}: {error.detail}"}
