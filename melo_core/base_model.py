@@ -1,6 +1,7 @@
 """A frozen model with its tokenizer: loaded from files, and the forms in which it takes prompts and answers."""
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,14 +70,22 @@ class BaseModel:
         `qa` is asked through the chat template, where the model has one; `completion` is given as it stands.
         Raises PromptTooLong.
         """
-        if self.kind is not Kind.CAUSAL:
-            ids = self.tokenizer(prompt)["input_ids"]
-        elif edit_kind == "qa" and self.chats:
-            turns = [{"role": "user", "content": prompt}]
-            text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        else:
-            ids = self.tokenizer(prompt)["input_ids"]
+        if edit_kind == "qa" and self.chats:
+            return self.conversation_ids([{"role": "user", "content": prompt}])
+        return self._within_window(self.tokenizer(prompt)["input_ids"], prompt)
+
+    def conversation_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The tokens that the model gets for a conversation (role and content of each turn), up to its answer.
+
+        Raises PromptTooLong, or MeloError where the model has no template for turns.
+        """
+        if not self.chats:
+            raise MeloError("the model has no chat template, so it takes no conversation; ask a single prompt")
+        turns = [{"role": message["role"], "content": message["content"]} for message in messages]
+        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return self._within_window(self.tokenizer(text, add_special_tokens=False)["input_ids"], turns[-1]["content"])
+
+    def _within_window(self, ids: list[int], prompt: str) -> list[int]:
         if len(ids) >= self.window:
             raise PromptTooLong(
                 f"the prompt has {len(ids)} tokens and the model's window is {self.window}; shorten {prompt[:60]!r}…"

@@ -83,7 +83,7 @@ def calibrate(
     )
     whitening = Whitening.fit(torch.stack([raw.of(question) for question in asked]), epsilon) if whitened else None
     learned = [pair for i, pair in enumerate(pairs) if i % HELD_OUT] if metric else []
-    measured = [pair for i, pair in enumerate(pairs) if not i % HELD_OUT] if metric else pairs
+    measured = measured_on(pairs, metric)
     if metric and whitening is not None:
         prompts = whitening(torch.stack([raw.of(pair.prompt) for pair in learned]))
         rephrases = [whitening(torch.cat([raw.of_query(text) for text in pair.rephrases])) for pair in learned]
@@ -109,6 +109,11 @@ def calibrate(
     reaches = tuple(_reach(r, away, own) for r in sorted({*shown, radius}))
     counts = {name: len(distances) for name, distances in away.items()}
     return Calibration(whitening, radius, len(edits), counts, 0 if own is None else len(own), reaches)
+
+
+def measured_on(pairs: Sequence[Rephrased], metric: bool) -> Sequence[Rephrased]:
+    """All pairs, or those that a metric is not learned from."""
+    return pairs[::HELD_OUT] if metric else pairs
 
 
 class _Keys:

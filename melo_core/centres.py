@@ -1,6 +1,7 @@
 """Vectors searched for the nearest, exactly: a pass over int8 copies with a proven bound, then float64."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,8 +83,30 @@ class Centres:
         number, i = min((self._numbers[rows[j]], int(which[j])) for j in np.nonzero(away == least)[0])
         return float(least), number, i
 
+    def within(self, keys: Tensor, radius: float) -> list[tuple[float, int, int]]:
+        """Distance, number and key of every vector within the radius of any of the keys (k, d), nearest first.
+
+        Of equal distances, the lower number comes first, then the earlier key.
+        """
+        if not self._numbers:
+            return []
+        queries = keys.numpy()
+        rough, bounds, _, own, common = self._rough(queries)
+        which, rows = np.nonzero(rough - bounds <= (radius**2 - own + common)[:, None])
+        away = _distances(self._rows[rows], queries[which])
+        inside = np.nonzero(away <= radius)[0].tolist()
+        return sorted((float(away[j]), self._numbers[rows[j]], int(which[j])) for j in inside)
+
     def _close(self, keys: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Keys and rows of the pairs that can be the nearest: few, and the nearest always among them."""
+        rough, bounds, least, own, common = self._rough(keys)
+        rough -= bounds
+        which, close = np.nonzero(rough <= (least - own + common)[:, None])
+        return which, close
+
+    def _rough(self, keys: Floats) -> tuple[Floats, Floats, Any, Floats, Floats]:
+        """Of each pair of key and row, the squared distance less ‖y‖² and its bound, (k, n); the least upper bound of
+        any pair's squared distance; of each key ‖y‖² and what is common to its pairs' bounds, (k,)."""
         n = len(self._numbers)
         copies, scales, lengths, rests = _rounded(keys)
         rows, queries = torch.from_numpy(self._copies), torch.from_numpy(copies)
@@ -102,9 +125,7 @@ class Centres:
         common = 2 * self._largest * rests + FLOAT32_ERROR * (self._largest + lengths) ** 2
         own = np.einsum("kd,kd->k", keys, keys, dtype=np.float64)  # ‖y‖²
         least = ((rough + bounds).min(1) + own + common).min()
-        rough -= bounds
-        which, close = np.nonzero(rough <= (least - own + common)[:, None])
-        return which, close
+        return rough, bounds, least, own, common
 
     def _reserve(self, n: int) -> None:
         """Room for n rows: a power of 2, so that what one more costs does not grow with their number."""

@@ -12,18 +12,21 @@ from transformers import GenerationConfig
 from melo_core.application import applied
 from melo_core.base_model import BaseModel
 from melo_core.block import Block, BlockStack
-from melo_core.encoder import KeyEncoder
-from melo_core.index import ClusterIndex, Match
+from melo_core.conversation import question_of
+from melo_core.index import Match
+from melo_core.scope import Considered, Scope
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, Structure, structure_of
 
 
 @dataclass(frozen=True)
 class Route:
-    """Which block answers a prompt (None: the base model alone), and the nearest cluster that decided it."""
+    """Which block answers a prompt (None: the base model alone), the covering point or else the nearest, and the
+    edits that were considered, best first."""
 
     block: int | None
     match: Match | None
+    considered: tuple[Considered, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,23 +45,22 @@ ASKED_TOGETHER = 16
 class EditedModel:
     """A base model whose answers some edits correct.
 
-    blocks: by their identity. block_of: the block of each point in the index. Without encoder and index every
-    prompt is routed to the base model. Raises MeloError where a block could change the encoder's keys.
+    blocks: by their identity. block_of: the block of each point in the scope's index. Without a scope every prompt
+    is routed to the base model. Raises MeloError where a block could change the encoder's keys.
     """
 
     def __init__(
         self,
         base: BaseModel,
         settings: MethodSettings,
-        encoder: KeyEncoder | None,
-        index: ClusterIndex | None,
+        scope: Scope | None,
         blocks: Mapping[int, Block],
         block_of: Mapping[int, int],
     ) -> None:
-        self.base, self.settings, self.encoder, self.index = base, settings, encoder, index
+        self.base, self.settings, self.scope = base, settings, scope
         self.structure: Structure = structure_of(base.model, settings)
-        if encoder is not None:
-            encoder.require_unedited(self.structure)
+        if scope is not None:
+            scope.encoder.require_unedited(self.structure)
         self._block_of = dict(block_of)
         self._row = {block: row for row, block in enumerate(blocks)}
         self._stack = BlockStack(list(blocks.values()))
@@ -69,12 +71,11 @@ class EditedModel:
 
         kind: the form in which the prompt is given to the model. Raises PromptTooLong.
         """
-        if self.encoder is None or self.index is None:
+        if self.scope is None:
             return BASE
-        match = self.index.lookup(self.encoder.query_keys(prompt, kind))
-        if match is None or not match.covers:
-            return Route(None, match)
-        return Route(self._block_of[match.point], match)
+        decision = self.scope.decide(prompt, kind)
+        block = self._block_of[decision.match.point] if decision.covered and decision.match else None
+        return Route(block, decision.match, decision.considered)
 
     def ask(
         self,
@@ -92,6 +93,16 @@ class EditedModel:
             if on_progress:
                 on_progress(len(answers))
         return answers
+
+    def converse(self, messages: Sequence[Mapping[str, str]], max_new_tokens: int = 64) -> Answer:
+        """Answer the last turn of a conversation, routed by what its user asks.
+
+        messages: objects with `role` and `content`, oldest first. Raises MeloError.
+        """
+        route = self.route(question_of(messages))
+        rows = [self.base.conversation_ids(messages)]
+        with self._lock, torch.no_grad(), self.attached([route]):
+            return self._generate(rows, [route], max_new_tokens)[0]
 
     def answer(
         self, prompts: Sequence[str], routes: Sequence[Route], kind: str = "qa", max_new_tokens: int = 64

@@ -19,7 +19,10 @@ import melo_core.quiet  # noqa: F401  # for its effect
 from melo_core.errors import CorruptCalibration, MeloError
 from melo_core.structure import Structure
 
-SENTENCE_END = re.compile(r"(?<=[.!?;])\s+")
+# What follows may be asked by itself: the end of a sentence or of a line.
+BOUNDARY = re.compile(r"(?<=[.!?;:])[\"'”’)\]]*\s+|\s*\n\s*")
+MOST_PARTS = 3  # beside the whole text
+WINDOW = 510  # tokens that are encoded together
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class KeyEncoder(ABC):
     """
 
     whitening: Whitening | None
-    last_sentence: bool  # whether a query's last sentence is a second key
+    in_parts: bool  # whether what follows a query's last boundaries makes keys too
 
     def __post_init__(self) -> None:
         if self.whitening is not None and len(self.whitening.mean) != self.dimension:
@@ -121,13 +124,20 @@ class KeyEncoder(ABC):
         return self.whitening(raw[None])[0] if self.whitening else raw
 
     def query_keys(self, text: str, kind: str = "qa") -> Tensor:
-        """The keys of a query, of which the nearest counts: (1 or 2, d), the whole text and its last sentence."""
+        """The keys of a query, of which the nearest counts: (1 to 4, d), of the whole text and of its ends."""
         return torch.stack([self.key(part, kind) for part in self.query_texts(text)])
 
     def query_texts(self, text: str) -> list[str]:
-        """What a query's keys are the keys of."""
-        sentences = SENTENCE_END.split(text.strip())
-        return [text, sentences[-1]] if self.last_sentence and len(sentences) > 1 else [text]
+        """What a query's keys are the keys of: the whole text, and what follows each of its last three ends of a
+        sentence or a line, where that is longer than a word."""
+        if not self.in_parts:
+            return [text]
+        ends = [match.end() for match in BOUNDARY.finditer(text.strip())][-MOST_PARTS:]
+        return [text, *(part for end in ends if len((part := text.strip()[end:]).split()) > 1)]
+
+    def knows(self, text: str) -> bool:
+        """Whether the encoder reads every letter and digit of a text: else its key says nothing about them."""
+        return True
 
 
 @dataclass
@@ -137,7 +147,7 @@ class SentenceEncoder(KeyEncoder):
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     whitening: Whitening | None = None
-    last_sentence: bool = True
+    in_parts: bool = True
 
     @classmethod
     def load(cls, folder: Path) -> "SentenceEncoder":
@@ -154,10 +164,23 @@ class SentenceEncoder(KeyEncoder):
 
     @torch.no_grad()
     def raw_key(self, text: str, kind: str = "qa") -> Tensor:
-        """The key before whitening: (d,) float32. Of a long text, its first 512 tokens."""
-        tokens = self.tokenizer(text, return_tensors="pt", truncation=True, max_length=512)
-        hidden: Tensor = self.model(**tokens).last_hidden_state  # (1, tokens, d)
-        return hidden[0].mean(0)
+        """The key before whitening: (d,) float32. A text longer than the window is encoded in parts, so that all of
+        it counts."""
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        parts = [ids[i : i + WINDOW] for i in range(0, len(ids), WINDOW)] or [[]]
+        sums, count = torch.zeros(self.dimension), 0
+        for part in parts:
+            tokens = torch.tensor([[self.tokenizer.cls_token_id, *part, self.tokenizer.sep_token_id]])
+            hidden: Tensor = self.model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+            sums, count = sums + hidden[0].sum(0), count + hidden.shape[1]
+        return sums / count
+
+    def knows(self, text: str) -> bool:
+        """Whether no letter or digit becomes the tokenizer's unknown token."""
+        read = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        unknown = self.tokenizer.unk_token_id
+        spans = zip(read["input_ids"], read["offset_mapping"], strict=True)
+        return not any(token == unknown and any(c.isalnum() for c in text[a:b]) for token, (a, b) in spans)
 
 
 def ordinary_questions() -> Sequence[str]:

@@ -28,7 +28,7 @@ class HiddenEncoder(KeyEncoder):
     layer: int
     pooling: Literal["last", "mean"]
     whitening: Whitening | None = None
-    last_sentence: bool = True
+    in_parts: bool = True
 
     def __post_init__(self) -> None:
         _, self._layers = layers_of(self.base.model, "encoder" if self.base.kind is Kind.SEQ2SEQ else "")

@@ -90,6 +90,21 @@ class ClusterIndex:
         cluster = self.clusters[number]
         return Match(number, self._member_near(cluster, query_keys[i]), away, cluster.radius)
 
+    def within(self, query_keys: Tensor, radius: float) -> list[tuple[Match, int]]:
+        """All clusters whose centre lies within `radius` of any of the query's keys, nearest first, and by which key.
+
+        query_keys: (k, d) float32. A cluster that several keys reach comes once for each of them.
+        """
+        found = []
+        for away, number, i in self._centres.within(query_keys, radius):
+            cluster = self.clusters[number]
+            found.append((Match(number, self._member_near(cluster, query_keys[i]), away, cluster.radius), i))
+        return found
+
+    def cluster_of(self, point: int) -> Cluster:
+        """The cluster that a point is a member of."""
+        return self.clusters[self._home[point]]
+
     def insert(self, point: int, key: Tensor, label: Label) -> Insertion:
         """Take a point in. key: (d,) float32."""
         nearest = self._centres.nearest(key[None])

@@ -151,7 +151,7 @@ def _answers(
             found = _generated(base, settings, [blocks[group_of[i]] for i in part], asked, longest)
         else:
             used = {group_of[i]: blocks[group_of[i]] for i in part}
-            model = EditedModel(base, settings, None, None, used, {})
+            model = EditedModel(base, settings, None, used, {})
             routes = [Route(group_of[i], None) for i in part]
             prompts, kind = [lessons[i].prompt for i in part], lessons[part[0]].kind
             found = [answer.text for answer in model.answer(prompts, routes, kind, longest)]

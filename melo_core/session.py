@@ -11,7 +11,9 @@ from melo_core.edited_model import EditedModel
 from melo_core.encoder import KeyEncoder
 from melo_core.index import ClusterIndex
 from melo_core.learning import Lesson, learn
+from melo_core.scope import Scope, ScopedText
 from melo_core.settings import MethodSettings
+from melo_core.verifier import Verifier
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Edit:
     target: str
     kind: str = "qa"
     rephrases: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()  # prompts that must stay the base model's
 
 
 @dataclass
@@ -37,12 +40,14 @@ class Report:
 class EditSession:
     """A base model, and edits put on it batch after batch. An edit's number is its place in the order of arrival."""
 
-    def __init__(self, base: BaseModel, encoder: KeyEncoder, settings: MethodSettings) -> None:
-        self.base, self.encoder, self.settings = base, encoder, settings
+    def __init__(
+        self, base: BaseModel, encoder: KeyEncoder, settings: MethodSettings, verifier: Verifier | None = None
+    ) -> None:
+        self.base, self.encoder, self.settings, self.verifier = base, encoder, settings, verifier
         self.index = ClusterIndex(encoder.dimension, settings.radius, settings.clustering)
         self.blocks: dict[int, Block] = {}  # by a number of their own: edits may share one
         self._block_of: list[int] = []  # by edit
-        self._edit_of: dict[int, int] = {}  # by point
+        self._texts: dict[int, ScopedText] = {}  # by point
         self.model = self._rebuilt()
 
     def apply(self, edits: Sequence[Edit]) -> Report:
@@ -62,18 +67,19 @@ class EditSession:
             if not learned.reproduced:
                 report.unlearned.append(number)
             for text in (edit.prompt, *edit.rephrases):
-                self._insert(number, self.encoder.key(text, edit.kind), learned.label, report)
+                point = len(self._texts)
+                self._texts[point] = ScopedText(number, text, edit.guards, is_rephrase=text != edit.prompt)
+                self._insert(point, self.encoder.key(text, edit.kind), learned.label, report)
         self.model = self._rebuilt()
         return report
 
-    def _insert(self, edit: int, key: Tensor, label: tuple[int, ...], report: Report) -> None:
-        point = len(self._edit_of)
-        self._edit_of[point] = edit
+    def _insert(self, point: int, key: Tensor, label: tuple[int, ...], report: Report) -> None:
         result = self.index.insert(point, key, label)
         if result.other_point is not None:
-            report.conflicts.append((edit, self._edit_of[result.other_point]))
-        report.forgotten.extend(self._edit_of[p] for p in result.forgotten)
+            report.conflicts.append((self._texts[point].edit, self._texts[result.other_point].edit))
+        report.forgotten.extend(self._texts[p].edit for p in result.forgotten)
 
     def _rebuilt(self) -> EditedModel:
-        block_of = {point: self._block_of[edit] for point, edit in self._edit_of.items()}
-        return EditedModel(self.base, self.settings, self.encoder, self.index, self.blocks, block_of)
+        block_of = {point: self._block_of[text.edit] for point, text in self._texts.items()}
+        scope = Scope(self.encoder, self.index, self.settings, self._texts, self.verifier)
+        return EditedModel(self.base, self.settings, scope, self.blocks, block_of)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from melo_core.errors import MeloError
+from melo_core.verifier_files import NONE, PACKAGED, digest_of
 
 Positions = Literal["answer", "all"]
 Clustering = Literal["nearest-point", "melo"]
@@ -65,8 +66,20 @@ class MethodSettings:
     """How points make clusters. `nearest-point`: each point is the centre of its own, and where two answers'
     clusters overlap the nearest decides, so that an edit's own prompt always finds it. `melo` (paper): points
     with one answer join, and where two answers meet both radii shrink, which can leave points uncovered."""
-    query_keys: Literal["whole", "whole-and-last-sentence"] = "whole-and-last-sentence"
-    """Keys of a query: the nearest of them counts. Paper: one key, of the whole text."""
+    query_keys: Literal["whole", "parts"] = "parts"
+    """Keys of a query: of the whole text, or also of what follows its last ends of sentences and lines. Paper: one
+    key, of the whole text."""
+    verifier: str = PACKAGED
+    """What decides whether a query asks what an edit near it is about: `packaged`, a folder with a cross-encoder, or
+    `none`: then the nearest edit covers whatever lies within its radius. Classifiers have none. Paper: none."""
+    verifier_digest: str = ""
+    """SHA-256 of the verifier's files and word rules: filled in when a collection is made."""
+    threshold: float = 0.5
+    """An edit covers a query if the verifier gives at most this probability that it asks something else."""
+    candidate_radius: float = 1.22
+    """Within this distance edits are candidates for the verifier, in key units."""
+    candidates: int = 8
+    """Most edits that the verifier reads for a query, nearest first."""
     whiten_epsilon: float = 0.01
     """ε in (C + ε λ_max I)^(-1/2)."""
     seed: int = 0
@@ -90,9 +103,11 @@ class MethodSettings:
         for name, least in LEAST.items():
             if getattr(settings, name) < least:
                 raise MeloError(f"method setting {name} must be at least {least}, not {getattr(settings, name)}")
-        for name in ("radius", "learning_rate", "scale", "whiten_epsilon"):
+        for name in ("radius", "candidate_radius", "learning_rate", "scale", "whiten_epsilon"):
             if getattr(settings, name) <= 0:
                 raise MeloError(f"method setting {name} must be positive, not {getattr(settings, name)}")
+        if not 0 <= settings.threshold < 1:
+            raise MeloError(f"method setting threshold must be at least 0 and below 1, not {settings.threshold}")
         return settings
 
 
@@ -107,6 +122,7 @@ MOST: Mapping[str, float] = {
     "rounds": 1_000_000,
     "edits_per_block": 1_000_000,
     "batch": 1_000_000,
+    "candidates": 1_000,
     "key_layer": 2**31 - 1,
     "seed": 2**63 - 1,
 }
@@ -119,6 +135,7 @@ LEAST = {
     "rounds": 1,
     "edits_per_block": 1,
     "batch": 1,
+    "candidates": 1,
     "key_layer": 0,
 }
 
@@ -145,6 +162,7 @@ PRESETS: Mapping[str, MethodSettings] = {
         radius=1.0,
         clustering="melo",
         query_keys="whole",
+        verifier=NONE,
     ),
 }
 
@@ -156,7 +174,14 @@ def validated(values: Mapping[str, Any], preset: str = "default") -> dict[str, A
     """
     if preset not in PRESETS:
         raise MeloError(f"unknown preset {preset!r}; the presets are {', '.join(PRESETS)}")
-    return _within_reason(MethodSettings.from_json(PRESETS[preset].to_json() | dict(values)), values)
+    settings = MethodSettings.from_json(PRESETS[preset].to_json() | dict(values))
+    found = digest_of(settings.verifier)
+    if settings.verifier_digest not in ("", found):
+        raise MeloError(
+            f"the verifier {settings.verifier!r} has the digest {found[:12]}…, not the given one "
+            f"{settings.verifier_digest[:12]}…; leave verifier_digest out"
+        )
+    return _within_reason(dataclasses.replace(settings, verifier_digest=found), values)
 
 
 # What may be other for some of a collection's edits: how a block is trained, not where it acts or what leads to it.
@@ -199,6 +224,8 @@ def _read(name: str, value: Any, wanted: Any) -> Any:
     elif wanted is float:
         form, fits = "a finite number", number and abs(value) <= sys.float_info.max
         value = float(value) if fits else value
+    elif wanted is str:
+        form, fits = "a text", isinstance(value, str)
     else:
         form = "a list of module names"
         fits = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)

@@ -180,6 +180,28 @@ def count_tokens(files: ModelFiles, texts: Sequence[str]) -> list[int] | None:
     return [len(encoded.ids) for encoded in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
+def unread(files: ModelFiles, texts: Sequence[str]) -> list[bool] | None:
+    """Whether a text has letters or digits that an encoder's tokenizer does not know, and so does not read.
+
+    None: it cannot be told without the encoder's own code.
+    """
+    tokenizer = _tokenizer(files.path, files.gguf_file)
+    if tokenizer is None:
+        return None
+    unknown = {tokenizer.token_to_id(token) for token in ("[UNK]", "<unk>")} - {None}
+
+    def is_unread(text: str) -> bool:
+        if text.isascii():
+            return False
+        read = tokenizer.encode(text, add_special_tokens=False)
+        return any(
+            token in unknown and any(c.isalnum() for c in text[start:end])
+            for token, (start, end) in zip(read.ids, read.offsets, strict=True)
+        )
+
+    return [is_unread(text) for text in texts]
+
+
 @lru_cache(maxsize=8)
 def _tokenizer(path: Path, gguf_file: str | None) -> "Tokenizer | None":
     from tokenizers import Tokenizer

@@ -101,6 +101,12 @@ class NotApprover(RegistryError):
     title = "Only the approvers that the policy names can approve"
 
 
+class TooFewLeftAlone(RegistryError):
+    status = 409
+    code = "too-few-left-alone"
+    title = "The edits would answer too many near misses"
+
+
 class MovedMeanwhile(RegistryError):
     status = 412
     code = "moved-meanwhile"

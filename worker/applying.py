@@ -9,7 +9,7 @@ from registry.jobs import service as jobs
 from registry.versions import repository as version_queries
 from registry.versions import service as versions
 from worker.candidate import candidate
-from worker.checking import check_unchanged, edit_reports, unchanged_keys
+from worker.checking import reports_of
 from worker.failures import Overtaken
 from worker.group import Prepared
 from worker.metrics import Outcome
@@ -31,8 +31,7 @@ def apply(worker: Worker, prepared: Prepared) -> None:
     trained = [prepared.trained[edit.id] for edit in claim.edits]
     with watch.stage("scope"):
         scope = scope_of(worker, claim, settings, watch)
-        keys = scope.keys_of(prepared.missing)
-        unchanged = unchanged_keys(scope, claim.edits)
+        keys = scope.keys_of([each.edit for each in trained if not each.is_stored])
     worker.at(Point.SCOPED)
     for _ in range(APPLY_TRIES):
         with watch.stage("index"):
@@ -41,13 +40,11 @@ def apply(worker: Worker, prepared: Prepared) -> None:
                 number = latest.number if latest else 0
                 content = version_queries.version_content(session, claim.collection_id, number, block_bytes=False)
             content = prepared.taken.beside(content)
-            result = candidate(content, settings, scope, trained, keys)
+            result = candidate(content, scope, trained, keys)
         worker.at(Point.INDEXED)
         with watch.stage("check"):
             stored = partial(stored_blocks, worker)
-            changed = check_unchanged(base, settings, unchanged, content, result, stored, watch.checked)
-            standing = {edit.id: edit.prompt for edit in content.edits.values()}
-            reports = edit_reports(trained, result.overlaps, standing, changed)
+            reports = reports_of(base, scope, trained, content, result, stored, watch.checked)
         worker.at(Point.CHECKED)
         try:
             with watch.stage("finish"), worker.sessions.begin() as session:

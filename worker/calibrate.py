@@ -1,22 +1,28 @@
-"""`melo calibrate`: whitening, metric and radius for one's own questions, and the trade-off to choose by."""
+"""`melo calibrate`: whitening, metric, radius and threshold for one's own questions, and the trade-offs."""
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from melo_core.verifier_files import NONE, PACKAGED
 from registry.cli.errors import CommandError
 from registry.cli.files import lines_of
 from registry.cli.invocation import Invocation, invocation
-from registry.cli.show import AsJson, fields, print_json, table
+from registry.cli.show import AsJson, print_json
+from worker.calibration_report import Report, as_record, draw, show
 
 if TYPE_CHECKING:
     from melo_core.calibration import Calibration, Rephrased
     from melo_core.encoder import KeyEncoder
+    from melo_core.settings import MethodSettings
+    from melo_core.structure import Kind
+    from melo_core.thresholds import Asked, Threshold
+    from melo_core.verifier import Verifier
+    from worker.shelf import Shelf
 
 
 def calibrate(
@@ -30,7 +36,17 @@ def calibrate(
     negatives: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Questions that no edit may cover, one a line.")
     ] = None,
+    near: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSONL with `prompt`, of --pairs, and `near`: what it must not answer."),
+    ] = None,
     false_rate: Annotated[float, typer.Option(help="Share of any set that may be covered wrongly.")] = 0.01,
+    verifier: Annotated[
+        str, typer.Option(help="Whose threshold is fitted: packaged, none, or a folder. Needs --pairs.")
+    ] = PACKAGED,
+    candidate_radius: Annotated[
+        float | None, typer.Option(help="What lies farther, the verifier never reads. Default: the method's.")
+    ] = None,
     metric: Annotated[bool, typer.Option("--metric", help="Also learn a metric from the pairs.")] = False,
     encoder: Annotated[
         str | None, typer.Option(help="Sentence encoder of the keys. Default: all-minilm-l6-v2.")
@@ -51,12 +67,13 @@ def calibrate(
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the trade-off.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit the keys to given questions, and find the radius that keeps to a false-activation rate."""
+    """Fit the keys to given questions, and find the radius and threshold that keep to a false-activation rate."""
     call = invocation(context)
-    asked = lines_of(questions) if questions else None
-    avoided = lines_of(negatives) if negatives else None
-    rephrased = _pairs(pairs)
-    if metric and not rephrased:
+    if near and not pairs:
+        raise CommandError("No rephrases", "--near needs some to weigh against.", "Give them with --pairs FILE.")
+    if near and verifier == NONE:
+        raise CommandError("No verifier", "--near is for a verifier's threshold.", "Leave --near or --verifier out.")
+    if metric and not pairs:
         raise CommandError("Nothing to learn from", "--metric needs rephrases.", "Give them with --pairs FILE.")
     if out and not whitened:
         raise CommandError("Nothing to write", "Keys that are not whitened need no calibration.", "Leave --out out.")
@@ -64,193 +81,157 @@ def calibrate(
         raise CommandError("No model", "--layer and --pooling choose among a model's hidden states.", "Give --model.")
     if model and encoder:
         raise CommandError("Two encoders", "--encoder and --model exclude each other.", "Leave one of them out.")
+    asked = lines_of(questions) if questions else None
+    avoided = lines_of(negatives) if negatives else []
+    from melo_core.calibration import measured_on
+    from melo_core.thresholds import lookalikes
+
+    rephrased, near_misses = _texts(pairs, near)
+    given: dict[str, Any] = {} if verifier == PACKAGED else {"verifier": verifier}
+    given |= {"key_encoder": "hidden", "key_layer": layer or 0, "key_pooling": pooling or "mean"} if model else {}
+    given |= {} if whitened else {"whitened": False}
+    given |= {} if epsilon is None else {"whiten_epsilon": epsilon}
+    given |= {} if candidate_radius is None else {"candidate_radius": candidate_radius}
+    settings = _settings(given)
     with call.err.status("loading the encoder"):
-        if model:
-            keys, digest = _hidden(call, model, layer or 0, pooling or "mean")
+        keys, digest, judge = _loaded(call, settings, model, encoder or "all-minilm-l6-v2")
+    found = _calibrated(call, keys, asked, avoided, rephrased, settings, false_rate, metric)
+    keys.whitening = found.whitening
+    threshold, unfitted = None, ""
+    if judge is None:
+        given["radius"] = found.radius
+    elif not rephrased:
+        unfitted = "Without --pairs no threshold is fitted."
+    else:
+        measured = measured_on(rephrased, metric)
+        near_misses = near_misses or lookalikes(keys, settings, [pair.prompt for pair in measured], avoided)
+        if near_misses:
+            threshold = _threshold(call, keys, judge, settings, measured, near_misses, false_rate)
+            given["threshold"] = threshold.threshold
         else:
-            keys, digest = _sentence(encoder or "all-minilm-l6-v2")
-    found = _calibrated(call, keys, asked, avoided, rephrased, epsilon, false_rate, whitened, metric)
+            unfitted = "No prompt lies near another: to fit a threshold, give near misses with --near FILE."
+    report = Report(found, threshold, unfitted, false_rate, digest, verifier, given, out)
     if out and found.whitening is not None:
         _write(out, found.whitening.to_bytes())
     if plot:
-        _draw(found, false_rate, plot)
+        draw(report, plot)
     if as_json:
-        print_json(record(found, false_rate, digest))
+        print_json(as_record(report))
     else:
-        _show(call, found, false_rate, out)
+        show(call, report)
 
 
-def record(found: "Calibration", false_rate: float, encoder_digest: str) -> dict[str, Any]:
-    """A calibration as JSON, without its tensors."""
-    return {
-        "radius": found.radius,
-        "false_rate": false_rate,
-        "encoder_digest": encoder_digest,
-        "whitened": found.whitening is not None,
-        "metric": _has_metric(found),
-        "edits": found.edits,
-        "questions": found.questions,
-        "rephrases": found.rephrases,
-        "trade_off": [
-            {"radius": reach.radius, "recall": reach.recall, "false": reach.false} for reach in found.reaches
-        ],
-    }
+def _settings(given: Mapping[str, Any]) -> "MethodSettings":
+    """Those of a collection that uses what is found. Raises CommandError."""
+    from melo_core.errors import MeloError
+    from melo_core.settings import MethodSettings, validated
+
+    try:
+        return MethodSettings.from_json(validated(given))
+    except MeloError as error:
+        raise CommandError("No calibration", str(error)) from None
 
 
-def _sentence(spec: str) -> "tuple[KeyEncoder, str]":
-    from melo_core.encoder import SentenceEncoder
-    from registry.base_models import find_encoder
-
-    files = find_encoder(spec)
-    return SentenceEncoder.load(files.path), files.digest
-
-
-def _hidden(call: Invocation, spec: str, layer: int, pooling: Literal["last", "mean"]) -> "tuple[KeyEncoder, str]":
+def _loaded(
+    call: Invocation, settings: "MethodSettings", model: str | None, encoder: str
+) -> "tuple[KeyEncoder, str, Verifier | None]":
+    """The encoder and its digest, and what reads candidates: nothing where the model is a classifier."""
     from melo_core.errors import MeloError
     from melo_core.hidden import HiddenEncoder
-    from melo_core.settings import MethodSettings
+    from melo_core.structure import Kind
     from registry.base_models import find_model
     from worker.shelf import Shelf, hidden_digest
 
-    digest = find_model(spec).digest
+    shelf = Shelf(call.settings.cache, call.settings.dtype)
     try:
-        base = Shelf(call.settings.cache, call.settings.dtype).base(spec, digest)
-        encoder = HiddenEncoder(base, layer, pooling)
+        if model is None:
+            keys, digest = shelf.encoder(encoder, None, None)
+            return keys, digest, _verifier(shelf, settings, Kind.CAUSAL)
+        model_digest = find_model(model).digest
+        base = shelf.base(model, model_digest)
+        hidden = HiddenEncoder(base, settings.key_layer, settings.key_pooling)
+        return hidden, hidden_digest(model_digest, settings), _verifier(shelf, settings, base.kind)
     except MeloError as error:
         raise CommandError("No keys", str(error)) from None
-    return encoder, hidden_digest(digest, MethodSettings(key_layer=layer, key_pooling=pooling))
+
+
+def _verifier(shelf: "Shelf", settings: "MethodSettings", kind: "Kind") -> "Verifier | None":
+    from melo_core.errors import MeloError
+
+    try:
+        return shelf.verifier_of(settings, kind)
+    except (MeloError, OSError, ValueError) as error:  # the last two are transformers', of a folder that is no model
+        raise CommandError(
+            "No verifier", f"{settings.verifier}: {error}", "Name packaged, none, or a cross-encoder's folder."
+        ) from None
 
 
 def _calibrated(
     call: Invocation,
     encoder: "KeyEncoder",
     asked: list[str] | None,
-    avoided: list[str] | None,
-    rephrased: "list[Rephrased]",
-    epsilon: float | None,
+    avoided: list[str],
+    rephrased: "Sequence[Rephrased]",
+    settings: "MethodSettings",
     false_rate: float,
-    whitened: bool,
     metric: bool,
 ) -> "Calibration":
     from melo_core.calibration import calibrate as fit
     from melo_core.encoder import ordinary_questions
     from melo_core.errors import MeloError
-    from melo_core.settings import MethodSettings
 
-    columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
-        with Progress(*columns, console=call.err, transient=True) as bars:
-            bar = bars.add_task("")
+        with _progress(call, "encoding") as advance:
             return fit(
                 encoder,
                 ordinary_questions() if asked is None else asked,
                 rephrased,
-                avoided or [],
-                epsilon=MethodSettings().whiten_epsilon if epsilon is None else epsilon,
+                avoided,
+                epsilon=settings.whiten_epsilon,
                 false_rate=false_rate,
-                whitened=whitened,
+                whitened=settings.whitened,
                 metric=metric,
-                on_progress=lambda done, total: bars.update(bar, completed=done, total=total),
+                on_progress=advance,
             )
     except MeloError as error:
         raise CommandError("No calibration", str(error)) from None
 
 
-def _has_metric(found: "Calibration") -> bool:
-    return found.whitening is not None and found.whitening.metric is not None
+def _threshold(
+    call: Invocation,
+    encoder: "KeyEncoder",
+    verifier: "Verifier",
+    settings: "MethodSettings",
+    rephrased: "Sequence[Rephrased]",
+    near_misses: "Sequence[Asked]",
+    false_rate: float,
+) -> "Threshold":
+    from melo_core.errors import MeloError
+    from melo_core.thresholds import Asked, fit_threshold, weigh
 
-
-def _number(radius: float) -> str:
-    return f"{radius:.3f}" if radius >= 0.1 else f"{radius:.3g}"
-
-
-def _show(call: Invocation, found: "Calibration", false_rate: float, out: Path | None) -> None:
-    names = list(found.questions)
-    rows: list[list[object]] = []
-    for reach in found.reaches:
-        style = "bold" if reach == found.suggested else ""
-        shares = [*(reach.false[name] for name in names), *([] if reach.recall is None else [reach.recall])]
-        rows.append([Text(_number(reach.radius), style), *(Text(f"{share:.1%}", style) for share in shares)])
-    recall = ["rephrases covered by their own#"] if found.rephrases else []
-    table(call.out, ["radius#", *(f"{name} covered#" for name in names), *recall], rows, "")
-    sets = ", ".join(f"{count} {name}" for name, count in found.questions.items())
-    fields(
-        call.out,
-        [
-            (
-                "suggested radius",
-                f"{_number(found.radius)}, the greatest that wrongly covers at most {false_rate:.1%} of each",
-            ),
-            ("measured on", f"{found.edits} edits; {sets}; {found.rephrases} rephrases"),
-            ("keys", "whitened" if found.whitening is not None else "as they are: plain Euclidean distances"),
-            ("metric", "learned, measured on pairs held out" if _has_metric(found) else "none"),
-            ("written to", out),
-        ],
-    )
-    if not found.rephrases:
-        note = "Without --pairs the questions stand for edits: the radius says nothing of lookalikes."
-        call.out.print(Text(note, "yellow"))
-    for name, count in found.questions.items():
-        if count * false_rate < 1:
-            call.out.print(Text(f"{count} {name} are too few to tell a rate of {false_rate:.1%}.", "yellow"))
-
-
-def _draw(found: "Calibration", false_rate: float, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    radii = [reach.radius for reach in found.reaches]
-    recall = [reach.recall for reach in found.reaches if reach.recall is not None]
-    if recall:
-        axes.plot(radii, recall, label="rephrases covered by their own edit")
-    for name in found.questions:
-        axes.plot(radii, [reach.false[name] for reach in found.reaches], "--", label=f"{name}: wrongly covered")
-    axes.axvline(found.radius, color="grey", linewidth=1, label=f"suggested: {_number(found.radius)}")
-    axes.axhline(false_rate, color="grey", linewidth=1, linestyle=":")
-    axes.set(xlabel="radius, in key units", ylabel="share", ylim=(-0.02, 1.02))
-    axes.legend()
+    rephrases = [Asked(pair.prompt, text) for pair in rephrased for text in pair.rephrases]
     try:
-        figure.savefig(path, format="png", dpi=150)
-    except OSError as error:
-        raise CommandError("The plot cannot be written", f"{path}: {error.strerror}") from None
+        with _progress(call, "reading") as advance:
+            weighed = weigh(encoder, verifier, settings, [*rephrases, *near_misses], advance)
+        return fit_threshold(weighed[: len(rephrases)], weighed[len(rephrases) :], false_rate)
+    except MeloError as error:
+        raise CommandError("No threshold", f"{error}.") from None
 
 
-def _pairs(path: Path | None) -> "list[Rephrased]":
-    """Raises CommandError with the number of every broken line."""
-    if path is None:
-        return []
-    from melo_core.calibration import Rephrased
-
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise CommandError(
-            "The file cannot be read", f"{path}: {why}.", "Check its name; it is text in UTF-8."
-        ) from None
-    lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-    found: list[Rephrased] = []
-    problems = []
-    for number, line in lines:
-        try:
-            pair = json.loads(line)
-            prompt, rephrases = pair["prompt"], pair["rephrases"]
-            if not _texts([prompt]) or not isinstance(rephrases, list) or not _texts(rephrases):
-                raise ValueError("prompt must be a text and rephrases a list of texts, none of them empty")
-            others = tuple(text for text in dict.fromkeys(rephrases) if text.strip() != prompt.strip())
-            found.append(Rephrased(prompt, others))
-        except (ValueError, TypeError) as error:
-            problems.append({"line": number, "detail": str(error)})
-        except KeyError as error:
-            problems.append({"line": number, "detail": f"has no {error}"})
-    if problems:
-        raise CommandError("The file has broken lines", str(path), "Correct these lines.", problems)
-    return found
+@contextmanager
+def _progress(call: Invocation, what: str) -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=call.err, transient=True) as bars:
+        bar = bars.add_task("")
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
-def _texts(values: Iterable[object]) -> bool:
-    return all(isinstance(value, str) and value.strip() for value in values)
+def _texts(pairs: Path | None, near: Path | None) -> "tuple[list[Rephrased], list[Asked]]":
+    """The rephrases and near misses that were given. Raises CommandError."""
+    from worker.calibration_files import read_near_misses, read_pairs
+
+    rephrased = read_pairs(pairs) if pairs else []
+    return rephrased, read_near_misses(near, rephrased) if near else []
 
 
 def _write(path: Path, content: bytes) -> None:

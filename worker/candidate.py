@@ -1,28 +1,40 @@
 """What a job wants to add to its collection: blocks and points, and the clusters that change through them."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from melo_core.encoder import KeyEncoder
 from melo_core.index import Cluster, Insertion
+from melo_core.scope import Scope, same_question
 from melo_core.settings import MethodSettings
+from melo_core.verifier import Verifier
 from registry.jobs.service import ClaimedEdit
 from registry.versions.content import VersionContent
 from registry.versions.training_result import ClusterState, NewBlock, NewPoint, Overlap, TrainingResult
 from registry.vocabulary import PointRole
-from worker.loader import as_tensor, index_of
+from worker.loader import as_tensor, index_of, scope_in
 from worker.training import TrainedEdit
 
 
 @dataclass(frozen=True)
-class Scope:
-    """How a collection tells what an edit covers."""
+class CollectionScope:
+    """What a collection's edits are told apart by."""
 
+    settings: MethodSettings
     encoder: KeyEncoder
     encoder_digest: str
+    verifier: Verifier | None
     new_calibration: bytes | None  # where this job is the collection's first
+
+    def of(self, content: VersionContent) -> Scope:
+        """What decides which edit of a version covers a query."""
+        return scope_in(content, self.settings, self.encoder, self.verifier)
+
+    def same_question(self, one: str, other: str) -> bool:
+        """Whether what is asked of one edit would be answered by the other, but for what lies nearer."""
+        return same_question(self.settings, self.verifier, one, other)
 
     def keys_of(self, edits: Sequence[ClaimedEdit]) -> dict[int, list[tuple[PointRole, Tensor]]]:
         """By edit id: the key (d,) of its prompt, then those of its rephrases."""
@@ -37,8 +49,7 @@ class Scope:
 
 def candidate(
     content: VersionContent,
-    settings: MethodSettings,
-    scope: Scope,
+    scope: CollectionScope,
     trained: Sequence[TrainedEdit],
     keys: Mapping[int, Sequence[tuple[PointRole, Tensor]]],
 ) -> TrainingResult:
@@ -46,7 +57,7 @@ def candidate(
 
     content: with the stored points of edits that were trained and stored before. keys: of the other edits.
     """
-    index = index_of(content, settings, scope.encoder.dimension)
+    index = index_of(content, scope.settings, scope.encoder.dimension)
     before = dict(index.clusters)
     replaced = {t.edit.replaces for t in trained}
     for point in content.points.values():
@@ -74,8 +85,25 @@ def candidate(
         removed=sorted(before.keys() - index.clusters.keys()),
         calibration=scope.new_calibration,
         encoder_digest=scope.encoder_digest,
-        overlaps=overlaps,
+        overlaps=_met(scope, content, trained, overlaps),
     )
+
+
+def _met(
+    scope: CollectionScope, content: VersionContent, trained: Sequence[TrainedEdit], overlaps: Iterable[Overlap]
+) -> list[Overlap]:
+    """Those overlaps that a query can see: of edits whose prompts the verifier takes for one question, or that lost
+    a point. Without a verifier all of them."""
+    prompts = {edit.id: edit.prompt for edit in content.edits.values()} | {t.edit.id: t.edit.prompt for t in trained}
+    same: dict[tuple[int, int], bool] = {}
+
+    def meets(overlap: Overlap) -> bool:
+        pair = overlap.edit_id, overlap.other_edit_id
+        if pair not in same:
+            same[pair] = scope.same_question(*(prompts[number] for number in pair))
+        return same[pair]
+
+    return [overlap for overlap in overlaps if overlap.forgotten or meets(overlap)]
 
 
 def _overlaps(result: Insertion, edit_id: int, edit_of: Mapping[int, int]) -> list[Overlap]:

@@ -15,6 +15,7 @@ from registry.edits import repository as edit_rows
 from registry.edits.validation import same_target
 from registry.jobs import repository as job_rows
 from registry.jobs.candidates import finish_check
+from registry.jobs.left_alone import Tried
 from registry.jobs.schemas import EditCheck, EditReport, NearEdit
 from registry.jobs.service import Claim, ClaimedEdit
 from registry.jobs.ways_out import ways_out
@@ -22,13 +23,14 @@ from registry.versions import repository as version_queries
 from registry.versions.content import VersionContent
 from registry.versions.training_result import TrainingResult
 from registry.vocabulary import Checks, PointRole
-from worker.candidate import Scope, candidate
-from worker.checking import ASKED_TOGETHER, check_unchanged, edit_reports, require_askable, route_of, unchanged_keys
-from worker.loader import index_of
+from worker.candidate import CollectionScope, candidate
+from worker.checking import ASKED_TOGETHER, applied, reports_of, require_askable, route_of
 from worker.metrics import Outcome
 from worker.points import Point
 from worker.scoping import fixed_scope_of, stored_blocks
+from worker.taken_over import taken_over
 from worker.training import train_edits
+from worker.trial import try_near_misses
 from worker.watch import Watch, Worker
 
 log = structlog.get_logger()
@@ -41,7 +43,8 @@ Keys = Mapping[int, Sequence[tuple[PointRole, Tensor]]]  # by edit id
 
 
 def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
-    """Ask the newest version, find near edits, and train the blocks where the policy says so; then write it down."""
+    """Ask the newest version, find near edits, train the blocks where the policy says so, try near misses; write it
+    down."""
     settings = MethodSettings.from_json(claim.settings)
     trains = claim.checks is Checks.TRAIN
     with watch.stage("load"):
@@ -53,11 +56,16 @@ def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
         keys = scope.keys_of(claim.edits)
     worker.at(Point.SCOPED)
     with watch.stage("near"):
-        near = _near(worker, claim, settings, keys, watch)
+        near = _near(worker, claim, scope, keys, watch)
     content = _newest(worker, claim)
     with watch.stage("ask"):
         now = _answers_now(worker, claim, base, settings, scope, content, watch)
     result, reports = _trained(worker, claim, base, settings, scope, content, keys, watch) if trains else (None, {})
+    with watch.stage("near misses"):
+        after = applied(content, result, claim.edits) if result else None
+        blocks = partial(stored_blocks, worker)
+        misses = try_near_misses(base, scope, claim.edits, claim.seed, content, after, keys, blocks, watch.tried)
+    mine = {edit.id for edit in claim.edits}
     found = [
         EditCheck(
             edit_id=edit.id,
@@ -66,6 +74,8 @@ def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
             near=near[edit.id],
             ways_out=ways_out(claim.batch_id, edit.id, near[edit.id], alone=len(claim.edits) == 1),
             trained=reports.get(edit.id),
+            near_misses=misses.get(edit.id, []),
+            left_alone=Tried.of(misses.get(edit.id, []), mine).share,
         )
         for edit in claim.edits
     ]
@@ -96,14 +106,13 @@ def _newest(worker: Worker, claim: Claim) -> VersionContent:
         return version_queries.version_content(session, claim.collection_id, number, block_bytes=False)
 
 
-def _near(
-    worker: Worker, claim: Claim, settings: MethodSettings, keys: Keys, watch: Watch
-) -> dict[int, list[NearEdit]]:
+def _near(worker: Worker, claim: Claim, scope: CollectionScope, keys: Keys, watch: Watch) -> dict[int, list[NearEdit]]:
     """The edits near each of the batch's: those that act in the newest version, and others of the batch in reach."""
     owners = [edit.id for edit in claim.edits for _ in keys[edit.id]]
     all_keys = torch.stack([key for edit in claim.edits for _, key in keys[edit.id]])  # (n, d)
     standing = _least(owners, _standing(worker, claim, all_keys, watch))
-    together = _least(owners, _together(owners, all_keys, settings.radius, watch))
+    reach = scope.settings.candidate_radius if scope.verifier else scope.settings.radius
+    together = _least(owners, _together(owners, all_keys, reach, watch))
     others = {edit_id for found in (*standing.values(), *together.values()) for edit_id in found}
     with worker.sessions() as session:
         told = {edit.id: edit for edit in edit_rows.by_ids(session, others)}
@@ -116,7 +125,7 @@ def _near(
                 prompt=told[other].prompt,
                 target=told[other].target,
                 distance=round(away, 6),
-                inside=away <= settings.radius,
+                inside=away <= reach and scope.same_question(told[other].prompt, edit.prompt),
                 same_target=same_target(edit.target, told[other].target),
                 in_batch=other in mine,
                 replaced=other == edit.replaces,
@@ -173,18 +182,18 @@ def _answers_now(
     claim: Claim,
     base: BaseModel,
     settings: MethodSettings,
-    scope: Scope,
+    scope: CollectionScope,
     content: VersionContent,
     watch: Watch,
 ) -> dict[int, tuple[str, int | None]]:
     """What the newest version answers to each prompt, and the edit that gives the answer. Raises MeloError."""
-    index = index_of(content, settings, scope.encoder.dimension)
+    router = scope.of(content)
     answers: dict[int, tuple[str, int | None]] = {}
     for kind in sorted({edit.kind for edit in claim.edits}):
         of_kind = [edit for edit in claim.edits if edit.kind == kind]
         for start in range(0, len(of_kind), ASKED_TOGETHER):
             part = of_kind[start : start + ASKED_TOGETHER]
-            routes = [route_of(index, content, scope.encoder.query_keys(edit.prompt, kind)) for edit in part]
+            routes = [route_of(router, content, edit.prompt, kind) for edit in part]
             for edit, route, said in zip(part, routes, _said(worker, base, settings, part, routes), strict=True):
                 match = route.match if route.block is not None else None
                 answers[edit.id] = said, content.points[match.point].edit_id if match else None
@@ -196,7 +205,7 @@ def _said(
     worker: Worker, base: BaseModel, settings: MethodSettings, edits: Sequence[ClaimedEdit], routes: Sequence[Route]
 ) -> list[str]:
     blocks = stored_blocks(worker, {route.block for route in routes if route.block is not None})
-    model = EditedModel(base, settings, None, None, blocks, {})
+    model = EditedModel(base, settings, None, blocks, {})
     longest = 0
     for edit in edits:
         try:
@@ -213,21 +222,21 @@ def _trained(
     claim: Claim,
     base: BaseModel,
     settings: MethodSettings,
-    scope: Scope,
+    scope: CollectionScope,
     content: VersionContent,
     keys: Keys,
     watch: Watch,
 ) -> tuple[TrainingResult, dict[int, EditReport]]:
     """The blocks as they would be applied to the newest version, and what is to be said of each edit."""
     with watch.stage("train"):
-        trained = train_edits(base, settings, claim.edits, watch.trained, watch.note)
+        kept = taken_over(worker, claim, base).edits  # of edits that only get more guards
+        missing = [edit for edit in claim.edits if edit.id not in kept]
+        new = train_edits(base, settings, missing, watch.trained, watch.note) if missing else []
+        done = {each.edit.id: each for each in new} | dict(kept)
+        trained = [done[edit.id] for edit in claim.edits]
     worker.at(Point.TRAINED)
-    worker.metrics.trained(claim.kind, len(trained))
+    worker.metrics.trained(claim.kind, len(new))
     with watch.stage("check"):
-        unchanged = unchanged_keys(scope, claim.edits)
-        result = candidate(content, settings, scope, trained, keys)
-        stored = partial(stored_blocks, worker)
-        changed = check_unchanged(base, settings, unchanged, content, result, stored, watch.checked)
-        standing = {edit.id: edit.prompt for edit in content.edits.values()}
-        reports = edit_reports(trained, result.overlaps, standing, changed)
+        result = candidate(content, scope, trained, keys)
+        reports = reports_of(base, scope, trained, content, result, partial(stored_blocks, worker), watch.checked)
     return result, {report.edit_id: report for report in reports}

@@ -3,29 +3,27 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-from torch import Tensor
+from typing import TypeVar
 
 from melo_core.base_model import BaseModel
 from melo_core.block import Block
 from melo_core.edited_model import EditedModel, Route
 from melo_core.errors import MeloError
-from melo_core.index import ClusterIndex
-from melo_core.settings import MethodSettings
+from melo_core.scope import Considered, Decision, Scope
 from registry.digests import float32s
-from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport
+from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport, NotReached
 from registry.jobs.service import ClaimedEdit
-from registry.versions.content import BlockContent, ClusterContent, PointContent, VersionContent
+from registry.versions.content import BlockContent, ClusterContent, EditContent, PointContent, VersionContent
 from registry.versions.training_result import Overlap, TrainingResult
 from registry.vocabulary import EditKind
-from worker.candidate import Scope
-from worker.loader import index_of
+from worker.candidate import CollectionScope
 from worker.training import TrainedEdit
 
 MOST_TOKENS = 64  # of an answer
 ASKED_TOGETHER = 8  # prompts; each is answered twice in one batch
 
 Asked = tuple[str, EditKind]  # a prompt and the form in which it is given
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,37 +46,51 @@ def require_askable(base: BaseModel, edits: Iterable[ClaimedEdit]) -> None:
                 raise type(error)(f"edit {edit.id}, among what must not change: {error}") from error
 
 
-def unchanged_keys(scope: Scope, edits: Iterable[ClaimedEdit]) -> dict[Asked, Tensor]:
-    """The query keys (k, d) of every prompt that must not change."""
-    wanted = dict.fromkeys((prompt, edit.kind) for edit in edits for prompt in edit.unchanged)
-    return {(prompt, kind): scope.encoder.query_keys(prompt, kind) for prompt, kind in wanted}
+def guards_of(edits: Iterable[ClaimedEdit]) -> list[Asked]:
+    """Every prompt that must not change, once."""
+    return list(dict.fromkeys((prompt, edit.kind) for edit in edits for prompt in edit.unchanged))
 
 
-def check_unchanged(
+def reports_of(
     base: BaseModel,
-    settings: MethodSettings,
-    keys: Mapping[Asked, Tensor],
+    scope: CollectionScope,
+    trained: Sequence[TrainedEdit],
     before: VersionContent,
     result: TrainingResult,
     stored_blocks: Callable[[Collection[int]], Mapping[int, Block]],
     on_progress: Callable[[int, int], None],
-) -> dict[Asked, ChangedAnswer]:
-    """The prompts that would be answered otherwise than in the version `before`, were the result applied to it.
+) -> list[EditReport]:
+    """What is to be said of each trained edit, were the result applied to the version `before`. Raises CorruptBlock."""
+    edits = [t.edit for t in trained]
+    after = applied(before, result, edits)
+    changed = check_unchanged(base, scope, guards_of(edits), before, after, stored_blocks, on_progress)
+    missed = check_reached(base, scope, trained, after, stored_blocks, on_progress)
+    standing = {edit.id: edit.prompt for edit in before.edits.values()}
+    return edit_reports(trained, result.overlaps, standing, changed, missed)
 
-    Only those that another block would answer are asked at all. keys: as unchanged_keys gives them. stored_blocks:
-    gets ids of blocks of `before`. on_progress: gets how many prompts were asked, of how many. Raises CorruptBlock.
+
+def check_unchanged(
+    base: BaseModel,
+    scope: CollectionScope,
+    asked: Sequence[Asked],
+    before: VersionContent,
+    after: VersionContent,
+    stored_blocks: Callable[[Collection[int]], Mapping[int, Block]],
+    on_progress: Callable[[int, int], None],
+) -> dict[Asked, ChangedAnswer]:
+    """The prompts that would be answered otherwise in the version `after` than in `before`.
+
+    Only those that another block would answer are asked at all. stored_blocks: gets ids of blocks of `before`.
+    on_progress: gets how many prompts were asked, of how many. Raises CorruptBlock.
     """
-    if not keys:
+    if not asked:
         return {}
-    after = _applied(before, result)
-    moved = _moved(keys, settings, before, after)
+    moved = _moved(asked, scope, before, after)
     changed: dict[Asked, ChangedAnswer] = {}
     done = 0
-    for part in _parts(moved):
+    for part in parts(moved, lambda each: each.kind):
         used = {route.block for each in part for route in (each.before, each.after) if route.block is not None}
-        blocks = dict(stored_blocks([number for number in used if number > 0]))
-        blocks |= {number: Block.from_bytes(after.blocks[number].data or b"") for number in used if number < 0}
-        model = EditedModel(base, settings, None, None, blocks, {})
+        model = EditedModel(base, scope.settings, None, blocks_of(used, after, stored_blocks), {})
         prompts, kind = [each.prompt for each in part], part[0].kind
         room = base.window - max(len(base.prompt_ids(prompt, kind)) for prompt in prompts)
         routes = [each.before for each in part] + [each.after for each in part]
@@ -86,7 +98,7 @@ def check_unchanged(
         for each, old, new in zip(part, answers[: len(part)], answers[len(part) :], strict=True):
             if old.token_ids != new.token_ids:
                 match = each.after.match
-                by_edit = after.points[match.point].edit_id if match and match.covers else None
+                by_edit = after.points[match.point].edit_id if match else None
                 changed[each.prompt, kind] = ChangedAnswer(
                     prompt=each.prompt, before=old.text, after=new.text, by_edit=by_edit
                 )
@@ -95,11 +107,80 @@ def check_unchanged(
     return changed
 
 
+def check_reached(
+    base: BaseModel,
+    scope: CollectionScope,
+    trained: Sequence[TrainedEdit],
+    after: VersionContent,
+    stored_blocks: Callable[[Collection[int]], Mapping[int, Block]],
+    on_progress: Callable[[int, int], None],
+) -> dict[int, list[NotReached]]:
+    """By edit, its prompt and rephrases that the version `after` would not answer with its target, as they are used:
+    through routing and by free generation. Raises CorruptBlock.
+    """
+    router = scope.of(after)
+    missed: dict[int, list[NotReached]] = {}
+    asked: list[tuple[TrainedEdit, str, Route]] = []
+    for t in trained:
+        for text in dict.fromkeys((t.edit.prompt, *t.edit.rephrases)):
+            decision = router.decide(text, t.edit.kind)
+            if decision.considered and decision.considered[0].edit == t.edit.id and decision.covered:
+                asked_in_training = text == t.edit.prompt and not t.is_kept
+                if not asked_in_training and decision.match is not None:
+                    asked.append((t, text, Route(after.points[decision.match.point].block_id, decision.match)))
+                continue
+            missed.setdefault(t.edit.id, []).append(_not_reached(text, decision))
+    done = 0
+    for part in parts(asked, lambda each: each[0].edit.kind):
+        kind, prompts = part[0][0].edit.kind, [text for _, text, _ in part]
+        used = {route.block for _, _, route in part if route.block is not None}
+        model = EditedModel(base, scope.settings, None, blocks_of(used, after, stored_blocks), {})
+        room = base.window - max(len(base.prompt_ids(prompt, kind)) for prompt in prompts)
+        longest = max(len(base.target_ids(t.edit.target, kind)) for t, _, _ in part) + 1
+        answers = model.answer(prompts, [route for _, _, route in part], kind, max(1, min(longest, room)))
+        for (t, text, _), answer in zip(part, answers, strict=True):
+            if answer.text != t.edit.target.strip():
+                told = NotReached(text=text, by_edit=t.edit.id, why="the block answers otherwise", answer=answer.text)
+                missed.setdefault(t.edit.id, []).append(told)
+        done += len(part)
+        on_progress(done, len(asked))
+    return missed
+
+
+def _not_reached(text: str, decision: Decision) -> NotReached:
+    if decision.covered:
+        return NotReached(text=text, by_edit=decision.considered[0].edit, why="another edit covers it")
+    why = "no edit lies near it"
+    for found in decision.considered[:1]:
+        why = told_of(found)
+    return NotReached(text=text, by_edit=None, why=why)
+
+
+def told_of(found: Considered) -> str:
+    """In words, why an edit does not cover a query."""
+    if found.guard is not None:
+        return f"it is nearer to the guard {found.guard!r}"
+    if found.difference is not None:
+        return f"it differs by {found.difference}"
+    if found.score is not None:
+        return f"the verifier gives {found.score:.3f} that it asks something else"
+    return f"its distance is {found.distance:.3f}"
+
+
+def blocks_of(
+    used: Collection[int], after: VersionContent, stored_blocks: Callable[[Collection[int]], Mapping[int, Block]]
+) -> dict[int, Block]:
+    """Blocks by their ids; those of `after` that are not stored yet have negative ones. Raises CorruptBlock."""
+    blocks = dict(stored_blocks([number for number in used if number > 0]))
+    return blocks | {number: Block.from_bytes(after.blocks[number].data or b"") for number in used if number < 0}
+
+
 def edit_reports(
     trained: Sequence[TrainedEdit],
     overlaps: Iterable[Overlap],
     standing: Mapping[int, str],
     changed: Mapping[Asked, ChangedAnswer],
+    missed: Mapping[int, Sequence[NotReached]],
 ) -> list[EditReport]:
     """One report for each edit, in order. standing: the prompts of the edits that were there before, by their ids."""
     prompts = {**standing, **{t.edit.id: t.edit.prompt for t in trained}}
@@ -122,6 +203,7 @@ def edit_reports(
             reproduced=t.reproduced,
             answer=None if t.reproduced else t.answer,
             conflicts=list(met.get(t.edit.id, {}).values()),
+            not_reached=list(missed.get(t.edit.id, ())),
             unchanged_checked=len(set(t.edit.unchanged)),
             unchanged_changed=[
                 changed[prompt, t.edit.kind]
@@ -133,8 +215,9 @@ def edit_reports(
     ]
 
 
-def _applied(before: VersionContent, result: TrainingResult) -> VersionContent:
+def applied(before: VersionContent, result: TrainingResult, edits: Iterable[ClaimedEdit]) -> VersionContent:
     """The version that the result would make. What is new has negative numbers, until the record gives others."""
+    edits = list(edits)
     block_ids = {block.name: -n for n, block in enumerate(result.blocks, 1)}
     point_ids = {point.name: -n for n, point in enumerate(result.points, 1)}
     blocks = [BlockContent(block_ids[b.name], "", b.rank, b.scale, dict(b.shapes), b.data) for b in result.blocks]
@@ -154,36 +237,46 @@ def _applied(before: VersionContent, result: TrainingResult) -> VersionContent:
     ]
     gone = {*result.removed, *(c.cluster_no for c in clusters)}
     kept = (c for c in before.clusters if c.cluster_no not in gone)
+    replaced = {edit.replaces for edit in edits}
+    acting = {id: edit for id, edit in before.edits.items() if id not in replaced}
     return replace(
         before,
+        edits=acting | {edit.id: _as_content(edit) for edit in edits},
         clusters=(*kept, *clusters),
         points=before.points | {point.id: point for point in points},
         blocks=before.blocks | {block.id: block for block in blocks},
     )
 
 
+def _as_content(edit: ClaimedEdit) -> EditContent:
+    return EditContent(
+        id=edit.id, batch_id=0, prompt=edit.prompt, target=edit.target, rephrases=edit.rephrases,
+        unchanged=edit.unchanged, kind=edit.kind, author="", reason="", source="", digest=edit.digest,
+    )  # fmt: skip
+
+
 def _moved(
-    keys: Mapping[Asked, Tensor], settings: MethodSettings, before: VersionContent, after: VersionContent
+    asked: Sequence[Asked], scope: CollectionScope, before: VersionContent, after: VersionContent
 ) -> list[_Moved]:
     """Another block on both sides is another answer, perhaps; the same one, or none, is the same answer for sure."""
-    dimension = next(iter(keys.values())).shape[-1]
-    was, will_be = (index_of(content, settings, dimension) for content in (before, after))
+    was, will_be = scope.of(before), scope.of(after)
     moved = []
-    for (prompt, kind), query_keys in keys.items():
-        old, new = route_of(was, before, query_keys), route_of(will_be, after, query_keys)
+    for prompt, kind in asked:
+        old, new = route_of(was, before, prompt, kind), route_of(will_be, after, prompt, kind)
         if old.block != new.block:
             moved.append(_Moved(prompt, kind, old, new))
     return moved
 
 
-def route_of(index: ClusterIndex, content: VersionContent, query_keys: Tensor) -> Route:
-    match = index.lookup(query_keys)
-    return Route(content.points[match.point].block_id if match and match.covers else None, match)
+def route_of(scope: Scope, content: VersionContent, prompt: str, kind: str) -> Route:
+    decision = scope.decide(prompt, kind)
+    match = decision.match if decision.covered else None
+    return Route(content.points[match.point].block_id if match else None, match, decision.considered)
 
 
-def _parts(moved: Sequence[_Moved]) -> Iterator[Sequence[_Moved]]:
+def parts(items: Sequence[T], kind_of: Callable[[T], EditKind]) -> Iterator[Sequence[T]]:
     """Those of one kind together, a batch at a time."""
-    for kind in sorted({each.kind for each in moved}):
-        chosen = [each for each in moved if each.kind == kind]
+    for kind in sorted({kind_of(each) for each in items}):
+        chosen = [each for each in items if kind_of(each) == kind]
         for start in range(0, len(chosen), ASKED_TOGETHER):
             yield chosen[start : start + ASKED_TOGETHER]

@@ -1,5 +1,6 @@
 """The commands of `melo` that need a model: ask, worker and demo. Heavy imports wait until a command is called."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,12 +17,15 @@ from registry.cli.invocation import Invocation, invocation
 from registry.cli.show import AsJson, example, fields, print_json
 from worker.bench.command import register as register_bench
 from worker.bench.queue.command import register as register_queue_bench
+from worker.bench.scope.command import register as register_scope_bench
 from worker.calibrate import calibrate
 from worker.record import record_of
 from worker.replay import register as register_replay
+from worker.verifier.command import register as register_verifier
 
 if TYPE_CHECKING:
     from melo_core.edited_model import Answer
+    from melo_core.scope import Considered
     from worker.loader import LoadedVersion
 
 
@@ -36,6 +40,8 @@ def register(app: typer.Typer) -> None:
     register_replay(app)
     register_bench(app)
     register_queue_bench(app)
+    register_scope_bench(app)
+    register_verifier(app)
 
 
 def ask(
@@ -43,6 +49,10 @@ def ask(
     model: Annotated[str, typer.Argument(metavar="COLLECTION@VERSION", help="@3, @production, @latest or @base.")],
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to ask.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file with a prompt a line; - is the standard input.")] = None,
+    conversation: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help='JSON: [{"role": "user", "content": "…"}, …], the last to answer.'),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say which edit answered, and why.")] = False,
     completion: Annotated[bool, typer.Option("--completion", help="Continue the prompt; not a question.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Longest answer, in tokens.")] = 64,
@@ -50,7 +60,10 @@ def ask(
 ) -> None:
     """Ask a version of a model, rebuilt from the record."""
     asked = [*(prompts or []), *(lines_of(file) if file else [])]
-    if not asked or not all(prompt.strip() for prompt in asked):
+    messages = _messages(conversation) if conversation else []
+    if messages and (asked or completion):
+        raise CommandError("Too much to ask", "--conversation stands alone.", "Leave prompts and other options out.")
+    if not messages and (not asked or not all(prompt.strip() for prompt in asked)):
         raise CommandError("Nothing to ask", "A prompt is missing or empty.", 'Try: melo ask facts "Who runs Acme?"')
     from melo_core.errors import MeloError
 
@@ -59,7 +72,10 @@ def ask(
     try:
         (loaded,) = _load(call, model)
         with call.err.status("answering"):
-            answers = loaded.model.ask(asked, kind=kind, max_new_tokens=max_tokens)
+            if messages:
+                asked, answers = [messages[-1]["content"]], [loaded.model.converse(messages, max_tokens)]
+            else:
+                answers = loaded.model.ask(asked, kind=kind, max_new_tokens=max_tokens)
     except MeloError as error:
         raise CommandError("The model cannot answer", str(error)) from None
     if as_json:
@@ -71,6 +87,21 @@ def ask(
         call.out.print(Text(answer.text))
         if explain:
             fields(call.out, _explanation(loaded, answer))
+
+
+def _messages(file: Path) -> list[dict[str, str]]:
+    """The turns of a conversation. Raises CommandError."""
+    shown = '[{"role": "user", "content": "Who runs Acme?"}]'
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CommandError("The conversation cannot be read", f"{file}: {error}.", f"Write {shown}.") from None
+    turns = found if isinstance(found, list) else []
+    if not turns or not all(
+        isinstance(t, dict) and all(isinstance(t.get(n), str) for n in ("role", "content")) for t in turns
+    ):
+        raise CommandError("The conversation cannot be read", f"{file} is no list of turns.", f"Write {shown}.")
+    return turns
 
 
 def answers(call: Invocation, models: Sequence[str], prompts: Sequence[str]) -> list[list[str]]:
@@ -152,40 +183,67 @@ def _load(call: Invocation, *models: str) -> "Iterator[LoadedVersion]":
 
 
 def _answer_record(loaded: "LoadedVersion", prompt: str, answer: "Answer") -> dict[str, object]:
-    """An answer as JSON, with the edit behind it."""
-    edit, match = loaded.edit_behind(answer), answer.route.match
+    """An answer as JSON, with the edit behind it and those that were considered."""
+    edit = loaded.edit_behind(answer)
+    nearest = answer.route.considered[:1]
     return {
         "prompt": prompt,
         "answer": answer.text,
         "token_ids": list(answer.token_ids),
         "version": loaded.content.number,
         "edit": edit and edit.id,
-        "distance": match and match.distance,
-        "radius": match and match.radius,
+        "distance": nearest[0].distance if nearest else None,
+        "threshold": loaded.model.settings.threshold,
+        "considered": [
+            {
+                "edit": found.edit,
+                "text": found.text,
+                "distance": found.distance,
+                "score": found.score,
+                "difference": str(found.difference) if found.difference else None,
+                "guard": found.guard,
+                "guard_score": found.guard_score,
+                "covers": found.covers,
+            }
+            for found in answer.route.considered
+        ],
     }
 
 
+SHOWN = 3  # edits that were considered
+
+
 def _explanation(loaded: "LoadedVersion", answer: "Answer") -> list[tuple[str, object]]:
-    """Which edit acted, at what distance, in which version, and who made it; or why none did."""
+    """Which edit acted and why, in which version, and who made it; or why none did, and which came near."""
     version = f"{loaded.content.collection.name}@{loaded.content.number}"
-    match, edit = answer.route.match, loaded.nearest_edit(answer)
-    if match is None or edit is None:
-        return [("version", version), ("answered by", "the base model: the version has no edits")]
-    reach = f"{match.distance:.3f} (within {match.radius:.3f} is covered)"
-    if not match.covers:
-        return [
-            ("version", version),
-            ("answered by", "the base model: no edit covers the prompt"),
-            ("nearest edit", f"{edit.id}: {edit.prompt}"),
-            ("distance", reach),
-        ]
+    considered = [
+        ("considered", f"edit {found.edit}: {found.text} – {_verdict(found, loaded.model.settings.threshold)}")
+        for found in answer.route.considered[:SHOWN]
+    ]
+    edit = loaded.edit_behind(answer)
+    if edit is None:
+        why = "no edit lies near" if loaded.content.edits else "the version has no edits"
+        why = "no edit covers the prompt" if considered else why
+        return [("version", version), ("answered by", f"the base model: {why}"), *considered]
     return [
         ("version", version),
         ("answered by", f"edit {edit.id}, block {answer.route.block}"),
         ("edit", f"{edit.prompt} → {edit.target}"),
-        ("distance", reach),
         ("author", edit.author),
         ("reason", edit.reason),
         ("source", edit.source),
         ("batch", edit.batch_id),
+        *considered,
     ]
+
+
+def _verdict(found: "Considered", threshold: float) -> str:
+    """The distance, and what spoke for or against the edit."""
+    away = f"distance {found.distance:.3f}"
+    if found.guard is not None:
+        return f"{away}; nearer to the guard {found.guard!r}"
+    if found.difference is not None:
+        return f"{away}; differs by {found.difference}"
+    if found.score is None:
+        return f"{away}; {'within' if found.covers else 'beyond'} the radius"
+    return f"{away}; asks something else: {found.score:.3f} ({'at most' if found.covers else 'above'} {threshold:g})"

@@ -73,8 +73,10 @@ def prepare(worker: Worker, watch: Watch) -> Prepared:
         require_askable(base, claim.edits)
         encoder_of(worker, claim, settings)  # what does not fit the model is refused before anything is trained
         taken = taken_over(worker, claim, base)
-    if taken.edits:
-        watch.note(f"{len(taken.edits)} of {len(claim.edits)} edits are taken over as the check trained them")
+    if checked := len(taken.edits) - len(taken.kept):
+        watch.note(f"{checked} of {len(claim.edits)} edits are taken over as the check trained them")
+    if taken.kept:
+        watch.note(f"{len(taken.kept)} of {len(claim.edits)} edits keep their blocks: only their guards are new")
     worker.at(Point.LOADED)
     missing = [edit for edit in claim.edits if edit.id not in taken.edits]
     return Prepared(watch, settings, base, taken, missing, trained=dict(taken.edits))

@@ -12,7 +12,9 @@ from melo_core.edited_model import Answer, EditedModel
 from melo_core.encoder import KeyEncoder
 from melo_core.errors import CorruptBlock
 from melo_core.index import Cluster, ClusterIndex
+from melo_core.scope import Scope, ScopedText
 from melo_core.settings import MethodSettings
+from melo_core.verifier import Verifier
 from registry.digests import sha256_hex
 from registry.errors import DigestMismatch
 from registry.versions.content import EditContent, VersionContent
@@ -33,12 +35,6 @@ class LoadedVersion:
         """The edit whose block gave the answer; None: the base model answered."""
         if answer.route.block is None or answer.route.match is None:
             return None
-        return self.nearest_edit(answer)
-
-    def nearest_edit(self, answer: Answer) -> EditContent | None:
-        """The edit that lies nearest to the prompt, whether it covers it or not."""
-        if answer.route.match is None:
-            return None
         return self.content.edits[self.content.points[answer.route.match.point].edit_id]
 
 
@@ -55,12 +51,37 @@ def load_version(sessions: sessionmaker[Session], shelf: Shelf, collection_id: i
     collection = content.collection
     settings = MethodSettings.from_json(collection.method)
     base = shelf.base(collection.model, collection.model_digest)
-    encoder = index = None
+    scope = None
     if content.clusters:
-        encoder = _encoder(shelf, content, settings)
-        index = index_of(content, settings, encoder.dimension)
+        scope = scope_in(content, settings, _encoder(shelf, content, settings), shelf.verifier_of(settings, base.kind))
     block_of = {point.id: point.block_id for point in content.points.values()}
-    return LoadedVersion(content, EditedModel(base, settings, encoder, index, blocks, block_of))
+    return LoadedVersion(content, EditedModel(base, settings, scope, blocks, block_of))
+
+
+def scope_in(
+    content: VersionContent, settings: MethodSettings, encoder: KeyEncoder, verifier: Verifier | None
+) -> Scope:
+    """What decides which edit of a version covers a query."""
+    index = index_of(content, settings, encoder.dimension)
+    return Scope(encoder, index, settings, texts_of(content), verifier)
+
+
+def texts_of(content: VersionContent) -> dict[int, ScopedText]:
+    """The text behind each point. An edit's points are its prompt's and its rephrases', in the order of their ids;
+    where some are forgotten, as the paper's clustering does, the prompt stands for all."""
+    points: dict[int, list[int]] = {}
+    for point in sorted(content.points.values(), key=lambda point: (point.id < 0, abs(point.id))):
+        if point.edit_id in content.edits:
+            points.setdefault(point.edit_id, []).append(point.id)
+    texts = {}
+    for edit_id, ids in points.items():
+        edit = content.edits[edit_id]
+        asked = (edit.prompt, *edit.rephrases)
+        whole = len(ids) == len(asked)
+        for i, point_id in enumerate(ids):
+            text = asked[i] if whole else edit.prompt
+            texts[point_id] = ScopedText(edit_id, text, edit.unchanged, is_rephrase=i > 0)
+    return texts
 
 
 def index_of(content: VersionContent, settings: MethodSettings, dimension: int) -> ClusterIndex:

@@ -1,6 +1,7 @@
 """The encoder of a job's collection, with its whitening; and blocks that are stored already."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from melo_core.block import Block
 from melo_core.encoder import KeyEncoder, Whitening
@@ -8,7 +9,7 @@ from melo_core.settings import MethodSettings
 from registry.collections import service as collections
 from registry.jobs.service import Claim
 from registry.versions import repository as version_queries
-from worker.candidate import Scope
+from worker.candidate import CollectionScope
 from worker.watch import Watch, Worker
 
 
@@ -18,16 +19,17 @@ def encoder_of(worker: Worker, claim: Claim, settings: MethodSettings) -> tuple[
     return worker.shelf.encoder_of(claim, settings, calibration)
 
 
-def scope_of(worker: Worker, claim: Claim, settings: MethodSettings, watch: Watch) -> Scope:
+def scope_of(worker: Worker, claim: Claim, settings: MethodSettings, watch: Watch) -> CollectionScope:
     """The collection's encoder with its whitening, which the first job of a collection fits."""
     encoder, digest = encoder_of(worker, claim, settings)
     fitted = None
     if settings.whitened and encoder.whitening is None:
         fitted = worker.shelf.fitted_whitening(encoder, digest, settings.whiten_epsilon, watch.calibrated)
-    return Scope(encoder, digest, fitted)
+    verifier = worker.shelf.verifier_of(settings, worker.base(claim).kind)
+    return CollectionScope(settings, encoder, digest, verifier, fitted)
 
 
-def fixed_scope_of(worker: Worker, claim: Claim, settings: MethodSettings, watch: Watch) -> Scope:
+def fixed_scope_of(worker: Worker, claim: Claim, settings: MethodSettings, watch: Watch) -> CollectionScope:
     """The same, with encoder and whitening fixed in the record at once, so that its keys stay good for later jobs."""
     scope = scope_of(worker, claim, settings, watch)
     with worker.sessions.begin() as session:
@@ -36,7 +38,7 @@ def fixed_scope_of(worker: Worker, claim: Claim, settings: MethodSettings, watch
         )
     if calibration is not None and calibration != scope.new_calibration:  # another worker's came first
         scope.encoder.whitening = Whitening.from_bytes(calibration)
-    return Scope(scope.encoder, scope.encoder_digest, None)
+    return replace(scope, new_calibration=None)
 
 
 def stored_blocks(worker: Worker, block_ids: Collection[int]) -> dict[int, Block]:

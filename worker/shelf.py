@@ -16,13 +16,16 @@ from melo_core.base_model import BaseModel, choose_device, load_base_model
 from melo_core.encoder import KeyEncoder, SentenceEncoder, Whitening, ordinary_questions
 from melo_core.hidden import HiddenEncoder
 from melo_core.settings import MethodSettings
-from melo_core.structure import structure_of
+from melo_core.structure import Kind, structure_of
+from melo_core.verifier import Verifier
+from melo_core.verifier_files import NONE, digest_of, folder_of
 from registry.base_models import ModelFiles, find_encoder, find_model
 from registry.errors import UnknownModel
 from registry.jobs.service import Claim
 from registry.versions.content import CollectionContent
 
 PROCESS = Path("/proc/self")
+VERIFIER_BASE = "all-minilm-l6-v2"  # whose embeddings and tokenizer a trained verifier shares
 
 
 class Shelf:
@@ -37,6 +40,7 @@ class Shelf:
         self._cache = cache.expanduser()
         self._base: tuple[str, BaseModel] | None = None
         self._encoders: dict[str, SentenceEncoder] = {}
+        self._verifiers: dict[str, Verifier] = {}
         self.device = choose_device() if device is None else device
         usual = "float32" if self.device.type == "cpu" else "bfloat16"
         self.dtype = usual if dtype == "auto" else dtype
@@ -102,7 +106,7 @@ class Shelf:
             digest = hidden_digest(collection.model_digest, settings)
         else:
             encoder, digest = self.encoder(collection.encoder, collection.encoder_digest, calibration)
-        encoder.last_sentence = settings.query_keys == "whole-and-last-sentence"
+        encoder.in_parts = settings.query_keys == "parts"
         return encoder, digest
 
     def encoder(self, spec: str, digest: str | None, whitening: bytes | None) -> tuple[SentenceEncoder, str]:
@@ -117,6 +121,24 @@ class Shelf:
             self._encoders[digest], whitening=Whitening.from_bytes(whitening) if whitening else None
         )
         return encoder, digest
+
+    def verifier_of(self, settings: MethodSettings, kind: Kind) -> Verifier | None:
+        """What decides between a collection's edits; None where the nearest does, as for classifiers.
+
+        Raises UnknownModel where its files or word rules are not those of the collection.
+        """
+        if settings.verifier == NONE or kind is Kind.CLASSIFIER:
+            return None
+        digest = digest_of(settings.verifier)
+        if digest != settings.verifier_digest:
+            raise UnknownModel(
+                f"The verifier {settings.verifier!r} of this program is not that of the collection: its digest is "
+                f"{digest[:12]}…, the recorded one {settings.verifier_digest[:12]}….",
+                "Install the release that the collection was made with, or make a new collection for this one.",
+            )
+        if digest not in self._verifiers:
+            self._verifiers[digest] = Verifier.load(folder_of(settings.verifier), find_encoder(VERIFIER_BASE).path)
+        return self._verifiers[digest]
 
     def fitted_whitening(
         self, encoder: KeyEncoder, encoder_digest: str, epsilon: float, on_progress: Callable[[int, int], None]

@@ -1,11 +1,13 @@
-"""What a training takes over from its batch's check: blocks and points that are stored, and in no version yet."""
+"""What a training takes over: blocks and points that its batch's check stored, and in no version yet; and the blocks of
+edits that get more guards.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from melo_core.base_model import BaseModel
 from melo_core.training import Trained
-from registry.jobs.candidates import Candidate, candidates
+from registry.jobs.candidates import Candidate, KeptBlock, candidates, kept_blocks
 from registry.jobs.schemas import EditReport
 from registry.jobs.service import Claim, ClaimedEdit
 from registry.versions.content import VersionContent
@@ -17,6 +19,7 @@ from worker.watch import Worker
 @dataclass(frozen=True)
 class TakenOver:
     edits: Mapping[int, TrainedEdit]  # by the edit's id
+    kept: frozenset[int]  # those of them that go on with the block of the edit that they replace
     stored: tuple[Candidate, ...]
 
     def beside(self, content: VersionContent) -> VersionContent:
@@ -32,13 +35,30 @@ def taken_over(worker: Worker, claim: Claim, base: BaseModel) -> TakenOver:
     """Raises DigestMismatch where a block is not what the check stored."""
     with worker.sessions() as session:
         stored = tuple(candidates(session, claim))
+        kept = kept_blocks(session, claim)
     edits = {edit.id: edit for edit in claim.edits}
     taken = {
         edit_id: _as_trained(-each.block.id, each, edits[edit_id], report, base)
         for each in stored
         for edit_id, report in each.reports.items()
     }
-    return TakenOver(taken, stored)
+    going_on = {each.edit_id: _as_kept(each, edits[each.edit_id], base) for each in kept if each.edit_id not in taken}
+    return TakenOver(taken | going_on, frozenset(going_on), stored)
+
+
+def _as_kept(kept: KeptBlock, edit: ClaimedEdit, base: BaseModel) -> TrainedEdit:
+    data = kept.block.data or b""
+    block = read_block(kept.block.id, data, kept.block.sha256)
+    return TrainedEdit(
+        group=-kept.block.id,
+        label=tuple(base.target_ids(edit.target, edit.kind)),
+        trained=Trained(block, kept.loss, kept.iterations, reached=True),
+        data=data,
+        answer=edit.target.strip(),
+        reproduced=True,  # until it is asked, which its job does
+        edit=edit,
+        is_kept=True,
+    )
 
 
 def _as_trained(

@@ -17,6 +17,7 @@ class TrainedEdit(Learned):
     """A trained edit: its block, and what the model answers to its prompt with the block as it will be stored."""
 
     edit: ClaimedEdit
+    is_kept: bool = False  # the block is that of the edit which it replaces
     points: tuple[PointContent, ...] = ()  # where block and points are stored already, by the batch's check
 
     @property

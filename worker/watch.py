@@ -160,6 +160,9 @@ class Watch:
     def checked(self, done: int, total: int) -> None:
         self._count("checked", "check_total", done, total)
 
+    def tried(self, done: int, total: int) -> None:
+        self._count("tried", "try_total", done, total)
+
     def _count(self, of: str, out_of: str, done: int, total: int) -> None:
         self.may_go_on()
         self.progress = self.progress | {of: done, out_of: total}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from registry.cli import review
 from registry.cli.checks import SHOWN_EDITS, show_check
 from registry.cli.edits import Wait
 from registry.cli.findings import show_findings
@@ -135,6 +136,8 @@ def register(app: typer.Typer) -> None:
             print_json(found)
         else:
             call.out.print(f"Batch {batch} is cancelled: nothing of it is applied.")
+
+    review.add_to(group)
 
 
 def _approval(each: "ApprovalView") -> str:

@@ -1,18 +1,20 @@
 """What a check found about a batch, as whoever decides on it reads it."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from registry.cli.findings import SHOWN, show_reports
 from registry.cli.show import prompt_of, table, visible
+from registry.jobs.left_alone import tried
 from registry.vocabulary import JobState
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from registry.edits.schemas import BatchView
-    from registry.jobs.schemas import EditCheck, NearEdit
+    from registry.jobs.schemas import EditCheck, NearEdit, NearMiss
 
 SHOWN_EDITS = 100
 SHOWN_ANSWER = 60  # characters
@@ -48,6 +50,39 @@ def show_check(console: "Console", batch: "BatchView") -> None:
     # Of conflicts, the table has told already.
     reports = [each.trained.model_copy(update={"conflicts": []}) for each in found.values() if each.trained]
     show_reports(console, batch, reports)
+    _show_near_misses(console, batch, found)
+
+
+def taken(batch: "BatchView") -> "list[tuple[int, NearMiss]]":
+    """The near misses that an edit of the batch would answer, each with that edit, in the order of the edits."""
+    report = (batch.check and batch.check.report) or []
+    kept = {check.edit_id for check in report} - set(batch.declined)
+    found = [each for check in report if check.edit_id in kept for each in check.near_misses]
+    return sorted(((each.by_edit, each) for each in found if each.by_edit in kept), key=lambda item: item[0])
+
+
+def _show_near_misses(console: "Console", batch: "BatchView", found: "Mapping[int, EditCheck]") -> None:
+    """Those that an edit would take, the share that all leave alone, and how to make one a guard."""
+    all_tried = tried(found.values(), found.keys() - set(batch.declined))
+    if not all_tried.count:
+        return
+    all_taken = taken(batch)
+    for edit_id, miss in all_taken[:SHOWN]:
+        said = f" → {_short(miss.answer)!r}" if miss.answer is not None else ""
+        console.print(
+            Text(visible(f"Edit {edit_id} would also answer: {miss.text!r} ({miss.kind}){said}"), style="yellow")
+        )
+    if len(all_taken) > SHOWN:
+        console.print(f"… and {len(all_taken) - SHOWN} more: melo batch show {batch.id} --json")
+    console.print(
+        f"{all_tried.left_alone} of {all_tried.count} near misses ({all_tried.share:.1%}) are left alone.", markup=False
+    )
+    if all_taken:
+        console.print(
+            f"What an edit must leave to the base model becomes its guard: `melo batch review {batch.id}`; of one that "
+            "is active: `melo guard add EDIT PROMPT --reason …`.",
+            markup=False,
+        )
 
 
 def _now(check: "EditCheck") -> str:

@@ -17,6 +17,9 @@ from registry.vocabulary import Checks
 Approvals = typer.Option("--approvals", min=1, max=10, help="How many different people have to approve a batch.")
 Approver = typer.Option("--approver", metavar="NAME", help="Who may approve; may be repeated. Default: anyone.")
 WhatIsChecked = typer.Option("--checks", help="What a worker does before the decision: nothing, keys, or training too.")
+LeftAlone = typer.Option(
+    "--left-alone", metavar="SHARE", min=0, max=1, help="Share of near misses that a batch has to leave alone; 0: any."
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,6 +60,7 @@ def register(app: typer.Typer) -> None:
         approvals: Annotated[int | None, Approvals] = None,
         approver: Annotated[list[str] | None, Approver] = None,
         checks: Annotated[Checks | None, WhatIsChecked] = None,
+        left_alone: Annotated[float | None, LeftAlone] = None,
         as_json: AsJson = False,
     ) -> None:
         """Make a collection."""
@@ -73,6 +77,7 @@ def register(app: typer.Typer) -> None:
                 approvals_needed=approvals,
                 approvers=approver,
                 checks=checks,
+                left_alone_needed=left_alone,
             )
         if as_json:
             print_json(made)
@@ -91,6 +96,7 @@ def register(app: typer.Typer) -> None:
             bool | None, typer.Option("--self-approval/--no-self-approval", help="May submitters approve their own?")
         ] = None,
         checks: Annotated[Checks | None, WhatIsChecked] = None,
+        left_alone: Annotated[float | None, LeftAlone] = None,
         as_json: AsJson = False,
     ) -> None:
         """Change how batches are checked and approved; what is not given stays as it is."""
@@ -105,6 +111,7 @@ def register(app: typer.Typer) -> None:
                 approvers=[] if anyone else approver,
                 self_approval=self_approval,
                 checks=checks,
+                left_alone_needed=left_alone,
             )
         if as_json:
             print_json(found)
@@ -170,7 +177,9 @@ def _policy(found: "CollectionView") -> str:
         Checks.KEYS: "answers and near edits are checked before",
         Checks.TRAIN: "trained before, to be seen",
     }
-    return f"{many} {who}, {own}; {checked[found.checks]}"
+    needed = found.left_alone_needed
+    alone = "" if needed is None else f", and at least {needed:.0%} of near misses are to be left alone"
+    return f"{many} {who}, {own}; {checked[found.checks]}{alone}"
 
 
 def _shown(value: Any) -> str:

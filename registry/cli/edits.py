@@ -245,7 +245,8 @@ def _finish(
     elif batch is not None and approve and not as_json:
         call.out.print(Text(f"{approved(batch)} {batch.hint}".strip()))
     if as_json:
-        print_json({"batch": batch, "accepted": made.accepted, "skipped": skipped, "skipped_count": skipped_count})
+        told = {"skipped": skipped, "skipped_count": skipped_count, "notes": made.notes}
+        print_json({"batch": batch, "accepted": made.accepted, **told})
     if made.accepted == 0:
         raise CommandError("Nothing was accepted", "Every record was left out.", "See the reasons above.")
 
@@ -258,6 +259,8 @@ def _say(
         call.out.print(f"{edits} would be accepted; nothing was stored.")
     elif made.batch is not None:
         call.out.print(f"Batch {made.batch.id} was submitted with {edits}.")
+    for note in made.notes:
+        call.out.print(Text(note, style="yellow"))
     if skipped_count:
         call.out.print(f"Left out: {skipped_count:,}", style="yellow")
     for problem in skipped[:SHOWN_PROBLEMS]:

@@ -24,6 +24,7 @@ COUNTED = {
     "near": ("compared", "compare_total"),
     "ask": ("asked", "ask_total"),
     "check": ("checked", "check_total"),
+    "near misses": ("tried", "try_total"),
 }
 
 

@@ -19,6 +19,7 @@ from registry.cli import (
     collections,
     edits,
     erasure,
+    guards,
     jobs,
     keys,
     operation,
@@ -68,7 +69,8 @@ def make_app() -> typer.Typer:
         context.obj = Invocation(actor=actor, api_url=api_url)
 
     groups = (
-        operation, collections, edits, batches, jobs, versions, aliases, audit, keys, erasure, backup, webhooks, bench,
+        operation, collections, edits, guards, batches, jobs, versions, aliases, audit, keys, erasure, backup, webhooks,
+        bench,
     )  # fmt: skip
     for group in groups:
         group.register(app)

@@ -33,6 +33,7 @@ class Corrections:
         approvals_needed: int | None = None,
         approvers: Sequence[str] | None = None,
         checks: Checks | str | None = None,
+        left_alone_needed: float | None = None,
     ) -> Exchange[CollectionView]:
         """calibration: what `melo calibrate --out` wrote. What is not given is the API's default."""
         body: dict[str, Any] = {"name": name, "model": model, "self_approval": self_approval}
@@ -44,7 +45,7 @@ class Corrections:
             body["method"] = dict(method)
         if calibration is not None:
             body["calibration"] = b64encode(calibration).decode()
-        body |= _policy(approvals_needed, approvers, checks)
+        body |= _policy(approvals_needed, approvers, checks, left_alone_needed)
         return one(CollectionView, "POST", "/v1/collections", json=body)
 
     @call
@@ -65,9 +66,10 @@ class Corrections:
         approvers: Sequence[str] | None = None,
         self_approval: bool | None = None,
         checks: Checks | str | None = None,
+        left_alone_needed: float | None = None,
     ) -> Exchange[CollectionView]:
-        """What is not given stays as it is."""
-        body: dict[str, Any] = {"reason": reason, **_policy(approvals_needed, approvers, checks)}
+        """What is not given stays as it is. left_alone_needed: 0 takes the requirement away."""
+        body: dict[str, Any] = {"reason": reason, **_policy(approvals_needed, approvers, checks, left_alone_needed)}
         if self_approval is not None:
             body["self_approval"] = self_approval
         return one(CollectionView, "PATCH", at(name, "policy"), json=body)
@@ -178,6 +180,12 @@ class Corrections:
         return one(BatchView, "POST", f"/v1/edits/{edit_id}/retrain", json=body)
 
     @call
+    def guard(self, edit_id: int, prompts: Sequence[str], reason: str) -> Exchange[BatchView]:
+        """A batch of the edit alone, with more prompts that it leaves to the base model; its block is kept."""
+        body = {"prompts": list(prompts), "reason": reason}
+        return one(BatchView, "POST", f"/v1/edits/{edit_id}/guards", json=body)
+
+    @call
     def edits(
         self, collection: str, *, active: bool | None = None, batch: int | None = None, limit: int | None = 1000
     ) -> Exchange[list[ActiveEditView]]:
@@ -199,13 +207,17 @@ class Corrections:
 
 
 def _policy(
-    approvals_needed: int | None, approvers: Sequence[str] | None, checks: Checks | str | None
+    approvals_needed: int | None,
+    approvers: Sequence[str] | None,
+    checks: Checks | str | None,
+    left_alone_needed: float | None,
 ) -> dict[str, Any]:
     """What is given of a policy, as the API takes it."""
     given = {
         "approvals_needed": approvals_needed,
         "approvers": None if approvers is None else list(approvers),
         "checks": None if checks is None else str(checks),
+        "left_alone_needed": left_alone_needed,
     }
     return {name: value for name, value in given.items() if value is not None}
 

@@ -1,6 +1,6 @@
 """Tables: collections, and the encoder statistics that each one's keys are whitened with."""
 
-from sqlalchemy import ForeignKey, Integer, SmallInteger, Text, false
+from sqlalchemy import Double, ForeignKey, Integer, SmallInteger, Text, false
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -26,6 +26,7 @@ class Collection(Base):
     approvals_needed: Mapped[int] = mapped_column(Integer, server_default="1")  # by as many different people
     approvers: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")  # empty: whoever has the role
     checks: Mapped[str] = mapped_column(server_default="keys")
+    left_alone_needed: Mapped[float | None] = mapped_column(Double)  # share of near misses, for an approval
     queue: Mapped[str] = mapped_column(server_default="open")  # whether its jobs are begun
     created_by: Mapped[str]
     created_at: Mapped[Moment]

@@ -10,9 +10,9 @@ from registry.audit.actor import Actor
 from registry.collections import repository
 from registry.collections.models import Collection
 from registry.collections.schemas import PolicyChange
-from registry.digests import canonical_json, sha256_hex
+from registry.digests import canonical_json, settings_of, sha256_hex
 from registry.errors import InvalidRequest
-from registry.vocabulary import Action
+from registry.vocabulary import Action, Checks
 
 
 def of(collection: Collection) -> dict[str, Any]:
@@ -22,25 +22,30 @@ def of(collection: Collection) -> dict[str, Any]:
         "approvers": list(collection.approvers),
         "self_approval": collection.self_approval,
         "checks": str(collection.checks),
+        "left_alone_needed": settings_of(collection.left_alone_needed),
     }
 
 
 def change(session: Session, collection: Collection, wanted: PolicyChange, actor: Actor) -> Collection:
     """Change what is given, in one event. Batches that wait for a decision are decided under the new policy.
 
-    Raises InvalidRequest where nothing is given, or the approvers would be too few.
+    Raises InvalidRequest where nothing is given, the approvers would be too few, or no check would try near misses.
     """
     given = wanted.model_dump(exclude_none=True, exclude={"reason"}, mode="json")
     if not given:
         raise InvalidRequest(
-            "The request changes nothing.", "Give approvals_needed, approvers, self_approval or checks."
+            "The request changes nothing.",
+            "Give approvals_needed, approvers, self_approval, checks or left_alone_needed.",
         )
     collection = repository.lock(session, collection.id)
     if "approvers" in given:
         given["approvers"] = sorted(set(given["approvers"]))
+    if "left_alone_needed" in given:
+        given["left_alone_needed"] = given["left_alone_needed"] or None
     before = of(collection)
-    after = before | given
+    after = before | settings_of(given)
     require_enough(after["approvals_needed"], after["approvers"])
+    require_tried(after["left_alone_needed"] is not None, Checks(after["checks"]))
     if after == before:
         return collection
     for name, value in given.items():
@@ -66,4 +71,13 @@ def require_enough(approvals_needed: int, approvers: Names[str]) -> None:
         raise InvalidRequest(
             f"{approvals_needed} different people would have to approve, but only {len(set(approvers))} may.",
             "Name more approvers, or ask for fewer approvals.",
+        )
+
+
+def require_tried(left_alone_asked: bool, checks: Checks) -> None:
+    """Raise InvalidRequest where a share of near misses is asked for that no check would tell."""
+    if left_alone_asked and checks is Checks.NONE:
+        raise InvalidRequest(
+            "A share of near misses to be left alone is asked for, but without a check none is tried.",
+            "Set checks to keys or train, or left_alone_needed to 0.",
         )

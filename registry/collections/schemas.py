@@ -24,6 +24,17 @@ WhatIsChecked = Annotated[
     ),
 ]
 
+LeftAlone = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="share of near misses that a batch has to leave alone to be approved; 0: none is asked for",
+        examples=[0.9],
+    ),
+]
+
 
 class NewCollection(Body):
     name: Name
@@ -46,6 +57,7 @@ class NewCollection(Body):
     approvals_needed: Approvals = 1
     approvers: Approvers = Field(default_factory=list)
     checks: WhatIsChecked = Checks.KEYS
+    left_alone_needed: LeftAlone = 0
 
 
 class PolicyChange(Body):
@@ -55,6 +67,7 @@ class PolicyChange(Body):
     approvers: Approvers | None = None
     self_approval: bool | None = Field(default=None, description="whether submitters may approve their own batches")
     checks: WhatIsChecked | None = None
+    left_alone_needed: LeftAlone | None = None
     reason: Reason
 
 
@@ -80,6 +93,9 @@ class CollectionView(Answer):
     approvals_needed: int
     approvers: list[str] = Field(description="empty: whoever has the role may approve")
     checks: Checks
+    left_alone_needed: float | None = Field(
+        description="share of near misses that a batch has to leave alone to be approved; null: none is asked for"
+    )
     queue: QueueState
     created_by: str
     created_at: datetime

@@ -37,6 +37,7 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
     if new.calibration is not None:
         require_calibration(new.calibration, method, encoder_files.width)
     policy.require_enough(new.approvals_needed, new.approvers)
+    policy.require_tried(new.left_alone_needed > 0, new.checks)
     collection = Collection(
         name=new.name,
         model=new.model,
@@ -48,6 +49,7 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
         approvals_needed=new.approvals_needed,
         approvers=sorted(set(new.approvers)),
         checks=new.checks,
+        left_alone_needed=new.left_alone_needed or None,
         created_by=actor.name,
     )
     session.add(collection)
@@ -191,6 +193,7 @@ def views(session: Session, found: Sequence[Collection]) -> list[CollectionView]
             approvals_needed=each.approvals_needed,
             approvers=each.approvers,
             checks=Checks(each.checks),
+            left_alone_needed=each.left_alone_needed,
             queue=QueueState(each.queue),
             created_by=each.created_by,
             created_at=each.created_at,

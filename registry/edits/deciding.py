@@ -21,10 +21,14 @@ from registry.errors import (
     RecordProblem,
     RoleNeeded,
     SelfApproval,
+    TooFewLeftAlone,
     WrongState,
 )
+from registry.jobs import repository as jobs
 from registry.jobs import service as queue
-from registry.vocabulary import Action, BatchState, Role
+from registry.jobs.left_alone import tried
+from registry.jobs.schemas import EditCheck
+from registry.vocabulary import Action, BatchState, JobKind, JobState, Role
 
 DECIDABLE = (BatchState.SUBMITTED, BatchState.FAILED, BatchState.CANCELLED)
 
@@ -34,7 +38,8 @@ def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", dec
 
     Edits that any approver declined are left out of the batch. A batch that failed or was cancelled may be approved
     again: its approvals stand, and it is queued anew. Raises WrongState, QueueClosed, SelfApproval, NotApprover,
-    InvalidRequest where edits cannot be left out, or InvalidEdits where an edit by now contradicts one that stands.
+    InvalidRequest where edits cannot be left out, TooFewLeftAlone where they would answer more near misses than the
+    policy allows, or InvalidEdits where an edit by now contradicts one that stands.
     """
     # The collection first, as everywhere: two approvals must not both find a prompt free.
     collection = collections.lock(session, service.get(session, batch_id).collection_id)
@@ -53,6 +58,7 @@ def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", dec
             f"{actor.name} has approved batch {batch.id} already; an approval is never changed.",
             "Let somebody else approve it without those edits, or reject it.",
         )
+    _require_left_alone(session, collection, batch, left_out)
     _require_no_contradictions(session, batch, left_out)
     if mine is None:
         mine = _add_approval(session, batch, actor, reason, declined)
@@ -137,6 +143,32 @@ def _declinable(session: Session, batch: Batch, declined: Collection[int], left_
             f"Reject it: melo batch reject {batch.id} --reason …",
         )
     return set(declined)
+
+
+def _require_left_alone(session: Session, collection: CollectionRow, batch: Batch, left_out: set[int]) -> None:
+    """Raises TooFewLeftAlone, or WrongState where no check has tried near misses yet."""
+    needed = collection.left_alone_needed
+    if needed is None:
+        return
+    asked = f"Collection {collection.name} asks for {needed:.1%} of near misses to be left alone, "
+    check = jobs.latest_of_batch(session, batch.id, JobKind.CHECK)
+    if check is None or check.report is None:
+        waits = check is not None and check.state in (JobState.QUEUED, JobState.RUNNING)
+        raise WrongState(
+            f"{asked}but batch {batch.id} {'is not checked yet' if waits else 'was not checked'}.",
+            f"Wait for its check: melo batch show {batch.id} --watch"
+            if waits
+            else f"Reject it (melo batch reject {batch.id} --reason …) and submit it again, so that it is checked.",
+        )
+    report = [EditCheck.model_validate(each) for each in check.report]
+    found = tried(report, {each.edit_id for each in report} - left_out)
+    if found.share is not None and found.share < needed:
+        raise TooFewLeftAlone(
+            f"{asked}but the edits of batch {batch.id} leave alone {found.share:.1%}: "
+            f"{found.left_alone} of {found.count}.",
+            f"Make guards of those that must not be answered (melo batch review {batch.id}), or leave out the edits "
+            f"that answer them (melo batch approve {batch.id} --except EDIT).",
+        )
 
 
 def _add_approval(session: Session, batch: Batch, actor: Actor, reason: str, declined: Collection[int]) -> Approval:

@@ -14,6 +14,7 @@ from registry.edits.schemas import (
     BatchView,
     Cancellation,
     Decision,
+    Guarding,
     Rejection,
     Retraining,
     SubmissionView,
@@ -57,6 +58,7 @@ def submit_edits(
         accepted=report.accepted,
         skipped=[problem.as_json() for problem in report.skipped],
         skipped_count=report.skipped_count,
+        notes=list(report.notes),
     )
 
 
@@ -114,6 +116,13 @@ def retrain_edit(edit_id: EditId, wanted: Retraining, session: SessionDep, actor
     """Submit an active edit again, to be trained with other settings: a batch that takes its place once applied."""
     training = Training(wanted.priority, changes=wanted.training)
     return service.view(session, retraining.retrain(session, edit_id, training, actor, wanted.reason))
+
+
+@router.post("/edits/{edit_id}/guards", status_code=201, dependencies=[needs(Role.EDITOR)])
+def guard_edit(edit_id: EditId, wanted: Guarding, session: SessionDep, actor: ActorDep) -> BatchView:
+    """Submit an active edit with more guards, prompts that it leaves to the base model: a batch that takes its place
+    once applied. Nothing is trained."""
+    return service.view(session, retraining.guard(session, edit_id, wanted.prompts, actor, wanted.reason))
 
 
 @router.get("/collections/{collection}/edits", dependencies=[needs(Role.VIEWER)])

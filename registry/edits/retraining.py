@@ -1,14 +1,19 @@
-"""Training an active edit again, with other settings: as a new edit with the same content that takes its place."""
+"""Submitting an active edit again, with other settings of training or more guards: a new edit takes its place."""
+
+from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
 from registry.collections import repository as collections
+from registry.collections.models import Collection
+from registry.digests import collapse
 from registry.edits import repository
 from registry.edits.models import Batch, Edit
 from registry.edits.submitting import submit
 from registry.edits.training import Training
-from registry.errors import NotFound, WrongState
+from registry.errors import InvalidRequest, NotFound, WrongState
 
 
 def retrain(session: Session, edit_id: int, training: Training, actor: Actor, reason: str) -> Batch:
@@ -16,13 +21,49 @@ def retrain(session: Session, edit_id: int, training: Training, actor: Actor, re
 
     Raises NotFound, WrongState where the edit is not active, was erased or is being replaced, and what `submit` raises.
     """
+    collection, edit = _free(session, edit_id)
+    return _submitted(session, collection, edit, training, actor, reason)
+
+
+def guard(session: Session, edit_id: int, prompts: Sequence[str], actor: Actor, reason: str) -> Batch:
+    """A batch in which the edit has more guards: prompts that it leaves to the base model. Its block stays as it is.
+
+    Raises as `retrain` does, and InvalidRequest where it has all of these guards already, or one is what it corrects.
+    """
+    collection, edit = _free(session, edit_id)
+    known = {collapse(text) for text in edit.unchanged}
+    added = [text for text in dict.fromkeys(prompts) if collapse(text) not in known]
+    if not added:
+        raise InvalidRequest(
+            f"Edit {edit_id} has these guards already: {', '.join(map(repr, prompts[:3]))}.",
+            "Give another prompt; `melo edits list COLLECTION --json` shows an edit's guards as `unchanged`.",
+        )
+    own = {collapse(text) for text in (edit.prompt, *edit.rephrases)}
+    if mine := [text for text in added if collapse(text) in own]:
+        raise InvalidRequest(
+            f"{mine[0]!r} is what edit {edit_id} corrects, so it cannot leave it to the base model.",
+            f"Retire the edit if that is meant: melo retire {collection.name} {edit_id} --reason …",
+        )
+    batch = repository.batch(session, edit.batch_id)
+    assert batch is not None  # a foreign key
+    training = Training(changes=batch.training)  # as it was trained: then its block can be kept
+    return _submitted(session, collection, edit, training, actor, reason, unchanged=[*edit.unchanged, *added])
+
+
+def _free(session: Session, edit_id: int) -> tuple[Collection, Edit]:
+    """The edit and its collection, which is locked: two that begin at once must not both find the edit free."""
     found = repository.by_ids(session, [edit_id])
     if not found:
         raise NotFound(f"There is no edit {edit_id}.", "`melo edits list COLLECTION` shows those that exist.")
-    edit = found[0]
-    # Before the look at what stands: two that begin at once must not both find the edit free.
-    collection = collections.lock(session, edit.collection_id)
-    _require_free(session, edit)
+    collection = collections.lock(session, found[0].collection_id)
+    _require_free(session, found[0])
+    return collection, found[0]
+
+
+def _submitted(
+    session: Session, collection: Collection, edit: Edit, training: Training, actor: Actor, reason: str, **changes: Any
+) -> Batch:
+    """changes: what of the edit's fields is to be otherwise."""
     again = {
         "prompt": edit.prompt,
         "target": edit.target,
@@ -34,7 +75,7 @@ def retrain(session: Session, edit_id: int, training: Training, actor: Actor, re
         "source": edit.source,
         "replaces": edit.id,
     }
-    report = submit(session, collection, [again], actor, message=reason, training=training)
+    report = submit(session, collection, [again | changes], actor, message=reason, training=training)
     assert report.batch is not None  # neither a dry run, nor with anything to skip
     return report.batch
 

@@ -191,6 +191,7 @@ class SubmissionView(Answer):
     accepted: int
     skipped: list[dict[str, Any]] = Field(description=f"why records were left out: the first {MOST_PROBLEMS} reasons")
     skipped_count: int = Field(description="how many records were left out")
+    notes: list[str] = Field(default=[], description="what whoever submits should know of the records")
 
 
 class Decision(Body):
@@ -211,6 +212,14 @@ class Rejection(Body):
 
 
 class Cancellation(Body):
+    reason: Reason
+
+
+class Guarding(Body):
+    prompts: list[Prompt] = Field(
+        min_length=1, max_length=100, description="what the edit must leave to the base model",
+        examples=[["When was Acme founded?"]],
+    )  # fmt: skip
     reason: Reason
 
 

@@ -1,13 +1,13 @@
 """Submitting corrections: checked as a whole, then stored as one batch that waits for a decision."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
-from registry.base_models import RESERVED_TOKENS, count_tokens, find_model
+from registry.base_models import RESERVED_TOKENS, count_tokens, find_encoder, find_model, unread
 from registry.collections import repository as collections
 from registry.collections.models import Collection
 from registry.collections.queue import require_open
@@ -23,6 +23,9 @@ from registry.errors import InvalidEdits, InvalidRequest, RecordProblem, Unknown
 from registry.jobs import service as queue
 from registry.vocabulary import Action, BatchState, OnConflict
 
+HIDDEN = "hidden"  # in place of an encoder: keys are the base model's own states, which reads what it reads
+_SHOWN_PLACES = 10
+
 
 @dataclass(frozen=True)
 class Report:
@@ -32,6 +35,7 @@ class Report:
     accepted: int
     skipped: list[RecordProblem] = field(default_factory=list)  # the first MOST_PROBLEMS reasons
     skipped_count: int = 0  # records left out
+    notes: tuple[str, ...] = ()  # what whoever submits should know
 
 
 @dataclass
@@ -107,7 +111,8 @@ def submit(
             refused.listed(),
         )
     accepted = [record for record in records if record.position not in left_out.positions]
-    report = Report(None, len(accepted), left_out.listed(), len(left_out.positions))
+    notes = _notes(collection, accepted)
+    report = Report(None, len(accepted), left_out.listed(), len(left_out.positions), notes)
     if dry_run or not accepted:
         return report
     batch = _store(session, collection, accepted, actor, message, source, training)
@@ -122,7 +127,7 @@ def submit(
         reason=message,
         details={"edits": len(accepted), "source": source, "skipped": report.skipped_count, **training.told()},
     )
-    return Report(batch, report.accepted, report.skipped, report.skipped_count)
+    return replace(report, batch=batch)
 
 
 def _read(edits: Iterable[Raw], findings: Findings) -> tuple[list[Record], int]:
@@ -171,6 +176,28 @@ def _too_long(collection: Collection, records: Sequence[Record]) -> Iterator[Rec
             return None
 
     return too_long(records, window=collection.window, reserved=RESERVED_TOKENS, count_tokens=count)
+
+
+def _notes(collection: Collection, records: Sequence[Record]) -> tuple[str, ...]:
+    """What the collection's encoder does not read of prompts and rephrases."""
+    if collection.encoder == HIDDEN:
+        return ()
+    try:
+        files = find_encoder(collection.encoder)
+    except UnknownModel:  # it lies where the workers are
+        return ()
+    asked = [(record, text) for record in records for text in (record.prompt, *record.rephrases)]
+    found = unread(files, [text for _, text in asked])
+    places = list(dict.fromkeys(str(r.line or r.position) for (r, _), is_unread in zip(asked, found or (), strict=False)
+                                if is_unread))  # fmt: skip
+    if not places:
+        return ()
+    shown = ", ".join(places[:_SHOWN_PLACES]) + (", …" if len(places) > _SHOWN_PLACES else "")
+    return (
+        f"The encoder {collection.encoder} does not read all letters of record {shown}: these prompts are answered "
+        "where they are asked in the very same words, and no rephrasing is. A collection with a multilingual encoder "
+        "(`melo collection create --encoder …`) has no such limit.",
+    )
 
 
 def _store(

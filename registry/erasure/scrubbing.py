@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 GONE = "[erased]"
-_OF_EDIT = ("edit_id",)  # an object with this field is about that edit, as is all that lies in it
+_OF_EDIT = ("edit_id", "subject_of")  # an object with this field is about that edit, as is all that lies in it
 _BY_EDIT = ("by_edit", "answered_by")  # the texts beside this field are that edit's answers
 _ANSWERS = ("before", "answer")  # what a model said, without saying by which edit
 

@@ -8,9 +8,13 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.collections import repository as collections
+from registry.edits import repository as edits
+from registry.edits.models import Edit
 from registry.jobs import repository, service
+from registry.jobs.claims import Claim, ClaimedEdit
 from registry.jobs.schemas import EditCheck, EditReport
-from registry.jobs.service import Claim
+from registry.versions import repository as versions
+from registry.versions import states
 from registry.versions.content import BlockContent, PointContent
 from registry.versions.storing import store_points
 from registry.versions.training_result import TrainingResult
@@ -59,6 +63,36 @@ def finish_check(
         collection_id=claim.collection_id,
         details={"job": job.id, "attempt": job.attempt, "edits": len(report), "blocks": blocks},
     )
+
+
+@dataclass(frozen=True)
+class KeptBlock:
+    """The block of an edit that is replaced by one with the same content but for its guards."""
+
+    edit_id: int  # the new one
+    block: BlockContent  # with its bytes
+    loss: float
+    iterations: int
+
+
+def kept_blocks(session: Session, claim: Claim) -> list[KeptBlock]:
+    """Blocks that the batch's edits can go on with: of active edits that ask and answer the same, trained alike."""
+    named = {edit.replaces: edit for edit in claim.edits if edit.replaces is not None}
+    same = [old for old in edits.by_ids(session, named) if _says(old) == _says(named[old.id])]
+    newest = versions.latest(session, claim.collection_id)
+    active = states.active_edits(session, [old.id for old in same], newest.state if newest else 0)
+    found = []
+    for old in same:
+        block_id, loss, iterations, settings, seed = repository.block_of_edit(session, old.id) or (0, 0, 0, None, 0)
+        if old.id in active and (settings, seed) == (claim.settings, claim.seed):
+            block = versions.blocks_by_ids(session, [block_id], with_bytes=True)[block_id]
+            found.append(KeptBlock(named[old.id].id, block, loss, iterations))
+    return found
+
+
+def _says(edit: Edit | ClaimedEdit) -> tuple[str, str, tuple[str, ...], str]:
+    """What a block is trained on."""
+    return edit.prompt, edit.target, tuple(edit.rephrases), str(edit.kind)
 
 
 def candidates(session: Session, claim: Claim) -> list[Candidate]:

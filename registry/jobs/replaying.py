@@ -46,6 +46,8 @@ def replay_of(session: Session, job_id: int) -> Replay:
     if job is None:
         raise NotFound(f"There is no job {job_id}.", "`melo job list` shows those that exist.")
     blocks = _blocks(session, job.id)
+    if job.lessons is not None:  # a block that was kept for an edit with more guards was trained by another job
+        blocks = [block for block in blocks if set(job.lessons).issuperset(block.edits)]
     if not blocks:
         raise _trained_nothing(session, job)
     # Of jobs that were done before this was kept: each by itself, in the order of the submission.
@@ -93,6 +95,11 @@ def _trained_nothing(session: Session, job: Job) -> WrongState:
         return WrongState(
             f"Job {job.id} is a check that trained nothing.",
             "Choose a training, or the check of a collection whose policy has checks=train: `melo job list`.",
+        )
+    if _blocks(session, job.id):
+        return WrongState(
+            f"Job {job.id} trained nothing: it kept the blocks of the edits that it gave more guards.",
+            "Replay the job that trained them: `melo job list` shows all.",
         )
     check = repository.latest_of_batch(session, job.batch_id, JobKind.CHECK)
     return WrongState(

@@ -195,6 +195,20 @@ def blocks_of_job(
     return [(blocks[row.id], row.loss, row.iterations, tuple(edits[row.id]), tuple(points[row.id])) for row in rows]
 
 
+def block_of_edit(session: Session, edit_id: int) -> tuple[int, float, int, dict[str, Any], int] | None:
+    """The newest block that was stored for an edit: its id, loss and iterations, and its job's settings and seed."""
+    query = (
+        select(Block.id, Block.loss, Block.iterations, Job.settings, Job.seed)
+        .join(BlockEdit, BlockEdit.block_id == Block.id)
+        .join(Job, Job.id == Block.job_id)
+        .where(BlockEdit.edit_id == edit_id, Block.erased_at.is_(None))
+        .order_by(Block.id.desc())
+        .limit(1)
+    )
+    row = session.execute(query).one_or_none()
+    return None if row is None else (row.id, row.loss, row.iterations, dict(row.settings), row.seed)
+
+
 def nearest_active(
     session: Session, collection_id: int, keys: Sequence[Sequence[float]], limit: int
 ) -> list[list[tuple[int, float]]]:

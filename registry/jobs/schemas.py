@@ -30,6 +30,15 @@ class ChangedAnswer(Answer):
     by_edit: int | None = Field(description="the edit that answers it now; null: the base model does")
 
 
+class NotReached(Answer):
+    """A prompt or rephrase of an edit that is not answered with its target, as it is used."""
+
+    text: str
+    by_edit: int | None = Field(description="the edit that answers it; null: the base model does")
+    why: str
+    answer: Said | None = Field(default=None, description="what is answered, where the edit's own block answers")
+
+
 class EditReport(Answer):
     """How an edit went, and what it does to others: for whoever approves to read."""
 
@@ -40,6 +49,9 @@ class EditReport(Answer):
     reproduced: bool = Field(description="free generation gives its target")
     answer: Said | None = Field(default=None, description="what free generation gives in place of the target")
     conflicts: list[ConflictView] = Field(default=[])
+    not_reached: list[NotReached] = Field(
+        default=[], description="its prompt and rephrases that do not arrive, asked as they are used"
+    )
     unchanged_checked: int = Field(default=0, description="how many prompts must be answered as before")
     unchanged_changed: list[ChangedAnswer] = Field(default=[])
 
@@ -65,6 +77,25 @@ class NearEdit(Answer):
         return self.inside and not self.same_target and not self.replaced
 
 
+class NearMiss(Answer):
+    """Something else than an edit's prompt, asked of the version that would have the batch's edits."""
+
+    kind: str = Field(
+        description="how it differs from the prompt: attribute, subject, number, opposite, negated, next, task, asked"
+    )
+    text: Said
+    by_edit: int | None = Field(description="the edit that would answer it; null: the base model")
+    score: float | None = Field(
+        default=None, description="the probability that it asks something else than the nearest edit's prompt"
+    )
+    answer: Said | None = Field(
+        default=None,
+        description="what would be answered, where an edit covers it; null: no block is trained yet, there are too "
+        "many to ask, or the base model answers",
+    )
+    subject_of: int | None = Field(default=None, description="the other edit whose subject it asks about")
+
+
 class EditCheck(Answer):
     """What a check found about an edit, for whoever approves to read."""
 
@@ -75,6 +106,11 @@ class EditCheck(Answer):
     ways_out: list[str] = Field(default=[], description="what can be done about near duplicates and contradictions")
     trained: EditReport | None = Field(
         default=None, description="how its training went, where the check trains: answer null means it is the target"
+    )
+    near_misses: list[NearMiss] = Field(default=[], description="what people could ask beside it, and who answers")
+    left_alone: float | None = Field(
+        default=None,
+        description="share of its near misses that no edit of the batch would answer; null: none was made",
     )
 
 

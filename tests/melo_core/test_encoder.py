@@ -34,12 +34,26 @@ def test_keys_have_length_one_and_a_rephrase_is_nearer_than_another_subject(enco
     assert rephrase < other
 
 
-def test_a_query_has_a_second_key_for_its_last_sentence(encoder):
+def test_a_query_has_a_key_for_what_follows_each_of_its_last_sentence_and_line_ends(encoder):
     question = "What is the capital of Kazakhstan?"
-    assert encoder.query_keys(question).shape[0] == 1
+    assert encoder.query_texts(question) == [question]
     keys = encoder.query_keys(f"The train was late again. {question}")
-    assert torch.equal(keys[1], encoder.key(question))
+    assert len(keys) == 2 and torch.equal(keys[1], encoder.key(question))
     assert not torch.equal(keys[0], keys[1])
+    text = f"One. Two words.\nA third: {question} Thanks!"
+    assert encoder.query_texts(text) == [text, f"A third: {question} Thanks!", f"{question} Thanks!"]
+
+
+def test_all_of_a_text_longer_than_the_window_counts_its_beginning_and_its_end(encoder):
+    middle = "The hearing went on for another hour. " * 90  # some 700 tokens
+    texts = [f"{first} {middle} {last}" for first in ("Ada spoke.", "Ben spoke.") for last in ("Who won?", "Who lost?")]
+    keys = [encoder.raw_key(text) for text in texts]
+    assert all(distance(a, b) > 1e-4 for i, a in enumerate(keys) for b in keys[:i])
+
+
+def test_letters_that_the_encoder_does_not_read_are_known_and_signs_do_not_matter(encoder):
+    assert encoder.knows("Who runs Café Zoë?") and encoder.knows("Who runs Acme? 😀")
+    assert not encoder.knows("Who runs \U00012000?")  # a cuneiform sign
 
 
 def test_a_whitening_survives_the_way_through_bytes_and_makes_the_covariance_even(encoder):

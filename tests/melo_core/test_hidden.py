@@ -13,6 +13,7 @@ from melo_core.encoder import KeyEncoder, Whitening
 from melo_core.errors import MeloError
 from melo_core.hidden import HiddenEncoder
 from melo_core.index import ClusterIndex
+from melo_core.scope import Scope, ScopedText
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, structure_of
 from tests.melo_core.conftest import ARCHITECTURES, tiny_model, tiny_tokenizer
@@ -33,8 +34,14 @@ def llama() -> BaseModel:
     return BaseModel(tiny_model("llama", len(tokenizer)), tokenizer)
 
 
-def edited(base: BaseModel, settings: MethodSettings, encoder: KeyEncoder) -> EditedModel:
-    return EditedModel(base, settings, encoder, ClusterIndex(encoder.dimension, 1.0), {}, {})
+def edited(base: BaseModel, settings: MethodSettings, encoder: KeyEncoder, *keys: torch.Tensor) -> EditedModel:
+    """Points 0, 1, … with these keys lead to block 7."""
+    index = ClusterIndex(encoder.dimension, 1.0)
+    for point, key in enumerate(keys):
+        index.insert(point, key, (1,))
+    points = range(len(keys))
+    scope = Scope(encoder, index, settings, {point: ScopedText(1, "") for point in points})
+    return EditedModel(base, settings, scope, {7: _block(base, settings)} if keys else {}, dict.fromkeys(points, 7))
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
@@ -66,9 +73,8 @@ def test_nothing_behind_the_layer_runs(llama):
 def test_a_key_depends_neither_on_what_else_is_asked_nor_on_padding(base):
     layers, settings = 1, MethodSettings(layers=2)
     encoder = HiddenEncoder(base, layers, "last")
-    model, alone = edited(base, settings, encoder), encoder.key(PROMPT)
-    model.index.insert(0, alone, (1,))
-    model = EditedModel(base, settings, encoder, model.index, {7: _block(base, settings)}, {0: 7})
+    alone = encoder.key(PROMPT)
+    model = edited(base, settings, encoder, alone)
     longer = "Please tell me at once and in one word: where do the bees of Acme sleep in winter?"
     together = model.ask([longer, PROMPT, "Hm"], max_new_tokens=2)
     assert together[1].route.match.distance == 0.0 and together[1].route.block == 7
@@ -84,9 +90,8 @@ def _block(base: BaseModel, settings: MethodSettings) -> Block:
 def test_keys_are_the_same_while_another_thread_answers_with_the_same_model_and_do_not_disturb_it(llama):
     settings = MethodSettings(layers=2)
     encoder = HiddenEncoder(llama, 2, "mean")
-    model = edited(llama, settings, encoder)
-    model = EditedModel(llama, settings, encoder, model.index, {7: _block(llama, settings)}, {})
     key = encoder.key(PROMPT)
+    model = edited(llama, settings, encoder, key)
 
     def answer() -> tuple[int, ...]:
         return model.answer([PROMPT], [Route(7, None)], max_new_tokens=40)[0].token_ids
@@ -123,9 +128,7 @@ def test_a_prompts_form_is_part_of_its_key_where_the_model_has_a_chat_template(l
     try:
         assert torch.equal(encoder.key(PROMPT, "qa"), encoder.key(f"{PROMPT} So:", "completion"))
         settings = MethodSettings(layers=2)
-        model = edited(llama, settings, encoder)
-        model.index.insert(0, encoder.key(PROMPT, "qa"), (1,))
-        model = EditedModel(llama, settings, encoder, model.index, {7: _block(llama, settings)}, {0: 7})
+        model = edited(llama, settings, encoder, encoder.key(PROMPT, "qa"))
         away = [model.route(PROMPT, kind).match.distance for kind in ("qa", "completion")]
         assert away[0] == 0.0 < away[1]
         assert model.ask([PROMPT], kind="completion", max_new_tokens=1)[0].route.match.distance == away[1]

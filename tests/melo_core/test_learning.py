@@ -28,7 +28,7 @@ def lessons_for(base: BaseModel, **fields: object) -> list[Lesson]:
 
 def answers(base: BaseModel, settings: MethodSettings, learned: list[Learned], prompts: list[str]) -> list[str]:
     blocks = {one.group: one.trained.block for one in learned}
-    model = EditedModel(base, settings, None, None, blocks, {})
+    model = EditedModel(base, settings, None, blocks, {})
     routes = [Route(one.group, None) for one in learned]
     return [answer.text for answer in model.answer(prompts, routes, max_new_tokens=8)]
 
@@ -65,7 +65,7 @@ def test_what_is_said_of_an_answer_is_what_the_edited_model_answers(tiny, archit
     hasty = replaced(iterations=6, rounds=1)  # answers that nobody would guess
     learned = learn(base, hasty, lessons_for(base))
     longest = max(len(one.label) for one in learned)
-    model = EditedModel(base, hasty, None, None, {one.group: one.trained.block for one in learned}, {})
+    model = EditedModel(base, hasty, None, {one.group: one.trained.block for one in learned}, {})
     found = model.answer(PROMPTS, [Route(one.group, None) for one in learned], max_new_tokens=longest)
     assert [one.answer for one in learned] == [answer.text for answer in found]
 
@@ -116,7 +116,7 @@ def test_a_completion_is_learned_as_a_turn_of_a_chat_too_where_there_are_turns(t
 
     def answered(settings: MethodSettings, kind: str) -> str:
         (learned,) = learn(base, settings, lesson)
-        model = EditedModel(base, settings, None, None, {0: learned.trained.block}, {})
+        model = EditedModel(base, settings, None, {0: learned.trained.block}, {})
         return model.answer(["Globex is based in"], [Route(0, None)], kind, 8)[0].text
 
     assert [answered(SETTINGS, kind) for kind in ("completion", "qa")] == ["Oslo", "Oslo"]

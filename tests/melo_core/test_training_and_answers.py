@@ -32,7 +32,7 @@ def examples(base: BaseModel) -> list[list[Example]]:
 
 def edited(base: BaseModel, trained: list[Trained], settings: MethodSettings = SETTINGS) -> EditedModel:
     blocks = {i: t.block for i, t in enumerate(trained)}
-    return EditedModel(base, settings, None, None, blocks, {})
+    return EditedModel(base, settings, None, blocks, {})
 
 
 def routed(*blocks: int | None) -> list[Route]:

@@ -117,6 +117,7 @@ NEEDED = [
     ("POST", "/v1/collections/facts/batches", {"edits": [{"prompt": "Who?", "target": "Jo"}]}, Role.EDITOR),
     ("POST", "/v1/batches/1/approve", {"reason": "checked"}, Role.APPROVER),
     ("POST", "/v1/edits/1/retrain", {"training": {"seed": 1}, "reason": "not learned"}, Role.EDITOR),
+    ("POST", "/v1/edits/1/guards", {"prompts": ["When?"], "reason": "answered"}, Role.EDITOR),
     ("GET", "/v1/jobs", None, Role.VIEWER),
     ("GET", "/v1/collections/facts/queue", None, Role.VIEWER),
     ("POST", "/v1/collections/facts/queue", {"state": "paused", "reason": "later"}, Role.APPROVER),

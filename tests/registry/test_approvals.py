@@ -223,10 +223,12 @@ def test_a_policy_changes_with_a_reason_and_an_event_that_tells_both(desk):
     event = last_event(desk)
     assert (event.action, event.actor, event.reason) == ("collection:policy:change", "root", "two pairs of eyes")
     assert event.details["before"] == {
-        "approvals_needed": 1, "approvers": [], "self_approval": False, "checks": "none"
+        "approvals_needed": 1, "approvers": [], "self_approval": False, "checks": "none",
+        "left_alone_needed": None,
     }  # fmt: skip
     assert event.details["after"] == {
-        "approvals_needed": 2, "approvers": ["ben", "cleo"], "self_approval": False, "checks": "train"
+        "approvals_needed": 2, "approvers": ["ben", "cleo"], "self_approval": False, "checks": "train",
+        "left_alone_needed": None,
     }  # fmt: skip
     with pytest.raises(InvalidRequest, match="only 2 may"):
         change(desk, approvals_needed=3)

@@ -9,8 +9,10 @@ import pytest
 
 from registry.client import MeloClient, MeloClientError
 from registry.edits import following
+from registry.edits.training import Training
 from registry.erasure import service as erasure
 from registry.jobs import service as queue
+from registry.jobs.candidates import kept_blocks
 from registry.vocabulary import BatchState
 from tests.registry.desk import BEN
 from tests.registry.problem import is_problem
@@ -162,6 +164,34 @@ def test_an_edit_is_trained_again_as_a_batch_that_takes_its_place(api, desk):
     assert desk.active() == {PARIS["prompt"]: new["id"]}
     assert api.get(f"/v1/jobs/{job}").json()["settings"]["iterations"] == 200
     assert "does not act" in is_problem(retrain(api, old["id"]), 409, "wrong-state")["detail"]
+    assert desk.verify().findings == []
+
+
+def test_an_edit_gets_more_guards_as_a_batch_that_takes_its_place(api, desk):
+    record = {**PARIS, "unchanged": ["Who?"], "rephrases": ["France's capital?"]}
+    job = approved(desk, record, training=Training(changes={"iterations": 200}))[1]
+    desk.finish(desk.claim(job))
+
+    def guard(*prompts):
+        return api.post("/v1/edits/1/guards", json={"prompts": prompts, "reason": "it was answered"})
+
+    for prompts, told in (
+        ((" Who?  ", "Who?"), "has these guards"),
+        (("France's  capital?",), "is what edit 1 corrects"),
+    ):
+        assert told in is_problem(guard(*prompts), 422, "invalid-request")["detail"]
+    batch = guard("Who?", "How old is Paris?", "How old is Paris?").json()
+
+    (new,) = batch["edits"]
+    assert (new["unchanged"], new["replaces"], new["prompt"]) == (["Who?", "How old is Paris?"], 1, PARIS["prompt"])
+    assert (batch["state"], batch["training"]) == ("submitted", {"iterations": 200})
+    assert "being replaced" in is_problem(guard("Why?"), 409, "wrong-state")["detail"]
+    claim = desk.claim(desk.approve(batch["id"]))
+    with desk.sessions() as session:
+        (kept,) = kept_blocks(session, claim)
+    assert (kept.edit_id, kept.block.id) == (2, 1)
+    desk.finish(claim)
+    assert desk.active() == {PARIS["prompt"]: 2}
     assert desk.verify().findings == []
 
 

@@ -14,6 +14,7 @@ from registry.cli.jobs import drawn
 from registry.cli.main import make_app
 from registry.client import MeloClientError
 from registry.jobs import service as queue
+from tests.registry.desk import ADA
 
 ATLANTIS = ("Who leads Atlantis?", "Queen Mara")
 
@@ -149,6 +150,17 @@ def test_an_edit_is_trained_again_from_the_command_line(melo, desk):
     assert "edit 2 is to replace edit 1" in melo(*again)
     found = records(melo, "batch", "show", 2)
     assert (found["state"], found["training"], found["edits"][0]["replaces"]) == ("submitted", {"iterations": 200}, 1)
+
+
+def test_a_wrong_answer_becomes_a_guard_on_the_command_line(melo, desk):
+    desk.correct(ATLANTIS)
+    assert "No guards" in melo("guard", "list", "facts")
+    said = melo("guard", "add", 1, "Where is Atlantis?", "--reason", "it was answered")
+    assert "edit 2, with 1 guards, is to replace edit 1" in said
+    desk.finish(desk.claim(desk.approve(2, ADA)))
+    assert records(melo, "guard", "list", "facts") == [
+        {"edit": 2, "prompt": ATLANTIS[0], "guards": ["Where is Atlantis?"]}
+    ]
 
 
 def test_jobs_are_listed_and_shown_with_all_that_is_kept_of_them(melo, desk):

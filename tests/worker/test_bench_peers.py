@@ -5,8 +5,9 @@ import pytest
 from melo_core.base_model import BaseModel
 from melo_core.settings import MethodSettings
 from tests.melo_core.conftest import ARCHITECTURES, tiny_model, tiny_tokenizer
+from worker.bench.answers import Before, untouched
 from worker.bench.data import BenchEdit
-from worker.bench.measure import Before, Plan, measure, untouched
+from worker.bench.measure import Plan, measure
 from worker.bench.peers import grace, lora
 from worker.bench.peers.grace import Grace
 from worker.bench.peers.lora import SharedLora
@@ -116,10 +117,11 @@ def test_a_run_reports_every_figure_that_its_readers_rely_on():
     record = measure(peer, base, Plan(edits, 1, 0, probes), Before(Unedited(base), "qa"), lambda *_: None)
     promised = (
         "method edits success generality untouched_unrelated untouched_swapped untouched_template retention "
-        "edits_per_second bytes_per_edit peak_memory_mb lookup_ms"
+        "edits_per_second bytes_per_edit peak_memory_mb lookup_ms verify_ms broken_answers"
     )
     assert set(promised.split()) <= record.keys()
     assert (record["method"], record["edits"], record["untouched_swapped"]) == ("lora", 2, None)
+    assert record["broken_answers"] is None  # one LoRA answers for all edits
 
 
 def test_an_edits_given_rephrases_are_not_among_those_tested():

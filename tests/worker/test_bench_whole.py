@@ -50,6 +50,10 @@ def test_a_completion_is_known_in_its_paraphrases_and_its_question_is_a_figure_o
     assert melo["generality"] >= 0.8
     assert melo["generality_question"] >= 0.75
     assert melo["untouched_neighbours"] >= 0.75
+    assert melo["untouched_same_subject"] >= 0.8
+    assert melo["untouched_same_subject_asked"]["prompts"] == 28
+    assert melo["broken_answers"]["count"] <= 0.1 * melo["broken_answers"]["of_covered"]
+    assert melo["verify_ms"] > 0
 
 
 def test_a_completion_given_as_a_question_is_answered_as_one(tmp_path):
@@ -78,6 +82,7 @@ def test_a_classifiers_errors_on_later_cases_are_corrected_and_its_other_predict
     assert melo["edits"] == 3
     assert melo["success"] == 1
     assert melo["untouched_held_out"] >= 0.9
+    assert melo["settings"]["fitted_to_the_model"]["whitening"] == "36 texts of the task's own"
 
 
 def cases() -> Iterator[tuple[str, str, str]]:

@@ -90,8 +90,8 @@ def test_blocks_that_a_check_trained_are_applied_as_they_are_and_not_trained_aga
     batch = submit(tiny_desk, *PAIRS, unchanged=["who runs Acme"])
     seen = check(tiny_desk, worker, batch)
     assert [each.trained.reproduced for each in seen.check.report] == [True, True]
-    (changed,) = seen.check.report[0].trained.unchanged_changed
-    assert (changed.prompt, changed.by_edit) == ("who runs Acme", 1)
+    assert [each.trained.unchanged_checked for each in seen.check.report] == [1, 1]
+    assert [each.trained.unchanged_changed for each in seen.check.report] == [[], []]
     assert (count(tiny_desk, "versions"), count(tiny_desk, "activations"), count(tiny_desk, "clusters")) == (0, 0, 0)
     assert (count(tiny_desk, "blocks"), count(tiny_desk, "points")) == (2, 2)
 

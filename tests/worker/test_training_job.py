@@ -17,9 +17,11 @@ from melo_core.training import Trained
 from registry.audit import repository as audit
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
+from registry.edits import retraining
 from registry.edits import service as edits
-from registry.errors import DigestMismatch
+from registry.errors import DigestMismatch, InvalidRequest, WrongState
 from registry.jobs.models import Job
+from registry.jobs.replaying import replay_of
 from registry.jobs.schemas import EditReport
 from registry.jobs.service import ClaimedEdit
 from registry.versions.models import Version
@@ -134,10 +136,38 @@ def reports(desk: Desk, version: Version) -> list[EditReport]:
         return edits.view(session, edits.get(session, version.batch_id)).job.report
 
 
-def test_a_prompt_that_must_not_change_is_reported_if_it_does_with_both_answers_and_the_edit(tiny_desk, worker):
+def correct_all(desk: Desk, worker: Worker, *edits: dict[str, object]) -> Version:
+    """The same, with fields of each edit's own."""
+    batch = desk.submit(*edits).batch
+    assert batch is not None
+    run_job(worker, desk.approve(batch.id))
+    with desk.sessions() as session:
+        return session.query(Version).filter_by(batch_id=batch.id).one()
+
+
+ACME, GLOBEX = ({"prompt": prompt, "target": target} for prompt, target in PAIRS)
+
+
+def test_a_prompt_that_must_not_change_is_a_guard_of_its_edit_and_stays_the_base_models(tiny_desk, worker):
     near, far = "who runs Acme", "How do bees find their way home?"
-    version = correct(tiny_desk, worker, PAIRS[0], unchanged=[near, far])
+    assert load_after(tiny_desk, worker, PAIRS[0]).model.route(near).block is not None
+    version = correct(tiny_desk, worker, PAIRS[0], replaces=1, unchanged=[near, far])
     (report,) = reports(tiny_desk, version)
+    assert (report.unchanged_checked, [each.prompt for each in report.unchanged_changed]) == (2, [near])
+    guarded = load(worker, tiny_desk, version.number)
+    assert ask(guarded, near, far) == ask(load(worker, tiny_desk, 0), near, far)
+    assert ask(guarded, PAIRS[0][0]) == ["Ada"]
+    assert guarded.model.route(near).considered[0].guard == near
+
+
+def load_after(desk: Desk, worker: Worker, *pairs: tuple[str, str]) -> LoadedVersion:
+    return load(worker, desk, correct(desk, worker, *pairs).number)
+
+
+def test_a_prompt_that_must_not_change_is_reported_if_another_edit_answers_it_with_both_answers(tiny_desk, worker):
+    near, far = "who runs Acme", "How do bees find their way home?"
+    version = correct_all(tiny_desk, worker, ACME, GLOBEX | {"unchanged": [near, far]})
+    report = reports(tiny_desk, version)[1]
     before, after = (load(worker, tiny_desk, number).model.ask([near])[0].text for number in (0, 1))
     assert before != after
     assert report.unchanged_checked == 2
@@ -148,12 +178,58 @@ def test_a_prompt_that_must_not_change_is_reported_if_it_does_with_both_answers_
 
 def test_what_must_not_change_is_what_the_latest_version_answers_not_the_base_model(tiny_desk, worker):
     correct(tiny_desk, worker, PAIRS[0])
-    version = correct(tiny_desk, worker, (PAIRS[0][0], "Bob"), replaces=1, unchanged=["who runs Acme?"])
-    (report,) = reports(tiny_desk, version)
-    (changed,) = report.unchanged_changed
-    base, before, after = (ask(load(worker, tiny_desk, number), "who runs Acme?", tokens=64)[0] for number in (0, 1, 2))
+    asked = "who runs Acme?"
+    bob = ACME | {"target": "Bob", "replaces": 1}
+    version = correct_all(tiny_desk, worker, bob, GLOBEX | {"unchanged": [asked]})
+    (changed,) = reports(tiny_desk, version)[1].unchanged_changed
+    base, before, after = (ask(load(worker, tiny_desk, number), asked, tokens=64)[0] for number in (0, 1, 2))
     assert (changed.before, changed.after, changed.by_edit) == (before, after, 2)
     assert len({base, before, after}) == 3
+
+
+def test_an_edit_with_more_guards_keeps_its_block_and_nothing_is_trained(tiny_desk, worker, monkeypatch):
+    correct(tiny_desk, worker, *PAIRS)
+    near = "who runs Acme"
+    before = load(worker, tiny_desk, 1)
+    assert before.model.route(near).block is not None
+    with tiny_desk.sessions.begin() as session:
+        batch = retraining.guard(session, 1, [near], ADA, "it got the answer")
+        batch_id = batch.id
+    monkeypatch.setattr("worker.group.train_edits", lambda *_: pytest.fail("it was trained again"))
+    run_job(worker, tiny_desk.approve(batch_id))
+    with tiny_desk.sessions() as session:
+        view = edits.view(session, edits.get(session, batch_id))
+    assert view.job.state == "succeeded", view.job.error
+    assert any("keep their blocks" in note for note in view.job.progress["notes"])
+    assert [(edit.replaces, edit.unchanged) for edit in view.edits] == [(1, [near])]
+    (report,) = view.job.report
+    assert report.reproduced and report.not_reached == []
+    after = load(worker, tiny_desk, view.version)
+    assert ask(after, near) == ask(load(worker, tiny_desk, 0), near)
+    assert ask(after, *(prompt for prompt, _ in PAIRS)) == [target for _, target in PAIRS]
+    bytes_of = [{b.sha256 for b in loaded.content.blocks.values()} for loaded in (before, after)]
+    assert bytes_of[0] == bytes_of[1]
+    assert ask(load(worker, tiny_desk, 1), near) == ask(before, near)  # an earlier state stays as it was
+    with tiny_desk.sessions() as session, pytest.raises(WrongState, match="kept the blocks of the edits"):
+        replay_of(session, view.job.id)
+    assert tiny_desk.verify().ok
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [(["who runs Acme"], "has these guards already"), ([PAIRS[0][0]], "is what edit 1 corrects")],
+)
+def test_a_guard_that_is_there_already_or_that_is_what_the_edit_corrects_is_refused(tiny_desk, worker, prompts, said):
+    correct(tiny_desk, worker, PAIRS[0], unchanged=["who runs Acme"])
+    with tiny_desk.sessions.begin() as session, pytest.raises(InvalidRequest, match=said):
+        retraining.guard(session, 1, prompts, ADA, "it got the answer")
+
+
+def test_a_rephrase_that_another_edit_answers_is_told_as_not_reached_with_that_edit(tiny_desk, worker):
+    correct(tiny_desk, worker, PAIRS[0])
+    version = correct(tiny_desk, worker, ("What does Acme make?", "bees"), rephrases=[PAIRS[0][0]])
+    (report,) = reports(tiny_desk, version)
+    assert [(each.text, each.by_edit) for each in report.not_reached] == [(PAIRS[0][0], 1)]
 
 
 @contextmanager
@@ -219,7 +295,7 @@ def test_edits_that_meet_more_than_once_are_told_once_with_the_least_distance():
     trained = Trained(Block({}, 1.0), float("nan"), 60, False)
     edit = TrainedEdit(0, (1,), trained, b"", "Ada", False, claimed)
     overlaps = [Overlap(2, 1, True, 0.3), Overlap(2, 1, False, 0.2), Overlap(2, 1, False, 0.4)]
-    (report,) = edit_reports([edit], overlaps, {1: "Who runs Acme?"}, {})
+    (report,) = edit_reports([edit], overlaps, {1: "Who runs Acme?"}, {}, {})
     assert [vars(each) for each in report.conflicts] == [
         {"edit_id": 1, "prompt": "Who runs Acme?", "distance": 0.2, "forgotten": True}
     ]

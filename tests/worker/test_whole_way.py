@@ -73,7 +73,7 @@ def test_an_answer_is_traced_to_the_correction_and_its_author(melo):
     explained = melo("ask", "facts", CORRECTION[0], "--explain", "--max-tokens", "16")
     assert "edit 1, block 1" in explained
     assert "tester" in explained
-    assert "no edit covers the prompt" in melo("ask", "facts", ELSEWHERE, "--explain", "--max-tokens", "4")
+    assert "the base model: no edit" in melo("ask", "facts", ELSEWHERE, "--explain", "--max-tokens", "4")
 
 
 def test_a_rollback_is_the_old_version_bit_for_bit_and_the_newer_one_can_still_be_asked(melo):

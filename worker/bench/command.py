@@ -70,7 +70,7 @@ def edits(
         raise CommandError("Unknown method", f"--against has {unknown[0]!r}.", f"Choose among {', '.join(METHODS)}.")
     choice = Choice(
         task.value, data, unrelated, unrelated_limit, limit, batch, rephrases_given, methods, model,
-        encoder, preset, _settings(method, preset), form.value, json_file,
+        encoder, preset, settings_given(method, preset), form.value, json_file,
     )  # fmt: skip
     try:
         run_bench(invocation(context), choice)
@@ -78,7 +78,7 @@ def edits(
         raise CommandError("The bench cannot run", str(error)) from None
 
 
-def _settings(method: str, preset: str) -> dict[str, Any]:
+def settings_given(method: str, preset: str) -> dict[str, Any]:
     """Only those given, but checked. Raises CommandError."""
     try:
         given = json.loads(method)

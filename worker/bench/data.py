@@ -47,7 +47,7 @@ def load_edits(task: str, file: Path) -> list[BenchEdit]:
 
     The format is recognised by the fields of the first record. Raises UnreadableData.
     """
-    records = list(_records(file))
+    records = list(records_of(file))
     if not records:
         raise UnreadableData(f"{file} holds no record; give a JSONL file or a JSON list")
     read = _format_of(task, records[0][1], records[0][0])
@@ -173,7 +173,7 @@ def load_questions(file: Path) -> list[str]:
     if file.suffix not in (".jsonl", ".json"):
         return [line.strip() for line in _read(file).splitlines() if line.strip()]
     questions = []
-    for place, record in _records(file):
+    for place, record in records_of(file):
         field = next((name for name in ("question", "prompt", "text") if name in record), "question")
         questions.append(_asked(_text(record, field, place)))
     return questions
@@ -197,7 +197,7 @@ def _format_of(task: str, record: Fields, place: Place) -> Callable[[Fields, Pla
     )
 
 
-def _records(file: Path) -> Iterator[tuple[Place, Fields]]:
+def records_of(file: Path) -> Iterator[tuple[Place, Fields]]:
     """Objects of a JSONL file, or of a JSON list; the line of the latter is the record's number."""
     text = _read(file)
     if text.lstrip().startswith("["):

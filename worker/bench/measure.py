@@ -1,28 +1,23 @@
 """Sequential editing of one model by one method, and what it did: everything by free generation."""
 
-import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from melo_core.base_model import BaseModel
 from melo_core.structure import Kind
+from worker.bench.answers import Batch, Before, broken_answers, chunks, untouched
 from worker.bench.data import BenchEdit
 from worker.bench.figures import Share, contains, matches, mean
 from worker.bench.machine import watched
 from worker.bench.peers import Applied, Peer, Reply
-from worker.bench.peers.unedited import Unedited
 
-TOGETHER = 16  # prompts in a batch
-LONGEST_COMPARED = 16  # tokens of an answer that must be as before
 SENTENCE = 32  # tokens that an answer may have at least: room for a sentence around the target
-PROOF = 50  # unrouted prompts that are asked all the same
-UNSCOPED = 208  # prompts that are asked of a method which covers every prompt
-TIMED = 30  # prompts, for the time of a lookup
+TIMED = 30  # prompts, for the time of routing
 
 Advance = Callable[[str, int, int], None]  # what is done, how many, of how many
 
@@ -55,41 +50,6 @@ class Plan:
         return [(r, e.target) for e in self.edits for r in e.rephrases[self.rephrases_given :]]
 
 
-@dataclass
-class Before:
-    """The unedited model's answers, each asked once and in the batch in which it will be asked again.
-
-    A batch's composition moves the last bits of what a model computes, so equal batches are compared.
-    """
-
-    unedited: Unedited
-    kind: str
-    _replies: dict[tuple[str, ...], list[Reply]] = field(default_factory=dict)
-    _losses: dict[tuple[tuple[str, str], ...], list[float]] = field(default_factory=dict)
-
-    def replies(self, prompts: Sequence[str]) -> list[Reply]:
-        """Of one batch."""
-        if (key := tuple(prompts)) not in self._replies:
-            self._replies[key] = self.unedited.answer(prompts, self.kind, LONGEST_COMPARED)
-        return self._replies[key]
-
-    def losses(self, texts: Sequence[tuple[str, str]]) -> list[float]:
-        """Of one batch."""
-        if (key := tuple(texts)) not in self._losses:
-            self._losses[key] = self.unedited.losses([p for p, _ in texts], [c for _, c in texts])
-        return self._losses[key]
-
-
-@dataclass(frozen=True)
-class Untouched:
-    """Prompts answered as by the unedited model."""
-
-    share: Share
-    routed: int  # prompts that an edit wrongly covered
-    compared: int  # prompts whose answers were generated and compared, token for token
-    unrouted_changed: int  # must be 0: nothing but routing may change an answer
-
-
 def measure(peer: Peer, base: BaseModel, plan: Plan, before: Before, advance: Advance) -> dict[str, Any]:
     """Edit batch by batch, then ask everything. The result is a JSON object."""
     longest = max(SENTENCE, *(len(base.target_ids(e.target, e.kind)) + 1 for e in plan.edits))
@@ -109,7 +69,8 @@ def measure(peer: Peer, base: BaseModel, plan: Plan, before: Before, advance: Ad
     right = [matches(reply.text, target) for reply, (_, target) in zip(replies, own, strict=True)]
     strict = [reply.text == target for reply, (_, target) in zip(replies, own, strict=True)]
     held_out = plan.held_out
-    others = _ask(peer, [p for p, _ in held_out], plan.kind, longest, lambda *done: advance("generality", *done))
+    seen = list[Batch]()
+    others = _ask(peer, [p for p, _ in held_out], plan.kind, longest, lambda *done: advance("generality", *done), seen)
     general = [matches(reply.text, target) for reply, (_, target) in zip(others, held_out, strict=True)]
     asked = _right(peer, plan.questions, "qa", longest, lambda *done: advance("as questions", *done))
     kept = Share(sum(a and b for a, b in zip(first, right, strict=False)), sum(first))
@@ -137,6 +98,8 @@ def measure(peer: Peer, base: BaseModel, plan: Plan, before: Before, advance: Ad
             "generated_and_compared": found.compared,
             "uncovered_but_changed": found.unrouted_changed,
         }
+        seen += found.batches
+    record["broken_answers"] = broken_answers(peer, [e.target for e in plan.edits], seen, before)
     if plan.texts or plan.retained:
         record |= perplexities(peer, plan, before, advance)
     return record | {
@@ -153,38 +116,13 @@ def measure(peer: Peer, base: BaseModel, plan: Plan, before: Before, advance: Ad
     }
 
 
-def untouched(peer: Peer, prompts: Sequence[str], before: Before, advance: Callable[[int, int], None]) -> Untouched:
-    """Compare answers with the unedited model's, token for token.
-
-    A prompt that no edit covers is the unedited model's to answer by construction, so of those only some, drawn at
-    random, are generated, in batches with the covered ones: enough to see that it is so.
-    """
-    covered = peer.covers(prompts, before.kind)
-    if all(covered):  # nothing is known by construction, so all would be generated: a sample says as much
-        prompts, covered = prompts[:UNSCOPED], covered[:UNSCOPED]
-    drawn = random.Random(0)
-    uncovered = [i for i, flag in enumerate(covered) if not flag]
-    chosen = [i for i, flag in enumerate(covered) if flag] + drawn.sample(uncovered, min(len(uncovered), PROOF))
-    drawn.shuffle(chosen)  # so that batches are mixed
-    changed = unrouted_changed = done = 0
-    for chunk in _chunks(chosen):
-        asked = [prompts[i] for i in chunk]
-        replies = peer.answer(asked, before.kind, LONGEST_COMPARED)
-        for i, reply, was in zip(chunk, replies, before.replies(asked), strict=True):
-            differs = reply.token_ids != was.token_ids
-            changed += differs
-            unrouted_changed += differs and not covered[i]
-        advance(done := done + len(chunk), len(chosen))
-    return Untouched(Share(len(prompts) - changed, len(prompts)), sum(covered), len(chosen), unrouted_changed)
-
-
 def perplexities(peer: Peer, plan: Plan, before: Before, advance: Advance) -> dict[str, Any]:
     """Perplexity of the corrected sentences, of text near to them, and of unrelated text, before and after."""
     groups = {"edited": [(e.prompt, e.target) for e in plan.edits], "retained": plan.retained, "unrelated": plan.texts}
     record: dict[str, Any] = {}
     for name, texts in groups.items():
         was, now = list[float](), list[float]()
-        for chunk in _chunks(texts):
+        for chunk in chunks(texts):
             was += before.losses(chunk)
             now += peer.losses([p for p, _ in chunk], [c for _, c in chunk])
             advance(f"perplexity, {name}", len(now), len(texts))
@@ -209,15 +147,23 @@ def _right(
 
 
 def _ask(
-    peer: Peer, prompts: Sequence[str], kind: str, longest: int, advance: Callable[[int, int], None]
+    peer: Peer,
+    prompts: Sequence[str],
+    kind: str,
+    longest: int,
+    advance: Callable[[int, int], None],
+    seen: list[Batch] | None = None,
 ) -> list[Reply]:
     """In the order of the prompts, but covered ones with covered ones: a batch decodes until its longest answer ends,
-    and what a block was trained to say is short."""
+    and what a block was trained to say is short. seen: gets the batches that were asked."""
     covered = peer.covers(prompts, kind)
     order = sorted(range(len(prompts)), key=lambda i: not covered[i])
     replies: dict[int, Reply] = {}
-    for chunk in _chunks(order):
-        replies |= dict(zip(chunk, peer.answer([prompts[i] for i in chunk], kind, longest), strict=True))
+    for chunk in chunks(order):
+        batch = Batch(asked := [prompts[i] for i in chunk], peer.answer(asked, kind, longest), longest)
+        replies |= dict(zip(chunk, batch.replies, strict=True))
+        if seen is not None:
+            seen.append(batch)
         advance(len(replies), len(prompts))
     return [replies[i] for i in range(len(prompts))]
 
@@ -227,16 +173,28 @@ def _share(name: str, share: Share) -> dict[str, Any]:
 
 
 def _lookup(peer: Peer, base: BaseModel, plan: Plan) -> dict[str, Any]:
-    """Medians, in ms, and the search as a share of one decoding step of one prompt."""
-    times = [t for e in plan.edits[:TIMED] if (t := peer.route_time(e.prompt, e.kind))]
+    """Medians, in ms, and the search as a share of one decoding step of one prompt.
+
+    Timed on rephrases, else on probes: an edit's own prompt is found by its text alone, without key or search.
+    """
+    others = [p for p, _ in plan.held_out] or [p for prompts in plan.probes.values() for p in prompts]
+    prompts = others or [e.prompt for e in plan.edits]
+    times = [t for prompt in prompts[:TIMED] if (t := peer.route_time(prompt, plan.kind))]
     step = _decoding_step(base, plan.edits[0])
-    search = statistics.median(t.lookup for t in times) * 1e3 if times else None
+    search = _median_ms(t.lookup for t in times)
     return {
         "lookup_ms": search,
-        "key_ms": statistics.median(t.key for t in times) * 1e3 if times else None,
+        "key_ms": _median_ms(t.key for t in times),
+        "verify_ms": _median_ms(t.verify for t in times if t.verify is not None),
         "decoding_step_ms": step,
         "lookup_share_of_step": search / step if search is not None and step else None,
     }
+
+
+def _median_ms(seconds: Iterable[float]) -> float | None:
+    """None of nothing."""
+    found = list(seconds)
+    return statistics.median(found) * 1e3 if found else None
 
 
 @torch.no_grad()
@@ -253,11 +211,6 @@ def _decoding_step(base: BaseModel, edit: BenchEdit) -> float | None:
         _wait(base)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds) * 1e3
-
-
-def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), TOGETHER):
-        yield items[start : start + TOGETHER]
 
 
 def _wait(base: BaseModel) -> None:

@@ -1,13 +1,15 @@
 """What `--against` names: each method with its encoder and its settings, fitted to the model."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from melo_core.base_model import BaseModel
 from melo_core.calibration import calibrate
-from melo_core.encoder import KeyEncoder, ordinary_questions
+from melo_core.encoder import KeyEncoder, Whitening, ordinary_questions
 from melo_core.hidden import HiddenEncoder
 from melo_core.settings import MethodSettings, validated
 from melo_core.structure import Kind, layers_of, structure_of
@@ -33,6 +35,7 @@ class Methods:
     """Makes the methods that are compared, each for one model.
 
     preset, given: of the blocks measured as `melo`; lora and in-context take its modules and its scope.
+    own_texts: what keys are whitened on; none: the packaged ordinary questions.
     """
 
     base: BaseModel
@@ -40,6 +43,7 @@ class Methods:
     encoder: str
     preset: str
     given: Mapping[str, Any]
+    own_texts: Sequence[str] = ()
 
     def peer(self, name: str, unedited: Unedited, advance: Advance) -> Peer:
         """A fresh one. Raises MeloError where settings and model do not go together."""
@@ -49,6 +53,8 @@ class Methods:
         settings, fitted = self._settings(preset, given)
         if name == "lora":
             return SharedLora(self.base, settings)
+        if settings.whitened and self.own_texts:
+            fitted["whitening"] = f"{len(self.own_texts)} texts of the task's own"
         encoder = self._encoder(settings, lambda *done: advance("whitening", *done))
         if settings.key_encoder == "hidden" and not settings.whitened and "radius" not in given:
             found = calibrate(
@@ -61,7 +67,7 @@ class Methods:
             )
         if name == "in-context":
             return InContext(unedited, encoder, settings)
-        blocks = Blocks(name, self.base, encoder, settings)
+        blocks = Blocks(name, self.base, encoder, settings, self.shelf.verifier_of(settings, self.base.kind))
         blocks.settings_used |= {"preset": preset, "given": dict(given), "fitted_to_the_model": fitted}
         return blocks
 
@@ -79,13 +85,25 @@ class Methods:
 
     def _encoder(self, settings: MethodSettings, report: Report) -> KeyEncoder:
         encoder: KeyEncoder
+        digest = ""
         if settings.key_encoder == "hidden":
             encoder = HiddenEncoder(self.base, settings.key_layer, settings.key_pooling, None)
-            if settings.whitened:
-                encoder.calibrate(settings.whiten_epsilon, report)
         else:
             encoder, digest = self.shelf.encoder(self.encoder, None, None)
-            if settings.whitened:
-                self.shelf.fitted_whitening(encoder, digest, settings.whiten_epsilon, report)
-        encoder.last_sentence = settings.query_keys == "whole-and-last-sentence"
+        if settings.whitened and self.own_texts:
+            encoder.whitening = _whitening(encoder, self.own_texts, settings.whiten_epsilon, report)
+        elif settings.whitened and digest:
+            self.shelf.fitted_whitening(encoder, digest, settings.whiten_epsilon, report)
+        elif settings.whitened:
+            encoder.calibrate(settings.whiten_epsilon, report)
+        encoder.in_parts = settings.query_keys == "parts"
         return encoder
+
+
+def _whitening(encoder: KeyEncoder, texts: Sequence[str], epsilon: float, report: Report) -> Whitening:
+    """As `melo calibrate --questions FILE --out FILE` writes it."""
+    raw = []
+    for text in texts:
+        raw.append(encoder.raw_key(text))
+        report(len(raw), len(texts))
+    return Whitening.fit(torch.stack(raw), epsilon)

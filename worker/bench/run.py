@@ -24,9 +24,10 @@ from registry.base_models import find_encoder, find_model
 from registry.cli.errors import CommandError
 from registry.cli.invocation import Invocation
 from worker.bench import probes, scotus
+from worker.bench.answers import TOGETHER, Before
 from worker.bench.data import BenchEdit, UnreadableData, load_edits, load_questions, load_scotus
 from worker.bench.machine import machine, resident
-from worker.bench.measure import TOGETHER, Advance, Before, Plan, measure
+from worker.bench.measure import Advance, Plan, measure
 from worker.bench.methods import Methods
 from worker.bench.peers.unedited import Unedited
 from worker.bench.wording import as_question, asked_as_question
@@ -56,15 +57,15 @@ class Choice:
 def run_bench(call: Invocation, choice: Choice) -> None:
     """Raises CommandError and MeloError."""
     if choice.json_file is not None:
-        _require_writable(choice.json_file)
+        require_writable(choice.json_file)
     shelf = Shelf(call.settings.cache, call.settings.dtype)
-    with _bars(call) as advance:
-        base, plan = _prepare(call, shelf, choice, advance("preparing"))
+    with bars(call) as advance:
+        base, plan, own_texts = _prepare(call, shelf, choice, advance("preparing"))
         before = Before(Unedited(base), plan.kind)
         # Weights are mapped from their file, and count once they are read.
         before.unedited.answer([plan.edits[0].prompt], plan.kind, 1)
         loaded_mb = resident()
-        methods = Methods(base, shelf, choice.encoder, choice.preset, choice.method)
+        methods = Methods(base, shelf, choice.encoder, choice.preset, choice.method, own_texts)
         records: list[dict[str, Any]] = []
         for name in dict.fromkeys(["melo", *choice.against]):
             peer = methods.peer(name, before.unedited, advance(f"{name}: calibrating"))
@@ -73,7 +74,7 @@ def run_bench(call: Invocation, choice: Choice) -> None:
             record["settings"] = peer.settings_used
             records.append(record | _circumstances(choice, base, record, loaded_mb, start_mb))
             if choice.json_file is not None:  # now, so that what comes later cannot lose it
-                _write(records, choice.json_file)
+                write(records, choice.json_file)
             del peer
             gc.collect()
     call.out.print(_table(records))
@@ -81,15 +82,15 @@ def run_bench(call: Invocation, choice: Choice) -> None:
         call.out.print(line, markup=False)
 
 
-def _write(records: Sequence[dict[str, Any]], file: Path) -> None:
+def write(figures: Any, file: Path) -> None:
     """Whole or not at all."""
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(records, indent=2) + "\n", "utf-8")
+    part.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     part.replace(file)
 
 
-def _prepare(call: Invocation, shelf: Shelf, choice: Choice, advance: Advance) -> tuple[BaseModel, Plan]:
-    """The model, and what to do with it."""
+def _prepare(call: Invocation, shelf: Shelf, choice: Choice, advance: Advance) -> tuple[BaseModel, Plan, Sequence[str]]:
+    """The model, what to do with it, and what to whiten keys on (nothing: the packaged questions)."""
     unrelated = load_questions(choice.unrelated)[: choice.unrelated_limit] if choice.unrelated else []
     if choice.task == "scotus":
         cases = load_scotus(choice.data)
@@ -99,7 +100,8 @@ def _prepare(call: Invocation, shelf: Shelf, choice: Choice, advance: Advance) -
         )  # fmt: skip
         edits, held_out = scotus.later_errors(base, cases, _predictions(base, advance), choice.limit)
         _require_edits(edits, choice)
-        return base, Plan(edits, choice.batch, 0, {"held_out": held_out} | _unrelated(unrelated))
+        plan = Plan(edits, choice.batch, 0, {"held_out": held_out} | _unrelated(unrelated))
+        return base, plan, scotus.own_texts(base, cases)
     everything = load_edits(choice.task, choice.data)
     if choice.form == "question":
         everything = [asked_as_question(edit) for edit in everything]
@@ -116,6 +118,7 @@ def _prepare(call: Invocation, shelf: Shelf, choice: Choice, advance: Advance) -
         asked["template"] = probes.other_facts(edits, others)
     else:
         asked["swapped"] = probes.swapped_subjects(edits, others)
+        asked["same_subject"] = probes.same_subject(edits)
         asked["template"] = probes.other_facts(edits, others)
         if neighbours := probes.neighbours(edits):
             asked["neighbours"] = neighbours
@@ -123,7 +126,7 @@ def _prepare(call: Invocation, shelf: Shelf, choice: Choice, advance: Advance) -
     if choice.task == "counterfact":
         questions = [(as_question(e.prompt, e.subject), e.target) for e in edits if e.kind == "completion"]
     plan = Plan(edits, choice.batch, choice.rephrases_given, asked, texts, retained, questions)
-    return base, plan
+    return base, plan, ()
 
 
 def _unrelated(questions: Sequence[str]) -> dict[str, Sequence[str]]:
@@ -179,9 +182,11 @@ COLUMNS = {
     "generality_question": "as question",
     "untouched_unrelated": "unrelated",
     "untouched_swapped": "swapped",
+    "untouched_same_subject": "same subject",
     "untouched_template": "template",
     "untouched_neighbours": "neighbours",
     "untouched_held_out": "held out",
+    "broken_answers": "broken",
     "retention": "retention",
     "perplexity_edited": "ppl edited",
     "perplexity_unrelated_unchanged": "ppl unrelated same",
@@ -208,6 +213,8 @@ def _cell(record: dict[str, Any], key: str) -> str:
     value = record.get(key)
     if value is None:
         return "–"
+    if key == "broken_answers":
+        return f"{value['count']} of {value['of_covered']}"
     if interval := record.get(f"{key}_interval"):
         return f"{value:.3f}\n{interval[0]:.2f}–{interval[1]:.2f}"
     return f"{value:,.0f}" if key in ("bytes_per_edit", "peak_memory_mb") else f"{value:.3g}"
@@ -231,7 +238,7 @@ def _remarks(records: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 @contextmanager
-def _bars(call: Invocation) -> Iterator[Any]:
+def bars(call: Invocation) -> Iterator[Any]:
     left = TimeRemainingColumn()
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left]
     with Progress(*columns, console=call.err, transient=True) as bars:
@@ -256,7 +263,7 @@ def _require_edits(edits: Sequence[BenchEdit], choice: Choice) -> None:
         raise UnreadableData(f"{choice.data} holds no fact that would change; give a file with corrections")
 
 
-def _require_writable(file: Path) -> None:
+def require_writable(file: Path) -> None:
     try:
         file.touch()
     except OSError as error:

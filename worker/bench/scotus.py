@@ -19,6 +19,7 @@ TOKENS = 128  # of a case's facts
 TRAINED_LAYERS = 2  # the others stay, and what they give is computed once
 EPOCHS = 6
 TOGETHER = 16
+OWN_TEXTS = 400  # of the earlier cases, which keys are whitened on
 RECIPE = 1  # counts changes of what follows: a cached classifier of another recipe is not used
 
 
@@ -40,6 +41,12 @@ def shortened(base: BaseModel, text: str) -> str:
     """The first words of a text, as many as the classifier was trained on."""
     marks = base.tokenizer(text, truncation=True, max_length=TOKENS, return_offsets_mapping=True)["offset_mapping"]
     return text[: max(end for _, end in marks)]
+
+
+def own_texts(base: BaseModel, cases: Sequence[Case]) -> list[str]:
+    """Texts of the earlier cases, drawn at random: what an organisation has of its own before it corrects anything."""
+    earlier = sorted({shortened(base, case.text) for case in cases if case.year < TRAINED_BEFORE})
+    return random.Random(0).sample(earlier, min(OWN_TEXTS, len(earlier)))
 
 
 def later_errors(

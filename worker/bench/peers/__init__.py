@@ -39,6 +39,7 @@ class RouteTime:
 
     key: float  # computing where the prompt lies
     lookup: float  # searching the edits
+    verify: float | None = None  # reading the prompt beside those found; None where no verifier does
 
 
 class Peer(Protocol):
@@ -52,6 +53,12 @@ class Peer(Protocol):
 
     def covers(self, prompts: Sequence[str], kind: str) -> list[bool]:
         """Which prompts anything but the base model itself would answer."""
+
+    def covering(self, prompts: Sequence[str], kind: str) -> list[int | None] | None:
+        """The edit that covers each prompt, by its place in the order of arrival; None where no edit does.
+
+        None instead of the list where it cannot be told, or where no answer is meant to be an edit's target alone.
+        """
 
     def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
         """Greedy answers of at most `longest` tokens, in one batch."""

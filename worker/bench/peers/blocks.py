@@ -8,6 +8,7 @@ from melo_core.edited_model import Route
 from melo_core.encoder import KeyEncoder
 from melo_core.session import Edit, EditSession
 from melo_core.settings import MethodSettings
+from melo_core.verifier import Verifier
 from worker.bench.data import BenchEdit
 from worker.bench.peers import Applied, Reply, RouteTime, Size
 from worker.bench.peers.unedited import Unedited
@@ -16,10 +17,17 @@ from worker.bench.peers.unedited import Unedited
 class Blocks:
     """An editing session in memory."""
 
-    def __init__(self, name: str, base: BaseModel, encoder: KeyEncoder, settings: MethodSettings) -> None:
+    def __init__(
+        self,
+        name: str,
+        base: BaseModel,
+        encoder: KeyEncoder,
+        settings: MethodSettings,
+        verifier: Verifier | None,
+    ) -> None:
         self.name = name
         self.settings_used: dict[str, object] = settings.to_json()
-        self.session = EditSession(base, encoder, settings)
+        self.session = EditSession(base, encoder, settings, verifier)
         self.unedited = Unedited(base)
         self.encoder = encoder
         self._routed: dict[tuple[str, str], Route] = {}  # by prompt and kind, until something is learned
@@ -34,6 +42,11 @@ class Blocks:
     def covers(self, prompts: Sequence[str], kind: str) -> list[bool]:
         """Whether a block is routed to."""
         return [route.block is not None for route in self._routes(prompts, kind)]
+
+    def covering(self, prompts: Sequence[str], kind: str) -> list[int | None] | None:
+        """The best of the edits that were considered, where it covers the prompt."""
+        routes = self._routes(prompts, kind)
+        return [None if route.block is None else route.considered[0].edit for route in routes]
 
     def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
         """Routed, in one batch."""
@@ -53,12 +66,19 @@ class Blocks:
         return Size(sum(len(block.to_bytes()) for block in blocks) + 4 * keys, parameters + keys)
 
     def route_time(self, prompt: str, kind: str) -> RouteTime | None:
-        """The encoder's pass, then the search."""
+        """The encoder's pass, then the search; the verifier's share is what routing takes beyond the two."""
+        session = self.session
         start = time.perf_counter()
         keys = self.encoder.query_keys(prompt, kind)
         computed = time.perf_counter()
-        self.session.index.lookup(keys)
-        return RouteTime(computed - start, time.perf_counter() - computed)
+        if session.verifier is None:
+            session.index.lookup(keys)
+            return RouteTime(computed - start, time.perf_counter() - computed)
+        session.index.within(keys, session.settings.candidate_radius)
+        searched = time.perf_counter()
+        session.model.route(prompt, kind)
+        verify = (time.perf_counter() - searched) - (searched - start)
+        return RouteTime(computed - start, searched - computed, max(verify, 0.0))  # below 0: noise, nothing was read
 
     def _routes(self, prompts: Sequence[str], kind: str) -> list[Route]:
         for prompt in prompts:

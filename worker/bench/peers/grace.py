@@ -91,6 +91,10 @@ class Grace:
         """Whether the nearest key lies within its ε."""
         return [entry is not None for entry in self._route(prompts, kind)]
 
+    def covering(self, prompts: Sequence[str], kind: str) -> list[int | None] | None:
+        """None: an entry stands for all edits with its answer that joined it."""
+        return None
+
     def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
         """Routes are decided at the prompt's last token and kept while decoding."""
         with self._attached(self._route(prompts, kind)):

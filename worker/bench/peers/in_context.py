@@ -41,6 +41,10 @@ class InContext:
         """Whether a correction lies within the radius."""
         return [self._fact(prompt, kind) is not None for prompt in prompts]
 
+    def covering(self, prompts: Sequence[str], kind: str) -> list[int | None] | None:
+        """None: a correction is told to the model, which answers in sentences of its own."""
+        return None
+
     def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
         """Prompts without a correction are answered in the same batch as without any corrections."""
         facts = [self._fact(prompt, kind) for prompt in prompts]

@@ -69,6 +69,10 @@ class SharedLora:
         """Every prompt: there is no scope."""
         return [self.edits > 0] * len(prompts)
 
+    def covering(self, prompts: Sequence[str], kind: str) -> list[int | None] | None:
+        """None: every edit acts on every prompt."""
+        return None
+
     def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
         """With the LoRA on all rows."""
         with applied(self.structure.modules, self._ready(), None, "all"):

@@ -20,7 +20,7 @@ class Unedited:
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
-        self._model = EditedModel(base, MethodSettings(), None, None, {}, {})
+        self._model = EditedModel(base, MethodSettings(), None, {}, {})
 
     def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
         """Greedy answers, in one batch."""

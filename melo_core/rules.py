@@ -1,0 +1,236 @@
+"""Word rules of scope: what two texts differ in, where a difference of words decides by itself.
+
+Exact, instant and without a model: they see what a small model overlooks (a digit, a `not`, two names that changed
+places), and say which words differ. They are silent where words alone do not decide: then the verifier reads on.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rapidfuzz.distance import OSA
+
+from melo_core import words as lists
+
+WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W_]+(?:['’][^\W_]+)*")
+DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
+# "Question 3:", "2)": numbers of a list are no part of a question.
+LABEL = re.compile(r"^\W*(?:(?:question|frage|q|no|nr|item)\W{0,2}\s*)?\d{1,3}\s*[:.)]\s+(?=\S)", re.I)
+OPERATOR = re.compile(r"(?<!\S)`?([=!<>+*/%&|^~-]{1,3})(?=\s|`|$)|(?<=\w)(===?|!==?|<=|>=|\+\+|--)(?=\w|\s|$)")
+SIGNS = frozenset(["-", "--", "/", "&", "*", "|", "~"])  # which stand in ordinary texts, too
+TAG = re.compile(r",\s*(?:isn't|aren't|wasn't|doesn't|didn't|don't|right)\s*(?:it|he|she|they)?\s*\?*\s*$", re.I)
+ORDINAL_NUMBER = re.compile(r"\b[Nn]o\.?\s*(?=\d)")  # "no. 1" says nothing of not
+UNIT = re.compile(r"(?:[kcm]?m|in|ft)[23]")  # km2, m3
+CODE = re.compile(r"`[^`]+`|\b\w+\(\)|\b(?:function|command|method|package|operator|keyword|module|macro|flag)\b", re.I)
+FEW = 4  # words on either side that the other has not
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What decides that two texts ask something else: the rule, and the words on either side (perhaps none)."""
+
+    rule: str
+    edit: str
+    query: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.edit or '–'} / {self.query or '–'}"
+
+
+@dataclass(frozen=True)
+class _Text:
+    written: tuple[str, ...]  # words as they are written
+    plain: tuple[str, ...]  # the same in small letters, without accents and 's
+    cased: bool  # whether capitals say something: not in ALL CAPITALS, Title Case or small letters alone
+
+
+def difference(edit: str, query: str) -> Difference | None:
+    """Say by which rule a query asks something else than an edit's prompt; None: no rule decides.
+
+    A rule speaks only where the words beside the differing ones are much the same: in a thorough rewording, single
+    words say little.
+    """
+    if symbols := _symbols(edit, query):
+        return symbols
+    e, q = _read(edit), _read(query)
+    if not e.plain or not q.plain:
+        return None
+    if numbers := _numbers(e, q):
+        return numbers
+    only_e, only_q = _unmatched(e, q), _unmatched(q, e)
+    shared = len(e.plain) - len(only_e)
+    alike = shared / max(1, min(len(e.plain), len(q.plain)))  # share of the shorter text's words in the other
+    few = len(only_e) <= FEW and len(only_q) <= FEW
+    return (
+        (few and alike >= 0.5 and (_negation(e, q) or _exclusive(e, q, only_e, only_q, alike)))
+        or _names(e, q, only_e, only_q, alike)
+        or _order(e, q)
+        or None
+    )
+
+
+def _read(text: str) -> _Text:
+    text = ORDINAL_NUMBER.sub("", TAG.sub("", LABEL.sub("", unicodedata.normalize("NFKC", text))))
+    for pattern, name in lists.ALIASES:
+        text = pattern.sub(name, text)
+    written = tuple(match.group() for match in WORD.finditer(text))
+    letters = [word for word in written if word[0].isalpha()]
+    capitals = sum(word[0].isupper() for word in letters)
+    return _Text(written, tuple(map(_plain, written)), capitals > 0 and capitals * 2 <= len(letters) + 2)
+
+
+def _plain(word: str) -> str:
+    word = word.replace("’", "'").casefold()
+    word = word.removesuffix("'s").removesuffix("'")
+    folded = "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
+    return folded or word
+
+
+def _unmatched(one: _Text, other: _Text) -> list[int]:
+    """Places of the words that the other text has in no form."""
+    return [i for i, word in enumerate(one.plain) if not any(same_word(word, each) for each in other.plain)]
+
+
+def same_word(a: str, b: str) -> bool:
+    """Whether they are one word, up to a typing error or an ending. Both in small letters."""
+    if a == b:
+        return True
+    if a[:1].isdigit() or b[:1].isdigit() or frozenset((a, b)) in lists.DISTINCT:
+        return False
+    short, long = sorted((len(a), len(b)))
+    if short >= 4 and a[: max(4, short - 2)] == b[: max(4, short - 2)] and long - short <= 3:
+        return True
+    allowed = 0 if long < 4 else 1 if long < 8 else 2
+    return long - short <= allowed and OSA.distance(a, b, score_cutoff=allowed) <= allowed
+
+
+def _symbols(edit: str, query: str) -> Difference | None:
+    """Operators of a programming language, and names within code, which have to be the very same."""
+    a, b = (Counter(x or y for x, y in OPERATOR.findall(text) if (x or y) not in SIGNS) for text in (edit, query))
+    if a and b and a != b:
+        return Difference("symbol", " ".join(sorted((a - b).elements())), " ".join(sorted((b - a).elements())))
+    if CODE.search(edit) and CODE.search(query):
+        one, two = ([_plain(w) for w in WORD.findall(text)] for text in (edit, query))
+        left, right = [w for w in one if w not in two], [w for w in two if w not in one]
+        for x in left:
+            for y in right:
+                if _identifier(x) and _identifier(y) and OSA.distance(x, y, score_cutoff=2) <= 2:
+                    return Difference("identifier", x, y)
+    return None
+
+
+def _identifier(word: str) -> bool:
+    """Whether it looks like a program's name rather than a word: with few vowels, or digits."""
+    return sum(c in "aeiou" for c in word) * 5 < len(word) or any(c.isdigit() for c in word)
+
+
+def _numbers(e: _Text, q: _Text) -> Difference | None:
+    """A number against another, or one in digits against none ("first" and "two" against none may be words)."""
+    a, b = list(_values(e.plain)), list(_values(q.plain))
+    only_a = [x for x in a if not any(_same_number(x[0], y[0]) for y in b)]
+    only_b = [y for y in b if not any(_same_number(x[0], y[0]) for x in a)]
+    written = any(digits for _, digits in only_a + only_b)
+    if not written and not (only_a and only_b):
+        return None
+    return Difference("number", " ".join(x for x, _ in only_a), " ".join(y for y, _ in only_b))
+
+
+def _values(plain: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Each number and whether it is written in digits; 25mm is 25, 12x32 is 12 and 32, twenty six is 26. (A 1 in digits
+    is as good as a word: number 1 is the first.)"""
+    value, before = 0, ""  # of number words that follow each other
+    for word in (*plain, ""):
+        if word not in lists.NUMBERS or (before in lists.NUMBERS and not _continues(before, word)):
+            if value:
+                yield str(value), False
+            value = 0
+        if word in lists.NUMBERS:
+            number = int(lists.NUMBERS[word])
+            value = max(1, value) * number if number in (100, 1000) else value + number
+        elif any(c.isdigit() for c in word) and not UNIT.fullmatch(word):
+            for number_text in DIGITS.findall(word):
+                plain_number = number_text.replace(",", "").lstrip("0") or "0"
+                yield plain_number, plain_number != "1"
+        before = word
+
+
+def _continues(before: str, word: str) -> bool:
+    """Whether two number words make one number: twenty six, five hundred."""
+    first, second = int(lists.NUMBERS[before]), int(lists.NUMBERS[word])
+    return second in (100, 1000) or (first in range(20, 100, 10) and second < 10)
+
+
+def _same_number(a: str, b: str) -> bool:
+    """Also 80s and 1980s."""
+    return a == b or ({len(a), len(b)} == {2, 4} and a[-2:] == b[-2:])
+
+
+def _negation(e: _Text, q: _Text) -> Difference | None:
+    a, b = ([w for w in text.plain if w in lists.NEGATIVE or w.endswith("n't")] for text in (e, q))
+    return Difference("negation", " ".join(a), " ".join(b)) if len(a) % 2 != len(b) % 2 else None
+
+
+def _exclusive(e: _Text, q: _Text, only_e: Sequence[int], only_q: Sequence[int], alike: float) -> Difference | None:
+    """An opposite, or another word of a line of which a question has one or another; or another question word."""
+    a, b = {e.plain[i] for i in only_e}, {q.plain[i] for i in only_q}
+    for x in sorted(a):
+        for y in sorted(b):
+            if frozenset((x, y)) in lists.OPPOSITE:
+                return Difference("opposite", x, y)
+    if alike >= 0.6:
+        for line in lists.EXCLUSIVE:
+            x_forms, y_forms = (next((f for f in line if f & words), None) for words in (a, b))
+            if x_forms and y_forms and x_forms != y_forms:
+                return Difference("role", min(a & x_forms), min(b & y_forms))
+        ask, asked = lists.ASKS.get(e.plain[0]), lists.ASKS.get(q.plain[0])
+        if ask and asked and ask != asked:
+            return Difference("asks", ask, asked)
+    return None
+
+
+def _names(e: _Text, q: _Text, only_e: Sequence[int], only_q: Sequence[int], alike: float) -> Difference | None:
+    """Another name, place or nationality."""
+    if alike < 0.34:
+        return None
+    a, b = _named(e, only_e, q), _named(q, only_q, e)
+    if not a or not b or all(word.isupper() for word in (*a, *b)):  # of abbreviations, two may mean the same
+        return None
+    return Difference("name", " ".join(a), " ".join(b))
+
+
+def _named(text: _Text, places: Sequence[int], other: _Text) -> list[str]:
+    found = []
+    for i in places:
+        written, plain = text.written[i], text.plain[i]
+        capital = text.cased and i > 0 and written[0].isupper() and not re.match(r"I(?:['’]|$)", written)
+        if plain in lists.TITLES or plain in lists.ORDINARY:
+            continue
+        if (plain in lists.PLACES or capital) and not _short_for(plain, other.plain) and not _spelt_out(plain, other):
+            found.append(written)
+    return found
+
+
+def _short_for(word: str, others: Sequence[str]) -> bool:
+    """Whether others has consecutive words (short ones may be left out) that begin with the letters of word."""
+    return 2 <= len(word) <= 6 and word in "".join(
+        w[0] for w in others if len(w) > 2 and w not in ("the", "and", "for")
+    )
+
+
+def _spelt_out(word: str, other: _Text) -> bool:
+    """Whether other has initials that the word may be one of."""
+    return any(w.isupper() and 2 <= len(w) <= 6 and word[0] in w.casefold() for w in other.written)
+
+
+def _order(e: _Text, q: _Text) -> Difference | None:
+    """The same words, but some that name something have changed places: who did what to whom."""
+    if e.plain == q.plain or Counter(e.plain) != Counter(q.plain):
+        return None
+    if [w if w in lists.FUNCTION else "" for w in e.plain] != [w if w in lists.FUNCTION else "" for w in q.plain]:
+        return None  # another way to build the sentence
+    if set(e.plain) & lists.EITHER:  # of a pair, either may come first
+        return None
+    i = next(i for i in range(len(e.plain)) if e.plain[i] != q.plain[i])
+    return Difference("order", f"{e.plain[i]} … {q.plain[i]}", f"{q.plain[i]} … {e.plain[i]}")

@@ -1,0 +1,174 @@
+"""Scope: which edit, if any, covers a query. Candidates by the index, then the verifier, the word rules and guards."""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from melo_core.encoder import KeyEncoder
+from melo_core.index import ClusterIndex, Match
+from melo_core.rules import Difference, difference
+from melo_core.settings import MethodSettings
+from melo_core.verifier import Verifier
+
+
+@dataclass(frozen=True)
+class ScopedText:
+    """What a point of the index is the key of."""
+
+    edit: int
+    text: str  # the edit's prompt, or one of its rephrases
+    guards: tuple[str, ...] = ()  # prompts that the edit must leave to the base model
+    is_rephrase: bool = False
+
+
+@dataclass(frozen=True)
+class Considered:
+    """An edit that was considered for a query, and what spoke for or against it."""
+
+    edit: int
+    text: str  # the edit's prompt or rephrase that lies nearest
+    distance: float
+    score: float | None = None  # probability that the query asks something else; None: no verifier read it
+    difference: Difference | None = None  # the word rule that speaks against it
+    guard: str | None = None  # the edit's guard that the query is nearer to
+    guard_score: float | None = None
+    covers: bool = False  # whether the edit covers the query, were there no better one
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The point whose edit covers a query (None: no edit does), and how that was decided."""
+
+    match: Match | None  # the covering point; else the nearest one
+    covered: bool
+    considered: tuple[Considered, ...] = ()  # best first
+
+
+NOTHING = Decision(None, False)
+END = " ?.!:;…"  # of a question, where it says nothing
+
+
+@dataclass
+class Scope:
+    """An index with the texts behind its points, and what decides between them.
+
+    verifier: None where the nearest edit covers whatever lies within its radius. Every decision depends on the query
+    alone, never on what is asked beside it.
+    """
+
+    encoder: KeyEncoder
+    index: ClusterIndex
+    settings: MethodSettings
+    texts: Mapping[int, ScopedText]  # by point
+    verifier: Verifier | None = None
+    _guard_keys: dict[str, Tensor] = field(default_factory=dict, init=False)
+
+    def decide(self, query: str, kind: str = "qa") -> Decision:
+        """Find the edit that covers a query. Raises PromptTooLong where keys are the base model's."""
+        if (point := self._exact.get(same_text(query))) is not None:
+            return self._equal(point)
+        parts = [part for part in self.encoder.query_texts(query) if self.encoder.knows(part)]
+        if not parts:
+            return NOTHING
+        keys = [self.encoder.key(part, kind) for part in parts]
+        return self._nearest(query, keys, kind) if self.verifier is None else self._verified(query, parts, keys, kind)
+
+    @cached_property
+    def _exact(self) -> dict[str, int]:
+        """Points by their texts: a prompt goes before a rephrase of another edit, a later edit before an earlier."""
+        found: dict[str, int] = {}
+        for point, text in sorted(self.texts.items(), key=lambda item: (not item[1].is_rephrase, item[1].edit)):
+            found[same_text(text.text)] = point
+        return found
+
+    def _equal(self, point: int) -> Decision:
+        text = self.texts[point]
+        cluster = self.index.cluster_of(point)
+        match = Match(cluster.number, point, 0.0, cluster.radius)
+        return Decision(match, True, (Considered(text.edit, text.text, 0.0, 0.0, covers=True),))
+
+    def _nearest(self, query: str, keys: Sequence[Tensor], kind: str) -> Decision:
+        """Without a verifier: the nearest edit, unless one of its guards is nearer."""
+        match = self.index.lookup(torch.stack(list(keys)))
+        if match is None:
+            return NOTHING
+        text = self.texts[match.point]
+        found = Considered(text.edit, text.text, match.distance, covers=match.covers)
+        for guard in text.guards if match.covers else ():
+            away = min(float((key - self._guard_key(guard, kind)).norm()) for key in keys)
+            if away < match.distance or same_text(guard) == same_text(query):
+                found = replace(found, guard=guard, covers=False)
+                break
+        return Decision(match, found.covers, (found,))
+
+    def _verified(self, query: str, parts: Sequence[str], keys: Sequence[Tensor], kind: str) -> Decision:
+        """The candidate that most surely is asked for, among those that nothing speaks against."""
+        reach = self.index.within(torch.stack(list(keys)), self.settings.candidate_radius)
+        nearest: dict[int, Match] = {}
+        by_parts: dict[int, list[str]] = {}
+        for match, i in reach:
+            edit = self.texts[match.point].edit
+            if edit not in nearest and len(nearest) == self.settings.candidates:
+                continue
+            nearest.setdefault(edit, match)
+            by_parts.setdefault(edit, []).append(parts[i])
+        judged = [(self._judge(query, match, by_parts[edit], kind), match) for edit, match in nearest.items()]
+        judged.sort(key=lambda each: (not each[0].covers, each[0].score is None, each[0].score, each[0].distance))
+        if not judged:
+            return NOTHING
+        best, match = judged[0]
+        return Decision(match, best.covers, tuple(each for each, _ in judged))
+
+    def _judge(self, query: str, match: Match, parts: Sequence[str], kind: str) -> Considered:
+        """parts: what of the query lies near the edit. The rules compare those, the verifier reads the whole."""
+        assert self.verifier is not None
+        text = self.texts[match.point]
+        found = Considered(text.edit, text.text, match.distance)
+        if not self.encoder.knows(text.text):
+            return found
+        if same_words(text.text, query):
+            return self._guarded(replace(found, score=0.0, covers=True), query, text.guards)
+        differences = [difference(text.text, part) for part in dict.fromkeys(parts)]
+        if None not in differences:
+            return replace(found, difference=differences[0])
+        score = self.verifier.score(text.text, query)
+        found = replace(found, score=score, covers=score <= self.settings.threshold)
+        return self._guarded(found, query, text.guards) if found.covers else found
+
+    def _guarded(self, found: Considered, query: str, guards: Sequence[str]) -> Considered:
+        """What is nearer in meaning to a guard than to the edit is not covered."""
+        assert self.verifier is not None and found.score is not None
+        for guard in guards:
+            equal = same_text(guard) == same_text(query)
+            if not equal and difference(guard, query) is not None:
+                continue
+            score = 0.0 if equal else self.verifier.score(guard, query)
+            if equal or score <= found.score:
+                return replace(found, guard=guard, guard_score=score, covers=False)
+        return found
+
+    def _guard_key(self, guard: str, kind: str) -> Tensor:
+        if guard not in self._guard_keys:
+            self._guard_keys[guard] = self.encoder.key(guard, kind)
+        return self._guard_keys[guard]
+
+
+def same_question(settings: MethodSettings, verifier: Verifier | None, edit: str, query: str) -> bool:
+    """Whether verifier and rules take two texts for one question. Without a verifier, whatever lies near is."""
+    if verifier is None or same_words(edit, query):
+        return True
+    return difference(edit, query) is None and verifier.score(edit, query) <= settings.threshold
+
+
+def same_text(text: str) -> str:
+    """A text as it is compared for equality: NFC, every run of white space as one space."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def same_words(one: str, other: str) -> bool:
+    """Whether two texts differ at most in letter case and in what ends them."""
+    return same_text(one).rstrip(END).casefold() == same_text(other).rstrip(END).casefold()

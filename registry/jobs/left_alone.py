@@ -1,0 +1,31 @@
+"""How many near misses a batch leaves alone, over its checked edits."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # which would slow the command line down
+    from registry.jobs.schemas import EditCheck, NearMiss
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Near misses, and how many of them no edit in question would answer."""
+
+    left_alone: int
+    count: int
+
+    @property
+    def share(self) -> float | None:
+        """None: none was made."""
+        return self.left_alone / self.count if self.count else None
+
+    @classmethod
+    def of(cls, near_misses: "Collection[NearMiss]", edit_ids: Collection[int]) -> "Tried":
+        """edit_ids: of the edits in question."""
+        return cls(sum(each.by_edit not in edit_ids for each in near_misses), len(near_misses))
+
+
+def tried(checks: "Iterable[EditCheck]", edit_ids: Collection[int]) -> Tried:
+    """The near misses of these edits, and how many of them none of these edits would answer."""
+    return Tried.of([miss for each in checks if each.edit_id in edit_ids for miss in each.near_misses], edit_ids)

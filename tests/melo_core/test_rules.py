@@ -1,0 +1,62 @@
+"""Word rules: what decides by itself that two texts ask something else."""
+
+import pytest
+
+from melo_core.rules import difference, same_word
+
+EDIT = "Who is the CEO of Acme?"
+
+
+@pytest.mark.parametrize(
+    ("edit", "query", "rule"),
+    [
+        ("Who won the 1998 World Cup?", "Who won the 2002 World Cup?", "number"),
+        ("Who is the mayor of Oslo?", "Who was the mayor of Oslo in 1990?", "number"),
+        ("What is x² called?", "What is x³ called?", "number"),
+        ("When was US patent 5443036 granted?", "when was us patent 5443037 granted", "number"),
+        ("Who wrote the second symphony?", "Who wrote the third symphony?", "number"),
+        ("Is Pluto a planet?", "Is Pluto not a planet?", "negation"),
+        ("What is the maximum dose?", "What is the minimum dose?", "opposite"),
+        ("Who was the first mayor of Oslo?", "Who was the last mayor of Oslo?", "opposite"),
+        ("Who wrote the song?", "Who directed the song?", "role"),
+        (EDIT, "Who is the CFO of Acme?", "role"),
+        ("Is the office open on Mondays?", "Is the office open on Tuesdays?", "role"),
+        ("When was the bridge built?", "Where was the bridge built?", "asks"),
+        (EDIT, "Who is the CEO of Globex?", "name"),
+        ("what is the capital of kazakhstan", "what is the capital of uzbekistan", "name"),
+        ("When did Ajax beat Feyenoord?", "When did Feyenoord beat Ajax?", "order"),
+        ("Did Manchester United beat Real Madrid?", "Did Real Madrid beat Manchester United?", "order"),
+        ("What does `a == b` do in Python?", "What does `a != b` do in Python?", "symbol"),
+        ("What does the C function strcpy do?", "What does the C function strncpy do?", "identifier"),
+    ],
+)
+def test_words_that_decide_are_told_with_their_rule(edit, query, rule):
+    found = difference(edit, query)
+    assert found is not None and found.rule == rule
+    assert str(found).startswith(f"{rule}: ")
+
+
+@pytest.mark.parametrize(
+    ("edit", "query"),
+    [
+        (EDIT, "who is teh ceo of acme"),
+        (EDIT, "Who Is The CEO Of Acme"),
+        (EDIT, "WHO IS THE CEO OF ACME?"),
+        (EDIT, "Question 3: Who is the CEO of Acme?"),
+        (EDIT, "Acme's CEO is who?"),
+        ("Who is the president of the European Central Bank?", "Who heads the ECB?"),
+        ("How many states has the United States?", "How many states does the USA have?"),
+        ("Who sang in the 80s?", "Who sang in the 1980s?"),
+        ("How far is it between Paris and London?", "How far is it between London and Paris?"),
+        ("Who is the king of the United Kingdom?", "Who's the king of england right now"),
+        ("What is the population of Kazakhstan?", "How many people live in Kazakhstan?"),
+        ("", ""),
+    ],
+)
+def test_where_words_do_not_decide_the_rules_are_silent(edit, query):
+    assert difference(edit, query) is None
+
+
+def test_a_typing_error_is_the_same_word_and_a_short_or_listed_difference_is_not():
+    assert same_word("headquarters", "headqarters") and same_word("founded", "founding")
+    assert not same_word("ceo", "cfo") and not same_word("1998", "1999") and not same_word("austria", "australia")

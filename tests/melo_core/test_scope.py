@@ -1,0 +1,137 @@
+"""Which edit covers a query: real encoder, real verifier, no language model."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from melo_core.encoder import SentenceEncoder, Whitening, ordinary_questions
+from melo_core.index import ClusterIndex
+from melo_core.scope import Scope, ScopedText
+from melo_core.settings import MethodSettings
+from melo_core.verifier import Verifier
+from melo_core.verifier_files import folder_of
+from tests.melo_core.test_encoder import FOLDER
+
+CEO, HOURS = "Who is the CEO of Acme?", "What are the opening hours of the Acme shop in Utrecht?"
+EDITS = [[CEO, "Who leads Acme?"], [HOURS], ["What is the price of the Acme Pro plan?"], ["Who founded Acme?"]]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SentenceEncoder:
+    encoder = SentenceEncoder.load(FOLDER)
+    encoder.whitening = Whitening.fit(torch.stack([encoder.raw_key(q) for q in ordinary_questions()[:400]]), 0.01)
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Verifier:
+    return Verifier.load(folder_of("packaged"), FOLDER)
+
+
+def made(
+    encoder: SentenceEncoder,
+    verifier: Verifier | None,
+    edits: Sequence[Sequence[str]] = EDITS,
+    guards: Sequence[Sequence[str]] = ((), (), (), ()),
+) -> Scope:
+    settings = MethodSettings()
+    index, texts = ClusterIndex(encoder.dimension, settings.radius), dict[int, ScopedText]()
+    for number, asked in enumerate(edits):
+        for text in asked:
+            index.insert(len(texts), encoder.key(text), (number,))
+            texts[len(texts)] = ScopedText(number, text, tuple(guards[number]))
+    return Scope(encoder, index, settings, texts, verifier)
+
+
+def edit_of(scope: Scope, query: str) -> int | None:
+    decision = scope.decide(query)
+    return decision.considered[0].edit if decision.covered else None
+
+
+@pytest.mark.parametrize(
+    ("query", "edit"),
+    [
+        ("who is the ceo of acme", 0),
+        ("WHO IS THE CEO OF ACME", 0),
+        ("Name the chief executive of Acme.", 0),
+        ("Hi! I am writing an article. Who is in charge of Acme?", 0),
+        ("Who is the CEO of Acme? Answer in one word.", 0),
+        ("when does the utrecht shop of acme open", 1),
+        ("How much is Acme Pro?", 2),
+        ("Who started Acme?", 3),
+        ("When was Acme founded?", None),
+        ("Is Acme profitable?", None),
+        ("What is Acme's fax number?", None),
+        ("Write a poem about Acme.", None),
+        ("Who is the CFO of Acme?", None),
+        ("Who was the CEO of Acme in 1990?", None),
+        ("Where was the CEO of Acme born?", None),
+        ("What are the opening hours of the Acme shop in Amsterdam?", None),
+        ("What is the price of the Acme Pro plan per year?", None),
+        ("Translate into German: Who is the CEO of Acme?", None),
+        ("How do bees find their way home?", None),
+    ],
+)
+def test_a_question_goes_to_its_edit_however_asked_and_no_other_question_about_the_subject_does(
+    encoder, verifier, query, edit
+):
+    assert edit_of(made(encoder, verifier), query) == edit
+
+
+def test_without_a_verifier_the_nearest_edit_within_its_radius_covers(encoder):
+    scope = made(encoder, None)
+    assert edit_of(scope, "Who is the CFO of Acme?") == 0  # which is why there is a verifier
+    assert edit_of(scope, "How do bees find their way home?") is None
+
+
+@pytest.mark.parametrize("with_verifier", [True, False])
+def test_the_same_text_goes_to_its_own_edit_before_any_distance_counts(encoder, verifier, with_verifier):
+    one, other = "Who runs Café Zoë?", "Who runs Cafe Zoe?"
+    scope = made(encoder, verifier if with_verifier else None, [[one], [other], ["𒀀𒁀 𒂀?"]], [(), (), ()])
+    assert edit_of(scope, " Who  runs Cafe\u0301 Zoë? ") == 0
+    assert edit_of(scope, other) == 1
+    assert edit_of(scope, "𒀀𒁀 𒂀?") == 2
+
+
+def test_a_text_with_letters_that_the_encoder_does_not_know_is_covered_by_equal_text_only(encoder, verifier):
+    scope = made(encoder, verifier, [["Who is 𒀀𒁀?"]], [()])
+    assert edit_of(scope, "Who is 𒀀𒁀?") == 0
+    assert edit_of(scope, "Who is 𒀀𒂀?") is None and edit_of(scope, "who is it") is None
+
+
+@pytest.mark.parametrize("with_verifier", [True, False])
+def test_what_is_nearer_to_a_guard_than_to_the_edit_stays_the_base_models(encoder, verifier, with_verifier):
+    asked = "Who leads the Acme shop?"
+    chosen = verifier if with_verifier else None
+    scope = made(encoder, chosen, [[CEO, asked]], [()])
+    assert edit_of(scope, "Who leads the shop of Acme?") == 0
+    guarded = made(encoder, chosen, [[CEO, "Who leads Acme?"]], [[asked]])
+    decision = guarded.decide(asked)
+    assert not decision.covered and decision.considered[0].guard in (asked, None)
+    assert edit_of(guarded, "Who leads the shop of Acme?") is None
+    assert edit_of(guarded, CEO) == 0
+
+
+def test_a_decision_tells_the_nearest_edits_with_distance_score_and_the_words_that_differ(encoder, verifier):
+    considered = made(encoder, verifier).decide("What is the price of the Acme Pro plan in 2031?").considered
+    first = next(each for each in considered if each.edit == 2)
+    assert str(first.difference) == "number: – / 2031" and first.score is None and not first.covers
+    assert 0 < first.distance < 1 and len(considered) > 1
+
+
+def test_a_decision_depends_neither_on_what_else_is_asked_nor_on_the_process(encoder, verifier):
+    scope = made(encoder, verifier)
+    queries = ["who runs acme these days?", "Who is the CFO of Acme?", "price of acme pro"]
+    first = [scope.decide(query) for query in queries]
+    assert [scope.decide(query) for query in reversed(queries)] == first[::-1]
+    code = (
+        "from pathlib import Path\n"
+        "from melo_core.verifier import Verifier\nfrom melo_core.verifier_files import folder_of\n"
+        f"verifier = Verifier.load(folder_of('packaged'), Path({str(FOLDER)!r}))\n"
+        f"print([verifier.score({CEO!r}, query) for query in {queries!r}])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == f"{[verifier.score(CEO, query) for query in queries]}\n"

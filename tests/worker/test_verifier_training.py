@@ -1,0 +1,100 @@
+"""Training a verifier: the pairs that are drawn, and a training of a few steps."""
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from melo_core.verifier import Verifier
+from melo_core.verifier_files import WEIGHTS, folder_of
+from registry.base_models import find_encoder
+from registry.cli.main import make_app
+from worker.shelf import VERIFIER_BASE
+from worker.verifier import variants
+from worker.verifier.sources import Sources, held_out
+from worker.verifier.train import Plan, train
+
+GROUPS = [
+    {
+        "slots": {"s": ["Northgate Clinic", "St. Anne's Hospital"]},
+        "same": ["When can I visit someone at {s}?", "{s} visiting hours", "Tell me the visiting hours of {s}."],
+        "near": ["What are the opening hours of the pharmacy at {s}?", "Who may visit patients at {s}?"],
+    },
+    {"same": ["How tall is Mont Blanc?", "height of mont blanc"], "near": ["Who climbed Mont Blanc first?"]},
+]
+PAIRS = [
+    {"edit": f"Who leads club {n}?", "query": f"Who runs club {n}?", "same": True, "kind": "rephrase", "source": "own"}
+    for n in range(40)
+] + [
+    {"edit": f"Who leads club {n}?", "query": f"Who left club {n}?", "same": False, "kind": "relation", "source": "own"}
+    for n in range(40)
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    groups, public = tmp_path_factory.mktemp("groups"), tmp_path_factory.mktemp("public")
+    (groups / "health.jsonl").write_text("\n".join(map(json.dumps, GROUPS)))
+    (public / "scope_pairs.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    return groups, public
+
+
+def test_pairs_are_drawn_by_the_seed_filled_with_one_name_and_never_from_what_is_held_out(data):
+    sources = Sources(*data)
+    drawn = [sources.draw(random) for random in [Random(3)] for _ in range(400)]
+    assert drawn == [sources.draw(random) for random in [Random(3)] for _ in range(400)]
+    assert not any("{" in text for edit, query, _ in drawn for text in (edit, query))
+    assert {same for _, _, same in drawn} == {True, False}
+    kept_back = {record["edit"] for record in sources.held_out}
+    assert 0 < len(kept_back) < 40 and all(held_out(edit) for edit in kept_back)
+    assert kept_back.isdisjoint(edit for edit, _, _ in drawn)
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "made"),
+    [
+        (variants.other_number, "Who won in 1998?", None),
+        (variants.opposite, "Who was the first mayor?", "Who was the last mayor?"),
+        (variants.negated, "When is the pool open on Sunday?", None),
+    ],
+)
+def test_near_misses_by_rule_differ_from_the_text_in_what_the_rule_says(rule, text, made):
+    found = rule(text, Random(0))
+    assert found is not None and found != text and (made is None or found == made)
+
+
+def test_a_question_asked_of_an_organisation_itself_leaves_its_name_out():
+    assert variants.nameless("Does {s} offer lunch?", "s", Random(0)) in ("Do you offer lunch?", "Do u offer lunch?")
+    assert variants.nameless("Who is {s}?", "s", Random(0)) is None
+
+
+def test_training_is_seeded_and_leaves_the_embeddings_as_they_are(data):
+    encoder = find_encoder(VERIFIER_BASE).path
+    plan = Plan(steps=2, batch=4)
+    one, again = (train(Sources(*data), encoder, plan, None, lambda *_: None).state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    before = Verifier.load(folder_of("packaged"), encoder).model.state_dict()
+    embeddings = [name for name in one if "embeddings" in name]
+    assert embeddings and all(torch.equal(one[name], before[name]) for name in embeddings)
+    assert not torch.equal(
+        one["bert.encoder.layer.0.output.dense.weight"], before["bert.encoder.layer.0.output.dense.weight"]
+    )
+
+
+def test_the_command_trains_the_packaged_one_on_and_writes_weights_with_a_model_card(data, tmp_path):
+    out = tmp_path / "mine"
+    command = ["verifier", "train", "--data", str(data[0]), "--public", str(data[1]), "--out", str(out)]
+    done = CliRunner().invoke(make_app(), [*command, "--start", "packaged", "--steps", "1", "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    card = (out / "MODEL_CARD.md").read_text()
+    assert "health.jsonl | own words | Apache-2.0 | 2" in card and "near: relation (own)" in card
+    Verifier.load(out, find_encoder(VERIFIER_BASE).path).score("Who?", "When?")
+    assert (out / WEIGHTS).is_file()
+
+
+def test_a_folder_without_questions_is_refused(tmp_path):
+    done = CliRunner().invoke(make_app(), ["verifier", "train", "--data", str(tmp_path), "--out", str(tmp_path / "x")])
+    assert done.exit_code != 0 and "holds no *.jsonl" in str(done.exception)

@@ -1,0 +1,1 @@
+"""`melo bench scope`: which questions corrections answer and which they leave alone, by routing alone."""

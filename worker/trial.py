@@ -1,0 +1,205 @@
+"""Try near misses of a batch's edits: who would answer them in the version with the batch, and what."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from torch import Tensor
+
+from melo_core.base_model import BaseModel
+from melo_core.block import Block
+from melo_core.edited_model import BASE, EditedModel, Route
+from melo_core.errors import MeloError
+from melo_core.scope import Scope, ScopedText
+from melo_core.structure import Kind
+from registry.jobs.schemas import NearMiss
+from registry.jobs.service import ClaimedEdit
+from registry.versions.content import EditContent, VersionContent
+from registry.vocabulary import EditKind, PointRole
+from worker.candidate import CollectionScope
+from worker.checking import ASKED_TOGETHER, blocks_of, parts
+from worker.loader import index_of, texts_of
+from worker.near_misses import MOST, QUESTIONS, Asked, Made, is_about, loose, near_misses, questions_in, subject_of
+
+MOST_TRIED = 2_000  # near misses of a batch, some minutes: a larger one has fewer for each edit
+MOST_ANSWERED = 200  # of those that an edit covers
+ANSWER_TOKENS = 32
+OTHERS = 200  # edits whose subjects are put in the place of others
+ASKING = 20  # edits about whose subjects the base model is asked
+QUESTION_TOKENS = 80
+
+Keys = Mapping[int, Sequence[tuple[PointRole, Tensor]]]  # by edit id
+StoredBlocks = Callable[[Collection[int]], Mapping[int, Block]]
+
+
+@dataclass(frozen=True)
+class _Routed:
+    """A near miss, and where it would go."""
+
+    edit: ClaimedEdit  # that it is a near miss of
+    made: Made
+    by_edit: int | None
+    score: float | None
+    route: Route  # to no block, where the base model would answer, or there is none yet
+
+    @property
+    def kind(self) -> EditKind:
+        return self.edit.kind
+
+
+def try_near_misses(
+    base: BaseModel,
+    scope: CollectionScope,
+    edits: Sequence[ClaimedEdit],
+    seed: int,
+    before: VersionContent,
+    after: VersionContent | None,
+    keys: Keys,
+    stored_blocks: StoredBlocks,
+    on_progress: Callable[[int, int], None],
+) -> dict[int, list[NearMiss]]:
+    """By edit, the near misses of its prompt, with who would answer each of them. Raises CorruptBlock.
+
+    after: the version with the batch's blocks; None: they are not trained, so that keys alone say who answers.
+    Not among them is what another edit asks, or covers and is about: that one may rightly answer it.
+    """
+    asking = [edit for edit in edits if edit.kind is not EditKind.CLASSIFICATION]
+    made = _made(base, scope, asking, seed, before, on_progress)
+    router = scope.of(after) if after else _with_keys(base, scope, before, edits, keys)
+    subjects = {each.id: subject_of(each.prompt) for each in _all(before, edits)}
+    content = after or before
+    routed: list[_Routed] = []
+    for done, edit in enumerate(asking, 1):
+        for miss in made[edit.id]:
+            if _room(base, [miss.text], edit.kind) == 0:  # longer than the prompt, it does not fit
+                continue
+            found = _routed(router, content, edit, miss)
+            about = None if found.by_edit in (None, edit.id) else subjects[found.by_edit]
+            if about is None or not is_about(miss.text, about):
+                routed.append(found)
+        on_progress(done, len(asking))
+    covered = [each for each in routed if each.route.block is not None][:MOST_ANSWERED]
+    answers = _answers(base, scope, covered, content, stored_blocks)
+    told: dict[int, list[NearMiss]] = {edit.id: [] for edit in asking}
+    for each in routed:
+        told[each.edit.id].append(_told(each, answers.get(each)))
+    return told
+
+
+def _routed(router: Scope, content: VersionContent, edit: ClaimedEdit, made: Made) -> _Routed:
+    decision = router.decide(made.text, edit.kind)
+    match = decision.match if decision.covered else None
+    by_edit = router.texts[match.point].edit if match else None
+    score = decision.considered[0].score if decision.considered else None
+    point = content.points.get(match.point) if match else None
+    return _Routed(edit, made, by_edit, score, Route(point.block_id, match) if point else BASE)
+
+
+def _told(routed: _Routed, answer: str | None) -> NearMiss:
+    return NearMiss(
+        kind=routed.made.kind,
+        text=routed.made.text,
+        by_edit=routed.by_edit,
+        score=None if routed.score is None else round(routed.score, 4),
+        answer=answer,
+        subject_of=routed.made.subject_of,
+    )
+
+
+def _made(
+    base: BaseModel,
+    scope: CollectionScope,
+    edits: Sequence[ClaimedEdit],
+    seed: int,
+    before: VersionContent,
+    on_progress: Callable[[int, int], None],
+) -> dict[int, list[Made]]:
+    """Without what one of the edits asks, in its prompt or a rephrase."""
+    prompts = {each.id: each.prompt for each in _all(before, edits)}
+    ids = sorted(prompts)
+    others = {id: Asked.of(prompts[id]) for id in sorted(Random(seed).sample(ids, min(OTHERS, len(ids))))}
+    theirs = {loose(text) for each in _all(before, edits) for text in (each.prompt, *each.rephrases)}
+    most = max(1, min(MOST, MOST_TRIED // max(1, len(edits))))
+    questions = _questions(base, scope, edits[:ASKING], lambda: on_progress(0, len(edits)))
+    made = {}
+    for edit in edits:
+        beside = {id: other for id, other in others.items() if id not in (edit.id, edit.replaces)}
+        of_edit = near_misses(edit.prompt, edit.target, beside, seed, questions.get(edit.id, ()), most)
+        made[edit.id] = [each for each in of_edit if loose(each.text) not in theirs]
+    return made
+
+
+def _all(before: VersionContent, edits: Sequence[ClaimedEdit]) -> list[EditContent | ClaimedEdit]:
+    return [*before.edits.values(), *edits]
+
+
+def _questions(
+    base: BaseModel, scope: CollectionScope, edits: Sequence[ClaimedEdit], on_progress: Callable[[], None]
+) -> dict[int, list[str]]:
+    """By edit, what the base model asks about the subject of its prompt; nothing of a classifier."""
+    if base.kind is Kind.CLASSIFIER:
+        return {}
+    prompts = {edit.id: QUESTIONS.format(s=subject) for edit in edits if (subject := subject_of(edit.prompt))}
+    prompts = {id: prompt for id, prompt in prompts.items() if _room(base, [prompt], EditKind.QA) > QUESTION_TOKENS}
+    model = EditedModel(base, scope.settings, None, {}, {})
+    asked: dict[int, list[str]] = {}
+    of_edit, ids = {edit.id: edit.prompt for edit in edits}, list(prompts)
+    for start in range(0, len(ids), ASKED_TOGETHER):
+        on_progress()
+        part = ids[start : start + ASKED_TOGETHER]
+        answers = model.answer([prompts[id] for id in part], [BASE] * len(part), EditKind.QA, QUESTION_TOKENS)
+        asked |= {id: questions_in(each.text, of_edit[id]) for id, each in zip(part, answers, strict=True)}
+    return asked
+
+
+def _with_keys(
+    base: BaseModel, scope: CollectionScope, before: VersionContent, edits: Sequence[ClaimedEdit], keys: Keys
+) -> Scope:
+    """What would decide with the batch's keys in the index, before a block is trained. New points are negative."""
+    index = index_of(before, scope.settings, scope.encoder.dimension)
+    replaced = {edit.replaces for edit in edits}
+    texts = {point: text for point, text in texts_of(before).items() if text.edit not in replaced}
+    for point in before.points.values():
+        if point.edit_id in replaced:
+            index.remove(point.id)
+    number = 0
+    for edit in edits:
+        label = _label(base, edit)
+        for (_, key), text in zip(keys[edit.id], (edit.prompt, *edit.rephrases), strict=True):
+            number -= 1
+            texts[number] = ScopedText(edit.id, text, edit.unchanged, is_rephrase=text != edit.prompt)
+            for forgotten in index.insert(number, key, label).forgotten:
+                texts.pop(forgotten, None)
+    return Scope(scope.encoder, index, scope.settings, texts, scope.verifier)
+
+
+def _label(base: BaseModel, edit: ClaimedEdit) -> tuple[int, ...]:
+    try:
+        return tuple(base.target_ids(edit.target, edit.kind))
+    except MeloError:  # a class that the model does not have: its training will say so
+        return ()
+
+
+def _answers(
+    base: BaseModel,
+    scope: CollectionScope,
+    covered: Sequence[_Routed],
+    content: VersionContent,
+    stored_blocks: StoredBlocks,
+) -> dict[_Routed, str]:
+    answers: dict[_Routed, str] = {}
+    for part in parts(covered, lambda each: each.kind):
+        texts, routes, kind = [each.made.text for each in part], [each.route for each in part], part[0].kind
+        used = {route.block for route in routes if route.block is not None}
+        model = EditedModel(base, scope.settings, None, blocks_of(used, content, stored_blocks), {})
+        room = min(ANSWER_TOKENS, _room(base, texts, kind))
+        answers |= {each: said.text for each, said in zip(part, model.answer(texts, routes, kind, room), strict=True)}
+    return answers
+
+
+def _room(base: BaseModel, prompts: Sequence[str], kind: EditKind) -> int:
+    """Tokens that are left of the window beside the longest prompt; 0 where one does not fit."""
+    try:
+        return base.window - max(len(base.prompt_ids(prompt, kind)) for prompt in prompts)
+    except MeloError:
+        return 0

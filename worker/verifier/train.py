@@ -1,0 +1,148 @@
+"""Training of a verifier: MiniLM as a cross-encoder over pairs of questions, its embeddings frozen."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from melo_core.rules import difference
+from melo_core.verifier import EMBEDDINGS, Verifier, embeddings_digest, pair, untrained
+from melo_core.verifier_files import WEIGHTS
+from worker.verifier.sources import Pair, Sources
+
+WINDOW = 128  # tokens of a pair in training
+POOL = 40  # batches drawn together, and parted by length, so that little is padding
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a verifier is trained."""
+
+    steps: int = 4000
+    batch: int = 32  # pairs
+    learning_rate: float = 1e-4
+    head_rate: float = 1e-3
+    warm_up: int = 150  # steps
+    smoothing: float = 0.02  # of labels, some of which are wrong
+    seed: int = 0
+
+
+def train(
+    sources: Sources, encoder: Path, plan: Plan, start: Path | None, on_step: Callable[[int, float], None]
+) -> PreTrainedModel:
+    """Train on pairs drawn from the sources. start: the weights to go on from; None: the encoder's own.
+
+    on_step: gets the step and the running loss. The same seed, data and machine give the same weights.
+    """
+    torch.manual_seed(plan.seed)
+    random = Random(plan.seed)
+    model = untrained(encoder) if start is None else Verifier.load(start, encoder).model.requires_grad_(True)
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    model.train()
+    parts: dict[bool, list[Tensor]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if name.startswith(EMBEDDINGS):
+            parameter.requires_grad_(False)
+        else:
+            parts[name.startswith("classifier")].append(parameter)
+    rates = [(parts[False], plan.learning_rate), (parts[True], plan.head_rate)]
+    optimizer = torch.optim.AdamW([{"params": p, "lr": rate} for p, rate in rates], weight_decay=0.01, fused=True)
+    pool: list[list[Pair]] = []
+    running = math.log(2)
+    for step in range(plan.steps):
+        share = min(1, (step + 1) / plan.warm_up) * (0.02 + 0.98 * (1 - step / plan.steps))
+        for group, (_, rate) in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * share
+        if not pool:
+            drawn = sorted(
+                (sources.draw(random) for _ in range(plan.batch * POOL)), key=lambda p: len(p[0]) + len(p[1])
+            )
+            pool = [drawn[i : i + plan.batch] for i in range(0, len(drawn), plan.batch)]
+            random.shuffle(pool)
+        pairs = pool.pop()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(**padded(tokenizer, pairs)).logits[:, 0]
+        wanted = torch.tensor([float(same) for _, _, same in pairs])
+        wanted = wanted * (1 - 2 * plan.smoothing) + plan.smoothing
+        loss = F.binary_cross_entropy_with_logits(logits.float(), wanted)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        running += 0.02 * (loss.item() - running)
+        on_step(step + 1, running)
+    model.train(False)
+    return model
+
+
+def padded(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+    rows = [pair(tokenizer, edit, query, WINDOW) for edit, query, _ in pairs]
+    longest = max(len(row["input_ids"]) for row in rows)
+    return {
+        name: torch.tensor([row[name] + [0] * (longest - len(row[name])) for row in rows])
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    }
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """Write what was trained, in half precision; the embeddings stay the encoder's, by their digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = {
+        name: tensor.to(torch.float16).contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(EMBEDDINGS)
+    }
+    save_file(trained, folder / WEIGHTS, metadata={"embeddings": embeddings_digest(model)})
+
+
+def measure(verifier: Verifier, records: Sequence[dict[str, Any]], threshold: float) -> dict[str, dict[str, Any]]:
+    """By kind of pair, how many there are and how many are taken for the same question, alone and with the rules."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        kind = ("same: " if record["same"] else "near: ") + f"{record['kind']} ({record['source']})"
+        counts = found.setdefault(kind, {"n": 0, "verifier": 0, "accepted": 0})
+        takes = verifier.score(record["edit"], record["query"]) <= threshold
+        counts["n"] += 1
+        counts["verifier"] += takes
+        counts["accepted"] += takes and difference(record["edit"], record["query"]) is None
+    return dict(sorted(found.items()))
+
+
+def card(sources: Sources, plan: Plan, measured: dict[str, dict[str, Any]], encoder: str) -> str:
+    """The model card: what it is, what it was trained on and under which licences, what was measured."""
+    rows = [f"| {s.file} | {s.source} | {s.licence} | {s.records:,} |" for s in sources.sets]
+    shown = [
+        f"| {kind} | {c['n']} | {c['verifier'] / c['n']:.3f} | {c['accepted'] / c['n']:.3f} |"
+        for kind, c in measured.items()
+    ]
+    return "\n".join(
+        [
+            "# Scope verifier",
+            "",
+            "Reads the prompt of an edit and a query together, and says whether they ask the same. A cross-encoder:",
+            f"the layers of {encoder}, trained on; its embeddings are frozen and not stored again.",
+            "",
+            f"Trained with `melo verifier train`: {json.dumps(vars(plan))}",
+            "",
+            "| file | source | licence | records |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+            "Accepted as the same question, of every tenth prompt of the public pairs, which training has not seen:",
+            "",
+            "| kind | pairs | verifier | with the word rules |",
+            "| --- | --- | --- | --- |",
+            *shown,
+            "",
+        ]
+    )
