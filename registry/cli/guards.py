@@ -70,4 +70,9 @@ def list_(
         print_json([{"edit": edit.id, "prompt": edit.prompt, "guards": edit.unchanged} for edit in found])
         return
     rows = [[edit.id, edit.prompt, "\n".join(edit.unchanged)] for edit in found]
-    table(call.out, ["edit#", "prompt", "guards"], rows, empty="No guards: `melo guard add EDIT PROMPT` adds one.")
+    table(
+        call.out,
+        ["edit#", "prompt", "guards"],
+        rows,
+        empty="No guards: `melo guard add EDIT PROMPT --reason …` adds one.",
+    )

@@ -196,7 +196,7 @@ def _notes(collection: Collection, records: Sequence[Record]) -> tuple[str, ...]
     return (
         f"The encoder {collection.encoder} does not read all letters of record {shown}: these prompts are answered "
         "where they are asked in the very same words, and no rephrasing is. A collection with a multilingual encoder "
-        "(`melo collection create --encoder …`) has no such limit.",
+        "(`melo collection create NAME --model … --encoder …`) has no such limit.",
     )
 
 
