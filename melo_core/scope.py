@@ -100,7 +100,7 @@ class Scope:
         found = Considered(text.edit, text.text, match.distance, covers=match.covers)
         for guard in text.guards if match.covers else ():
             away = min(float((key - self._guard_key(guard, kind)).norm()) for key in keys)
-            if away < match.distance or same_text(guard) == same_text(query):
+            if away < match.distance or same_words(guard, query):
                 found = replace(found, guard=guard, covers=False)
                 break
         return Decision(match, found.covers, (found,))
@@ -143,11 +143,11 @@ class Scope:
         """What is nearer in meaning to a guard than to the edit is not covered."""
         assert self.verifier is not None and found.score is not None
         for guard in guards:
-            equal = same_text(guard) == same_text(query)
+            equal = same_words(guard, query)
             if not equal and difference(guard, query) is not None:
                 continue
             score = 0.0 if equal else self.verifier.score(guard, query)
-            if equal or score <= found.score:
+            if score <= found.score:
                 return replace(found, guard=guard, guard_score=score, covers=False)
         return found
 

@@ -112,6 +112,7 @@ def test_what_is_nearer_to_a_guard_than_to_the_edit_stays_the_base_models(encode
     decision = guarded.decide(asked)
     assert not decision.covered and decision.considered[0].guard in (asked, None)
     assert edit_of(guarded, "Who leads the shop of Acme?") is None
+    assert edit_of(guarded, asked.upper()) is None
     assert edit_of(guarded, CEO) == 0
 
 
