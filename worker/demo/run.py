@@ -35,6 +35,7 @@ MODEL = "smollm2-135m-instruct"
 LONGEST_ANSWER = 24  # tokens
 OF_BASE = 0
 SHOWN_ANSWER = 60  # characters
+GENERALITY = 0.75  # at least: what the verifier does not surely take for the same question is left alone
 
 
 def run_demo(call: Invocation, json_file: Path | None, keep: bool) -> None:
@@ -214,7 +215,7 @@ def _require_writable(file: Path) -> None:
 def _require(figures: Figures) -> None:
     """The demo shows what the registry promises, so it fails where that is not so."""
     broken = [name for name in ("rollback_equal", "reload_equal", "audit_ok") if not getattr(figures, name)]
-    broken += [name for name, least in (("success", 1.0), ("generality", 0.95), ("untouched", 1.0))
+    broken += [name for name, least in (("success", 1.0), ("generality", GENERALITY), ("untouched", 1.0))
                if getattr(figures, name) < least]  # fmt: skip
     if broken:
         raise CommandError("The demo failed", f"Not as it must be: {', '.join(broken)}.", "Report this with the table.")
