@@ -1,11 +1,15 @@
 """Training a verifier: the pairs that are drawn, and a training of a few steps."""
 
+import copy
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
 from melo_core.verifier import Verifier
@@ -24,6 +28,15 @@ GROUPS = [
         "near": ["What are the opening hours of the pharmacy at {s}?", "Who may visit patients at {s}?"],
     },
     {"same": ["How tall is Mont Blanc?", "height of mont blanc"], "near": ["Who climbed Mont Blanc first?"]},
+]
+FAMILY = [
+    {
+        "family": "bank-1",
+        "slots": {"s": ["Northgate", "Harrow"]},
+        "same": [f"What is the {fee} fee of {{s}}?"] * 8,
+        "near": [],
+    }
+    for fee in ("monthly", "transfer", "overdraft")
 ]
 PAIRS = [
     {"edit": f"Who leads club {n}?", "query": f"Who runs club {n}?", "same": True, "kind": "rephrase", "source": "own"}
@@ -72,16 +85,47 @@ def test_a_question_asked_of_an_organisation_itself_leaves_its_name_out():
 
 
 def test_training_is_seeded_and_leaves_the_embeddings_as_they_are(data):
-    encoder = find_encoder(VERIFIER_BASE).path
     plan = Plan(steps=2, batch=4)
-    one, again = (train(Sources(*data), encoder, plan, None, lambda *_: None).state_dict() for _ in range(2))
+    one, again = (_trained(data, plan).state_dict() for _ in range(2))
     assert all(torch.equal(one[name], again[name]) for name in one)
-    before = Verifier.load(folder_of("packaged"), encoder).model.state_dict()
+    before = Verifier.load(folder_of("packaged"), find_encoder(VERIFIER_BASE).path).model.state_dict()
     embeddings = [name for name in one if "embeddings" in name]
     assert embeddings and all(torch.equal(one[name], before[name]) for name in embeddings)
     assert not torch.equal(
         one["bert.encoder.layer.0.output.dense.weight"], before["bert.encoder.layer.0.output.dense.weight"]
     )
+
+
+def _trained(data: tuple[Path, Path], plan: Plan) -> PreTrainedModel:
+    ignored: Callable[..., None] = lambda *_: None  # noqa: E731
+    return train(Sources(*data), find_encoder(VERIFIER_BASE).path, plan, None, ignored, ignored)
+
+
+def test_a_training_that_is_stopped_leaves_its_last_checkpoint_and_what_ships_is_the_mean_of_its_last_steps(
+    data, monkeypatch
+):
+    monkeypatch.setattr("worker.verifier.train.CHECKPOINT", 2)
+    kept = list[PreTrainedModel]()
+    plan = Plan(steps=3, batch=4, averaging=0.5)
+    name = "classifier.weight"
+
+    def keep(model: PreTrainedModel) -> None:
+        kept.append(copy.deepcopy(model))
+
+    shipped = train(Sources(*data), find_encoder(VERIFIER_BASE).path, plan, None, lambda *_: None, keep)
+    assert len(kept) == 1 and not torch.equal(kept[0].state_dict()[name], shipped.state_dict()[name])
+    last = _trained(data, dataclasses.replace(plan, averaging=0.0)).state_dict()[name]
+    torch.testing.assert_close(shipped.state_dict()[name], (kept[0].state_dict()[name] + last) / 2)
+
+
+def test_questions_of_a_family_are_near_misses_of_each_other(tmp_path):
+    (tmp_path / "bank.jsonl").write_text("\n".join(map(json.dumps, FAMILY)))
+    random, sources = Random(0), Sources(tmp_path, None)
+    drawn = [pair for pair in (sources._of_group(random) for _ in range(200)) if pair]
+    asked = {
+        frozenset(fee for fee in ("monthly", "transfer", "overdraft") if fee in a + b): same for a, b, same in drawn
+    }
+    assert {len(fees): same for fees, same in asked.items()} == {1: True, 2: False}
 
 
 def test_the_command_trains_the_packaged_one_on_and_writes_weights_with_a_model_card(data, tmp_path):

@@ -76,6 +76,7 @@ def train(
                 plan,
                 folder_of(start) if start else None,
                 lambda step, loss: bars.update(task, completed=step, description=f"training, loss {loss:.3f}"),
+                lambda model: save(model, out),
             )
             save(model, out)
             bars.update(task, description="measuring")

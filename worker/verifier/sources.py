@@ -14,6 +14,8 @@ from worker.verifier import variants
 
 HELD_OUT = 10  # every tenth edit of the public pairs is measured on, and never trained on
 TYPOS, CASUAL, WRAPPED, CHANGED, KEYWORDS, SWAPPED = 0.18, 0.14, 0.2, 0.04, 0.05, 0.15
+EQUAL = 0.02  # of the pairs: a text and itself, which then is typed and wrapped
+ASIDE = 0.3  # of the rephrases: beside another rephrase of their edit, not beside the edit
 NAMELESS = 0.45  # of the questions about an organisation, asked of itself
 # Files about organisations: who asks one of them often leaves its name out.
 ORGANISATIONS = frozenset(
@@ -40,6 +42,7 @@ class Group:
     same: list[str]
     near: list[str]
     slots: dict[str, list[str]] = field(default_factory=dict)
+    family: str = ""  # of groups about one organisation: each asks something else
 
 
 class Sources:
@@ -53,21 +56,24 @@ class Sources:
             self.sets.append(DataSet(file.name, "own words", "Apache-2.0", len(found)))
         self.asked_as_you = {n for n, file in enumerate(sorted(groups.glob("*.jsonl"))) if file.stem in ORGANISATIONS}
         self.groups = [(group, n) for n, file in enumerate(self.files) for group in file]
+        self.families: dict[str, list[Group]] = defaultdict(list)
+        for group, _ in self.groups:
+            self.families[group.family].append(group)
         self.pairs: dict[tuple[bool, str], list[tuple[str, str]]] = defaultdict(list)
+        self.rephrases: dict[str, list[str]] = defaultdict(list)  # by their edit
         self.held_out: list[dict[str, Any]] = []
         self.paragraphs: list[list[str]] = []
         self.cloze: list[dict[str, Any]] = []
         self.strays: list[str] = []
         if public is not None:
             self._read_public(public)
-        self.templates = sorted({fact["template"] for fact in self.cloze})
         self.questions = [q for p in self.paragraphs for q in p] + [
             e for found in self.pairs.values() for e, _ in found
         ]
         self.questions += [text for group, _ in self.groups for text in group.same if "{" not in text]
         draws: list[tuple[Callable[[Random], Pair | None], float, bool]] = [
-            (self._of_group, 0.54, True), (self._of_pairs, 0.28, bool(self.pairs)),
-            (self._of_paragraph, 0.05, bool(self.paragraphs)), (self._of_cloze, 0.05, bool(self.cloze)),
+            (self._of_group, 0.57, True), (self._of_pairs, 0.27, bool(self.pairs)),
+            (self._of_paragraph, 0.04, bool(self.paragraphs)), (self._of_cloze, 0.04, bool(self.cloze)),
             (self._made, 0.06, True), (self._of_parties, 0.02, True),
         ]  # fmt: skip
         self._draws = [(draw, weight) for draw, weight, there in draws if there]
@@ -100,6 +106,11 @@ class Sources:
         edit = random.choice(group.same)
         if random.random() < 0.52:
             query, same = random.choice(group.same), True
+        elif group.family and random.random() < 0.4:
+            sibling = random.choice(self.families[group.family])
+            if sibling is group:
+                return None
+            query, same = random.choice(sibling.same), False
         elif random.random() < 0.8 and group.near:
             query, same = random.choice(group.near), False
         elif group.slots and random.random() < 0.5:  # the same question of another subject
@@ -111,22 +122,26 @@ class Sources:
             if f"{{{slot}}}" not in query:
                 return None
             return _filled(edit, names), _filled(query, names | {slot: other}), False
-        elif group.slots:  # another question about the same subject
+        elif group.slots and not group.family:  # another question about the same subject
             other_group = random.choice(self.files[file])
             if other_group is group or set(other_group.slots) != set(group.slots):
                 return None
             query, same = random.choice(other_group.same), False
         else:
             return None
-        if file in self.asked_as_you and "s" in names and random.random() < NAMELESS:
+        if (group.family or file in self.asked_as_you) and "s" in names and random.random() < NAMELESS:
             query = variants.nameless(query, "s", random) or query
-        return None if edit == query else (_filled(edit, names), _filled(query, names), same)
+        if edit == query and random.random() > EQUAL * len(group.same):
+            return None
+        return _filled(edit, names), _filled(query, names), same
 
     def _of_pairs(self, random: Random) -> Pair:
         same = random.random() < 0.52
         kinds = [kind for kind in self.pairs if kind[0] == same]
         weights = [len(self.pairs[kind]) ** 0.6 for kind in kinds]
         edit, query = random.choice(self.pairs[random.choices(kinds, weights)[0]])
+        if same and random.random() < ASIDE and len(self.rephrases[edit]) > 1:
+            edit, query = random.sample(self.rephrases[edit], 2)
         return edit, query, same
 
     def _of_paragraph(self, random: Random) -> Pair | None:
@@ -172,6 +187,8 @@ class Sources:
                     self.held_out.append(record)
                 else:
                     self.pairs[record["same"], record["kind"]].append((record["edit"], record["query"]))
+                    if record["same"] and record["kind"] == "rephrase":
+                        self.rephrases[record["edit"]].append(record["query"])
             self.sets += [
                 DataSet("scope_pairs.jsonl", "SituatedQA", "Apache-2.0", _of(records, "situated")),
                 DataSet("scope_pairs.jsonl", "AmbigQA, NQ", "CC BY-SA 3.0", _of(records, "ambigqa", "nq_")),
@@ -201,7 +218,10 @@ def _of(records: Sequence[dict[str, Any]], *beginnings: str) -> int:
 
 
 def _groups(file: Path) -> list[Group]:
-    return [Group(record["same"], record["near"], record.get("slots", {})) for record in _records(file)]
+    return [
+        Group(record["same"], record["near"], record.get("slots", {}), record.get("family", ""))
+        for record in _records(file)
+    ]
 
 
 def _filled(text: str, names: dict[str, str]) -> str:

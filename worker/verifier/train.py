@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from melo_core.rules import difference
@@ -21,6 +22,8 @@ from melo_core.verifier_files import WEIGHTS
 from worker.verifier.sources import Pair, Sources
 
 WINDOW = 128  # tokens of a pair in training
+CHECKPOINT = 1_000  # steps
+HALF = torch.cpu._is_avx512_bf16_supported()  # no public name; emulated, it takes 20 times as long
 POOL = 40  # batches drawn together, and parted by length, so that little is padding
 
 
@@ -34,15 +37,22 @@ class Plan:
     head_rate: float = 1e-3
     warm_up: int = 150  # steps
     smoothing: float = 0.02  # of labels, some of which are wrong
+    averaging: float = 0.998  # a step, of the moving mean of the weights, which is what ships
     seed: int = 0
 
 
 def train(
-    sources: Sources, encoder: Path, plan: Plan, start: Path | None, on_step: Callable[[int, float], None]
+    sources: Sources,
+    encoder: Path,
+    plan: Plan,
+    start: Path | None,
+    on_step: Callable[[int, float], None],
+    on_checkpoint: Callable[[PreTrainedModel], None],
 ) -> PreTrainedModel:
     """Train on pairs drawn from the sources. start: the weights to go on from; None: the encoder's own.
 
-    on_step: gets the step and the running loss. The same seed, data and machine give the same weights.
+    on_step: gets the step and the running loss. on_checkpoint: gets the model after every thousand steps, so that a
+    training that is stopped is not lost. The same seed, data and machine give the same weights.
     """
     torch.manual_seed(plan.seed)
     random = Random(plan.seed)
@@ -57,6 +67,11 @@ def train(
             parts[name.startswith("classifier")].append(parameter)
     rates = [(parts[False], plan.learning_rate), (parts[True], plan.head_rate)]
     optimizer = torch.optim.AdamW([{"params": p, "lr": rate} for p, rate in rates], weight_decay=0.01, fused=True)
+    mean = AveragedModel(
+        model,
+        multi_avg_fn=get_ema_multi_avg_fn(plan.averaging),  # type: ignore[no-untyped-call]
+    )
+    averaged = cast(PreTrainedModel, mean.module)
     pool: list[list[Pair]] = []
     running = math.log(2)
     for step in range(plan.steps):
@@ -70,7 +85,7 @@ def train(
             pool = [drawn[i : i + plan.batch] for i in range(0, len(drawn), plan.batch)]
             random.shuffle(pool)
         pairs = pool.pop()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=HALF):
             logits = model(**padded(tokenizer, pairs)).logits[:, 0]
         wanted = torch.tensor([float(same) for _, _, same in pairs])
         wanted = wanted * (1 - 2 * plan.smoothing) + plan.smoothing
@@ -79,10 +94,13 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        mean.update_parameters(model)
         running += 0.02 * (loss.item() - running)
         on_step(step + 1, running)
-    model.train(False)
-    return model
+        if (step + 1) % CHECKPOINT == 0:
+            on_checkpoint(averaged)
+    averaged.train(False)
+    return averaged
 
 
 def padded(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> dict[str, Tensor]:
