@@ -78,10 +78,11 @@ def _read(text: str) -> _Text:
     written = tuple(match.group() for match in WORD.finditer(text))
     letters = [word for word in written if word[0].isalpha()]
     capitals = sum(word[0].isupper() for word in letters)
-    return _Text(written, tuple(map(_plain, written)), capitals > 0 and capitals * 2 <= len(letters) + 2)
+    return _Text(written, tuple(map(plain_word, written)), capitals > 0 and capitals * 2 <= len(letters) + 2)
 
 
-def _plain(word: str) -> str:
+def plain_word(word: str) -> str:
+    """A word as it is compared: in small letters, without accents and 's."""
     word = word.replace("’", "'").casefold()
     word = word.removesuffix("'s").removesuffix("'")
     folded = "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
@@ -102,8 +103,14 @@ def same_word(a: str, b: str) -> bool:
     short, long = sorted((len(a), len(b)))
     if short >= 4 and a[: max(4, short - 2)] == b[: max(4, short - 2)] and long - short <= 3:
         return True
-    allowed = 0 if long < 4 else 1 if long < 8 else 2
-    return long - short <= allowed and OSA.distance(a, b, score_cutoff=allowed) <= allowed
+    return close(a, b)
+
+
+def close(a: str, b: str) -> bool:
+    """Whether two words are a typing error apart, or two where they are long."""
+    longer = max(len(a), len(b))
+    allowed = 0 if longer < 4 else 1 if longer < 8 else 2
+    return OSA.distance(a, b, score_cutoff=allowed) <= allowed
 
 
 def _symbols(edit: str, query: str) -> Difference | None:
@@ -112,7 +119,7 @@ def _symbols(edit: str, query: str) -> Difference | None:
     if a and b and a != b:
         return Difference("symbol", " ".join(sorted((a - b).elements())), " ".join(sorted((b - a).elements())))
     if CODE.search(edit) and CODE.search(query):
-        one, two = ([_plain(w) for w in WORD.findall(text)] for text in (edit, query))
+        one, two = ([plain_word(w) for w in WORD.findall(text)] for text in (edit, query))
         left, right = [w for w in one if w not in two], [w for w in two if w not in one]
         for x in left:
             for y in right:

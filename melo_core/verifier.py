@@ -18,6 +18,7 @@ from transformers import (
 
 import melo_core.quiet  # noqa: F401  # for its effect
 from melo_core.errors import MeloError
+from melo_core.spelling import spelt_as
 from melo_core.verifier_files import WEIGHTS
 
 EMBEDDINGS = "bert.embeddings."  # frozen in training, so they are those of the encoder and not stored again
@@ -80,7 +81,12 @@ class Verifier:
 
 
 def pair(tokenizer: PreTrainedTokenizerBase, edit: str, query: str, window: int = WINDOW) -> dict[str, list[int]]:
-    """Token ids, mask and types of [CLS] edit [SEP] query [SEP]; of texts too long, their ends."""
+    """Token ids, mask and types of [CLS] edit [SEP] query [SEP]; of texts too long, their ends.
+
+    A word of the query that is none (the tokenizer does not know it whole) is read as the edit spells it, if it has one
+    that is near.
+    """
+    query = spelt_as(edit, query, lambda word: len(tokenizer.tokenize(word)) == 1)
     a, b = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in (edit, query))
     a = a[-min(EDIT_SHARE, window // 2 - 2) :]
     b = b[-(window - 3 - len(a)) :]
