@@ -10,7 +10,7 @@ from rich.text import Text
 
 from registry.cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
 from registry.cli.files import EditFile, open_edits
-from registry.cli.follow import approved, follow
+from registry.cli.follow import go_on
 from registry.cli.invocation import Invocation, invocation
 from registry.cli.options import BatchPriority, Deadline, EditsPerBlock, TrainingSettings, settings, training_options
 from registry.cli.show import AsJson, example, print_json, prompt_of, table
@@ -169,12 +169,7 @@ def retrain(
         batch = client.retrain(edit, changes, reason, priority=priority)
         if not as_json:
             call.out.print(f"Batch {batch.id} was submitted: edit {batch.edits[0].id} is to replace edit {edit}.")
-        if approve:
-            batch = client.approve(batch.id)
-        if wait:
-            batch = follow(call, client, batch.id)
-        elif not as_json:
-            call.out.print(Text(f"{approved(batch) if approve else ''} {batch.hint}".strip()))
+        batch = go_on(call, client, batch, approve=approve, wait=wait, quiet=as_json)
     if as_json:
         print_json(batch)
 
@@ -238,12 +233,8 @@ def _finish(
     batch = made.batch
     if not as_json:
         _say(call, made, skipped, skipped_count, dry_run)
-    if batch is not None and approve:
-        batch = client.approve(batch.id)
-    if batch is not None and wait:
-        batch = follow(call, client, batch.id)
-    elif batch is not None and approve and not as_json:
-        call.out.print(Text(f"{approved(batch)} {batch.hint}".strip()))
+    if batch is not None:
+        batch = go_on(call, client, batch, approve=approve, wait=wait, quiet=as_json or not approve)
     if as_json:
         told = {"skipped": skipped, "skipped_count": skipped_count, "notes": made.notes}
         print_json({"batch": batch, "accepted": made.accepted, **told})

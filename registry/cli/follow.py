@@ -40,6 +40,20 @@ def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVie
         raise
 
 
+def go_on(
+    call: "Invocation", client: "MeloClient", batch: "BatchView", *, approve: bool, wait: bool, quiet: bool
+) -> "BatchView":
+    """Approve a batch that was just submitted and follow it, where asked, and say what it waits for; return it as it is
+    then. quiet: to say nothing, where JSON is written."""
+    if approve:
+        batch = client.approve(batch.id)
+    if wait:
+        return follow(call, client, batch.id)
+    if not quiet:
+        call.out.print(Text(f"{approved(batch) if approve else ''} {batch.hint}".strip()))
+    return batch
+
+
 def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchView":
     columns = [
         TextColumn("{task.description}"),

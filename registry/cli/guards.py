@@ -3,11 +3,10 @@
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from registry.cli.edits import Approve, Wait
 from registry.cli.errors import CommandError
-from registry.cli.follow import approved, follow
+from registry.cli.follow import go_on
 from registry.cli.invocation import invocation
 from registry.cli.show import AsJson, example, print_json, table
 
@@ -47,12 +46,7 @@ def add(
                 f"Batch {batch.id} was submitted: edit {batch.edits[0].id}, with {len(batch.edits[0].unchanged)} "
                 f"guards, is to replace edit {edit}."
             )
-        if approve:
-            batch = client.approve(batch.id)
-        if wait:
-            batch = follow(call, client, batch.id)
-        elif not as_json:
-            call.out.print(Text(f"{approved(batch) if approve else ''} {batch.hint}".strip()))
+        batch = go_on(call, client, batch, approve=approve, wait=wait, quiet=as_json)
     if as_json:
         print_json(batch)
 
