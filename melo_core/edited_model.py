@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import GenerationConfig
@@ -14,7 +14,7 @@ from melo_core.base_model import BaseModel
 from melo_core.block import Block, BlockStack
 from melo_core.conversation import question_of
 from melo_core.index import Match
-from melo_core.scope import Considered, Scope
+from melo_core.scope import Considered, Scope, same_text, same_words
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, Structure, structure_of
 
@@ -30,12 +30,24 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Approved:
+    """What an edit's block is to say, and the prompt to which it was seen to say it."""
+
+    prompt: str
+    target: str
+    kind: str = "qa"
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer and how it came about."""
 
     text: str
     token_ids: tuple[int, ...]  # generated, up to and with the end of sequence; of a classifier, the class
     route: Route
+    said_to: Literal["query", "prompt", "base"] = "query"
+    """Where a block is routed to: whether it said its target to the query itself, or to its edit's prompt alone, or to
+    neither, so that this is the base model's answer."""
 
 
 BASE = Route(None, None)
@@ -46,7 +58,9 @@ class EditedModel:
     """A base model whose answers some edits correct.
 
     blocks: by their identity. block_of: the block of each point in the scope's index. Without a scope every prompt
-    is routed to the base model. Raises MeloError where a block could change the encoder's keys.
+    is routed to the base model. approved: by edit; where a verifier decides, a block answers with its edit's
+    target or not at all. Else, and of an edit that is not there, whatever the block says is the answer.
+    Raises MeloError where a block could change the encoder's keys.
     """
 
     def __init__(
@@ -56,12 +70,13 @@ class EditedModel:
         scope: Scope | None,
         blocks: Mapping[int, Block],
         block_of: Mapping[int, int],
+        approved: Mapping[int, Approved] | None = None,
     ) -> None:
         self.base, self.settings, self.scope = base, settings, scope
         self.structure: Structure = structure_of(base.model, settings)
         if scope is not None:
             scope.encoder.require_unedited(self.structure)
-        self._block_of = dict(block_of)
+        self._block_of, self._approved = dict(block_of), dict(approved or {})
         self._row = {block: row for row, block in enumerate(blocks)}
         self._stack = BlockStack(list(blocks.values()))
         self._lock = Lock()  # one pass at a time: blocks are attached to the model for its duration
@@ -101,8 +116,8 @@ class EditedModel:
         """
         route = self.route(question_of(messages))
         rows = [self.base.conversation_ids(messages)]
-        with self._lock, torch.no_grad(), self.attached([route]):
-            return self._generate(rows, [route], max_new_tokens)[0]
+        with self._lock, torch.no_grad():
+            return self._approved_answers(rows, [route], max_new_tokens)[0]
 
     def answer(
         self, prompts: Sequence[str], routes: Sequence[Route], kind: str = "qa", max_new_tokens: int = 64
@@ -115,10 +130,32 @@ class EditedModel:
         if not prompts:
             return []
         rows = [self.base.prompt_ids(prompt, kind) for prompt in prompts]
-        with self._lock, torch.no_grad(), self.attached(routes):
+        with self._lock, torch.no_grad():
             if self.base.kind is Kind.CLASSIFIER:
                 return self._classify(rows, routes)
-            return self._generate(rows, routes, max_new_tokens)
+            return self._approved_answers(rows, routes, max_new_tokens)
+
+    def _approved_answers(self, rows: list[list[int]], routes: Sequence[Route], max_new_tokens: int) -> list[Answer]:
+        """What blocks say, where it is what was approved.
+
+        A block was trained on its edit's prompt, and now and then it breaks off or goes on when asked in other words.
+        Then its answer to that prompt is the answer, since the query was found to ask the same.
+        """
+        answers = self._generate(rows, routes, max_new_tokens)
+        for i, (row, route) in enumerate(zip(rows, routes, strict=True)):
+            approved = self._approved_of(route)
+            if approved is None or _says(answers[i], approved.target, max_new_tokens):
+                continue
+            own = self.base.prompt_ids(approved.prompt, approved.kind)
+            answers[i] = replace(self._generate([own], [route], max_new_tokens)[0], said_to="prompt")
+            if not _says(answers[i], approved.target, max_new_tokens):
+                answers[i] = replace(self._generate([row], [BASE], max_new_tokens)[0], route=route, said_to="base")
+        return answers
+
+    def _approved_of(self, route: Route) -> Approved | None:
+        if self.scope is None or self.scope.verifier is None or route.block is None or route.match is None:
+            return None
+        return self._approved.get(self.scope.texts[route.match.point].edit)
 
     def _generate(self, rows: list[list[int]], routes: Sequence[Route], max_new_tokens: int) -> list[Answer]:
         tokenizer = self.base.tokenizer
@@ -131,14 +168,16 @@ class EditedModel:
             decoder_start_token_id=getattr(self.base.model.config, "decoder_start_token_id", None),
         )
         model: Any = self.base.model
-        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
+        with self.attached(routes):
+            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
         start = ids.shape[1] if self.base.kind is Kind.CAUSAL else 1  # a decoder begins with its start token
         answers = [self.base.answer_in(row) for row in out[:, start:].tolist()]
         return [Answer(text, ids, route) for (text, ids), route in zip(answers, routes, strict=True)]
 
     def _classify(self, rows: list[list[int]], routes: Sequence[Route]) -> list[Answer]:
         ids, mask = self.base.pad(rows, "right")
-        classes = self.base.model(input_ids=ids, attention_mask=mask).logits.argmax(-1).tolist()
+        with self.attached(routes):
+            classes = self.base.model(input_ids=ids, attention_mask=mask).logits.argmax(-1).tolist()
         names: Mapping[Any, Any] = self.base.model.config.id2label or {}
         return [Answer(str(names[c]), (c,), route) for c, route in zip(classes, routes, strict=True)]
 
@@ -154,3 +193,10 @@ class EditedModel:
         positions = self.settings.positions if self.base.kind is Kind.CAUSAL else "all"
         with applied(self.structure.modules, weights, rows, positions):
             yield
+
+
+def _says(answer: Answer, target: str, most: int) -> bool:
+    """Whether an answer is the target, letter case and the last mark aside; cut off at `most` tokens, its beginning."""
+    if len(answer.token_ids) >= most and same_text(target).casefold().startswith(same_text(answer.text).casefold()):
+        return True
+    return same_words(answer.text, target)

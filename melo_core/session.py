@@ -7,7 +7,7 @@ from torch import Tensor
 
 from melo_core.base_model import BaseModel
 from melo_core.block import Block
-from melo_core.edited_model import EditedModel
+from melo_core.edited_model import Approved, EditedModel
 from melo_core.encoder import KeyEncoder
 from melo_core.index import ClusterIndex
 from melo_core.learning import Lesson, learn
@@ -48,6 +48,7 @@ class EditSession:
         self.blocks: dict[int, Block] = {}  # by a number of their own: edits may share one
         self._block_of: list[int] = []  # by edit
         self._texts: dict[int, ScopedText] = {}  # by point
+        self._approved: dict[int, Approved] = {}  # by edit
         self.model = self._rebuilt()
 
     def apply(self, edits: Sequence[Edit]) -> Report:
@@ -62,6 +63,7 @@ class EditSession:
         for number, (edit, learned) in enumerate(zip(edits, results, strict=True), first_edit):
             self.blocks[first_block + learned.group] = learned.trained.block
             self._block_of.append(first_block + learned.group)
+            self._approved[number] = Approved(edit.prompt, edit.target, edit.kind)
             if not learned.trained.reached:
                 report.unreached.append(number)
             if not learned.reproduced:
@@ -82,4 +84,4 @@ class EditSession:
     def _rebuilt(self) -> EditedModel:
         block_of = {point: self._block_of[text.edit] for point, text in self._texts.items()}
         scope = Scope(self.encoder, self.index, self.settings, self._texts, self.verifier)
-        return EditedModel(self.base, self.settings, scope, self.blocks, block_of)
+        return EditedModel(self.base, self.settings, scope, self.blocks, block_of, self._approved)

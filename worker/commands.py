@@ -192,6 +192,7 @@ def _answer_record(loaded: "LoadedVersion", prompt: str, answer: "Answer") -> di
         "token_ids": list(answer.token_ids),
         "version": loaded.content.number,
         "edit": edit and edit.id,
+        "said_to": answer.said_to if answer.route.block is not None else None,
         "distance": nearest[0].distance if nearest else None,
         "threshold": loaded.model.settings.threshold,
         "considered": [
@@ -211,6 +212,7 @@ def _answer_record(loaded: "LoadedVersion", prompt: str, answer: "Answer") -> di
 
 
 SHOWN = 3  # edits that were considered
+SAID_TO = {"query": "", "prompt": ", by its answer to the edit's own prompt"}
 
 
 def _explanation(loaded: "LoadedVersion", answer: "Answer") -> list[tuple[str, object]]:
@@ -224,10 +226,12 @@ def _explanation(loaded: "LoadedVersion", answer: "Answer") -> list[tuple[str, o
     if edit is None:
         why = "no edit lies near" if loaded.content.edits else "the version has no edits"
         why = "no edit covers the prompt" if considered else why
+        if answer.said_to == "base":
+            why = f"edit {answer.route.considered[0].edit} covers the prompt, but its block does not say its target"
         return [("version", version), ("answered by", f"the base model: {why}"), *considered]
     return [
         ("version", version),
-        ("answered by", f"edit {edit.id}, block {answer.route.block}"),
+        ("answered by", f"edit {edit.id}, block {answer.route.block}{SAID_TO[answer.said_to]}"),
         ("edit", f"{edit.prompt} → {edit.target}"),
         ("author", edit.author),
         ("reason", edit.reason),

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from torch import Tensor
 
 from melo_core.block import Block
-from melo_core.edited_model import Answer, EditedModel
+from melo_core.edited_model import Answer, Approved, EditedModel
 from melo_core.encoder import KeyEncoder
 from melo_core.errors import CorruptBlock
 from melo_core.index import Cluster, ClusterIndex
@@ -33,7 +33,7 @@ class LoadedVersion:
 
     def edit_behind(self, answer: Answer) -> EditContent | None:
         """The edit whose block gave the answer; None: the base model answered."""
-        if answer.route.block is None or answer.route.match is None:
+        if answer.route.block is None or answer.route.match is None or answer.said_to == "base":
             return None
         return self.content.edits[self.content.points[answer.route.match.point].edit_id]
 
@@ -55,7 +55,8 @@ def load_version(sessions: sessionmaker[Session], shelf: Shelf, collection_id: i
     if content.clusters:
         scope = scope_in(content, settings, _encoder(shelf, content, settings), shelf.verifier_of(settings, base.kind))
     block_of = {point.id: point.block_id for point in content.points.values()}
-    return LoadedVersion(content, EditedModel(base, settings, scope, blocks, block_of))
+    approved = {id: Approved(edit.prompt, edit.target, edit.kind) for id, edit in content.edits.items()}
+    return LoadedVersion(content, EditedModel(base, settings, scope, blocks, block_of, approved))
 
 
 def scope_in(

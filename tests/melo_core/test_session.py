@@ -3,7 +3,12 @@
 import dataclasses
 
 from melo_core.session import Edit, EditSession
-from tests.melo_core.test_encoder import encoder  # noqa: F401  # a fixture
+from melo_core.verifier import Verifier
+from melo_core.verifier_files import folder_of
+from tests.melo_core.test_encoder import (
+    FOLDER,
+    encoder,  # noqa: F401  # a fixture
+)
 from tests.melo_core.test_training_and_answers import SETTINGS
 
 
@@ -39,3 +44,33 @@ def test_edits_share_blocks_and_each_batch_has_its_own(tiny, encoder):  # noqa: 
     assert [a.text for a in answers] == ["Ada", "Oslo", "1999"]
     assert [a.route.block for a in answers] == [0, 0, 1]
     assert list(session.blocks) == [0, 1]
+
+
+RUNS, REPHRASED = "Who runs Acme?", "Tell me the name of the person who is running Acme."
+
+
+def test_a_block_says_its_target_also_where_it_breaks_off_when_asked_in_other_words(tiny, encoder):  # noqa: F811
+    session = EditSession(tiny("llama"), encoder, SETTINGS, Verifier.load(folder_of("packaged"), FOLDER))
+    session.apply([Edit(RUNS, "Ada")])
+
+    route = session.model.route(REPHRASED)
+    own, other, base = session.model.ask([RUNS, REPHRASED, "When did it rain?"], max_new_tokens=8)
+
+    assert route.block == 0
+    assert (own.text, own.said_to) == ("Ada", "query")
+    assert (other.text, other.said_to, other.route.block) == ("Ada", "prompt", 0)  # so small a model knows no rephrases
+    assert (base.route.block, base.said_to) == (None, "query")
+    cut = session.model.answer([RUNS], [route], max_new_tokens=3)[0]
+    assert (cut.text, cut.said_to) == ("Ad", "query")
+
+
+def test_a_block_that_never_says_its_target_leaves_the_answer_to_the_base_model(tiny, encoder):  # noqa: F811
+    settings = dataclasses.replace(SETTINGS, iterations=2, rounds=1)
+    session = EditSession(tiny("llama"), encoder, settings, Verifier.load(folder_of("packaged"), FOLDER))
+    before = session.model.ask([RUNS, REPHRASED], max_new_tokens=8)
+    assert session.apply([Edit(RUNS, "Ada")]).unlearned == [0]
+
+    after = session.model.ask([RUNS, REPHRASED], max_new_tokens=8)
+
+    assert [a.token_ids for a in after] == [a.token_ids for a in before]
+    assert [(a.route.block, a.said_to) for a in after] == [(0, "base")] * 2

@@ -85,6 +85,10 @@ def measure(peer: Peer, base: BaseModel, plan: Plan, before: Before, advance: Ad
         **_share(
             "generality_contains", Share.of(contains(r.text, t) for r, (_, t) in zip(others, held_out, strict=True))
         ),
+        **_share(
+            "generality_to_the_query",
+            Share.of(right and reply.to_the_query for right, reply in zip(general, others, strict=True)),
+        ),
         **_share("generality_question", Share.of(asked)),
         **_share("retention", kept),
         "first_batch": {"when_applied": mean(first), "after_the_last": mean(right[: len(first)])},

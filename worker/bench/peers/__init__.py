@@ -13,6 +13,7 @@ class Reply:
 
     text: str
     token_ids: tuple[int, ...]
+    to_the_query: bool = True  # whether the model said it when it was asked the query itself
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Blocks:
     def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
         """Routed, in one batch."""
         answers = self.session.model.answer(prompts, self._routes(prompts, kind), kind, longest)
-        return [Reply(answer.text, answer.token_ids) for answer in answers]
+        return [Reply(answer.text, answer.token_ids, answer.said_to == "query") for answer in answers]
 
     def losses(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
         """With the blocks that the prompts are routed to."""
