@@ -35,6 +35,9 @@ def scope(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Only pairs that the packaged verifier was not trained on.")
     ] = False,
+    typos: Annotated[
+        bool, typer.Option("--typos", help="Ask rephrases once more, with one typing error: the kind typo.")
+    ] = False,
     preset: Annotated[str, typer.Option(help="Where settings come from: default or paper.")] = "default",
     method: Annotated[str, typer.Option(metavar="JSON", help='Settings over the preset\'s: {"threshold": 0.3}')] = "{}",
     encoder: Annotated[str, typer.Option(help="The sentence encoder that keys come from.")] = "all-minilm-l6-v2",
@@ -49,8 +52,7 @@ def scope(
 
     given = settings_given(method, preset)
     try:
-        run_bench(
-            invocation(context), Choice(pairs, facts, ask, grow, per_kind, held_out, preset, given, encoder, json_file)
-        )
+        choice = Choice(pairs, facts, ask, grow, per_kind, held_out, typos, preset, given, encoder, json_file)
+        run_bench(invocation(context), choice)
     except MeloError as error:
         raise CommandError("The bench cannot run", str(error)) from None

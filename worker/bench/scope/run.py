@@ -25,6 +25,7 @@ from worker.bench.machine import machine
 from worker.bench.run import bars, require_writable, write
 from worker.shelf import Shelf
 from worker.verifier.sources import held_out
+from worker.verifier.variants import typo
 
 SIZES = (100, 1_000, 10_000)  # edits, of the growth
 GROWTH_ASKED = 300  # rephrases and near misses that are asked at each size
@@ -43,6 +44,7 @@ class Choice:
     grow: Path | None
     per_kind: int
     held_out: bool
+    typos: bool
     preset: str
     method: Mapping[str, Any]
     encoder: str
@@ -92,6 +94,8 @@ def run_bench(call: Invocation, choice: Choice) -> None:
                 for record in _records(choice.pairs, "edit", "query")
                 if not choice.held_out or held_out(record["edit"])
             ]
+            if choice.typos:
+                pairs += list(misspelt(pairs))
             found["pairs"] = of_pairs(router, pairs, choice.per_kind, advance)
         if choice.facts is not None and choice.ask is not None:
             facts, asked = _records(choice.facts, "prompt"), _records(choice.ask, "text")
@@ -135,6 +139,14 @@ def of_pairs(
         share = Share(count["accepted"], count["n"])
         count |= {"share": share.value, "interval": share.interval}
     return counts
+
+
+def misspelt(records: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Each plain rephrase once more with one typing error, which its own text decides."""
+    for record in records:
+        if record.get("same") and record.get("kind") == "rephrase":
+            query = str(record["query"])
+            yield {**record, "kind": "typo", "query": typo(query, Random(query))}
 
 
 def of_organisation(
