@@ -71,7 +71,13 @@ def train(
         model,
         multi_avg_fn=get_ema_multi_avg_fn(plan.averaging),  # type: ignore[no-untyped-call]
     )
-    averaged = cast(PreTrainedModel, mean.module)
+
+    def averaged() -> PreTrainedModel:
+        """With the embeddings as they are: a mean makes 0.0 of -0.0, and they have a digest."""
+        found = cast(PreTrainedModel, mean.module)
+        found.load_state_dict({k: v for k, v in model.state_dict().items() if k.startswith(EMBEDDINGS)}, strict=False)
+        return found
+
     pool: list[list[Pair]] = []
     running = math.log(2)
     for step in range(plan.steps):
@@ -98,9 +104,9 @@ def train(
         running += 0.02 * (loss.item() - running)
         on_step(step + 1, running)
         if (step + 1) % CHECKPOINT == 0:
-            on_checkpoint(averaged)
-    averaged.train(False)
-    return averaged
+            on_checkpoint(averaged())
+    averaged().train(False)
+    return averaged()
 
 
 def padded(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> dict[str, Tensor]:
