@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from rapidfuzz.distance import OSA
 
@@ -22,6 +23,14 @@ OPERATOR = re.compile(r"(?<!\S)`?([=!<>+*/%&|^~-]{1,3})(?=\s|`|$)|(?<=\w)(===?|!
 SIGNS = frozenset(["-", "--", "/", "&", "*", "|", "~"])  # which stand in ordinary texts, too
 TAG = re.compile(r",\s*(?:isn't|aren't|wasn't|doesn't|didn't|don't|right)\s*(?:it|he|she|they)?\s*\?*\s*$", re.I)
 ORDINAL_NUMBER = re.compile(r"\b[Nn]o\.?\s*(?=\d)")  # "no. 1" says nothing of not
+GREETING = re.compile(r"^\W*(?:dear|hi|hello|hey|good (?:morning|afternoon|evening))\b[^,.!?:\n]{0,40}[,!:\n]", re.I)
+SIGNED = re.compile(
+    r"(?<=[.!?,\n])\s*(?:yours(?: \w+)?|(?:kind |best |warm )?regards|best wishes|sincerely|cheers|(?:many )?thanks|"
+    r"thank you)(?:,|\n|\s-)[^?]{0,60}$",
+    re.I,
+)
+CLAUSE = re.compile(r"[,;()]\s*|\s[-–—]+\s")
+YEAR = re.compile(r"\b(?:1\d|20)\d\d\b")
 UNIT = re.compile(r"(?:[kcm]?m|in|ft)[23]")  # km2, m3
 CODE = re.compile(r"`[^`]+`|\b\w+\(\)|\b(?:function|command|method|package|operator|keyword|module|macro|flag)\b", re.I)
 FEW = 4  # words on either side that the other has not
@@ -43,6 +52,7 @@ class Difference:
 class _Text:
     written: tuple[str, ...]  # words as they are written
     plain: tuple[str, ...]  # the same in small letters, without accents and 's
+    begins: tuple[bool, ...]  # whether the word begins a sentence, so that its capital says nothing
     cased: bool  # whether capitals say something: not in ALL CAPITALS, Title Case or small letters alone
 
 
@@ -57,7 +67,7 @@ def difference(edit: str, query: str) -> Difference | None:
     e, q = _read(edit), _read(query)
     if not e.plain or not q.plain:
         return None
-    if numbers := _numbers(e, q):
+    if (numbers := _numbers(e, q)) and (numbers.edit or _numbers(e, _read(_without_asides(e, query)))):
         return numbers
     only_e, only_q = _unmatched(e, q), _unmatched(q, e)
     shared = len(e.plain) - len(only_e)
@@ -72,13 +82,22 @@ def difference(edit: str, query: str) -> Difference | None:
 
 
 def _read(text: str) -> _Text:
-    text = ORDINAL_NUMBER.sub("", TAG.sub("", LABEL.sub("", unicodedata.normalize("NFKC", text))))
+    text = SIGNED.sub("", GREETING.sub("", unicodedata.normalize("NFKC", text)))
+    text = ORDINAL_NUMBER.sub("", TAG.sub("", LABEL.sub("", text)))
     for pattern, name in lists.ALIASES:
         text = pattern.sub(name, text)
-    written = tuple(match.group() for match in WORD.finditer(text))
+    found = list(WORD.finditer(text))
+    written = tuple(match.group() for match in found)
+    between = [text[a.end() : b.start()] for a, b in pairwise(found)]
+    # After an abbreviation ("Mr. Smith") no sentence begins.
+    begins = [True] + [
+        bool(re.search(r"[?!:\n]", gap)) or ("." in gap and word.islower())
+        for gap, word in zip(between, written, strict=False)
+    ]
     letters = [word for word in written if word[0].isalpha()]
     capitals = sum(word[0].isupper() for word in letters)
-    return _Text(written, tuple(map(plain_word, written)), capitals > 0 and capitals * 2 <= len(letters) + 2)
+    cased = capitals > 0 and capitals * 2 <= len(letters) + 2
+    return _Text(written, tuple(map(plain_word, written)), tuple(begins), cased)
 
 
 def plain_word(word: str) -> str:
@@ -142,6 +161,18 @@ def _numbers(e: _Text, q: _Text) -> Difference | None:
     if not written and not (only_a and only_b):
         return None
     return Difference("number", " ".join(x for x, _ in only_a), " ".join(y for y, _ in only_b))
+
+
+def _without_asides(e: _Text, query: str) -> str:
+    """The query without the clauses of a story around it: "got a lesson in 5 minutes and am lost, which building …"."""
+
+    def is_aside(clause: str) -> bool:
+        said = _read(clause).plain
+        own = [w for w in said if w.isalpha() and w not in lists.FUNCTION and w not in lists.NUMBERS]
+        shared = any(same_word(word, other) for word in own for other in e.plain)
+        return len(own) >= 3 and said[0] not in lists.LIMITING and not shared and not YEAR.search(clause)
+
+    return ", ".join(clause for clause in CLAUSE.split(query) if not is_aside(clause))
 
 
 def _values(plain: Sequence[str]) -> Iterator[tuple[str, bool]]:
@@ -211,7 +242,7 @@ def _named(text: _Text, places: Sequence[int], other: _Text) -> list[str]:
     found = []
     for i in places:
         written, plain = text.written[i], text.plain[i]
-        capital = text.cased and i > 0 and written[0].isupper() and not re.match(r"I(?:['’]|$)", written)
+        capital = text.cased and not text.begins[i] and written[0].isupper() and not re.match(r"I(?:['’]|$)", written)
         if plain in lists.TITLES or plain in lists.ORDINARY:
             continue
         if (plain in lists.PLACES or capital) and not _short_for(plain, other.plain) and not _spelt_out(plain, other):

@@ -201,11 +201,24 @@ PLACES = frozenset(
     )
 )
 
+# With which a clause begins that limits what is asked: "for groups of 20", "if I pay within 14 days".
+LIMITING = frozenset(
+    words(
+        """
+        for if with without in at on after before when as during from until till since by per over under above below
+        between within once unless of than
+        """
+    )
+)
+
 ALIASES = [
     (re.compile(pattern), name)
     for pattern, name in (
         (r"\b(?:[Uu]nited [Ss]tates(?: of [Aa]merica)?|U\.S\.(?:A\.)?|USA?|(?<=[Tt]he )us|usa)(?=\W|$)", "USA"),
         (r"\b(?:[Uu]nited [Kk]ingdom|(?:[Gg]reat )?[Bb]ritain|U\.K\.|UK)(?=\W|$)", "UK"),
         (r"\b(?:[Ee]uropean [Uu]nion|E\.U\.|EU)(?=\W|$)", "EU"),
+        (r"\b[Bb]4\b", "before"),
+        (r"\b2day\b", "today"),
+        (r"\b2mor+ow\b", "tomorrow"),
     )
 ]

@@ -28,6 +28,11 @@ EDIT = "Who is the CEO of Acme?"
         ("Did Manchester United beat Real Madrid?", "Did Real Madrid beat Manchester United?", "order"),
         ("What does `a == b` do in Python?", "What does `a != b` do in Python?", "symbol"),
         ("What does the C function strcpy do?", "What does the C function strncpy do?", "identifier"),
+        (EDIT, "Who is the CEO of Acme, in 2019?", "number"),
+        ("What does a ticket cost?", "For groups larger than 20, what does a ticket cost?", "number"),
+        ("What does a ticket for 2 cost?", "we are 4 grown ups and hungry, what does a ticket for 3 cost", "number"),
+        (EDIT, "Dear Anna, who is the CEO of Globex?", "name"),
+        ("Who is the head of Mr. Smith's school?", "Hello. Who is the head of Mr. Jones's school?", "name"),
     ],
 )
 def test_words_that_decide_are_told_with_their_rule(edit, query, rule):
@@ -50,6 +55,10 @@ def test_words_that_decide_are_told_with_their_rule(edit, query, rule):
         ("How far is it between Paris and London?", "How far is it between London and Paris?"),
         ("Who is the king of the United Kingdom?", "Who's the king of england right now"),
         ("What is the population of Kazakhstan?", "How many people live in Kazakhstan?"),
+        ("What does a ticket cost?", "we are 4 grown ups and hungry, what does a ticket cost"),
+        ("How long must one fast before a test?", "how many hours b4 a test must one fast"),
+        (EDIT, "Dear Globex, who is the CEO of Acme? Best regards, E. Thackeray"),
+        ("What is the magazine of Penhallow Savings Bank called?", "Penhallow's magazine, I lost my copy. Title?"),
         ("", ""),
     ],
 )

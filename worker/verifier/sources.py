@@ -72,8 +72,8 @@ class Sources:
         ]
         self.questions += [text for group, _ in self.groups for text in group.same if "{" not in text]
         draws: list[tuple[Callable[[Random], Pair | None], float, bool]] = [
-            (self._of_group, 0.57, True), (self._of_pairs, 0.27, bool(self.pairs)),
-            (self._of_paragraph, 0.04, bool(self.paragraphs)), (self._of_cloze, 0.04, bool(self.cloze)),
+            (self._of_group, 0.5, True), (self._of_pairs, 0.35, bool(self.pairs)),
+            (self._of_paragraph, 0.03, bool(self.paragraphs)), (self._of_cloze, 0.04, bool(self.cloze)),
             (self._made, 0.06, True), (self._of_parties, 0.02, True),
         ]  # fmt: skip
         self._draws = [(draw, weight) for draw, weight, there in draws if there]
@@ -138,7 +138,7 @@ class Sources:
     def _of_pairs(self, random: Random) -> Pair:
         same = random.random() < 0.52
         kinds = [kind for kind in self.pairs if kind[0] == same]
-        weights = [len(self.pairs[kind]) ** 0.6 for kind in kinds]
+        weights = [len(self.pairs[kind]) ** 0.6 * (2 if kind == (True, "rephrase") else 1) for kind in kinds]
         edit, query = random.choice(self.pairs[random.choices(kinds, weights)[0]])
         if same and random.random() < ASIDE and len(self.rephrases[edit]) > 1:
             edit, query = random.sample(self.rephrases[edit], 2)
