@@ -74,7 +74,7 @@ class MethodSettings:
     `none`: then the nearest edit covers whatever lies within its radius. Classifiers have none. Paper: none."""
     verifier_digest: str = ""
     """SHA-256 of the verifier's files and word rules: filled in when a collection is made."""
-    threshold: float = 0.5
+    threshold: float = 0.6
     """An edit covers a query if the verifier gives at most this probability that it asks something else."""
     candidate_radius: float = 1.22
     """Within this distance edits are candidates for the verifier, in key units."""

@@ -53,6 +53,7 @@ def train(
         import torch
 
         from melo_core.errors import MeloError
+        from melo_core.settings import MethodSettings
         from melo_core.verifier import Verifier
         from melo_core.verifier_files import folder_of
         from registry.base_models import find_encoder
@@ -81,7 +82,7 @@ def train(
             save(model, out)
             bars.update(task, description="measuring")
             verifier = Verifier.load(out, encoder)
-            measured = measure(verifier, sources.held_out, 0.5)
+            measured = measure(verifier, sources.held_out, MethodSettings().threshold)
     except (MeloError, OSError) as error:
         raise CommandError("The verifier cannot be trained", f"{error}") from None
     (out / "MODEL_CARD.md").write_text(card(sources, plan, measured, VERIFIER_BASE), "utf-8")
