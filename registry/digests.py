@@ -20,6 +20,7 @@ from registry.multiset import Multiset
 # another.
 FORMAT = 1  # of edits and clusters
 CONTENT_FORMAT = 2  # of a version's whole content
+EVENT_FORMAT = 1  # of audit events
 
 
 def sha256_hex(content: bytes) -> str:

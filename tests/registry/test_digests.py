@@ -2,12 +2,15 @@
 
 import math
 import struct
+from datetime import UTC, datetime
 from hashlib import shake_256
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.audit.chain import hashed_fields
+from registry.audit.models import AuditEvent
 from registry.digests import (
     Foundation,
     MemberContent,
@@ -17,6 +20,7 @@ from registry.digests import (
     content_digest,
     edit_digest,
     edit_element,
+    event_hash,
     float32_bytes,
     prompt_key,
     received_vector,
@@ -103,6 +107,13 @@ def test_an_edits_digest_tells_its_lists_apart():
     assert len({digest(["a"], []), digest([], ["a"]), digest(["a", "b"], []), digest(["ab"], [])}) == 4
 
 
+EVENT = AuditEvent(
+    seq=2, at=datetime(2026, 11, 21, 8, 30, tzinfo=UTC), actor="ada", role="admin", action="collection:batch:submit",
+    collection_id=1, subject="batch/1", before=None, after="e" * 64, reason="Zürich", request_id=None,
+    details={"edits": 1}, previous_hash="0" * 64,
+)  # fmt: skip
+
+
 def test_digests_stay_what_they_are():
     # Stored digests are compared with these functions for ever: a change here needs another format number.
     assert edit_digest(prompt="Wo?", target="Zürich", rephrases=["Wo denn?"], unchanged=[], kind="qa") == (
@@ -110,6 +121,7 @@ def test_digests_stay_what_they_are():
     )
     assert cluster_digest(**CLUSTER) == "3035286b8d8cac0d4e23f5c482123b7b8a0f7cf34e94c96e1e3ce6d6377e5a3e"
     assert version_digest(["a"], ["e"]) == "2e25a9d43018cdb1b2f3f02a04c21f1de4f8d64f72396da022dc14266e0caacf"
+    assert event_hash(hashed_fields(EVENT)) == ("d58e0db142da5b886b13dcb1e209cd30f3c5017ec176e6204d6e81a6ee85cd94")
 
 
 def test_floats_have_no_canonical_json():
