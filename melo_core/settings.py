@@ -111,8 +111,7 @@ class MethodSettings:
         return settings
 
 
-# Numbers beyond these are slips: nothing can be trained with them. They are refused where they are given, and still
-# read where an earlier release stored them.
+# Numbers beyond these are slips: nothing can be trained with them. They are refused where they are given.
 MOST: Mapping[str, float] = {
     "layers": 2**31 - 1,
     "rank": 4096,

@@ -16,9 +16,11 @@ from typing import Any
 
 from registry.multiset import Multiset
 
-# Raised when a canonical form changes, so that old digests stay verifiable by their own rule.
-FORMAT = 1  # of edits and clusters, and of the whole content in the first collections
-SET_FORMAT = 2  # of the whole content in all others; a collection keeps the one that it was made with
+# Each is part of what is hashed, and raised when the canonical form changes: a digest of one form is never one of
+# another.
+FORMAT = 1  # of edits and clusters
+CONTENT_FORMAT = 2  # of a version's whole content
+EVENT_FORMAT = 1  # of audit events
 
 
 def sha256_hex(content: bytes) -> str:
@@ -102,7 +104,10 @@ def edit_digest(*, prompt: str, target: str, rephrases: Sequence[str], unchanged
 
 def edits_digest(digests: Iterable[str]) -> str:
     """One digest over a batch's edits, in their order."""
-    return _lines(sha256(b"edits\n"), digests)
+    whole = sha256(b"edits\n")
+    for digest in digests:
+        whole.update(digest.encode() + b"\n")
+    return whole.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -142,12 +147,19 @@ class Foundation:
 
 
 def content_digest(foundation: Foundation, content: Multiset) -> str:
-    """Everything that decides a version's answers (digest format 2).
+    """Everything that decides a version's answers.
 
     content: the state of the set of its elements, which are cluster_element and edit_element of the clusters valid
     in it and of its active edits. What a version changes is enough to have its state from its parent's.
     """
-    return sha256_hex(_head(foundation, SET_FORMAT) + b"\nset\n" + bytes(content))
+    head = {
+        "format": CONTENT_FORMAT,
+        "model": foundation.model_digest,
+        "method": settings_of(foundation.method),
+        "encoder": foundation.encoder_digest,
+        "calibration": foundation.calibration_sha256,
+    }
+    return sha256_hex(canonical_json(head) + b"\nset\n" + bytes(content))
 
 
 def cluster_element(digest: str) -> str:
@@ -159,37 +171,6 @@ def edit_element(digest: str) -> str:
     return f"edit:{digest}"
 
 
-def listed_content_digest(foundation: Foundation, clusters: Iterable[str], edits: Iterable[str]) -> str:
-    """Digest format 1, of collections made before format 2: it costs the whole content at every version.
-
-    clusters, edits: the digests of the clusters valid in the version and of its active edits, each in ascending
-    order; iterables, so that a version of any size is digested in constant memory.
-    """
-    digest = sha256(_head(foundation, FORMAT) + b"\nclusters\n")
-    for cluster in clusters:
-        digest.update(cluster.encode() + b"\n")
-    digest.update(b"edits\n")
-    return _lines(digest, edits)
-
-
-def _head(foundation: Foundation, form: int) -> bytes:
-    return canonical_json(
-        {
-            "format": form,
-            "model": foundation.model_digest,
-            "method": settings_of(foundation.method),
-            "encoder": foundation.encoder_digest,
-            "calibration": foundation.calibration_sha256,
-        }
-    )
-
-
 def event_hash(event: dict[str, Any]) -> str:
     """An audit event with everything but its own hash; it includes the hash of the one before."""
     return sha256_hex(canonical_json({name: value for name, value in event.items() if name != "hash"}))
-
-
-def _lines(digest: Any, parts: Iterable[str]) -> str:
-    for part in parts:
-        digest.update(part.encode() + b"\n")
-    return str(digest.hexdigest())

@@ -30,7 +30,6 @@ from registry.embedded import signs
 from registry.errors import InvalidRequest, SchemaMismatch
 from registry.jobs import outbox, queues, waking
 from registry.jobs import service as jobs
-from registry.jobs.models import OutboxMessage
 from registry.metrics.queue import QueueCollector
 from registry.metrics.relay import RelayMetrics
 from registry.metrics.server import shown
@@ -113,7 +112,8 @@ class Relay:
         with self.sessions.begin() as session:
             messages = outbox.unsent(session, _AT_ONCE)
             for message in messages:
-                self.send(_addressed(session, message))
+                payload = message.payload
+                self.send(Message(message.topic, message.job_id, payload["queue"], payload["priority"]))
                 self.metrics.sent(1)
             if messages:
                 outbox.mark_sent(session, [message.id for message in messages])
@@ -127,14 +127,6 @@ class Relay:
         with self.sessions.begin() as session:
             outbox.prune_messages(session, _KEPT, _PRUNED_AT_ONCE)
         self.pruned_at = time.monotonic()
-
-
-def _addressed(session: Session, message: OutboxMessage) -> Message:
-    """A message that the program before this one wrote names no queue."""
-    queue, priority = message.payload.get("queue"), message.payload.get("priority")
-    if queue is None or priority is None:
-        queue, priority = outbox.route_of(session, message.job_id)
-    return Message(message.topic, message.job_id, queue, priority)
 
 
 def _log_pause(state: RetryCallState) -> None:

@@ -1,396 +1,633 @@
-"""The record: collections, edits, jobs, versions and their content, audit events.
+"""The record: collections, edits, jobs, versions and their content, who may do what, and the events of it all.
+
+Tables are made here; what the database itself refuses or demands, by functions and triggers, is in `migrations/sql`.
+Names of constraints follow the rule of `registry.orm`, which Alembic is given with the models' metadata.
 
 Revision ID: 0001
 Revises:
 """
 
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
 from alembic import op
+from pgvector.sqlalchemy import VECTOR
+from sqlalchemy.dialects.postgresql import ARRAY, INT4RANGE, JSONB, ExcludeConstraint
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
 
-# Identity columns are GENERATED ALWAYS: a row's id cannot be chosen, so it cannot be reused by hand.
-TABLES = r"""
-CREATE TABLE collections (
-    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT collections_pkey PRIMARY KEY,
-    name text NOT NULL CONSTRAINT collections_name_key UNIQUE
-        CONSTRAINT collections_name_check CHECK (name ~ '^[a-z0-9][a-z0-9._-]{0,62}$'),
-    model text NOT NULL CONSTRAINT collections_model_check CHECK (model <> ''),
-    model_digest text NOT NULL CONSTRAINT collections_model_digest_check CHECK (model_digest ~ '^[0-9a-f]{64}$'),
-    "window" bigint NOT NULL CONSTRAINT collections_window_check CHECK ("window" > 0),
-    method jsonb NOT NULL CONSTRAINT collections_method_check CHECK (jsonb_typeof(method) = 'object'),
-    encoder text NOT NULL CONSTRAINT collections_encoder_check CHECK (encoder <> ''),
-    encoder_digest text CONSTRAINT collections_encoder_digest_check CHECK (encoder_digest ~ '^[0-9a-f]{64}$'),
-    self_approval boolean NOT NULL DEFAULT false,
-    created_by text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
-);
+GUARDS = Path(__file__).parents[1] / "sql"
+SUBJECTS = (
+    "growth", "collections", "batches", "approvals", "versions", "aliases", "events", "erasure", "keys", "webhooks",
+)  # fmt: skip
 
-CREATE TABLE calibrations (
-    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT calibrations_pkey PRIMARY KEY,
-    collection_id bigint NOT NULL
-        CONSTRAINT calibrations_collection_id_fkey REFERENCES collections
-        CONSTRAINT calibrations_collection_id_key UNIQUE,
-    data bytea NOT NULL,
-    sha256 text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT calibrations_sha256_check CHECK (sha256 = encode(sha256(data), 'hex'))
-);
+SHA256 = "~ '^[0-9a-f]{64}$'"
+NAME = "~ '^[a-z0-9][a-z0-9._-]{0,62}$'"
+ROLES = "IN ('viewer', 'editor', 'approver', 'admin')"
 
-CREATE TABLE batches (
-    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT batches_pkey PRIMARY KEY,
-    collection_id bigint NOT NULL CONSTRAINT batches_collection_id_fkey REFERENCES collections,
-    state text NOT NULL CONSTRAINT batches_state_check
-        CHECK (state IN ('submitted', 'approved', 'rejected', 'training', 'applied', 'failed')),
-    message text NOT NULL DEFAULT '',
-    source text NOT NULL DEFAULT '',
-    submitted_by text NOT NULL,
-    submitted_at timestamptz NOT NULL DEFAULT now(),
-    decided_by text,
-    decided_at timestamptz,
-    reason text,
-    edit_count bigint NOT NULL CONSTRAINT batches_edit_count_check CHECK (edit_count > 0),
-    edits_digest text NOT NULL CONSTRAINT batches_edits_digest_check CHECK (edits_digest ~ '^[0-9a-f]{64}$'),
-    -- Nothing is trained or applied that nobody decided on.
-    CONSTRAINT batches_decision_check
-        CHECK ((state = 'submitted') = (decided_by IS NULL) AND (decided_by IS NULL) = (decided_at IS NULL))
-);
-CREATE INDEX batches_collection_id_id_idx ON batches (collection_id, id);
-
-CREATE TABLE edits (
-    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT edits_pkey PRIMARY KEY,
-    batch_id bigint NOT NULL CONSTRAINT edits_batch_id_fkey REFERENCES batches,
-    collection_id bigint NOT NULL CONSTRAINT edits_collection_id_fkey REFERENCES collections,
-    position bigint NOT NULL CONSTRAINT edits_position_check CHECK (position > 0),
-    prompt text NOT NULL CONSTRAINT edits_prompt_check CHECK (prompt ~ '\S'),
-    target text NOT NULL CONSTRAINT edits_target_check CHECK (target ~ '\S'),
-    rephrases text[] NOT NULL DEFAULT '{}',
-    unchanged text[] NOT NULL DEFAULT '{}',
-    kind text NOT NULL CONSTRAINT edits_kind_check CHECK (kind IN ('qa', 'completion', 'classification')),
-    author text NOT NULL,
-    reason text NOT NULL DEFAULT '',
-    source text NOT NULL DEFAULT '',
-    replaces bigint CONSTRAINT edits_replaces_fkey REFERENCES edits,
-    prompt_key text NOT NULL CONSTRAINT edits_prompt_key_check CHECK (prompt_key ~ '^[0-9a-f]{64}$'),
-    digest text NOT NULL CONSTRAINT edits_digest_check CHECK (digest ~ '^[0-9a-f]{64}$'),
-    created_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT edits_batch_id_position_key UNIQUE (batch_id, position)
-);
-CREATE INDEX edits_collection_id_prompt_key_idx ON edits (collection_id, prompt_key);
-CREATE INDEX edits_replaces_idx ON edits (replaces);
-
-CREATE TABLE jobs (
-    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT jobs_pkey PRIMARY KEY,
-    batch_id bigint NOT NULL CONSTRAINT jobs_batch_id_fkey REFERENCES batches,
-    collection_id bigint NOT NULL CONSTRAINT jobs_collection_id_fkey REFERENCES collections,
-    state text NOT NULL CONSTRAINT jobs_state_check
-        CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
-    attempt bigint NOT NULL DEFAULT 0,
-    attempt_token uuid,
-    worker text,
-    lease_until timestamptz,
-    device text,
-    libraries jsonb,
-    seed bigint NOT NULL,
-    settings jsonb NOT NULL,
-    progress jsonb,
-    loss_curve jsonb,
-    timings jsonb,
-    peak_memory_bytes bigint,
-    error text,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    started_at timestamptz,
-    finished_at timestamptz,
-    CONSTRAINT jobs_lease_check
-        CHECK (state <> 'running' OR (attempt_token IS NOT NULL AND lease_until IS NOT NULL AND worker IS NOT NULL)),
-    CONSTRAINT jobs_finished_check
-        CHECK ((state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
-    CONSTRAINT jobs_error_check CHECK (state <> 'failed' OR error IS NOT NULL)
-);
-CREATE UNIQUE INDEX jobs_one_live_per_batch_idx ON jobs (batch_id)
-    WHERE state IN ('queued', 'running', 'succeeded');
-CREATE INDEX jobs_lease_idx ON jobs (lease_until) WHERE state = 'running';
-CREATE INDEX jobs_queued_idx ON jobs (created_at) WHERE state = 'queued';
-CREATE INDEX jobs_batch_id_id_idx ON jobs (batch_id, id);
-
-CREATE TABLE outbox (
-    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT outbox_pkey PRIMARY KEY,
-    topic text NOT NULL,
-    job_id bigint NOT NULL CONSTRAINT outbox_job_id_fkey REFERENCES jobs,
-    payload jsonb NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    sent_at timestamptz,
-    attempts bigint NOT NULL DEFAULT 0
-);
-CREATE INDEX outbox_unsent_idx ON outbox (id) WHERE sent_at IS NULL;
-CREATE INDEX outbox_job_id_idx ON outbox (job_id);
-
-CREATE TABLE worker_heartbeats (
-    worker text CONSTRAINT worker_heartbeats_pkey PRIMARY KEY,
-    device text NOT NULL,
-    seen_at timestamptz NOT NULL DEFAULT now(),
-    models jsonb NOT NULL
-);
-
-CREATE TABLE blocks (
-    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT blocks_pkey PRIMARY KEY,
-    collection_id bigint NOT NULL CONSTRAINT blocks_collection_id_fkey REFERENCES collections,
-    job_id bigint NOT NULL CONSTRAINT blocks_job_id_fkey REFERENCES jobs,
-    data bytea NOT NULL,
-    sha256 text NOT NULL,
-    shapes jsonb NOT NULL,
-    rank integer NOT NULL CONSTRAINT blocks_rank_check CHECK (rank > 0),
-    scale double precision NOT NULL,
-    loss double precision NOT NULL,
-    iterations integer NOT NULL CONSTRAINT blocks_iterations_check CHECK (iterations >= 0),
-    created_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT blocks_sha256_check CHECK (sha256 = encode(sha256(data), 'hex'))
-);
-CREATE INDEX blocks_collection_id_idx ON blocks (collection_id);
-CREATE INDEX blocks_job_id_idx ON blocks (job_id);
--- Trained weights do not compress: spare the attempt on every write.
-ALTER TABLE blocks ALTER COLUMN data SET STORAGE EXTERNAL;
-
-CREATE TABLE block_edits (
-    block_id bigint NOT NULL CONSTRAINT block_edits_block_id_fkey REFERENCES blocks,
-    edit_id bigint NOT NULL CONSTRAINT block_edits_edit_id_fkey REFERENCES edits,
-    CONSTRAINT block_edits_pkey PRIMARY KEY (block_id, edit_id)
-);
-CREATE INDEX block_edits_edit_id_idx ON block_edits (edit_id);
-
-CREATE TABLE points (
-    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT points_pkey PRIMARY KEY,
-    collection_id bigint NOT NULL CONSTRAINT points_collection_id_fkey REFERENCES collections,
-    edit_id bigint NOT NULL CONSTRAINT points_edit_id_fkey REFERENCES edits,
-    block_id bigint NOT NULL CONSTRAINT points_block_id_fkey REFERENCES blocks,
-    role text NOT NULL CONSTRAINT points_role_check CHECK (role IN ('prompt', 'rephrase')),
-    key vector NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
-);
-CREATE INDEX points_edit_id_idx ON points (edit_id);
-CREATE INDEX points_block_id_idx ON points (block_id);
-
-CREATE TABLE versions (
-    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT versions_pkey PRIMARY KEY,
-    collection_id bigint NOT NULL CONSTRAINT versions_collection_id_fkey REFERENCES collections,
-    number integer NOT NULL CONSTRAINT versions_number_check CHECK (number > 0),
-    parent_id bigint CONSTRAINT versions_parent_id_fkey REFERENCES versions,
-    kind text NOT NULL CONSTRAINT versions_kind_check CHECK (kind IN ('apply', 'retire', 'revert', 'rollback')),
-    message text NOT NULL DEFAULT '',
-    reason text NOT NULL DEFAULT '',
-    author text NOT NULL,
-    batch_id bigint CONSTRAINT versions_batch_id_fkey REFERENCES batches,
-    restores integer,
-    content_digest text NOT NULL CONSTRAINT versions_content_digest_check CHECK (content_digest ~ '^[0-9a-f]{64}$'),
-    edit_count integer NOT NULL CONSTRAINT versions_edit_count_check CHECK (edit_count >= 0),
-    created_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT versions_collection_id_number_key UNIQUE (collection_id, number),
-    CONSTRAINT versions_parent_check CHECK ((number = 1) = (parent_id IS NULL)),
-    CONSTRAINT versions_batch_check CHECK ((kind = 'apply') = (batch_id IS NOT NULL)),
-    CONSTRAINT versions_restores_check
-        CHECK ((kind = 'rollback') = (restores IS NOT NULL) AND restores >= 0 AND restores < number)
-);
-CREATE UNIQUE INDEX versions_one_per_batch_idx ON versions (batch_id) WHERE batch_id IS NOT NULL;
-
-CREATE SEQUENCE cluster_numbers AS bigint;
-CREATE TABLE clusters (
-    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT clusters_pkey PRIMARY KEY,
-    collection_id bigint NOT NULL CONSTRAINT clusters_collection_id_fkey REFERENCES collections,
-    cluster_no bigint NOT NULL DEFAULT nextval('cluster_numbers'),
-    centre vector NOT NULL,
-    radius double precision NOT NULL
-        CONSTRAINT clusters_radius_check CHECK (radius >= 0 AND radius < 'Infinity'),
-    label integer[] NOT NULL,
-    members bigint[] NOT NULL CONSTRAINT clusters_members_check CHECK (cardinality(members) > 0),
-    digest text NOT NULL CONSTRAINT clusters_digest_check CHECK (digest ~ '^[0-9a-f]{64}$'),
-    valid int4range NOT NULL CONSTRAINT clusters_valid_check CHECK (NOT isempty(valid) AND lower(valid) > 0),
-    CONSTRAINT clusters_one_state_excl
-        EXCLUDE USING gist (int8range(cluster_no, cluster_no, '[]') WITH =, valid WITH &&)
-);
-ALTER SEQUENCE cluster_numbers OWNED BY clusters.cluster_no;
-CREATE INDEX clusters_valid_idx ON clusters USING gist (int8range(collection_id, collection_id, '[]'), valid);
-CREATE INDEX clusters_members_idx ON clusters USING gin (members) WHERE upper_inf(valid);
-CREATE UNIQUE INDEX clusters_open_idx ON clusters (collection_id, cluster_no) WHERE upper_inf(valid);
-
-CREATE TABLE activations (
-    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT activations_pkey PRIMARY KEY,
-    collection_id bigint NOT NULL CONSTRAINT activations_collection_id_fkey REFERENCES collections,
-    edit_id bigint NOT NULL CONSTRAINT activations_edit_id_fkey REFERENCES edits,
-    prompt_key text NOT NULL,
-    valid int4range NOT NULL CONSTRAINT activations_valid_check CHECK (NOT isempty(valid) AND lower(valid) > 0),
-    CONSTRAINT activations_one_state_excl
-        EXCLUDE USING gist (int8range(edit_id, edit_id, '[]') WITH =, valid WITH &&)
-);
-CREATE INDEX activations_valid_idx
-    ON activations USING gist (int8range(collection_id, collection_id, '[]'), valid);
--- At most one active edit for a prompt: a contradiction cannot be applied, whatever the code does.
-CREATE UNIQUE INDEX activations_one_per_prompt_idx ON activations (collection_id, prompt_key)
-    WHERE upper_inf(valid);
-CREATE INDEX activations_edit_id_idx ON activations (edit_id);
-
-CREATE TABLE aliases (
-    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT aliases_pkey PRIMARY KEY,
-    collection_id bigint NOT NULL CONSTRAINT aliases_collection_id_fkey REFERENCES collections,
-    name text NOT NULL CONSTRAINT aliases_name_check
-        CHECK (name ~ '^[a-z0-9][a-z0-9._-]{0,62}$' AND name !~ '^[0-9]+$' AND name NOT IN ('base', 'latest')),
-    number integer NOT NULL,
-    set_by text NOT NULL,
-    reason text NOT NULL DEFAULT '',
-    set_at timestamptz NOT NULL DEFAULT now(),
-    replaced_at timestamptz,
-    CONSTRAINT aliases_order_check CHECK (replaced_at >= set_at),
-    CONSTRAINT aliases_collection_id_number_fkey
-        FOREIGN KEY (collection_id, number) REFERENCES versions (collection_id, number)
-);
-CREATE UNIQUE INDEX aliases_current_idx ON aliases (collection_id, name) WHERE replaced_at IS NULL;
-CREATE INDEX aliases_collection_id_name_set_at_idx ON aliases (collection_id, name, set_at);
-
-CREATE TABLE audit_events (
-    seq bigint CONSTRAINT audit_events_pkey PRIMARY KEY,
-    at timestamptz NOT NULL,
-    actor text NOT NULL CONSTRAINT audit_events_actor_check CHECK (actor <> ''),
-    role text NOT NULL CONSTRAINT audit_events_role_check CHECK (role IN ('viewer', 'editor', 'approver', 'admin')),
-    action text NOT NULL CONSTRAINT audit_events_action_check CHECK (action ~ '^[a-z]+:[a-z]+:[a-z]+$'),
-    collection_id bigint CONSTRAINT audit_events_collection_id_fkey REFERENCES collections,
-    subject text NOT NULL,
-    before text CONSTRAINT audit_events_before_check CHECK (before ~ '^[0-9a-f]{64}$'),
-    after text CONSTRAINT audit_events_after_check CHECK (after ~ '^[0-9a-f]{64}$'),
-    reason text NOT NULL,
-    request_id text,
-    details jsonb NOT NULL,
-    previous_hash text NOT NULL CONSTRAINT audit_events_previous_hash_check CHECK (previous_hash ~ '^[0-9a-f]{64}$'),
-    hash text NOT NULL CONSTRAINT audit_events_hash_check CHECK (hash ~ '^[0-9a-f]{64}$')
-);
-CREATE INDEX audit_events_collection_id_seq_idx ON audit_events (collection_id, seq);
-CREATE INDEX audit_events_subject_seq_idx ON audit_events (subject, seq);
-"""
-
-GUARDS = r"""
-CREATE FUNCTION melo_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    RAISE EXCEPTION '% on % is refused: the record only grows', TG_OP, TG_TABLE_NAME
-        USING ERRCODE = 'restrict_violation';
-END $$;
-
--- A state's range may be closed once; everything else about it stays.
-CREATE FUNCTION melo_close_only() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT upper_inf(OLD.valid) OR upper_inf(NEW.valid) OR lower(NEW.valid) <> lower(OLD.valid) THEN
-        RAISE EXCEPTION 'UPDATE on % is refused: only the open end of a state''s range may be closed, once',
-            TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
-    END IF;
-    OLD.valid := NEW.valid;
-    IF OLD IS DISTINCT FROM NEW THEN
-        RAISE EXCEPTION 'UPDATE on % is refused: a state never changes, it is followed by another',
-            TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
-    END IF;
-    RETURN NEW;
-END $$;
-
-CREATE FUNCTION melo_keep_collection() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF (NEW.id, NEW.name, NEW.model, NEW.model_digest, NEW."window", NEW.method, NEW.encoder, NEW.created_by,
-        NEW.created_at)
-       IS DISTINCT FROM
-       (OLD.id, OLD.name, OLD.model, OLD.model_digest, OLD."window", OLD.method, OLD.encoder, OLD.created_by,
-        OLD.created_at)
-       OR (OLD.encoder_digest IS NOT NULL AND NEW.encoder_digest IS DISTINCT FROM OLD.encoder_digest) THEN
-        RAISE EXCEPTION 'UPDATE on collections is refused: name, model, method and encoder are fixed'
-            USING ERRCODE = 'restrict_violation', HINT = 'Create another collection.';
-    END IF;
-    RETURN NEW;
-END $$;
-
-CREATE FUNCTION melo_keep_batch() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF (NEW.id, NEW.collection_id, NEW.submitted_by, NEW.submitted_at, NEW.edit_count, NEW.edits_digest)
-       IS DISTINCT FROM
-       (OLD.id, OLD.collection_id, OLD.submitted_by, OLD.submitted_at, OLD.edit_count, OLD.edits_digest)
-       OR OLD.state IN ('rejected', 'applied') THEN
-        RAISE EXCEPTION 'UPDATE on batches is refused: what was submitted, and how it ended, stays'
-            USING ERRCODE = 'restrict_violation';
-    END IF;
-    RETURN NEW;
-END $$;
-
-CREATE FUNCTION melo_replace_only() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF OLD.replaced_at IS NOT NULL OR NEW.replaced_at IS NULL THEN
-        RAISE EXCEPTION 'UPDATE on aliases is refused: an alias is only ever replaced, once'
-            USING ERRCODE = 'restrict_violation';
-    END IF;
-    OLD.replaced_at := NEW.replaced_at;
-    IF OLD IS DISTINCT FROM NEW THEN
-        RAISE EXCEPTION 'UPDATE on aliases is refused: where an alias pointed stays'
-            USING ERRCODE = 'restrict_violation';
-    END IF;
-    RETURN NEW;
-END $$;
-
--- Numbers follow each other without gaps: the collection's row is locked, so writers take turns. (NO KEY: rows that
--- refer to the collection may be written meanwhile.)
-CREATE FUNCTION melo_next_version() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE last versions%ROWTYPE;
-BEGIN
-    PERFORM 1 FROM collections WHERE id = NEW.collection_id FOR NO KEY UPDATE;
-    SELECT * INTO last FROM versions WHERE collection_id = NEW.collection_id ORDER BY number DESC LIMIT 1;
-    IF NEW.number <> coalesce(last.number, 0) + 1 OR NEW.parent_id IS DISTINCT FROM last.id THEN
-        RAISE EXCEPTION 'version % of collection % does not follow version %',
-            NEW.number, NEW.collection_id, coalesce(last.number, 0) USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    RETURN NEW;
-END $$;
-
--- The key is an arbitrary constant of this program; see registry.audit.repository.
-CREATE FUNCTION melo_next_event() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE last audit_events%ROWTYPE;
-BEGIN
-    PERFORM pg_advisory_xact_lock(7026368401);
-    SELECT * INTO last FROM audit_events ORDER BY seq DESC LIMIT 1;
-    IF NEW.seq <> coalesce(last.seq, 0) + 1 OR NEW.previous_hash <> coalesce(last.hash, repeat('0', 64)) THEN
-        RAISE EXCEPTION 'audit event % does not follow event %', NEW.seq, coalesce(last.seq, 0)
-            USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    RETURN NEW;
-END $$;
-
-CREATE TRIGGER next_version BEFORE INSERT ON versions FOR EACH ROW EXECUTE FUNCTION melo_next_version();
-CREATE TRIGGER next_event BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE FUNCTION melo_next_event();
-CREATE TRIGGER close_only BEFORE UPDATE ON clusters FOR EACH ROW EXECUTE FUNCTION melo_close_only();
-CREATE TRIGGER close_only BEFORE UPDATE ON activations FOR EACH ROW EXECUTE FUNCTION melo_close_only();
-CREATE TRIGGER keep BEFORE UPDATE ON collections FOR EACH ROW EXECUTE FUNCTION melo_keep_collection();
-CREATE TRIGGER keep BEFORE UPDATE ON batches FOR EACH ROW EXECUTE FUNCTION melo_keep_batch();
-CREATE TRIGGER replace_only BEFORE UPDATE ON aliases FOR EACH ROW EXECUTE FUNCTION melo_replace_only();
-"""
-
-NEVER_UPDATED = ("calibrations", "edits", "blocks", "block_edits", "points", "versions", "audit_events")
-NEVER_DELETED = ("collections", "batches", "jobs", "clusters", "activations", "aliases")
+FUNCTIONS = (
+    "melo_refuse_change", "melo_keep_foundation", "melo_keep_submission", "melo_require_right_to_approve",
+    "melo_require_approvals_of_batch", "melo_require_approvals_of_version", "melo_require_approvals_of_edits",
+    "melo_require_next_version", "melo_require_restored_state", "melo_only_close_range", "melo_only_replace_alias",
+    "melo_require_next_event", "melo_only_erase_content", "melo_require_unerased_edit", "melo_require_unerased_state",
+    "melo_only_use_or_revoke_key", "melo_keep_webhook", "melo_keep_delivery",
+)  # fmt: skip
 
 
 def upgrade() -> None:
     op.execute("CREATE EXTENSION IF NOT EXISTS vector")
-    op.execute(TABLES)
-    op.execute(GUARDS)
-    for table in NEVER_UPDATED:
-        op.execute(
-            f"CREATE TRIGGER refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
-            "FOR EACH STATEMENT EXECUTE FUNCTION melo_refuse()"
-        )
-    for table in NEVER_DELETED:
-        op.execute(
-            f"CREATE TRIGGER refuse BEFORE DELETE OR TRUNCATE ON {table} "
-            "FOR EACH STATEMENT EXECUTE FUNCTION melo_refuse()"
-        )
+    _collections()
+    _edits()
+    _jobs()
+    _content()
+    _versions()
+    _events()
+    _access()
+    _webhooks()
+    for subject in SUBJECTS:
+        op.execute((GUARDS / f"{subject}.sql").read_text(encoding="utf-8"))
 
 
 def downgrade() -> None:
     op.execute(
-        "DROP TABLE audit_events, aliases, activations, clusters, points, block_edits, blocks, versions, "
-        "worker_heartbeats, outbox, jobs, edits, batches, calibrations, collections"
+        "DROP TABLE webhook_deliveries, webhooks, idempotency_keys, alias_protections, api_key_roles, api_keys, "
+        "registry_identity, audit_events, aliases, activations, clusters, versions, points, block_edits, blocks, "
+        "worker_heartbeats, outbox, jobs, approvals, edits, batches, calibrations, collections"
     )
-    op.execute(
-        "DROP FUNCTION melo_refuse, melo_close_only, melo_keep_collection, melo_keep_batch, melo_replace_only, "
-        "melo_next_version, melo_next_event"
+    op.execute(f"DROP FUNCTION {', '.join(FUNCTIONS)}")
+
+
+def _collections() -> None:
+    op.create_table(
+        "collections",
+        _key(),
+        _text("name", NAME, unique=True),
+        _text("model", "<> ''"),
+        _text("model_digest", SHA256),
+        _number("window", '"window" > 0'),
+        _json("method", sa.CheckConstraint("jsonb_typeof(method) = 'object'", name="method")),
+        _text("encoder", "<> ''"),
+        _text("encoder_digest", SHA256, nullable=True),
+        sa.Column("self_approval", sa.Boolean, nullable=False, server_default=sa.false()),
+        _integer("approvals_needed", "approvals_needed BETWEEN 1 AND 10", server_default=sa.text("1")),
+        _list("approvers", sa.Text),
+        _text("checks", "IN ('none', 'keys', 'train')", server_default="keys"),
+        sa.Column("left_alone_needed", sa.Double),
+        _text("queue", "IN ('open', 'paused', 'draining')", server_default="open"),
+        _text("created_by"),
+        _moment("created_at"),
+        sa.CheckConstraint("cardinality(approvers) = 0 OR cardinality(approvers) >= approvals_needed", "approvers"),
+        sa.CheckConstraint("left_alone_needed > 0 AND left_alone_needed <= 1", "left_alone_needed"),
     )
+    op.create_table(
+        "calibrations",
+        _key(),
+        _refers("collection_id", "collections.id", unique=True),
+        sa.Column("data", sa.LargeBinary, nullable=False),
+        _text("sha256"),
+        _moment("created_at"),
+        sa.CheckConstraint("sha256 = encode(sha256(data), 'hex')", "sha256"),
+    )
+
+
+def _edits() -> None:
+    op.create_table(
+        "batches",
+        _key(),
+        _refers("collection_id", "collections.id"),
+        _text("state", "IN ('submitted', 'approved', 'rejected', 'training', 'applied', 'failed', 'cancelled')"),
+        _text("message", server_default=""),
+        _text("source", server_default=""),
+        _text("submitted_by"),
+        _moment("submitted_at"),
+        _text("decided_by", nullable=True),
+        _later("decided_at"),
+        _text("reason", nullable=True),
+        # How many approvals the policy asked for when the batch was decided on.
+        _integer("approvals_needed", "approvals_needed BETWEEN 1 AND 10", nullable=True),
+        _number("edit_count", "edit_count > 0"),
+        _text("edits_digest", SHA256),
+        _text("priority", "IN ('low', 'normal', 'high')", server_default="normal"),
+        _later("deadline"),
+        _json(
+            "training", sa.CheckConstraint("jsonb_typeof(training) = 'object'", name="training"), server_default="{}"
+        ),
+        # Nothing is trained or applied that nobody decided on.
+        sa.CheckConstraint(
+            "(state = 'submitted') = (decided_by IS NULL) AND (decided_by IS NULL) = (decided_at IS NULL)", "decision"
+        ),
+        sa.CheckConstraint("state IN ('submitted', 'rejected') OR approvals_needed IS NOT NULL", "needed"),
+    )
+    op.create_index("batches_collection_id_id_idx", "batches", ["collection_id", "id"])
+
+    # What is erased is empty, and what is empty was erased: a state between the two cannot be stored.
+    op.create_table(
+        "edits",
+        _key(),
+        _refers("batch_id", "batches.id"),
+        _refers("collection_id", "collections.id"),
+        _number("position", "position > 0"),
+        _text("prompt"),
+        _text("target"),
+        _list("rephrases", sa.Text),
+        _list("unchanged", sa.Text),
+        _text("kind", "IN ('qa', 'completion', 'classification')"),
+        _text("author"),
+        _text("reason", server_default=""),
+        _text("source", server_default=""),
+        _refers("replaces", "edits.id", nullable=True),
+        _text("prompt_key", SHA256),
+        _text("digest", SHA256),
+        _moment("created_at"),
+        _later("erased_at"),
+        sa.UniqueConstraint("batch_id", "position"),
+        sa.CheckConstraint(r"prompt ~ '\S' OR erased_at IS NOT NULL", "prompt"),
+        sa.CheckConstraint(r"target ~ '\S' OR erased_at IS NOT NULL", "target"),
+        sa.CheckConstraint(
+            "erased_at IS NULL OR (prompt, target, rephrases, unchanged, author, reason, source) "
+            "= ('', '', '{}'::text[], '{}'::text[], '', '', '')",
+            "erased",
+        ),
+    )
+    op.create_index("edits_collection_id_prompt_key_idx", "edits", ["collection_id", "prompt_key"])
+    op.create_index("edits_collection_id_id_idx", "edits", ["collection_id", "id"])
+    op.create_index("edits_replaces_idx", "edits", ["replaces"])
+    op.create_index("edits_erased_idx", "edits", ["collection_id"], postgresql_where="erased_at IS NOT NULL")
+
+    op.create_table(
+        "approvals",
+        _key(),
+        _refers("batch_id", "batches.id"),
+        _text("actor", "<> ''"),
+        _text("role", ROLES),
+        _text("reason", server_default=""),
+        _list("declined", sa.BigInteger),
+        _moment("created_at"),
+        sa.UniqueConstraint("batch_id", "actor"),
+    )
+
+
+def _jobs() -> None:
+    op.create_table(
+        "jobs",
+        _key(),
+        _refers("batch_id", "batches.id"),
+        _refers("collection_id", "collections.id"),
+        _text("kind", "IN ('check', 'train')", server_default="train"),
+        _text("state", "IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')"),
+        _number("attempt", server_default=sa.text("0")),
+        sa.Column("attempt_token", sa.Uuid),
+        _text("worker", nullable=True),
+        _later("lease_until"),
+        _text("device", nullable=True),
+        _json("libraries", nullable=True),
+        _number("seed"),
+        _json("settings"),
+        # Which edits were trained in one go, in their order, also those of other jobs: what gives the same bytes again.
+        sa.Column("lessons", ARRAY(sa.BigInteger)),
+        # After a failure that may pass, the job waits until then.
+        _later("not_before"),
+        _json("progress", nullable=True),
+        _json("loss_curve", nullable=True),
+        _json("timings", nullable=True),
+        _json("report", nullable=True),
+        _number("peak_memory_bytes", nullable=True),
+        _text("error", nullable=True),
+        _moment("created_at"),
+        _later("started_at"),
+        _later("finished_at"),
+        sa.CheckConstraint(
+            "state <> 'running' OR (attempt_token IS NOT NULL AND lease_until IS NOT NULL AND worker IS NOT NULL)",
+            "lease",
+        ),
+        sa.CheckConstraint("(state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", "finished"),
+        sa.CheckConstraint("state <> 'failed' OR error IS NOT NULL", "error"),
+    )
+    op.create_index(
+        "jobs_one_live_per_batch_idx",
+        "jobs",
+        ["batch_id", "kind"],
+        unique=True,
+        postgresql_where="state IN ('queued', 'running', 'succeeded')",
+    )
+    op.create_index("jobs_lease_idx", "jobs", ["lease_until"], postgresql_where="state = 'running'")
+    op.create_index("jobs_queued_idx", "jobs", ["created_at"], postgresql_where="state = 'queued'")
+    # The order in which a collection's batches are trained and applied is looked up at every claim.
+    op.create_index("jobs_live_idx", "jobs", ["collection_id", "id"], postgresql_where="state IN ('queued', 'running')")
+    op.create_index("jobs_batch_id_id_idx", "jobs", ["batch_id", "id"])
+
+    op.create_table(
+        "outbox",
+        _key(),
+        _text("topic"),
+        _refers("job_id", "jobs.id"),
+        _json("payload"),
+        _moment("created_at"),
+        _later("sent_at"),
+        _number("attempts", server_default=sa.text("0")),
+    )
+    op.create_index("outbox_unsent_idx", "outbox", ["id"], postgresql_where="sent_at IS NULL")
+    op.create_index("outbox_job_id_idx", "outbox", ["job_id"])
+
+    op.create_table(
+        "worker_heartbeats",
+        sa.Column("worker", sa.Text, primary_key=True),
+        _text("device"),
+        _moment("seen_at"),
+        _json("models"),
+    )
+
+
+def _content() -> None:
+    op.create_table(
+        "blocks",
+        _key(),
+        _refers("collection_id", "collections.id"),
+        _refers("job_id", "jobs.id"),
+        sa.Column("data", sa.LargeBinary, nullable=False),
+        _text("sha256"),
+        _json("shapes"),
+        _integer("rank", "rank > 0"),
+        sa.Column("scale", sa.Double, nullable=False),
+        sa.Column("loss", sa.Double, nullable=False),
+        _integer("iterations", "iterations >= 0"),
+        _moment("created_at"),
+        _later("erased_at"),
+        sa.CheckConstraint("erased_at IS NOT NULL OR sha256 = encode(sha256(data), 'hex')", "sha256"),
+        sa.CheckConstraint("erased_at IS NULL OR data = ''", "erased"),
+    )
+    # Trained weights do not compress: spare the attempt on every write.
+    op.execute("ALTER TABLE blocks ALTER COLUMN data SET STORAGE EXTERNAL")
+    op.create_index("blocks_collection_id_idx", "blocks", ["collection_id"])
+    op.create_index("blocks_job_id_idx", "blocks", ["job_id"])
+
+    op.create_table(
+        "block_edits",
+        _refers("block_id", "blocks.id", primary_key=True),
+        _refers("edit_id", "edits.id", primary_key=True),
+    )
+    op.create_index("block_edits_edit_id_idx", "block_edits", ["edit_id"])
+
+    op.create_table(
+        "points",
+        _key(),
+        _refers("collection_id", "collections.id"),
+        _refers("edit_id", "edits.id"),
+        _refers("block_id", "blocks.id"),
+        _text("role", "IN ('prompt', 'rephrase')"),
+        sa.Column("key", VECTOR),
+        _moment("created_at"),
+        _later("erased_at"),
+        sa.CheckConstraint("(key IS NULL) = (erased_at IS NOT NULL)", "erased"),
+    )
+    op.create_index("points_edit_id_idx", "points", ["edit_id"])
+    op.create_index("points_block_id_idx", "points", ["block_id"])
+
+
+def _versions() -> None:
+    op.create_table(
+        "versions",
+        _key(),
+        _refers("collection_id", "collections.id"),
+        _integer("number", "number > 0"),
+        _refers("parent_id", "versions.id", nullable=True),
+        _text("kind", "IN ('apply', 'retire', 'revert', 'rollback')"),
+        _text("message", server_default=""),
+        _text("reason", server_default=""),
+        _text("author"),
+        _refers("batch_id", "batches.id", nullable=True),
+        _integer("restores", nullable=True),
+        _integer("reverts", nullable=True),
+        _integer("state"),
+        _text("content_digest", SHA256),
+        sa.Column("content_state", sa.LargeBinary, nullable=False),
+        _integer("edit_count", "edit_count >= 0"),
+        _integer("cluster_count"),
+        _integer("block_count"),
+        _moment("created_at"),
+        sa.UniqueConstraint("collection_id", "number"),
+        sa.CheckConstraint("(number = 1) = (parent_id IS NULL)", "parent"),
+        sa.CheckConstraint("(kind = 'apply') = (batch_id IS NOT NULL)", "batch"),
+        sa.CheckConstraint(
+            "(kind = 'rollback') = (restores IS NOT NULL) AND restores >= 0 AND restores < number", "restores"
+        ),
+        sa.CheckConstraint("(kind = 'revert') = (reverts IS NOT NULL) AND reverts > 0 AND reverts < number", "reverts"),
+        sa.CheckConstraint("state BETWEEN 0 AND number AND (kind = 'rollback' OR state = number)", "state"),
+        sa.CheckConstraint("octet_length(content_state) = 384", "content_state"),
+        sa.CheckConstraint("cluster_count >= 0 AND block_count >= 0", "counts"),
+        sa.CheckConstraint(r"kind = 'apply' OR reason ~ '\S'", "reason"),
+    )
+    # Hashes do not compress, and a version's row is read whole.
+    op.execute("ALTER TABLE versions ALTER COLUMN content_state SET STORAGE PLAIN")
+    op.create_index(
+        "versions_one_per_batch_idx", "versions", ["batch_id"], unique=True, postgresql_where="batch_id IS NOT NULL"
+    )
+    # The newest version whose state is its own: what the open ranges show.
+    op.create_index(
+        "versions_own_state_idx", "versions", ["collection_id", "number"], postgresql_where="state = number"
+    )
+    op.create_index(
+        "versions_rollbacks_idx", "versions", ["collection_id", "number"], postgresql_where="kind = 'rollback'"
+    )
+    op.create_index(
+        "versions_collection_id_created_at_number_idx", "versions", ["collection_id", "created_at", "number"]
+    )
+
+    op.execute("CREATE SEQUENCE cluster_numbers AS bigint")
+    op.create_table(
+        "clusters",
+        _key(),
+        _refers("collection_id", "collections.id"),
+        _number("cluster_no", server_default=sa.text("nextval('cluster_numbers')")),
+        # The key of its point, and the target's tokens: both go with what is erased.
+        sa.Column("centre", VECTOR),
+        sa.Column("radius", sa.Double, nullable=False),
+        sa.Column("label", ARRAY(sa.Integer), nullable=False),
+        sa.Column("members", ARRAY(sa.BigInteger), nullable=False),
+        _text("digest", SHA256),
+        _valid(),
+        _later("erased_at"),
+        sa.CheckConstraint("radius >= 0 AND radius < 'Infinity'", "radius"),
+        sa.CheckConstraint("cardinality(members) > 0", "members"),
+        sa.CheckConstraint(
+            "(centre IS NULL) = (erased_at IS NOT NULL) AND (erased_at IS NULL OR label = '{}')", "erased"
+        ),
+        _one_state("clusters", "cluster_no"),
+    )
+    op.execute("ALTER SEQUENCE cluster_numbers OWNED BY clusters.cluster_no")
+    op.create_index("clusters_valid_idx", "clusters", [_range("collection_id"), "valid"], postgresql_using="gist")
+    # Where a point is, in any state and not in the open ones alone. A list of what is not yet in the index would be
+    # read through at each look: 1 ms for each point of a version.
+    op.create_index(
+        "clusters_members_idx",
+        "clusters",
+        ["members"],
+        postgresql_using="gin",
+        postgresql_with={"fastupdate": "off"},
+    )
+    op.create_index(
+        "clusters_open_idx",
+        "clusters",
+        ["collection_id", "cluster_no"],
+        unique=True,
+        postgresql_where="upper_inf(valid)",
+    )
+    op.create_index("clusters_cluster_no_idx", "clusters", ["cluster_no"])
+    _bounds("clusters", "cluster_no")
+
+    op.create_table(
+        "activations",
+        _key(),
+        _refers("collection_id", "collections.id"),
+        _refers("edit_id", "edits.id"),
+        _text("prompt_key"),
+        _valid(),
+        _one_state("activations", "edit_id"),
+    )
+    op.create_index("activations_valid_idx", "activations", [_range("collection_id"), "valid"], postgresql_using="gist")
+    # At most one active edit for a prompt: a contradiction cannot be applied, whatever the code does.
+    op.create_index(
+        "activations_one_per_prompt_idx",
+        "activations",
+        ["collection_id", "prompt_key"],
+        unique=True,
+        postgresql_where="upper_inf(valid)",
+    )
+    op.create_index("activations_edit_id_idx", "activations", ["edit_id"])
+    _bounds("activations", "edit_id")
+
+    op.create_table(
+        "aliases",
+        _key(),
+        _refers("collection_id", "collections.id"),
+        _alias_name(),
+        _integer("number"),
+        _text("set_by"),
+        _text("reason", server_default=""),
+        _moment("set_at"),
+        _later("replaced_at"),
+        sa.CheckConstraint("replaced_at >= set_at", "order"),
+        sa.ForeignKeyConstraint(["collection_id", "number"], ["versions.collection_id", "versions.number"]),
+    )
+    op.create_index(
+        "aliases_current_idx",
+        "aliases",
+        ["collection_id", "name"],
+        unique=True,
+        postgresql_where="replaced_at IS NULL",
+    )
+    op.create_index("aliases_collection_id_name_set_at_idx", "aliases", ["collection_id", "name", "set_at"])
+
+
+def _events() -> None:
+    op.create_table(
+        "audit_events",
+        sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        _text("actor", "<> ''"),
+        _text("role", ROLES),
+        _text("action", "~ '^[a-z]+:[a-z]+:[a-z]+$'"),
+        _refers("collection_id", "collections.id", nullable=True),
+        _text("subject"),
+        _text("before", SHA256, nullable=True),
+        _text("after", SHA256, nullable=True),
+        _text("reason"),
+        _text("request_id", nullable=True),
+        _json("details"),
+        _text("previous_hash", SHA256),
+        _text("hash", SHA256),
+    )
+    op.create_index("audit_events_collection_id_seq_idx", "audit_events", ["collection_id", "seq"])
+    op.create_index("audit_events_subject_seq_idx", "audit_events", ["subject", "seq"])
+
+    # One row, made once: two registries are told apart by it, and a copy of one from another.
+    op.create_table(
+        "registry_identity",
+        sa.Column("one", sa.Boolean, sa.CheckConstraint("one", name="one"), primary_key=True, server_default=sa.true()),
+        sa.Column("registry_id", sa.Uuid, nullable=False, server_default=sa.func.gen_random_uuid()),
+        _moment("created_at"),
+    )
+    op.execute("INSERT INTO registry_identity DEFAULT VALUES")
+
+
+def _access() -> None:
+    op.create_table(
+        "api_keys",
+        _key(),
+        _text("name", NAME),
+        _text("actor", r"~ '\S'"),
+        _text("prefix", "~ '^[0-9a-f]{12}$'", unique=True),
+        _text("secret_sha256", SHA256),
+        _text("created_by"),
+        _moment("created_at"),
+        _later("expires_at"),
+        _later("revoked_at"),
+        _text("revoked_by", nullable=True),
+        _later("last_used_at"),
+        sa.CheckConstraint("expires_at > created_at", "expires_at"),
+        sa.CheckConstraint("(revoked_at IS NULL) = (revoked_by IS NULL)", "revoked"),
+    )
+    op.create_index("api_keys_name_idx", "api_keys", ["name"], unique=True, postgresql_where="revoked_at IS NULL")
+
+    op.create_table(
+        "api_key_roles",
+        _key(),
+        _refers("key_id", "api_keys.id"),
+        _refers("collection_id", "collections.id", nullable=True),
+        _text("role", ROLES),
+        sa.UniqueConstraint("key_id", "collection_id"),
+    )
+    op.create_index(
+        "api_key_roles_everywhere_idx",
+        "api_key_roles",
+        ["key_id"],
+        unique=True,
+        postgresql_where="collection_id IS NULL",
+    )
+    op.create_index("api_key_roles_collection_id_idx", "api_key_roles", ["collection_id"])
+
+    op.create_table(
+        "alias_protections",
+        _refers("collection_id", "collections.id", primary_key=True),
+        _alias_name(primary_key=True),
+        _text("role", "IN ('approver', 'admin')"),
+        _text("protected_by"),
+        _text("reason"),
+        _moment("protected_at"),
+    )
+
+    # No part of the record: an answer is deleted when it is a day old. It is never changed, though: a key stands for
+    # one request and one answer.
+    op.create_table(
+        "idempotency_keys",
+        _text("scope", primary_key=True),
+        _text("key", r"~ '^[\x20-\x7e]{1,255}$'", primary_key=True),
+        _text("method", "IN ('POST', 'PUT', 'PATCH', 'DELETE')"),
+        _text("path"),
+        _text("request_digest", SHA256),
+        _integer("status", "status BETWEEN 200 AND 399"),
+        _json("headers"),
+        sa.Column("body", sa.LargeBinary),
+        _moment("created_at"),
+    )
+    op.create_index("idempotency_keys_created_at_idx", "idempotency_keys", ["created_at"])
+
+
+def _webhooks() -> None:
+    op.create_table(
+        "webhooks",
+        _key(),
+        _refers("collection_id", "collections.id", nullable=True),
+        _text("url", "~ '^https?://'"),
+        _text("secret", "~ '^whsec_'", nullable=True),
+        sa.Column("events", ARRAY(sa.Text), nullable=False),
+        _text("description", server_default=""),
+        _text("created_by"),
+        _moment("created_at"),
+        _number("seen_seq", "seen_seq >= 0"),
+        _later("removed_at"),
+        sa.CheckConstraint("cardinality(events) > 0 AND events <@ ARRAY['version', 'alias', 'batch']", "events"),
+        # A secret is kept as long as something is signed with it.
+        sa.CheckConstraint("(removed_at IS NULL) = (secret IS NOT NULL)", "removed"),
+    )
+    op.create_index("webhooks_collection_id_idx", "webhooks", ["collection_id"])
+
+    op.create_table(
+        "webhook_deliveries",
+        _key(),
+        _refers("webhook_id", "webhooks.id"),
+        _refers("event_seq", "audit_events.seq", nullable=True),
+        sa.Column("message_id", sa.Uuid, nullable=False, server_default=sa.func.gen_random_uuid()),
+        _json("payload"),
+        _number("attempts", server_default=sa.text("0")),
+        _moment("next_at"),
+        _integer("last_status", nullable=True),
+        _text("last_error", nullable=True),
+        _moment("created_at"),
+        _later("delivered_at"),
+        _later("failed_at"),
+        sa.UniqueConstraint("webhook_id", "event_seq"),
+        sa.CheckConstraint("delivered_at IS NULL OR failed_at IS NULL", "end"),
+    )
+    op.create_index(
+        "webhook_deliveries_pending_idx",
+        "webhook_deliveries",
+        ["webhook_id", "id"],
+        postgresql_where="delivered_at IS NULL AND failed_at IS NULL",
+    )
+    op.create_index("webhook_deliveries_webhook_id_id_idx", "webhook_deliveries", ["webhook_id", "id"])
+    op.create_index("webhook_deliveries_event_seq_idx", "webhook_deliveries", ["event_seq"])
+
+
+def _key() -> sa.Column[Any]:
+    """GENERATED ALWAYS: a row's id cannot be chosen, so it cannot be reused by hand."""
+    return sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True)
+
+
+def _refers(name: str, to: str, **more: Any) -> sa.Column[Any]:
+    return sa.Column(name, sa.BigInteger, sa.ForeignKey(to), **{"nullable": False, "autoincrement": False} | more)
+
+
+def _text(name: str, condition: str | None = None, **more: Any) -> sa.Column[Any]:
+    """condition: what the value must be, as SQL that follows the column's name."""
+    check = [] if condition is None else [sa.CheckConstraint(f"{name} {condition}", name=name)]
+    return sa.Column(name, sa.Text, *check, **{"nullable": False} | more)
+
+
+def _number(name: str, condition: str | None = None, **more: Any) -> sa.Column[Any]:
+    return _numeric(name, sa.BigInteger, condition, **more)
+
+
+def _integer(name: str, condition: str | None = None, **more: Any) -> sa.Column[Any]:
+    return _numeric(name, sa.Integer, condition, **more)
+
+
+def _numeric(name: str, type_: Any, condition: str | None, **more: Any) -> sa.Column[Any]:
+    check = [] if condition is None else [sa.CheckConstraint(condition, name=name)]
+    return sa.Column(name, type_, *check, **{"nullable": False} | more)
+
+
+def _json(name: str, *check: sa.CheckConstraint, **more: Any) -> sa.Column[Any]:
+    return sa.Column(name, JSONB, *check, **{"nullable": False} | more)
+
+
+def _list(name: str, of: Any) -> sa.Column[Any]:
+    return sa.Column(name, ARRAY(of), nullable=False, server_default="{}")
+
+
+def _moment(name: str) -> sa.Column[Any]:
+    return sa.Column(name, sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now())
+
+
+def _later(name: str) -> sa.Column[Any]:
+    return sa.Column(name, sa.DateTime(timezone=True))
+
+
+def _alias_name(**more: Any) -> sa.Column[Any]:
+    """Numbers, `base` and `latest` mean versions by themselves."""
+    return _text("name", f"{NAME} AND name !~ '^[0-9]+$' AND name NOT IN ('base', 'latest')", **more)
+
+
+def _valid() -> sa.Column[Any]:
+    """The versions for which a state holds."""
+    check = sa.CheckConstraint("NOT isempty(valid) AND lower(valid) > 0", name="valid")
+    return sa.Column("valid", INT4RANGE, check, nullable=False)
+
+
+def _range(column: str) -> Any:
+    """An id as a range: GiST can then hold it beside `valid` without btree_gist."""
+    return sa.text(f"int8range({column}, {column}, '[]')")
+
+
+def _one_state(table: str, column: str) -> ExcludeConstraint:
+    return ExcludeConstraint((_range(column), "="), ("valid", "&&"), name=f"{table}_one_state_excl", using="gist")
+
+
+def _bounds(table: str, column: str) -> None:
+    """What began or ended between two states, which is all that differs between them."""
+    for name, bound in (("begun", "lower"), ("ended", "upper")):
+        op.create_index(f"{table}_{name}_idx", table, ["collection_id", sa.text(f"{bound}(valid)"), column])

@@ -5,7 +5,7 @@ from datetime import UTC
 from typing import Any
 
 from registry.audit.models import AuditEvent
-from registry.digests import event_hash
+from registry.digests import EVENT_FORMAT, event_hash
 
 GENESIS = "0" * 64  # what the first event follows
 
@@ -13,6 +13,7 @@ GENESIS = "0" * 64  # what the first event follows
 def hashed_fields(event: AuditEvent) -> dict[str, Any]:
     """Everything that an event's hash covers; the time in UTC, to the microsecond."""
     return {
+        "format": EVENT_FORMAT,
         "seq": event.seq,
         "at": event.at.astimezone(UTC).isoformat(timespec="microseconds"),
         "actor": event.actor,
@@ -42,6 +43,8 @@ def follow(
             wrong.append(f"event {seq + 1} is missing before it")
         if previous is not None and event["previous_hash"] != previous:
             wrong.append("it does not follow the event before it: one of the two was changed")
+        if event.get("format") != EVENT_FORMAT:
+            wrong.append(f"its form is {event.get('format')!r}, and this program reads {EVENT_FORMAT}")
         if not _is_hash(event):
             wrong.append("its content does not match its hash")
         yield event["seq"], wrong

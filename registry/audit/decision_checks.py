@@ -119,29 +119,27 @@ def _digests(session: Session, batch_id: int) -> Iterator[str]:
 
 def check_approvals(session: Session) -> Checked:
     """Every approval has its event, of the same person, in the same role, for the same reason, declining the same."""
-    event, given = aliased(AuditEvent), aliased(AuditEvent)
-    theirs = (
+    event = aliased(AuditEvent)
+    # Their first: who has approved may approve again what failed, which changes nothing of the approval.
+    first = (
         select(func.min(event.seq))
         .where(event.subject == func.concat("batch/", Approval.batch_id))
         .where(event.action == Action.BATCH_APPROVE, event.actor == Approval.actor)
+        .scalar_subquery()
     )
-    first = theirs.scalar_subquery()
-    # Earlier releases kept no approvals: those that were made of their batches have the last decision's reason.
-    latest = theirs.with_only_columns(func.max(event.seq)).where(~event.details.has_key("approval")).scalar_subquery()
     query = (
-        select(Approval, AuditEvent, given)
+        select(Approval, AuditEvent)
         .select_from(Approval)
         .outerjoin(AuditEvent, AuditEvent.seq == first)
-        .outerjoin(given, given.seq == func.coalesce(latest, first))
         .order_by(Approval.id)
     )
-    for approval, told, last in session.execute(query.execution_options(yield_per=_FEW)):
+    for approval, told in session.execute(query.execution_options(yield_per=_FEW)):
         wrong = []
         if told is None:
             wrong.append("its event is missing")
-        elif told.details.get("declined", []) != sorted(approval.declined) or told.role != approval.role:
+        elif told.details.get("declined") != sorted(approval.declined) or told.role != approval.role:
             wrong.append("the edits that it declines, or its role, differ from its event")
-        elif last.reason != approval.reason or not _is_just_before(approval.created_at, last.at):
+        elif told.reason != approval.reason or not _is_just_before(approval.created_at, told.at):
             wrong.append("its reason or its time differ from its event")
         yield f"approval of batch {approval.batch_id} by {approval.actor}", wrong
 
@@ -192,7 +190,7 @@ def _wrong_with(row: Any) -> list[str]:
         return ["where it points, who set it, or why, differs from its event"]
     wrong = []
     set_at = row.set_at.astimezone(UTC).isoformat(timespec="microseconds")
-    if row.told_at not in (None, set_at) or not _is_just_before(row.set_at, row.at):
+    if row.told_at != set_at or not _is_just_before(row.set_at, row.at):
         wrong.append("the time when it was set differs from its event")
     if row.replaced_at != row.followed_at:
         wrong.append("the time when it was replaced is not when the next one was set")

@@ -15,7 +15,7 @@ _MANY = 2_000
 
 
 def check_policies(session: Session) -> Checked:
-    """Every collection has the policy that its last event tells. (Those of earlier releases tell less.)"""
+    """Every collection has the policy that its last event tells. (A missing event is the collection's finding.)"""
     told = aliased(AuditEvent)
     last = (
         select(func.max(told.seq))
@@ -25,10 +25,14 @@ def check_policies(session: Session) -> Checked:
     )
     query = select(Collection, AuditEvent).outerjoin(AuditEvent, AuditEvent.seq == last).order_by(Collection.id)
     for collection, event in session.execute(query.execution_options(yield_per=_FEW)):
-        known = event.details.get("after", event.details) if event else {}
-        differs = [name for name, value in policy.of(collection).items() if known.get(name, value) != value]
-        wrong = f"its {', '.join(differs)} differ from event {event.seq}" if differs else ""
-        yield f"policy of {collection.name}", [wrong] if wrong else []
+        wrong = _differences_from(event, collection) if event else []
+        yield f"policy of {collection.name}", wrong
+
+
+def _differences_from(event: AuditEvent, collection: Collection) -> list[str]:
+    told = event.details.get("after", event.details)  # of a change, or of the collection's making
+    differs = [name for name, value in policy.of(collection).items() if name not in told or told[name] != value]
+    return [f"its {', '.join(differs)} differ from event {event.seq}"] if differs else []
 
 
 def check_queues(session: Session) -> Checked:
@@ -60,7 +64,7 @@ def check_given(session: Session) -> Checked:
     query = (
         select(AuditEvent.seq, AuditEvent.subject, AuditEvent.actor, Approval.id)
         .outerjoin(Approval, row)
-        .where(AuditEvent.action == Action.BATCH_APPROVE, AuditEvent.details.has_key("approval"))
+        .where(AuditEvent.action == Action.BATCH_APPROVE)
         .order_by(AuditEvent.seq)
     )
     for event in session.execute(query.execution_options(yield_per=_MANY)):
@@ -69,7 +73,7 @@ def check_given(session: Session) -> Checked:
 
 
 def check_needed(session: Session) -> Checked:
-    """Every batch that was approved needed as many approvals as the event of its decision says; before, it was one."""
+    """Every batch that was approved needed as many approvals as the event of its decision says."""
     told = aliased(AuditEvent)
     last = (
         select(func.max(told.seq))
@@ -84,6 +88,6 @@ def check_needed(session: Session) -> Checked:
         .order_by(Batch.id)
     )
     for batch in session.execute(query.execution_options(yield_per=_MANY)):
-        needed = (batch.details or {}).get("approvals_needed", 1)
+        needed = (batch.details or {}).get("approvals_needed")
         wrong = f"it is said to have needed {batch.approvals_needed} approvals, but needed {needed}"
         yield f"batch {batch.id}", [] if needed == batch.approvals_needed else [wrong]

@@ -73,10 +73,10 @@ def registry_id(session: Session) -> str:
     return str(session.scalars(select(RegistryIdentity.registry_id)).one())
 
 
-# 8 is the bit of DELETE.
+# By the triggers of `migrations/sql/growth.sql`. 8 is the bit of DELETE.
 _NEVER_DELETED = """
 SELECT relname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid JOIN pg_proc ON pg_proc.oid = tgfoid
-WHERE proname = 'melo_refuse' AND tgtype & 8 <> 0 AND relnamespace = current_schema()::regnamespace
+WHERE proname = 'melo_refuse_change' AND tgtype & 8 <> 0 AND relnamespace = current_schema()::regnamespace
 ORDER BY relname
 """
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from registry.audit.checked import Checked
 from registry.audit.models import AuditEvent
 from registry.collections.models import Collection
-from registry.digests import FORMAT, Foundation, cluster_element, content_digest, edit_element
+from registry.digests import Foundation, cluster_element, content_digest, edit_element
 from registry.multiset import PRIME, Multiset, product
 from registry.versions import repository
 from registry.versions.models import Version
@@ -87,10 +87,9 @@ def _differences_from(event: AuditEvent | None, version: Version) -> list[str]:
     did = (event.action, details.get("batch"), details.get("reverts"), details.get("to"))
     if did != (f"collection:version:{version.kind}", version.batch_id, version.reverts, version.restores):
         return ["its kind, or the batch or the version that it comes from, differ from its event"]
-    # Events of earlier releases do not hold these.
     made_at = version.created_at.astimezone(UTC).isoformat(timespec="microseconds")
     counts = [version.edit_count, version.cluster_count, version.block_count]
-    if event.details.get("made_at", made_at) != made_at or event.details.get("counts", counts) != counts:
+    if (details.get("made_at"), details.get("counts")) != (made_at, counts):
         return ["its time or its counts differ from its event"]
     return []
 
@@ -109,11 +108,9 @@ class _States:
 
     def __post_init__(self) -> None:
         self.foundation: Foundation = repository.foundation(self.session, self.collection)
-        self._listed = self.collection.digest_format == FORMAT  # each digest costs the whole content
-        base = repository.digest_in(self.session, self.collection, 0)
-        self.shown[0] = True, (base, None if self._listed else bytes(Multiset()), 0, 0)
-        rows = () if self._listed else self._bounds()
-        self._rest = iter(rows)
+        base = Multiset()
+        self.shown[0] = True, (content_digest(self.foundation, base), bytes(base), 0, 0)
+        self._rest = iter(self._bounds())
         self._next = next(self._rest, None)
 
     def wrong_with(self, version: Version) -> list[str]:
@@ -124,16 +121,12 @@ class _States:
         right = self._recomputed(version)
         self.shown[version.number] = right, facts
         wrong = [] if right else ["its content does not match its digest"]
-        if not self._listed and (version.edit_count, version.cluster_count) != (self.edits, self.clusters):
+        if (version.edit_count, version.cluster_count) != (self.edits, self.clusters):
             wrong.append("its counts are not those of its content")
         return wrong
 
     def _recomputed(self, version: Version) -> bool:
-        if self._listed:
-            return repository.digest_in(self.session, self.collection, version.state) == version.content_digest
         self._advance_to(version.number)
-        if version.content_state is None:
-            return False
         stored = Multiset.from_bytes(version.content_state)
         same = stored.state * self.went % PRIME == self.came
         return same and content_digest(self.foundation, stored) == version.content_digest

@@ -49,7 +49,7 @@ class Manifest(BaseModel):
 
     format: str = FORMAT
     revision: str
-    registry: str | None = None  # where the schema is older than the registry's name
+    registry: str
     time: str
     head_seq: int
     head_hash: str

@@ -58,15 +58,13 @@ def _write(
     with engine.connect().execution_options(**snapshot) as connection:
         session, raw = Session(connection), tables.raw(connection)
         tip = audit.tip(session)  # the first query takes the snapshot
-        found = tables.tables(connection)
         members = []
-        for table in found:
+        for table in tables.tables(connection):
             count = _counting(watch, table.name, tables.count(raw, table.name))
             members.append(archive.add(table.name, table.columns, tables.rows_of(raw, table), count))
-        named = any(table.name == "registry_identity" for table in found)
         manifest = Manifest(
             revision=revision,
-            registry=audit.registry_id(session) if named else None,
+            registry=audit.registry_id(session),
             time=tip.now.astimezone(UTC).isoformat(timespec="microseconds"),
             head_seq=tip.seq,
             head_hash=tip.hash,
@@ -158,7 +156,6 @@ def _load(engine: Engine, archive: Archive, watch: Watch) -> None:
             )
         names = list(expected)
         tables.set_triggers(raw, names, enabled=False)
-        unasked = tables.drop_unasked_checks(raw)
         _refuse_filled(tables.filled(raw, [name for name in names if name not in tables.MADE_BY_MIGRATION]))
         for member in members:
             if member.table in tables.MADE_BY_MIGRATION:
@@ -169,7 +166,6 @@ def _load(engine: Engine, archive: Archive, watch: Watch) -> None:
         for state in manifest.sequences:
             with _refusals_of(f"the counter {state.name}"):
                 tables.set_sequence(raw, state)
-        tables.add_checks(raw, unasked)
         tables.set_triggers(raw, names, enabled=True)
 
 

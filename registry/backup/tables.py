@@ -104,37 +104,6 @@ def set_triggers(connection: Raw, names: Sequence[str], *, enabled: bool) -> Non
         connection.execute(sql.SQL("ALTER TABLE {} {} TRIGGER USER").format(sql.Identifier(name), word))
 
 
-@dataclass(frozen=True)
-class UnaskedCheck:
-    """A constraint that a migration did not ask of the rows that were there, and COPY would."""
-
-    table: str
-    name: str
-    definition: str  # with its NOT VALID
-
-
-def drop_unasked_checks(connection: Raw) -> list[UnaskedCheck]:
-    """Until `add_checks`, in the same transaction: rows are loaded that the rule was not asked of."""
-    rows = connection.execute(
-        "SELECT relname, conname, pg_get_constraintdef(pg_constraint.oid) FROM pg_constraint "
-        "JOIN pg_class ON pg_class.oid = conrelid "
-        "WHERE contype = 'c' AND NOT convalidated AND connamespace = current_schema()::regnamespace "
-        "ORDER BY relname, conname"
-    ).fetchall()
-    found = [UnaskedCheck(*row) for row in rows]
-    for each in found:
-        statement = sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}")
-        connection.execute(statement.format(sql.Identifier(each.table), sql.Identifier(each.name)))
-    return found
-
-
-def add_checks(connection: Raw, checks: Iterable[UnaskedCheck]) -> None:
-    for each in checks:
-        names = sql.Identifier(each.table), sql.Identifier(each.name)
-        statement = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} ").format(*names).as_bytes(connection)
-        connection.execute(statement + each.definition.encode())  # the database's own words
-
-
 def clear(connection: Raw, table: str) -> None:
     connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
 

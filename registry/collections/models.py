@@ -1,6 +1,6 @@
 """Tables: collections, and the encoder statistics that each one's keys are whitened with."""
 
-from sqlalchemy import Double, ForeignKey, Integer, SmallInteger, Text, false
+from sqlalchemy import Double, ForeignKey, Integer, Text, false
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -20,7 +20,6 @@ class Collection(Base):
     method: Mapped[Json]  # settings that melo_core understands
     encoder: Mapped[str]
     encoder_digest: Mapped[str | None]  # written once, by the first finishing job or check
-    digest_format: Mapped[int] = mapped_column(SmallInteger, server_default="2")  # of its versions; see digests
     # The policy, under which its batches are decided on: it may change, with an event that says why.
     self_approval: Mapped[bool] = mapped_column(server_default=false())
     approvals_needed: Mapped[int] = mapped_column(Integer, server_default="1")  # by as many different people

@@ -21,7 +21,7 @@ def add_message(session: Session, topic: str, job_id: int, attempts: int = 0) ->
 
     attempts: times that messages for the same were sent before it.
     """
-    queue, priority = route_of(session, job_id)
+    queue, priority = _route_of(session, job_id)
     payload = {"job_id": job_id, "queue": queue, "priority": priority}
     session.add(OutboxMessage(topic=topic, job_id=job_id, payload=payload, attempts=attempts))
 
@@ -33,7 +33,7 @@ def add_again(session: Session, topic: str, job_id: int) -> None:
     add_message(session, topic, job_id, max(attempts, default=0))
 
 
-def route_of(session: Session, job_id: int) -> tuple[str, int]:
+def _route_of(session: Session, job_id: int) -> tuple[str, int]:
     """The broker's queue, and the priority there, of a job's messages."""
     query = (
         select(Collection.model_digest, Batch.priority)

@@ -50,7 +50,7 @@ def replay_of(session: Session, job_id: int) -> Replay:
         blocks = [block for block in blocks if set(job.lessons).issuperset(block.edits)]
     if not blocks:
         raise _trained_nothing(session, job)
-    # Of jobs that were done before this was kept: each by itself, in the order of the submission.
+    # A check keeps no such list: it trains the edits of its own batch, in the order of the submission.
     trained = job.lessons or [edit_id for block in blocks for edit_id in block.edits]
     found = {edit.id: edit for edit in edits.by_ids(session, trained)}
     if job.lessons is None:

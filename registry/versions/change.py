@@ -6,14 +6,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from registry.collections.models import Collection
-from registry.digests import (
-    FORMAT,
-    MemberContent,
-    cluster_digest,
-    cluster_element,
-    content_digest,
-    edit_element,
-)
+from registry.digests import MemberContent, cluster_digest, cluster_element, content_digest, edit_element
 from registry.edits import repository as edits
 from registry.edits.models import Edit
 from registry.errors import InvalidResult
@@ -97,22 +90,17 @@ class Change:
             self.collection,
             newest,
             state=self.number,
-            content_state=bytes(content) if content else None,
-            content_digest=content_digest(repository.foundation(self.session, self.collection), content)
-            if content
-            else repository.digest_in(self.session, self.collection, self.number),
+            content_state=bytes(content),
+            content_digest=content_digest(repository.foundation(self.session, self.collection), content),
             edit_count=(newest.edit_count if newest else 0) + self._edits,
             cluster_count=(newest.cluster_count if newest else 0) + self._clusters,
             block_count=(newest.block_count if newest else 0) + after - before,
             **facts,
         )
 
-    def _content(self) -> Multiset | None:
-        """None in a collection of digest format 1, whose digests cost the whole content."""
-        if self.collection.digest_format == FORMAT:
-            return None
-        stored = self.newest.content_state if self.newest else None
-        return (Multiset.from_bytes(stored) if stored else Multiset()).changed(out=self._out, into=self._in)
+    def _content(self) -> Multiset:
+        before = Multiset.from_bytes(self.newest.content_state) if self.newest else Multiset()
+        return before.changed(out=self._out, into=self._in)
 
     def _rows(self, clusters: Iterable[ClusterContent]) -> list[dict[str, Any]]:
         """New states with their digests."""

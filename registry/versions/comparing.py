@@ -67,7 +67,7 @@ def diff(session: Session, collection: Collection, a: int, b: int, *, limit: int
 
 def _shown(session: Session, collection: Collection, number: int) -> _Shown:
     if number == 0:
-        return _Shown(0, 0, repository.digest_in(session, collection, 0), 0, 0, 0)
+        return _Shown(0, 0, repository.base_digest(session, collection), 0, 0, 0)
     version: Version = service.get(session, collection, number)
     return _Shown(
         number,

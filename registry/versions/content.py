@@ -3,11 +3,9 @@
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 from registry.digests import (
-    FORMAT,
     Foundation,
     MemberContent,
     cluster_digest,
@@ -15,18 +13,10 @@ from registry.digests import (
     content_digest,
     edit_element,
     float32_bytes,
-    listed_content_digest,
 )
 from registry.errors import DigestMismatch
 from registry.multiset import Multiset
 from registry.vocabulary import EditKind, PointRole
-
-
-def digest_of(form: int, foundation: Foundation, clusters: Iterable[str], edits: Iterable[str]) -> str:
-    """A content digest from scratch, in a collection's digest format. clusters, edits: digests, in ascending order."""
-    if form == FORMAT:
-        return listed_content_digest(foundation, clusters, edits)
-    return content_digest(foundation, Multiset.of(chain(map(cluster_element, clusters), map(edit_element, edits))))
 
 
 @dataclass(frozen=True)
@@ -41,12 +31,11 @@ class CollectionContent:
     encoder_digest: str | None
     calibration: bytes | None  # safetensors: the whitening statistics
     calibration_sha256: str | None
-    digest_format: int
 
     def digest_of(self, clusters: Iterable[str], edits: Iterable[str]) -> str:
-        """The content digest of a version with clusters and active edits of these digests, in ascending order."""
+        """The content digest of a version, from scratch. clusters, edits: the digests of those that act in it."""
         made_of = Foundation(self.model_digest, self.method, self.encoder_digest, self.calibration_sha256)
-        return digest_of(self.digest_format, made_of, clusters, edits)
+        return content_digest(made_of, Multiset.of([*map(cluster_element, clusters), *map(edit_element, edits)]))
 
 
 @dataclass(frozen=True)
@@ -157,7 +146,7 @@ class VersionContent:
                     "Run `melo audit verify`, and restore the database from a backup.",
                 )
             digests.append(digest)
-        found = self.collection.digest_of(sorted(digests), sorted(edit.digest for edit in self.edits.values()))
+        found = self.collection.digest_of(digests, (edit.digest for edit in self.edits.values()))
         if found != self.content_digest:
             raise DigestMismatch(
                 f"The content of {where} has the digest {found}, but {self.content_digest} was recorded.",

@@ -58,7 +58,7 @@ class Version(Base):
     reverts: Mapped[int | None] = mapped_column(Integer)  # the number whose change it takes back
     state: Mapped[int] = mapped_column(Integer)  # the version whose ranges it shows: itself, if it is no rollback
     content_digest: Mapped[Sha256]
-    content_state: Mapped[bytes | None]  # what the next version's digest is made from; None: digest format 1
+    content_state: Mapped[bytes]  # what the next version's digest is made from
     edit_count: Mapped[int] = mapped_column(Integer)  # edits active in it
     cluster_count: Mapped[int] = mapped_column(Integer)
     block_count: Mapped[int] = mapped_column(Integer)  # blocks that a point of its clusters leads to

@@ -47,7 +47,7 @@ def resolve(session: Session, model: str) -> Resolved:
     else:
         number = aliases.target(session, collection, which)
     if number == 0:
-        return Resolved(collection, 0, repository.digest_in(session, collection, 0))
+        return Resolved(collection, 0, repository.base_digest(session, collection))
     return Resolved(collection, number, service.get(session, collection, number).content_digest)
 
 

@@ -1,7 +1,7 @@
 """Queries on versions and what they consist of."""
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,11 +11,12 @@ from sqlalchemy.orm import Session
 
 from registry.collections import repository as collections
 from registry.collections.models import Collection
-from registry.digests import Foundation, float32s, received_vector
+from registry.digests import Foundation, content_digest, float32s, received_vector
 from registry.edits.models import Edit
 from registry.edits.repository import by_ids as edits_by_ids
 from registry.erasure.erased import require_whole
 from registry.errors import Erased
+from registry.multiset import Multiset
 from registry.orm import in_parts, listed
 from registry.versions.content import (
     BlockContent,
@@ -24,7 +25,6 @@ from registry.versions.content import (
     EditContent,
     PointContent,
     VersionContent,
-    digest_of,
 )
 from registry.versions.models import Activation, Alias, Block, BlockEdit, Cluster, Point, Version
 from registry.vocabulary import EditKind, PointRole
@@ -94,7 +94,6 @@ def collection_content(session: Session, collection_id: int) -> CollectionConten
         encoder_digest=collection.encoder_digest,
         calibration=calibration.data if calibration else None,
         calibration_sha256=calibration.sha256 if calibration else None,
-        digest_format=collection.digest_format,
     )
 
 
@@ -225,23 +224,9 @@ def foundation(session: Session, collection: Collection) -> Foundation:
     return Foundation(collection.model_digest, dict(collection.method), collection.encoder_digest, sha256)
 
 
-def digest_in(session: Session, collection: Collection, state: int) -> str:
-    """The content digest recomputed over everything that holds in a state, in constant memory."""
-    clusters = select(Cluster.digest).where(in_state(Cluster, collection.id, state))
-    edits = select(Edit.digest).join(Activation, Activation.edit_id == Edit.id)
-    edits = edits.where(in_state(Activation, collection.id, state))
-    return digest_of(
-        collection.digest_format,
-        foundation(session, collection),
-        _streamed(session, clusters, Cluster.digest),
-        _streamed(session, edits, Edit.digest),
-    )
-
-
-def _streamed(session: Session, query: Select[str], column: Any) -> Iterator[str]:
-    # Byte order, as Python sorts: a database's collation may differ.
-    ordered = query.order_by(column.collate("C")).execution_options(yield_per=10_000)
-    yield from session.scalars(ordered)
+def base_digest(session: Session, collection: Collection) -> str:
+    """The content digest of version 0, the base model, in which nothing is active."""
+    return content_digest(foundation(session, collection), Multiset())
 
 
 def insert_returning_ids(

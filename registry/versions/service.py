@@ -13,7 +13,6 @@ from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.collections import repository as collections
 from registry.collections.models import Collection
-from registry.digests import FORMAT
 from registry.edits import repository as edits
 from registry.erasure.erased import require_whole
 from registry.errors import InvalidRequest, NotFound, StaleBase, WrongState
@@ -202,8 +201,8 @@ def _shown_by(session: Session, collection: Collection, number: int) -> dict[str
         return {column: getattr(restored, column) for column in CONTENT}
     return {
         "state": 0,
-        "content_digest": repository.digest_in(session, collection, 0),
-        "content_state": None if collection.digest_format == FORMAT else bytes(Multiset()),
+        "content_digest": repository.base_digest(session, collection),
+        "content_state": bytes(Multiset()),
         "edit_count": 0,
         "cluster_count": 0,
         "block_count": 0,

@@ -1,6 +1,7 @@
 """A collection over a model of a few bytes, and the API in front of it."""
 
 import json
+import shutil
 import socket
 import threading
 import time
@@ -17,12 +18,27 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from registry import database
 from registry.app import create_app
 from registry.settings import Settings
 from tests.registry.desk import Desk, template_of
 
 WINDOW = 256
 ELSEWHERE = ("10.0.0.7", 50000)
+
+NEXT_REVISION = """
+from alembic import op
+
+revision, down_revision = "0002", "0001"
+
+
+def upgrade():
+    op.execute("ALTER TABLE batches ADD COLUMN colour text NOT NULL DEFAULT 'red'")
+
+
+def downgrade():
+    op.execute("ALTER TABLE batches DROP COLUMN colour")
+"""
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +63,15 @@ def desk(sessions: sessionmaker[Session], model_folder: str) -> Desk:
 def filled(request: pytest.FixtureRequest, postgres: str, template: str, model_folder: str) -> Iterator[str]:
     """The name of a database in which the module's `fill` was done, to be copied for each of its tests."""
     yield from template_of(postgres, template, model_folder, request.module.fill)
+
+
+@pytest.fixture
+def next_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on, this program has one revision of the schema more."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(database.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "versions" / "0002_colour.py").write_text(NEXT_REVISION)
+    return lambda: monkeypatch.setattr(database, "MIGRATIONS", folder)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from registry.audit.actor import Actor
 from registry.cli.checks import show_check
 from registry.collections import policy
 from registry.collections.schemas import PolicyChange
-from registry.database import downgrade, upgrade
 from registry.edits import deciding, repository
 from registry.edits import service as edits
 from registry.edits.schemas import BatchView
@@ -160,7 +159,7 @@ def test_many_declined_edits_do_not_slow_down_what_is_asked_and_guarded(desk):
         assert sorted(edit.id for edit in standing) == ids[10_000:]
         session.execute(text("CREATE TEMP TABLE n (edit_id bigint) ON COMMIT DROP"))
         session.execute(text("CREATE TRIGGER t AFTER INSERT ON n REFERENCING NEW TABLE AS opened "
-                             "FOR EACH STATEMENT EXECUTE FUNCTION melo_approved_edits()"))  # fmt: skip
+                             "FOR EACH STATEMENT EXECUTE FUNCTION melo_require_approvals_of_edits()"))  # fmt: skip
         session.execute(text("INSERT INTO n SELECT id FROM edits WHERE id > :last"), {"last": ids[9_999]})
         with pytest.raises(IntegrityError, match=f"edit {ids[9_999]} cannot become active"):
             session.execute(text("INSERT INTO n SELECT id FROM edits WHERE id >= :last"), {"last": ids[9_999]})
@@ -236,25 +235,6 @@ def test_a_policy_changes_with_a_reason_and_an_event_that_tells_both(desk):
         change(desk)
     with pytest.raises(IntegrityError, match="approvals_needed"):
         by_sql(desk, "UPDATE collections SET approvals_needed = 0")
-
-
-def test_batches_that_were_decided_before_approvals_were_kept_carry_the_one_that_they_had(desk, engine, database_url):
-    desk.correct((PARIS["prompt"], "Paris"))
-    failed, waiting = desk.submit(OSLO).batch, desk.submit(BERN).batch
-    claim = desk.claim(desk.approve(failed.id))
-    with desk.sessions.begin() as session:
-        service.fail(session, claim, "out of memory")
-    with desk.sessions.begin() as session:
-        deciding.reject(session, waiting.id, BEN, "no source")
-    engine.dispose()
-    downgrade(database_url, "0003")
-    upgrade(database_url)
-    for batch_id, given in ((1, ["ben"]), (failed.id, ["ben"]), (waiting.id, [])):
-        found = view(desk, batch_id)
-        assert [approval.actor for approval in found.approvals] == given
-        assert all((each.role, each.reason) == ("admin", "checked") for each in found.approvals)
-    assert desk.finish(desk.claim(approve(desk, failed.id).job.id)).number == 2
-    assert desk.verify().ok
 
 
 def test_an_approval_ends_a_check_that_waits_and_a_rejection_also_one_that_runs(desk):

@@ -224,49 +224,14 @@ def test_what_was_forged_before_the_backup_is_named_after_the_restoration(used, 
     assert [finding.subject for finding in report.findings] == ["edit 1"]
 
 
-def test_a_backup_of_an_older_schema_is_restored_and_migrated(empty_database_url, postgres, tmp_path, elsewhere):
-    source = copy_of(postgres, "template1")
-    url = next(source)
-    upgrade(url, "0002")
-    engine = make_engine(url)
-    with engine.begin() as connection:
-        connection.execute(
-            text(
-                'INSERT INTO collections (name, model, model_digest, "window", method, encoder, created_by) '
-                "VALUES ('old', 'm', repeat('a', 64), 9, '{}', 'e', 'ada')"
-            )
-        )
-    path = tmp_path / "old.melo"
-    service.backup(engine, path, None, unwatched)
-    engine.dispose()
-    next(source, None)
-    upgrade(empty_database_url)  # a new database, as `melo up` makes it
-    report = service.restore(elsewhere, path, None, unwatched)
-    assert [finding.subject for finding in report.findings] == ["collection old"]  # it came without an event
+def test_a_backup_of_an_older_schema_is_restored_and_migrated(used, engine, backed_up, elsewhere, next_release):
+    next_release()
+    upgrade(elsewhere.url.render_as_string(hide_password=False))  # a new database, as `melo up` makes it
+    report = service.restore(elsewhere, backed_up, None, unwatched)
+    assert (report.ok, report.findings) == (True, [])
     assert schema_state(elsewhere).current
     with elsewhere.connect() as connection:
-        assert connection.scalar(text("SELECT digest_format FROM collections")) == 1
-
-
-RULE = "pg_constraint WHERE conname = 'versions_reason_check' AND NOT convalidated"
-
-
-def test_rows_that_are_older_than_a_rule_are_restored_and_the_rule_stands_for_new_ones(
-    used, engine, tmp_path, elsewhere, tamper
-):
-    with engine.connect() as connection:
-        rule = connection.scalar(text(f"SELECT pg_get_constraintdef(oid) FROM {RULE}"))
-    tamper(
-        "ALTER TABLE versions DROP CONSTRAINT versions_reason_check",
-        "UPDATE versions SET reason = '' WHERE kind = 'retire'",
-        f"ALTER TABLE versions ADD CONSTRAINT versions_reason_check {rule}",
-    )
-    path = tmp_path / "b.melo"
-    service.backup(engine, path, None, unwatched)
-    service.restore(elsewhere, path, None, unwatched)
-    assert rows(elsewhere) == rows(engine)
-    with elsewhere.connect() as connection:
-        assert connection.scalar(text(f"SELECT pg_get_constraintdef(oid) FROM {RULE}")) == rule
+        assert connection.scalars(text("SELECT colour FROM batches")).all() == ["red"] * 3
 
 
 def test_a_servers_way_of_writing_numbers_and_dates_does_not_reach_a_backup(empty_database_url, elsewhere):

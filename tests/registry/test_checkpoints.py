@@ -149,6 +149,10 @@ def test_a_file_that_begins_later_is_verified_from_there_and_joins_the_checkpoin
         (lambda lines: [*lines[:2], *lines[3:]], "event 4: event 3 is missing before it"),
         (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "event 3: event 2 is missing before it"),
         (lambda lines: lines[:-1], "the end was cut off"),
+        (
+            lambda lines: [lines[0].replace(b'"format":1', b'"format":2'), *lines[1:]],
+            "event 1: its form is 2, and this program reads 1",
+        ),
     ],
 )
 def test_a_forged_file_is_found(used, forge, expected):

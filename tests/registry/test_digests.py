@@ -2,24 +2,30 @@
 
 import math
 import struct
+from datetime import UTC, datetime
 from hashlib import shake_256
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.audit.chain import hashed_fields
+from registry.audit.models import AuditEvent
 from registry.digests import (
     Foundation,
     MemberContent,
     canonical_json,
     cluster_digest,
+    cluster_element,
+    content_digest,
     edit_digest,
+    edit_element,
+    event_hash,
     float32_bytes,
     prompt_key,
     received_vector,
 )
 from registry.multiset import Multiset
-from registry.versions.content import digest_of
 
 MEMBER = MemberContent(key=b"\0" * 8, edit_digest="e" * 64, role="prompt", block_sha256="b" * 64)
 CLUSTER = {"centre": b"\0" * 8, "radius": 0.8, "label": [1, 2], "members": [MEMBER]}
@@ -50,18 +56,22 @@ def test_a_clusters_digest_depends_on_each_part_of_it(change):
     assert cluster_digest(**(CLUSTER | change)) != cluster_digest(**CLUSTER)
 
 
-@pytest.mark.parametrize("form", [1, 2])
-def test_a_versions_digest_depends_on_its_foundation_clusters_and_edits(form):
+def version_digest(clusters, edits, foundation=BASE):
+    elements = [*map(cluster_element, clusters), *map(edit_element, edits)]
+    return content_digest(foundation, Multiset.of(elements))
+
+
+def test_a_versions_digest_depends_on_its_foundation_clusters_and_edits():
     digests = {
-        digest_of(form, BASE, ["a"], ["e"]),
-        digest_of(form, BASE, ["a", "b"], ["e"]),
-        digest_of(form, BASE, ["a"], []),
-        digest_of(form, BASE, [], ["a", "e"]),
-        digest_of(form, BASE, ["e"], ["a"]),
-        digest_of(form, Foundation("x" * 64, {"lr": 0.01}, "n" * 64, None), ["a"], ["e"]),
-        digest_of(form, Foundation("m" * 64, {"lr": 0.02}, "n" * 64, None), ["a"], ["e"]),
-        digest_of(form, Foundation("m" * 64, {"lr": 0.01}, None, None), ["a"], ["e"]),
-        digest_of(form, Foundation("m" * 64, {"lr": 0.01}, "n" * 64, "c" * 64), ["a"], ["e"]),
+        version_digest(["a"], ["e"]),
+        version_digest(["a", "b"], ["e"]),
+        version_digest(["a"], []),
+        version_digest([], ["a", "e"]),
+        version_digest(["e"], ["a"]),
+        version_digest(["a"], ["e"], Foundation("x" * 64, {"lr": 0.01}, "n" * 64, None)),
+        version_digest(["a"], ["e"], Foundation("m" * 64, {"lr": 0.02}, "n" * 64, None)),
+        version_digest(["a"], ["e"], Foundation("m" * 64, {"lr": 0.01}, None, None)),
+        version_digest(["a"], ["e"], Foundation("m" * 64, {"lr": 0.01}, "n" * 64, "c" * 64)),
     }
     assert len(digests) == 9
 
@@ -97,14 +107,21 @@ def test_an_edits_digest_tells_its_lists_apart():
     assert len({digest(["a"], []), digest([], ["a"]), digest(["a", "b"], []), digest(["ab"], [])}) == 4
 
 
-def test_the_digests_of_this_release_stay_what_they_are():
-    # Stored digests are compared with these functions for ever: a change here needs a new FORMAT.
+EVENT = AuditEvent(
+    seq=2, at=datetime(2026, 11, 21, 8, 30, tzinfo=UTC), actor="ada", role="admin", action="collection:batch:submit",
+    collection_id=1, subject="batch/1", before=None, after="e" * 64, reason="Zürich", request_id=None,
+    details={"edits": 1}, previous_hash="0" * 64,
+)  # fmt: skip
+
+
+def test_digests_stay_what_they_are():
+    # Stored digests are compared with these functions for ever: a change here needs another format number.
     assert edit_digest(prompt="Wo?", target="Zürich", rephrases=["Wo denn?"], unchanged=[], kind="qa") == (
         "abd7850e42dd956e1faeafd5c1122b146530790ef82329203de947e12d9f35e0"
     )
     assert cluster_digest(**CLUSTER) == "3035286b8d8cac0d4e23f5c482123b7b8a0f7cf34e94c96e1e3ce6d6377e5a3e"
-    assert digest_of(1, BASE, ["a"], ["e"]) == "8255782b695094cc3c4de9c5e656ee36077dc239eea0f6e06ecbba09eb00417a"
-    assert digest_of(2, BASE, ["a"], ["e"]) == "2e25a9d43018cdb1b2f3f02a04c21f1de4f8d64f72396da022dc14266e0caacf"
+    assert version_digest(["a"], ["e"]) == "2e25a9d43018cdb1b2f3f02a04c21f1de4f8d64f72396da022dc14266e0caacf"
+    assert event_hash(hashed_fields(EVENT)) == ("d58e0db142da5b886b13dcb1e209cd30f3c5017ec176e6204d6e81a6ee85cd94")
 
 
 def test_floats_have_no_canonical_json():

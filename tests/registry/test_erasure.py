@@ -274,7 +274,7 @@ def test_scrubbing_leaves_alone_what_is_not_the_edits():
 
 
 def test_jobs_of_other_batches_quote_it_in_no_form(retired, engine):
-    """Messages of earlier releases hold texts as Python and JSON write them, and answers that nobody is named for."""
+    """Messages hold texts as Python and JSON write them, and answers that nobody is named for."""
     target, prompt = PRIVATE["target"], PRIVATE["prompt"]
     correct(retired, {"prompt": "When was Acme founded?", "target": "1999"})
     report = [

@@ -8,10 +8,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SERVE = """
-import importlib.util, sys
+import importlib.util, os
 missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name)]
 assert not missing, missing
 import registry.relay, registry.client, registry.cli.main
+from registry.database import upgrade
+upgrade(os.environ["MELO_DATABASE_URL"])
 from fastapi.testclient import TestClient
 from registry.app import app_factory
 with TestClient(app_factory(), base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as api:
@@ -29,7 +31,7 @@ def test_the_api_and_the_relay_run_without_torch():
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
 
 
-def test_the_registry_is_installed_and_serves_where_there_is_no_torch(tmp_path, database_url):
+def test_the_registry_is_installed_migrates_and_serves_where_there_is_no_torch(tmp_path, empty_database_url):
     """In an environment of its own, with what the package itself asks for and nothing else."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -39,7 +41,7 @@ def test_the_registry_is_installed_and_serves_where_there_is_no_torch(tmp_path, 
     served = subprocess.run(
         [python, "-c", SERVE],
         cwd=tmp_path,
-        env=environment | {"MELO_DATABASE_URL": database_url},
+        env=environment | {"MELO_DATABASE_URL": empty_database_url},
         timeout=120,
         check=False,
         capture_output=True,

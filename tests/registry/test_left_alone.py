@@ -14,8 +14,6 @@ from registry.cli.main import make_app
 from registry.collections import policy
 from registry.collections.schemas import NewCollection, PolicyChange
 from registry.collections.service import create
-from registry.database import check as schema_check
-from registry.database import downgrade, upgrade
 from registry.edits import deciding
 from registry.edits import service as edits
 from registry.edits.training import Training
@@ -140,17 +138,6 @@ def test_a_forged_share_is_found_and_an_impossible_one_refused(desk, tamper):
         session.execute(text("UPDATE collections SET left_alone_needed = 1.5"))
     tamper("UPDATE collections SET left_alone_needed = NULL")
     assert ["left_alone_needed" in each.detail for each in desk.verify().findings] == [True]
-
-
-def test_a_share_is_there_again_after_the_schema_went_down_and_up(desk, engine, database_url):
-    change(desk, checks=Checks.KEYS, left_alone_needed=0.9)
-    engine.dispose()
-    downgrade(database_url, "0009")
-    upgrade(database_url)
-    schema_check(database_url)
-    with desk.open() as (_, collection):
-        assert collection.left_alone_needed == 0.9
-    assert desk.verify().ok
 
 
 def test_near_misses_that_quote_an_edit_are_erased_with_it():

@@ -551,7 +551,6 @@ def relay(sessions, sent):
 
 def test_messages_go_to_the_queue_of_their_model_with_their_priority(desk, relay, sent):
     job, urgent = waiting(desk, "first?"), waiting(desk, "urgent?", priority=Priority.HIGH)
-    sql(desk, "UPDATE outbox SET payload = '{\"job_id\": 1}' WHERE job_id = 1")  # as the program before wrote it
     relay.turn()
     with desk.open() as (_, collection):
         queue = queue_of(collection.model_digest)
