@@ -35,7 +35,7 @@ MODEL = "smollm2-135m-instruct"
 LONGEST_ANSWER = 24  # tokens
 OF_BASE = 0
 SHOWN_ANSWER = 60  # characters
-GENERALITY = 0.75  # at least: what the verifier does not surely take for the same question is left alone
+GENERALITY = 0.8  # at least: what the verifier does not surely take for the same question is left alone
 
 
 def run_demo(call: Invocation, json_file: Path | None, keep: bool) -> None:
