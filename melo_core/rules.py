@@ -266,9 +266,24 @@ def _order(e: _Text, q: _Text) -> Difference | None:
     """The same words, but some that name something have changed places: who did what to whom."""
     if e.plain == q.plain or Counter(e.plain) != Counter(q.plain):
         return None
-    if [w if w in lists.FUNCTION else "" for w in e.plain] != [w if w in lists.FUNCTION else "" for w in q.plain]:
-        return None  # another way to build the sentence
     if set(e.plain) & lists.EITHER:  # of a pair, either may come first
         return None
-    i = next(i for i in range(len(e.plain)) if e.plain[i] != q.plain[i])
-    return Difference("order", f"{e.plain[i]} … {q.plain[i]}", f"{q.plain[i]} … {e.plain[i]}")
+    if [w if w in lists.FUNCTION else "" for w in e.plain] == [w if w in lists.FUNCTION else "" for w in q.plain]:
+        i = next(i for i in range(len(e.plain)) if e.plain[i] != q.plain[i])
+        return Difference("order", f"{e.plain[i]} … {q.plain[i]}", f"{q.plain[i]} … {e.plain[i]}")
+    if swapped := _swapped(e.plain, q.plain):
+        one, other = (" ".join(words) for words in swapped)
+        return Difference("order", f"{one} … {other}", f"{other} … {one}")
+    return None  # another way to build the sentence
+
+
+def _swapped(a: Sequence[str], b: Sequence[str]) -> tuple[Sequence[str], Sequence[str]] | None:
+    """Two runs of words that stand in each other's place, with others between them; a and b have the same words."""
+    first = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
+    last = next(i for i, (x, y) in enumerate(zip(reversed(a), reversed(b), strict=True)) if x != y)
+    a, b = a[first : len(a) - last], b[first : len(b) - last]
+    for x in range(1, len(a) - 1):
+        for y in range(1, len(a) - x):
+            if a[:x] == b[-x:] and a[-y:] == b[:y] and a[x:-y] == b[y:-x]:
+                return a[:x], a[-y:]
+    return None
