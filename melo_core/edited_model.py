@@ -17,6 +17,7 @@ from melo_core.index import Match
 from melo_core.scope import Considered, Scope, same_text, same_words
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, Structure, structure_of
+from melo_core.verifier_files import NONE
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,10 @@ class EditedModel:
         return answers
 
     def _approved_of(self, route: Route) -> Approved | None:
-        if self.scope is None or self.scope.verifier is None or route.block is None or route.match is None:
+        if self.settings.verifier == NONE or route.block is None or not route.considered:
             return None
-        return self._approved.get(self.scope.texts[route.match.point].edit)
+        covering = route.considered[0]
+        return None if covering.score is None else self._approved.get(covering.edit)
 
     def _generate(self, rows: list[list[int]], routes: Sequence[Route], max_new_tokens: int) -> list[Answer]:
         tokenizer = self.base.tokenizer

@@ -25,6 +25,7 @@ from registry.versions.training_result import TrainingResult
 from registry.vocabulary import Checks, PointRole
 from worker.candidate import CollectionScope, candidate
 from worker.checking import ASKED_TOGETHER, applied, reports_of, require_askable, route_of
+from worker.loader import approved_of
 from worker.metrics import Outcome
 from worker.points import Point
 from worker.scoping import fixed_scope_of, stored_blocks
@@ -194,7 +195,8 @@ def _answers_now(
         for start in range(0, len(of_kind), ASKED_TOGETHER):
             part = of_kind[start : start + ASKED_TOGETHER]
             routes = [route_of(router, content, edit.prompt, kind) for edit in part]
-            for edit, route, said in zip(part, routes, _said(worker, base, settings, part, routes), strict=True):
+            texts = _said(worker, base, settings, content, part, routes)
+            for edit, route, said in zip(part, routes, texts, strict=True):
                 match = route.match if route.block is not None else None
                 answers[edit.id] = said, content.points[match.point].edit_id if match else None
             watch.asked(len(answers), len(claim.edits))
@@ -202,10 +204,15 @@ def _answers_now(
 
 
 def _said(
-    worker: Worker, base: BaseModel, settings: MethodSettings, edits: Sequence[ClaimedEdit], routes: Sequence[Route]
+    worker: Worker,
+    base: BaseModel,
+    settings: MethodSettings,
+    content: VersionContent,
+    edits: Sequence[ClaimedEdit],
+    routes: Sequence[Route],
 ) -> list[str]:
     blocks = stored_blocks(worker, {route.block for route in routes if route.block is not None})
-    model = EditedModel(base, settings, None, blocks, {})
+    model = EditedModel(base, settings, None, blocks, {}, approved_of(content))
     longest = 0
     for edit in edits:
         try:

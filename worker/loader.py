@@ -55,8 +55,7 @@ def load_version(sessions: sessionmaker[Session], shelf: Shelf, collection_id: i
     if content.clusters:
         scope = scope_in(content, settings, _encoder(shelf, content, settings), shelf.verifier_of(settings, base.kind))
     block_of = {point.id: point.block_id for point in content.points.values()}
-    approved = {id: Approved(edit.prompt, edit.target, edit.kind) for id, edit in content.edits.items()}
-    return LoadedVersion(content, EditedModel(base, settings, scope, blocks, block_of, approved))
+    return LoadedVersion(content, EditedModel(base, settings, scope, blocks, block_of, approved_of(content)))
 
 
 def scope_in(
@@ -65,6 +64,11 @@ def scope_in(
     """What decides which edit of a version covers a query."""
     index = index_of(content, settings, encoder.dimension)
     return Scope(encoder, index, settings, texts_of(content), verifier)
+
+
+def approved_of(content: VersionContent) -> dict[int, Approved]:
+    """What the block of each of a version's edits is to say."""
+    return {id: Approved(edit.prompt, edit.target, edit.kind) for id, edit in content.edits.items()}
 
 
 def texts_of(content: VersionContent) -> dict[int, ScopedText]:

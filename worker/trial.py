@@ -18,7 +18,7 @@ from registry.versions.content import EditContent, VersionContent
 from registry.vocabulary import EditKind, PointRole
 from worker.candidate import CollectionScope
 from worker.checking import ASKED_TOGETHER, blocks_of, parts
-from worker.loader import index_of, texts_of
+from worker.loader import approved_of, index_of, texts_of
 from worker.near_misses import MOST, QUESTIONS, Asked, Made, is_about, loose, near_misses, questions_in, subject_of
 
 MOST_TRIED = 2_000  # near misses of a batch, some minutes: a larger one has fewer for each edit
@@ -92,7 +92,8 @@ def _routed(router: Scope, content: VersionContent, edit: ClaimedEdit, made: Mad
     by_edit = router.texts[match.point].edit if match else None
     score = decision.considered[0].score if decision.considered else None
     point = content.points.get(match.point) if match else None
-    return _Routed(edit, made, by_edit, score, Route(point.block_id, match) if point else BASE)
+    route = Route(point.block_id, match, decision.considered) if point else BASE
+    return _Routed(edit, made, by_edit, score, route)
 
 
 def _told(routed: _Routed, answer: str | None) -> NearMiss:
@@ -191,7 +192,9 @@ def _answers(
     for part in parts(covered, lambda each: each.kind):
         texts, routes, kind = [each.made.text for each in part], [each.route for each in part], part[0].kind
         used = {route.block for route in routes if route.block is not None}
-        model = EditedModel(base, scope.settings, None, blocks_of(used, content, stored_blocks), {})
+        model = EditedModel(
+            base, scope.settings, None, blocks_of(used, content, stored_blocks), {}, approved_of(content)
+        )
         room = min(ANSWER_TOKENS, _room(base, texts, kind))
         answers |= {each: said.text for each, said in zip(part, model.answer(texts, routes, kind, room), strict=True)}
     return answers
