@@ -17,6 +17,7 @@ from registry.versions.content import BlockContent, ClusterContent, EditContent,
 from registry.versions.training_result import Overlap, TrainingResult
 from registry.vocabulary import EditKind
 from worker.candidate import CollectionScope
+from worker.loader import approved_of
 from worker.training import TrainedEdit
 
 MOST_TOKENS = 64  # of an answer
@@ -90,7 +91,8 @@ def check_unchanged(
     done = 0
     for part in parts(moved, lambda each: each.kind):
         used = {route.block for each in part for route in (each.before, each.after) if route.block is not None}
-        model = EditedModel(base, scope.settings, None, blocks_of(used, after, stored_blocks), {})
+        blocks = blocks_of(used, after, stored_blocks)
+        model = EditedModel(base, scope.settings, None, blocks, {}, approved_of(before) | approved_of(after))
         prompts, kind = [each.prompt for each in part], part[0].kind
         room = base.window - max(len(base.prompt_ids(prompt, kind)) for prompt in prompts)
         routes = [each.before for each in part] + [each.after for each in part]
