@@ -17,7 +17,6 @@ from melo_core.index import Match
 from melo_core.scope import Considered, Scope, same_text, same_words
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, Structure, structure_of
-from melo_core.verifier_files import NONE
 
 
 @dataclass(frozen=True)
@@ -154,10 +153,9 @@ class EditedModel:
         return answers
 
     def _approved_of(self, route: Route) -> Approved | None:
-        if self.settings.verifier == NONE or route.block is None or not route.considered:
+        if route.block is None or not route.considered or route.considered[0].score is None:
             return None
-        covering = route.considered[0]
-        return None if covering.score is None else self._approved.get(covering.edit)
+        return self._approved.get(route.considered[0].edit)
 
     def _generate(self, rows: list[list[int]], routes: Sequence[Route], max_new_tokens: int) -> list[Answer]:
         tokenizer = self.base.tokenizer

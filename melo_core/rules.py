@@ -89,15 +89,16 @@ def _read(text: str) -> _Text:
     found = list(WORD.finditer(text))
     written = tuple(match.group() for match in found)
     between = [text[a.end() : b.start()] for a, b in pairwise(found)]
-    # After an abbreviation ("Mr. Smith") no sentence begins.
-    begins = [True] + [
-        bool(re.search(r"[?!:\n]", gap)) or ("." in gap and word.islower())
-        for gap, word in zip(between, written, strict=False)
-    ]
+    begins = [i == 0 or _ends_sentence(written[i - 1], between[i - 1]) for i in range(len(written))]
     letters = [word for word in written if word[0].isalpha()]
     capitals = sum(word[0].isupper() for word in letters)
     cased = capitals > 0 and capitals * 2 <= len(letters) + 2
     return _Text(written, tuple(map(plain_word, written)), tuple(begins), cased)
+
+
+def _ends_sentence(word: str, gap: str) -> bool:
+    """Whether a sentence ends between a word and the next. After an abbreviation ("Mr. Smith") none does."""
+    return bool(re.search(r"[?!:\n]", gap)) or ("." in gap and word.islower())
 
 
 def plain_word(word: str) -> str:

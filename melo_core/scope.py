@@ -89,7 +89,8 @@ class Scope:
         text = self.texts[point]
         cluster = self.index.cluster_of(point)
         match = Match(cluster.number, point, 0.0, cluster.radius)
-        return Decision(match, True, (Considered(text.edit, text.text, 0.0, 0.0, covers=True),))
+        score = None if self.verifier is None else 0.0
+        return Decision(match, True, (Considered(text.edit, text.text, 0.0, score, covers=True),))
 
     def _nearest(self, query: str, keys: Sequence[Tensor], kind: str) -> Decision:
         """Without a verifier: the nearest edit, unless one of its guards is nearer."""

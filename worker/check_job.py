@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from melo_core.base_model import BaseModel
-from melo_core.edited_model import EditedModel, Route
+from melo_core.edited_model import Route
 from melo_core.errors import MeloError
 from melo_core.settings import MethodSettings
 from registry.edits import repository as edit_rows
@@ -24,8 +24,7 @@ from registry.versions.content import VersionContent
 from registry.versions.training_result import TrainingResult
 from registry.vocabulary import Checks, PointRole
 from worker.candidate import CollectionScope, candidate
-from worker.checking import ASKED_TOGETHER, applied, reports_of, require_askable, route_of
-from worker.loader import approved_of
+from worker.checking import ASKED_TOGETHER, applied, reports_of, require_askable, route_of, serving
 from worker.metrics import Outcome
 from worker.points import Point
 from worker.scoping import fixed_scope_of, stored_blocks
@@ -212,7 +211,7 @@ def _said(
     routes: Sequence[Route],
 ) -> list[str]:
     blocks = stored_blocks(worker, {route.block for route in routes if route.block is not None})
-    model = EditedModel(base, settings, None, blocks, {}, approved_of(content))
+    model = serving(base, settings, blocks, content)
     longest = 0
     for edit in edits:
         try:

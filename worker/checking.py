@@ -10,6 +10,7 @@ from melo_core.block import Block
 from melo_core.edited_model import EditedModel, Route
 from melo_core.errors import MeloError
 from melo_core.scope import Considered, Decision, Scope
+from melo_core.settings import MethodSettings
 from registry.digests import float32s
 from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport, NotReached
 from registry.jobs.service import ClaimedEdit
@@ -91,8 +92,7 @@ def check_unchanged(
     done = 0
     for part in parts(moved, lambda each: each.kind):
         used = {route.block for each in part for route in (each.before, each.after) if route.block is not None}
-        blocks = blocks_of(used, after, stored_blocks)
-        model = EditedModel(base, scope.settings, None, blocks, {}, approved_of(before) | approved_of(after))
+        model = serving(base, scope.settings, blocks_of(used, after, stored_blocks), before, after)
         prompts, kind = [each.prompt for each in part], part[0].kind
         room = base.window - max(len(base.prompt_ids(prompt, kind)) for prompt in prompts)
         routes = [each.before for each in part] + [each.after for each in part]
@@ -107,6 +107,14 @@ def check_unchanged(
         done += len(part)
         on_progress(done, len(moved))
     return changed
+
+
+def serving(
+    base: BaseModel, settings: MethodSettings, blocks: Mapping[int, Block], *contents: VersionContent
+) -> EditedModel:
+    """Make what answers along given routes as the versions would."""
+    approved = {id: each for content in contents for id, each in approved_of(content).items()}
+    return EditedModel(base, settings, None, blocks, {}, approved)
 
 
 def check_reached(
@@ -129,20 +137,22 @@ def check_reached(
             if decision.considered and decision.considered[0].edit == t.edit.id and decision.covered:
                 asked_in_training = text == t.edit.prompt and not t.is_kept
                 if not asked_in_training and decision.match is not None:
-                    asked.append((t, text, Route(after.points[decision.match.point].block_id, decision.match)))
+                    block = after.points[decision.match.point].block_id
+                    asked.append((t, text, Route(block, decision.match, decision.considered)))
                 continue
             missed.setdefault(t.edit.id, []).append(_not_reached(text, decision))
     done = 0
     for part in parts(asked, lambda each: each[0].edit.kind):
         kind, prompts = part[0][0].edit.kind, [text for _, text, _ in part]
         used = {route.block for _, _, route in part if route.block is not None}
-        model = EditedModel(base, scope.settings, None, blocks_of(used, after, stored_blocks), {})
+        model = serving(base, scope.settings, blocks_of(used, after, stored_blocks), after)
         room = base.window - max(len(base.prompt_ids(prompt, kind)) for prompt in prompts)
         longest = max(len(base.target_ids(t.edit.target, kind)) for t, _, _ in part) + 1
         answers = model.answer(prompts, [route for _, _, route in part], kind, max(1, min(longest, room)))
         for (t, text, _), answer in zip(part, answers, strict=True):
             if answer.text != t.edit.target.strip():
-                told = NotReached(text=text, by_edit=t.edit.id, why="the block answers otherwise", answer=answer.text)
+                why = "its block does not say its target"
+                told = NotReached(text=text, by_edit=t.edit.id, why=why, answer=answer.text)
                 missed.setdefault(t.edit.id, []).append(told)
         done += len(part)
         on_progress(done, len(asked))

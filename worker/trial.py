@@ -17,8 +17,8 @@ from registry.jobs.service import ClaimedEdit
 from registry.versions.content import EditContent, VersionContent
 from registry.vocabulary import EditKind, PointRole
 from worker.candidate import CollectionScope
-from worker.checking import ASKED_TOGETHER, blocks_of, parts
-from worker.loader import approved_of, index_of, texts_of
+from worker.checking import ASKED_TOGETHER, blocks_of, parts, serving
+from worker.loader import index_of, texts_of
 from worker.near_misses import MOST, QUESTIONS, Asked, Made, is_about, loose, near_misses, questions_in, subject_of
 
 MOST_TRIED = 2_000  # near misses of a batch, some minutes: a larger one has fewer for each edit
@@ -192,9 +192,7 @@ def _answers(
     for part in parts(covered, lambda each: each.kind):
         texts, routes, kind = [each.made.text for each in part], [each.route for each in part], part[0].kind
         used = {route.block for route in routes if route.block is not None}
-        model = EditedModel(
-            base, scope.settings, None, blocks_of(used, content, stored_blocks), {}, approved_of(content)
-        )
+        model = serving(base, scope.settings, blocks_of(used, content, stored_blocks), content)
         room = min(ANSWER_TOKENS, _room(base, texts, kind))
         answers |= {each: said.text for each, said in zip(part, model.answer(texts, routes, kind, room), strict=True)}
     return answers

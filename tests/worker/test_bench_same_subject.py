@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from melo_core.base_model import BaseModel
 from melo_core.hidden import HiddenEncoder
 from melo_core.verifier import Verifier, untrained
+from melo_core.verifier_files import folder_of
 from tests.melo_core.conftest import tiny_model, tiny_tokenizer
 from tests.melo_core.test_encoder import FOLDER, encoder  # noqa: F401  # a fixture
 from tests.melo_core.test_training_and_answers import SETTINGS
@@ -178,6 +179,15 @@ def test_a_run_counts_broken_answers_of_probes_and_of_rephrases_that_were_not_gi
     assert counted["count"] == len(wrong) > 0
     assert record["untouched_same_subject_asked"]["wrongly_covered"] == 2
     assert record["verify_ms"] is None
+
+
+def test_what_was_said_to_the_edits_own_prompt_alone_counts_and_is_told_apart(encoder):  # noqa: F811
+    base = tiny_base()
+    peer = Blocks("melo", base, encoder, SETTINGS, Verifier.load(folder_of("packaged"), FOLDER))
+    acme = dataclasses.replace(ACME, rephrases=("Tell me the name of the person who is running Acme.",))
+    record = measure(peer, base, Plan([acme], 1, 0, {}), Before(peer.unedited, "qa"), lambda *_: None)
+    assert (record["generality"], record["generality_to_the_query"]) == (1.0, 0.0)
+    assert (record["broken_answers"]["count"], record["broken_answers"]["of_covered"]) == (0, 1)
 
 
 def test_the_time_of_routing_has_a_part_of_the_verifier_where_there_is_one(encoder):  # noqa: F811

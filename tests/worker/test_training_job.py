@@ -19,6 +19,7 @@ from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from registry.edits import retraining
 from registry.edits import service as edits
+from registry.edits.training import Training
 from registry.errors import DigestMismatch, InvalidRequest, WrongState
 from registry.jobs.models import Job
 from registry.jobs.replaying import replay_of
@@ -230,6 +231,28 @@ def test_a_rephrase_that_another_edit_answers_is_told_as_not_reached_with_that_e
     version = correct(tiny_desk, worker, ("What does Acme make?", "bees"), rephrases=[PAIRS[0][0]])
     (report,) = reports(tiny_desk, version)
     assert [(each.text, each.by_edit) for each in report.not_reached] == [(PAIRS[0][0], 1)]
+
+
+REPHRASED = "Tell me the name of the person who is running Acme."
+
+
+def test_a_rephrase_is_reached_too_where_the_block_says_its_target_to_the_edits_own_prompt_alone(tiny_desk, worker):
+    version = correct(tiny_desk, worker, PAIRS[0], rephrases=[REPHRASED])
+    (report,) = reports(tiny_desk, version)
+    (answer,) = load(worker, tiny_desk, version.number).model.ask([REPHRASED], max_new_tokens=8)
+    assert (answer.text, answer.said_to) == ("Ada", "prompt")
+    assert report.not_reached == []
+
+
+def test_a_rephrase_whose_block_never_says_its_target_is_told_with_the_base_models_answer(tiny_desk, worker):
+    hasty = Training(changes={"iterations": 2, "rounds": 1})
+    batch = tiny_desk.submit(ACME | {"rephrases": [REPHRASED]}, training=hasty).batch
+    run_job(worker, tiny_desk.approve(batch.id))
+    with tiny_desk.sessions() as session:
+        (report,) = edits.view(session, edits.get(session, batch.id)).job.report
+    (told,) = report.not_reached
+    assert (told.text, told.why, report.reproduced) == (REPHRASED, "its block does not say its target", False)
+    assert load(worker, tiny_desk, 0).model.ask([REPHRASED])[0].text.startswith(told.answer)
 
 
 @contextmanager

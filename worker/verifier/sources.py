@@ -58,7 +58,8 @@ class Sources:
         self.groups = [(group, n) for n, file in enumerate(self.files) for group in file]
         self.families: dict[str, list[Group]] = defaultdict(list)
         for group, _ in self.groups:
-            self.families[group.family].append(group)
+            if group.family:
+                self.families[group.family].append(group)
         self.pairs: dict[tuple[bool, str], list[tuple[str, str]]] = defaultdict(list)
         self.rephrases: dict[str, list[str]] = defaultdict(list)  # by their edit
         self.held_out: list[dict[str, Any]] = []
