@@ -100,11 +100,12 @@ def test_a_worker_that_is_killed_at_a_point_leaves_a_batch_that_is_applied_once_
 
 
 def test_a_worker_that_wakes_when_another_has_its_job_changes_nothing(stack, batch):
-    late = stack.nursery.worker(Order(Point.FINISHING, Act.FREEZE))
+    late = stack.nursery.worker(Order(Point.FINISHING, Act.FREEZE), held=True)
     given = batch()
     until(stack, late.carried_out)
     other = stack.nursery.worker(Order(Point.TRAINED, Act.REST))  # it still has the job when the late one wakes
     until(stack, other.carried_out)
+    late.send(signal.SIGCONT)
     assert ended(stack, given) == ["applied"]
     until(stack, lambda: "the lease was lost" in late.log.read_text())
     assert attempts(stack, given) == 2
@@ -170,13 +171,14 @@ def test_messages_that_come_three_times_and_in_any_order_have_one_effect(stack, 
 
 def test_a_message_that_is_delivered_again_after_the_visibility_timeout_has_one_effect(stack, batch):
     at_once = {"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
-    late = stack.nursery.worker(Order(Point.SCOPED, Act.FREEZE), transport=at_once)
+    late = stack.nursery.worker(Order(Point.SCOPED, Act.FREEZE), transport=at_once, held=True)
     given = batch()
     until(stack, late.carried_out)
     stack.relay.kill()  # nobody else sends again
     other = stack.nursery.worker(transport=at_once)
     assert ended(stack, given) == ["applied"]
     assert str(one(stack, "SELECT worker FROM jobs WHERE batch_id = :batch", batch=given)).endswith(f"/{other.pid}")
+    late.send(signal.SIGCONT)
     until(stack, lambda: "the lease was lost" in late.log.read_text())
     assert ended(stack, given) == ["applied"]
 

@@ -3,8 +3,9 @@
     python -m worker.bench.queue.nursery FILE_DESCRIPTOR FREEZE_SECONDS
 
 It reads what to start from the socket, a JSON object a line, and writes there what became of it. A child that is
-frozen goes on after that many seconds. When the other end is gone, children are killed: none outlives the bench.
-Nothing here has a thread, a connection or a model when it forks, so a child is as if it had been started by itself.
+frozen goes on after that many seconds, unless its wish says that somebody else wakes it. When the other end is gone,
+children are killed: none outlives the bench. Nothing here has a thread, a connection or a model when it forks, so a
+child is as if it had been started by itself.
 """
 
 import gc
@@ -17,7 +18,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from typing import Any
 
@@ -37,6 +38,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the bench says when it ends
     gc.freeze()  # what is shared with the children stays so: collecting garbage would write to it
     children = dict[int, float]()  # when each is to go on, if it is frozen
+    held = set[int]()  # those that somebody else wakes
     _say(line, {"ready": os.getpid()})
     pending = b""
     try:
@@ -46,10 +48,12 @@ def main() -> None:
                     return
                 *wishes, pending = (pending + got).split(b"\n")
                 for wish in wishes:
-                    child = _fork(line, json.loads(wish))
+                    child = _fork(line, told := json.loads(wish))
                     children[child] = math.inf
+                    if told.get("held"):
+                        held.add(child)
                     _say(line, {"started": child})
-            _look_after(line, children, freeze_seconds)
+            _look_after(line, children, held, freeze_seconds)
     finally:
         for child in children:
             os.kill(child, signal.SIGKILL)
@@ -59,11 +63,11 @@ def _say(line: socket.socket, word: dict[str, Any]) -> None:
     line.sendall(json.dumps(word).encode() + b"\n")
 
 
-def _look_after(line: socket.socket, children: dict[int, float], freeze_seconds: float) -> None:
+def _look_after(line: socket.socket, children: dict[int, float], held: Set[int], freeze_seconds: float) -> None:
     for child, thaw_at in list(children.items()):
         found, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
         if found and os.WIFSTOPPED(status):
-            children[child] = time.monotonic() + freeze_seconds
+            children[child] = math.inf if child in held else time.monotonic() + freeze_seconds
         elif found:
             del children[child]
             _say(line, {"ended": child, "status": os.waitstatus_to_exitcode(status)})

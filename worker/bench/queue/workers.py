@@ -70,10 +70,10 @@ class Nursery:
             )
         self._await("ready")
 
-    def worker(self, *orders: Order, transport: Mapping[str, float] | None = None) -> Child:
-        """transport: options of the broker's transport that are not as usual."""
+    def worker(self, *orders: Order, transport: Mapping[str, float] | None = None, held: bool = False) -> Child:
+        """transport: options of the broker's transport that are not as usual. held: frozen, it waits for a SIGCONT."""
         told = [order.to_json() for order in orders]
-        child = self._start("worker", {"task": "work", "orders": told, "transport": transport or {}})
+        child = self._start("worker", {"task": "work", "orders": told, "transport": transport or {}, "held": held})
         child.orders = orders
         return child
 
