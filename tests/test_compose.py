@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -24,6 +23,7 @@ import yaml
 
 from registry.embedded import Stack, programs, running
 from registry.embedded.valkey import free_port
+from tests.patience import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("migrate", "api", "relay", "worker")
@@ -79,7 +79,7 @@ def started(compose: dict[str, Any], service: str, variables: dict[str, str]) ->
             yield process
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(PATIENCE)
 
 
 def becomes_healthy(
@@ -87,12 +87,11 @@ def becomes_healthy(
 ) -> bool:
     kind, *check = compose["services"][service]["healthcheck"]["test"]
     assert kind == "CMD"
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        if subprocess.run(check, env=variables, capture_output=True).returncode == 0:
-            return True
-        time.sleep(0.3)
-    return False
+
+    def healthy() -> bool:
+        return subprocess.run(check, env=variables, capture_output=True).returncode == 0
+
+    return until(lambda: process.poll() is not None or healthy()) and process.poll() is None
 
 
 def shown(variables: dict[str, str]) -> str:

@@ -1,6 +1,5 @@
 """Following a batch's check and training on the terminal until it is applied or has failed."""
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -10,14 +9,13 @@ from registry.cli.checks import is_checked, show_check
 from registry.cli.errors import CommandError
 from registry.cli.findings import show_findings
 from registry.cli.show import duration, visible
-from registry.vocabulary import BatchState
+from registry.vocabulary import BatchState, JobKind
 
 if TYPE_CHECKING:
     from registry.cli.invocation import Invocation
     from registry.client import MeloClient
-    from registry.edits.schemas import BatchView
+    from registry.edits.schemas import BatchProgress, BatchView
 
-POLL_SECONDS = 0.5
 COUNTED = {
     "train": ("done", "total"),
     "scope": ("calibrated", "calibrate_total"),
@@ -66,8 +64,13 @@ def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVi
     checked = told_to_wait = False
     with Progress(*columns, console=call.err, transient=True) as bars:
         bar = bars.add_task(f"batch {batch_id}", total=None, note="")
-        while not (batch := client.batch(batch_id)).state.is_over:
-            for note in notes_of(batch):
+        batch, seen = client.batch(batch_id), None
+        for now in client.follow(batch_id):
+            if (at := (now.state, now.hint, now.job, now.attempt)) != seen:  # all else is progress alone
+                batch, seen = client.batch(batch_id), at
+            if batch.state.is_over:
+                break
+            for note in _notes(now.progress):
                 if note not in noted:
                     bars.console.print(Text(note))
                     noted.add(note)
@@ -80,8 +83,7 @@ def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVi
             if not told_to_wait and batch.state is BatchState.SUBMITTED and not is_checked(batch):
                 bars.console.print(Text("This command waits for the decision too; Ctrl-C ends the waiting alone."))
                 told_to_wait = True
-            _show(bars, bar, batch)
-            time.sleep(POLL_SECONDS)
+            _show(bars, bar, now, is_checked(batch))
     if batch.state is BatchState.APPLIED:
         call.err.print(f"Batch {batch.id} is applied: {batch.collection}@{batch.version}.", markup=False)
         show_findings(call.err, batch)
@@ -111,26 +113,23 @@ def approved(batch: "BatchView") -> str:
 
 
 def notes_of(batch: "BatchView") -> list[str]:
-    """What the worker had to say while it worked, such as how much memory it takes."""
-    progress = _progress(batch)
-    return [visible(note) for note in progress.get("notes", ())]
-
-
-def _progress(batch: "BatchView") -> dict[str, Any]:
-    """Of the training, or else of the check."""
+    """What the worker had to say while it worked, such as how much memory it takes: on the training, or the check."""
     job = batch.job or batch.check
-    return (job and job.progress) or {}
+    return _notes(job.progress if job else None)
 
 
-def _show(bars: Progress, bar: TaskID, batch: "BatchView") -> None:
-    progress = _progress(batch)
-    at_check = batch.job is None and is_checked(batch)
-    stage = str(progress.get("stage", batch.state.value))
+def _notes(progress: dict[str, Any] | None) -> list[str]:
+    return [visible(note) for note in (progress or {}).get("notes", ())]
+
+
+def _show(bars: Progress, bar: TaskID, now: "BatchProgress", checking: bool) -> None:
+    progress = now.progress or {}
+    stage = str(progress.get("stage", now.state.value))
     done, total = (progress.get(name) for name in COUNTED.get(stage, ("", "")))
     counted = isinstance(done, int) and isinstance(total, int)
     bars.update(
         bar,
-        description=f"batch {batch.id}: {'checking: ' if at_check else ''}{stage}",
+        description=f"batch {now.id}: {'checking: ' if checking and now.kind is JobKind.CHECK else ''}{stage}",
         completed=done if counted else 0,
         total=total if counted else None,
         note=_note(stage, progress, f"{done}/{total}" if counted else ""),

@@ -1,12 +1,14 @@
 """The two clients: how exchanges are carried out, at once or awaited."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, closing, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
+from httpx_sse import EventSource
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -106,22 +108,26 @@ class MeloClient(_Client):
         last: T | None = None
         again = True
         while again:
-            rest = b""
-            with (
-                no_answer(self.api_url),
-                self._http.stream("GET", lines.path, params=lines.params, timeout=None) as answer,
-            ):
-                if answer.is_error:
-                    answer.read()
-                    raise refusal(answer)
-                for part in answer.iter_bytes():
-                    whole, rest = whole_lines(rest, part)
-                    for line in whole:
-                        if (found := lines.read(line)) is not None:
-                            last = found
-                            yield found
+            with no_answer(self.api_url), closing(self._opened(lines)) as answer, _broken_off(lines):
+                for line in _events(answer) if lines.events else _lines(answer):
+                    if (found := lines.read(line)) is not None:
+                        last = found
+                        yield found
             again = lines.goes_on(last)
         lines.close(last)
+
+    def _opened(self, lines: Lines[Any]) -> httpx.Response:
+        def send() -> httpx.Response:
+            request = self._http.build_request("GET", lines.path, params=lines.params, timeout=None)
+            answer = self._http.send(request, stream=True)
+            if answer.is_error:
+                answer.read()  # which closes it
+            return answer
+
+        answer: httpx.Response = Retrying(**_again())(send)
+        if answer.is_error:
+            raise refusal(answer)
+        return answer
 
 
 class AsyncMeloClient(_Client):
@@ -169,20 +175,63 @@ class AsyncMeloClient(_Client):
         last: T | None = None
         again = True
         while again:
-            rest = b""
             with no_answer(self.api_url):
-                async with self._http.stream("GET", lines.path, params=lines.params, timeout=None) as answer:
-                    if answer.is_error:
-                        await answer.aread()
-                        raise refusal(answer)
-                    async for part in answer.aiter_bytes():
-                        whole, rest = whole_lines(rest, part)
-                        for line in whole:
+                async with aclosing(await self._opened(lines)) as answer:
+                    with _broken_off(lines):
+                        async for line in _events_awaited(answer) if lines.events else _lines_awaited(answer):
                             if (found := lines.read(line)) is not None:
                                 last = found
                                 yield found
             again = lines.goes_on(last)
         lines.close(last)
+
+    async def _opened(self, lines: Lines[Any]) -> httpx.Response:
+        async def send() -> httpx.Response:
+            request = self._http.build_request("GET", lines.path, params=lines.params, timeout=None)
+            answer = await self._http.send(request, stream=True)
+            if answer.is_error:
+                await answer.aread()
+            return answer
+
+        answer: httpx.Response = await AsyncRetrying(**_again())(send)
+        if answer.is_error:
+            raise refusal(answer)
+        return answer
+
+
+@contextmanager
+def _broken_off(lines: Lines[Any]) -> Iterator[None]:
+    """Where an answer that goes on breaks off, as a server that is restarted makes it, it has only ended early."""
+    try:
+        yield
+    except httpx.TransportError:
+        if not lines.events:
+            raise
+
+
+def _events(answer: httpx.Response) -> Iterator[bytes]:
+    for event in EventSource(answer).iter_sse():
+        yield event.data.encode()
+
+
+async def _events_awaited(answer: httpx.Response) -> AsyncIterator[bytes]:
+    async for event in EventSource(answer).aiter_sse():
+        yield event.data.encode()
+
+
+def _lines(answer: httpx.Response) -> Iterator[bytes]:
+    rest = b""
+    for part in answer.iter_bytes():
+        whole, rest = whole_lines(rest, part)
+        yield from whole
+
+
+async def _lines_awaited(answer: httpx.Response) -> AsyncIterator[bytes]:
+    rest = b""
+    async for part in answer.aiter_bytes():
+        whole, rest = whole_lines(rest, part)
+        for line in whole:
+            yield line
 
 
 def _request(asked: Asked) -> dict[str, Any]:

@@ -38,15 +38,17 @@ Exchange: TypeAlias = Generator[Asked, httpx.Response, T]
 
 @dataclass(frozen=True)
 class Lines(Generic[T]):
-    """A long answer, read line by line while it comes.
+    """A long answer, read line by line, or event by event, while it comes.
 
-    read: None for a line that says nothing. goes_on: sees the last one, and tells whether an answer that ended there is
-    to be asked for again. close: sees the last one, and may raise.
+    read: gets a line, or an event's data; None for one that says nothing. events: they are server-sent events; such an
+    answer may break off, as when a server is restarted. goes_on: sees the last one, and tells whether an answer that
+    ended there is to be asked for again. close: sees the last one, and may raise.
     """
 
     path: str
     read: Callable[[bytes], T | None]
     params: Mapping[str, Any] = field(default_factory=dict)
+    events: bool = False
     goes_on: Callable[[T | None], bool] = lambda _: False
     close: Callable[[T | None], None] = lambda _: None
 

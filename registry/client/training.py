@@ -7,8 +7,6 @@ from registry.edits.schemas import BatchProgress
 from registry.jobs.schemas import JobRecord, JobSummary, QueueView
 from registry.vocabulary import JobKind, JobState, QueueState
 
-_DATA = b"data:"
-
 
 class Training:
     """Part of both clients."""
@@ -16,7 +14,8 @@ class Training:
     @stream
     def follow(self, batch_id: int) -> Lines[BatchProgress]:
         """How far a batch is, whenever that changes, until it is applied, rejected, cancelled or has failed."""
-        return Lines(f"/v1/batches/{batch_id}/events", _progress, goes_on=_is_not_over)
+        path = f"/v1/batches/{batch_id}/events"
+        return Lines(path, BatchProgress.model_validate_json, events=True, goes_on=_is_not_over)
 
     @call
     def jobs(
@@ -44,11 +43,6 @@ class Training:
     def set_queue(self, collection: str, state: QueueState | str, reason: str) -> Exchange[CollectionView]:
         """paused: nothing is begun; draining: what is queued is finished, nothing new is taken in; open: as usual."""
         return one(CollectionView, "POST", at(collection, "queue"), json={"state": str(state), "reason": reason})
-
-
-def _progress(line: bytes) -> BatchProgress | None:
-    """Of a line of server-sent events; None: it carries no data."""
-    return BatchProgress.model_validate_json(line.removeprefix(_DATA)) if line.startswith(_DATA) else None
 
 
 def _is_not_over(last: BatchProgress | None) -> bool:

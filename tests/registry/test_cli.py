@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from registry.embedded import stack
 from registry.jobs import service as jobs
 from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport
 from registry.jobs.service import Claim
+from tests.patience import PATIENCE, until
 from tests.registry.desk import Desk, calibration
 
 MELO = Path(sys.executable).with_name("melo")
@@ -58,7 +58,7 @@ class Melo:
 
     def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def records(self, *arguments: object) -> Any:
@@ -268,9 +268,7 @@ def test_an_api_that_was_killed_answers_again_at_the_same_address(melo: Melo) ->
     api = next(each for each in before["processes"] if each["name"] == "api")
     os.kill(api["pid"], signal.SIGKILL)
 
-    deadline = time.monotonic() + 30
-    while melo("check", "api").returncode and time.monotonic() < deadline:
-        time.sleep(0.2)
+    until(lambda: melo("check", "api").returncode == 0)
 
     after = melo.records("status")
     assert after["api_url"] == before["api_url"]
@@ -290,7 +288,7 @@ def test_up_in_the_foreground_ends_with_ctrl_c_and_leaves_no_process(tmp_path: P
     assert found is not None
 
     up.send_signal(number)
-    out, _ = up.communicate(timeout=60)
+    out, _ = up.communicate(timeout=PATIENCE)
 
     assert up.returncode == 0
     assert "Stopped api, relay, valkey, postgres." in out
@@ -506,7 +504,7 @@ def test_a_rejected_batch_keeps_the_reason(melo: Melo, facts: str) -> None:
 def test_approve_and_wait_follows_the_job_to_its_version(melo: Melo, facts: str, worker: Desk) -> None:
     following = melo.start("edit", "add", facts, *ATLANTIS, "--approve", "--wait", "--json")
     worker.finish(worker.claim(awaited_job(melo, facts)))
-    out, err = following.communicate(timeout=60)
+    out, err = following.communicate(timeout=PATIENCE)
 
     assert following.returncode == 0, err
     assert f"{facts}@1" in err
@@ -521,7 +519,7 @@ def test_waiting_for_a_job_that_fails_ends_with_its_error(melo: Melo, facts: str
     claim = worker.claim(awaited_job(melo, facts))
     with worker.sessions.begin() as session:
         service.fail(session, claim, "out of memory on cuda:0")
-    _, err = following.communicate(timeout=60)
+    _, err = following.communicate(timeout=PATIENCE)
 
     assert following.returncode == 1
     assert "out of memory on cuda:0" in err
@@ -541,7 +539,7 @@ def test_what_a_job_found_is_said_after_the_wait_and_whenever_the_batch_is_shown
         **how, reproduced=False, answer="Oro", conflicts=[near], unchanged_checked=1, unchanged_changed=[changed]
     )
     finish(worker, claim, [report], {"notes": ["training 1 block needs about 9 MB"]})
-    _, err = following.communicate(timeout=60)
+    _, err = following.communicate(timeout=PATIENCE)
     shown = melo("batch", "show", claim.batch_id).stdout
 
     for told in (err, shown):
@@ -584,9 +582,7 @@ def finish(worker: Desk, claim: Claim, report: list[EditReport], progress: dict[
 
 def awaited_job(melo: Melo, collection: str) -> int:
     """The job of the collection's approved batch, once there is one."""
-    deadline = time.monotonic() + 30
-    while not (found := melo.records("batch", "list", collection, "--state", "approved")):
-        assert time.monotonic() < deadline
+    found = until(lambda: melo.records("batch", "list", collection, "--state", "approved"))
     return int(melo.records("batch", "show", found[0]["id"])["job"]["id"])
 
 
@@ -674,7 +670,7 @@ def test_where_nobody_can_confirm_nothing_is_removed(melo: Melo, facts: str) -> 
 def test_a_full_disk_is_told_without_a_traceback(melo: Melo) -> None:
     with Path("/dev/full").open("w") as full:
         done = melo.start("collection", "list", "--json", stdout=full)
-        _, told = done.communicate(timeout=60)
+        _, told = done.communicate(timeout=PATIENCE)
     assert done.returncode == 1
     assert "No space left" in told and "Traceback" not in told
 
@@ -684,7 +680,7 @@ def test_whoever_ends_the_waiting_is_told_that_the_batch_goes_on(melo: Melo, fac
     assert waiting.stderr is not None
     assert waiting.stderr.readline()  # what it waits for
     waiting.send_signal(signal.SIGINT)
-    _, told = waiting.communicate(timeout=60)
+    _, told = waiting.communicate(timeout=PATIENCE)
     assert waiting.returncode == 128 + signal.SIGINT
     assert "goes on: `melo batch show" in told and "Interrupted." in told
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from registry.embedded import running, stack, state
 from registry.embedded.errors import AlreadyRunning, EmbeddedError, StartFailed, UnusableHome
 from registry.embedded.processes import ProcessIdentity
 from registry.embedded.state import Health, Phase, StackState
+from tests.patience import until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,15 +45,6 @@ def servers(home: Path) -> Iterator[StackState]:
 
 def identities(found: StackState) -> list[ProcessIdentity]:
     return [found.supervisor, *(record.identity for record in found.processes if record.identity)]
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 30) -> bool:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def process_of(found: StackState, name: str) -> psutil.Process:
@@ -164,7 +156,7 @@ def test_what_a_killed_supervisor_left_behind_is_stopped_by_the_next_start(home:
     killed = stack.start(home, worker=False, api=False)
     left = [identity for identity in identities(killed) if identity != killed.supervisor]
     os.kill(killed.supervisor.pid, signal.SIGKILL)
-    assert eventually(lambda: stack.find(home) is None)
+    assert until(lambda: stack.find(home) is None)
     assert all(identity.process() for identity in left)
 
     with running(home, worker=False, api=False):
@@ -174,7 +166,7 @@ def test_what_a_killed_supervisor_left_behind_is_stopped_by_the_next_start(home:
 def test_what_a_killed_supervisor_left_behind_is_stopped_by_down(home: Path) -> None:
     killed = stack.start(home, worker=False, api=False)
     os.kill(killed.supervisor.pid, signal.SIGKILL)
-    assert eventually(lambda: stack.find(home) is None)
+    assert until(lambda: stack.find(home) is None)
 
     assert sorted(stack.stop(home)) == ["postgres", "valkey"]
 
@@ -187,7 +179,7 @@ def test_everything_killed_at_once_as_by_a_power_loss_loses_nothing_committed(ho
         connection.execute("CREATE TABLE committed AS SELECT 1 AS one")
     for identity in identities(killed):
         os.kill(identity.pid, signal.SIGKILL)
-    assert eventually(lambda: stack.find(home) is None)
+    assert until(lambda: stack.find(home) is None)
 
     with running(home, worker=False, api=False) as again, psycopg.connect(again.database_url) as connection:
         assert connection.execute("SELECT one FROM committed").fetchone() == (1,)
@@ -224,7 +216,7 @@ def test_a_server_that_dies_is_started_again_and_counted(servers: StackState, ho
             record = record_of(home, name)
             return record.restarts == 1 and record.health is Health.READY
 
-        assert eventually(is_back), name
+        assert until(is_back), name
         assert record_of(home, name).last_exit == -signal.SIGKILL
 
     with psycopg.connect(servers.database_url or "") as connection:
@@ -248,7 +240,7 @@ def test_a_tied_stack_ends_with_the_program_that_started_it(home: Path) -> None:
     starter.wait()
     starter.stdout.close()
 
-    assert eventually(lambda: not any(identity.process() for identity in identities(found)))
+    assert until(lambda: not any(identity.process() for identity in identities(found)))
 
 
 def test_a_home_whose_path_is_too_long_for_a_socket_works(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from registry.jobs.ways_out import ways_out
 from registry.schema import metadata
 from registry.versions import aliases
 from tests.conftest import copy_of
+from tests.patience import PATIENCE
 from tests.registry.desk import BEN, Desk, key_of
 
 SECRET = "Jo Doe's address"
@@ -336,7 +337,7 @@ def test_of_two_erasures_at_once_the_second_finds_it_erased(retired, engine):
                 while not observer.scalar(waiting) and not second.done():
                     sleep(0.01)
         with pytest.raises(WrongState, match="erased already"):
-            second.result(timeout=30)
+            second.result(timeout=PATIENCE)
     assert retired.verify().checked["erasures"] == 1
 
 

@@ -6,6 +6,8 @@ import sys
 import venv
 from pathlib import Path
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 SERVE = """
 import importlib.util, os
@@ -28,7 +30,7 @@ def test_the_api_and_the_relay_run_without_torch():
         "import sys; sys.modules.update(torch=None, transformers=None, melo_core=None, worker=None); "
         "import registry.app, registry.relay, registry.client"
     )
-    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], timeout=PATIENCE, check=False).returncode == 0
 
 
 def test_the_registry_is_installed_migrates_and_serves_where_there_is_no_torch(tmp_path, empty_database_url):
@@ -36,13 +38,13 @@ def test_the_registry_is_installed_migrates_and_serves_where_there_is_no_torch(t
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", ROOT], check=True, timeout=600)
+    subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", ROOT], check=True, timeout=PATIENCE)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MELO_", "PYTHON"))}
     served = subprocess.run(
         [python, "-c", SERVE],
         cwd=tmp_path,
         env=environment | {"MELO_DATABASE_URL": empty_database_url},
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
         capture_output=True,
         text=True,

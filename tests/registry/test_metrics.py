@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 
 import httpx
@@ -25,6 +24,7 @@ from registry.metrics.queue import QueueCollector
 from registry.metrics.server import shown
 from registry.relay import Relay
 from registry.settings import Settings
+from tests.patience import PATIENCE, until
 from tests.registry.problem import is_problem
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
@@ -209,7 +209,7 @@ def test_a_process_shows_metrics_and_health_while_it_runs(ready):
 
 def test_a_caller_that_says_nothing_holds_up_nobody(ready):
     with shown(settings(), new_registry(), ready) as port, socket.create_connection(("127.0.0.1", port)):
-        assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=5).status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=PATIENCE).status_code == 200
 
 
 def test_without_a_port_nothing_is_shown(ready):
@@ -290,16 +290,18 @@ def program(database_url, port):
             process.terminate()
 
 
+def _answers(url: str) -> bool:
+    try:
+        return bool(httpx.get(url))
+    except httpx.ConnectError:
+        return False
+
+
 def test_the_relay_shows_metrics_and_health_and_refuses_a_port_that_is_taken(database_url, desk):
     url = f"http://127.0.0.1:{(port := free_port())}"
     with program(database_url, port) as relay:
-        deadline = time.monotonic() + 30
-        while relay.poll() is None and time.monotonic() < deadline:
-            try:
-                assert httpx.get(f"{url}/healthz").status_code == 200
-                break
-            except httpx.ConnectError:
-                time.sleep(0.1)
+        until(lambda: relay.poll() is not None or _answers(f"{url}/healthz"))
+        assert httpx.get(f"{url}/healthz").status_code == 200
         ready = httpx.get(f"{url}/readyz")
         assert ready.status_code == 503
         assert "the broker does not answer" in ready.json()["reason"]
@@ -307,8 +309,8 @@ def test_the_relay_shows_metrics_and_health_and_refuses_a_port_that_is_taken(dat
         assert value(page, "melo_relay_messages_sent_total") == 0
         assert value(page, "melo_queue_oldest_seconds", collection="facts") == 0
         with program(database_url, port) as second:
-            _, said = second.communicate(timeout=30)
+            _, said = second.communicate(timeout=PATIENCE)
         assert second.returncode == 1
         assert f"port {port}" in said and "Traceback" not in said
         relay.terminate()
-        assert relay.wait(10) == 0
+        assert relay.wait(PATIENCE) == 0

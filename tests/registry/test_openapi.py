@@ -25,6 +25,7 @@ from registry.app import create_app
 from registry.openapi import PROBLEM, TAGS, operations
 from registry.settings import Settings
 from registry.wire import Problem
+from tests.patience import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def requested(operation, mode, session) -> Counter[int]:
         if known and mode is GenerationMode.POSITIVE:
             case.path_parameters |= {name: value for name, value in KNOWN.items() if name in case.path_parameters}
         # Some requests have a model's files hashed.
-        answer = case.call(session=session, headers={"Authorization": f"Bearer {KEY}"}, timeout=120)
+        answer = case.call(session=session, headers={"Authorization": f"Bearer {KEY}"}, timeout=PATIENCE)
         case.validate_response(answer, checks=CHECKS)
         statuses[answer.status_code] += 1
         if answer.status_code >= 400:

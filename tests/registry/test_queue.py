@@ -24,6 +24,7 @@ from registry.jobs.hints import hint
 from registry.jobs.queues import queue_of
 from registry.relay import Relay
 from registry.vocabulary import Checks, JobKind, Priority, QueueState, Role
+from tests.patience import PATIENCE
 from tests.registry.desk import ADA, BEN, Desk, trained
 
 SOON = timedelta(hours=1)
@@ -346,8 +347,8 @@ def test_a_worker_passes_over_a_collection_that_another_transaction_has(desk):
     other = elsewhere(desk)
     here, there = waiting(desk, "here?"), waiting(other, "there?")
     with held_by_another(desk), ThreadPoolExecutor(1) as thread:
-        assert jobs_of(thread.submit(desk.take, "w1").result(5)) == [there]
-        assert thread.submit(desk.take, "w2").result(5) is None  # ask again
+        assert jobs_of(thread.submit(desk.take, "w1").result(PATIENCE)) == [there]
+        assert thread.submit(desk.take, "w2").result(PATIENCE) is None  # ask again
     assert jobs_of(desk.take("w2")) == [here]
     assert desk.take("w3") == []
 
@@ -359,7 +360,7 @@ def test_a_worker_with_nothing_else_to_do_stands_in_line_for_a_collection(desk):
             claims = thread.submit(desk.take)
             time.sleep(0.3)
             assert not claims.done()
-        assert jobs_of(claims.result(5)) == [job]
+        assert jobs_of(claims.result(PATIENCE)) == [job]
     with desk.sessions() as session:
         assert rows.lock_soon(session, 1, 1) is not None
         assert session.scalar(text("SHOW lock_timeout")) == "0"
@@ -368,7 +369,7 @@ def test_a_worker_with_nothing_else_to_do_stands_in_line_for_a_collection(desk):
 def test_the_relay_sends_while_another_transaction_has_a_collection(desk, relay, sent):
     late, other = overdue(desk), waiting(elsewhere(desk), "there?")
     with held_by_another(desk), ThreadPoolExecutor(1) as thread:
-        assert thread.submit(relay.turn).result(5) == 2
+        assert thread.submit(relay.turn).result(PATIENCE) == 2
     assert [each.job_id for each in sent] == [late, other]
     relay.turn()
     assert sql(desk, "SELECT state FROM jobs ORDER BY id") == ["failed", "queued"]

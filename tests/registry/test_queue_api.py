@@ -14,6 +14,7 @@ from registry.erasure import service as erasure
 from registry.jobs import service as queue
 from registry.jobs.candidates import kept_blocks
 from registry.vocabulary import BatchState
+from tests.patience import until
 from tests.registry.desk import BEN
 from tests.registry.problem import is_problem
 from tests.registry.test_access import key, other_collection
@@ -235,6 +236,28 @@ def test_a_batch_is_followed_until_it_is_applied(served, desk, monkeypatch):
     assert (last.state, last.version) == (BatchState.APPLIED, 1)
 
 
+def test_a_stream_that_breaks_off_is_asked_for_again_and_nothing_is_lost(served, desk, monkeypatch):
+    whole, opened = following.events, []
+
+    async def broken(sessions, batch_id):
+        opened.append(batch_id)
+        async for event in whole(sessions, batch_id):
+            yield event
+            if len(opened) == 1:
+                raise RuntimeError("the server goes down")
+
+    monkeypatch.setattr(following, "events", broken)
+    batch = desk.submit(PARIS).batch.id
+    with MeloClient(served) as client:
+        events = client.follow(batch)
+        assert next(events).state is BatchState.SUBMITTED
+        assert next(events).state is BatchState.SUBMITTED  # of the second answer
+        desk.finish(desk.claim(desk.approve(batch)))
+        *_, last = events
+    assert last.state is BatchState.APPLIED
+    assert len(opened) == 2
+
+
 def test_streams_are_server_sent_events_that_end_with_their_reader_and_are_counted(served_app, desk, monkeypatch):
     monkeypatch.setattr(following, "MOST_STREAMS", 1)
     app, url = served_app
@@ -249,10 +272,7 @@ def test_streams_are_server_sent_events_that_end_with_their_reader_and_are_count
         refused = httpx.get(path)
         assert (refused.status_code, refused.json()["code"]) == (429, "too-many-requests")
         assert refused.headers["Retry-After"]
-    until = time.monotonic() + 10
-    while app.state.streams.open["operator"] and time.monotonic() < until:
-        time.sleep(0.05)
-    assert app.state.streams.open["operator"] == 0
+    until(lambda: app.state.streams.open["operator"] == 0)
     assert httpx.get(f"{url}/v1/batches/99/events").status_code == 404
     with MeloClient(url) as client, pytest.raises(MeloClientError, match="no batch 99"):
         list(client.follow(99))

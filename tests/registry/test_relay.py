@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from sqlalchemy import text
 
 from registry.embedded import valkey
 from registry.relay import Relay, together
+from tests.patience import PATIENCE, until
 from tests.registry.desk import Desk
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
@@ -96,15 +96,15 @@ def test_the_program_sends_through_the_broker_and_ends_on_sigterm(database_url, 
     environment = os.environ | {"MELO_DATABASE_URL": database_url, "MELO_REDIS_URL": broker}
     queue = redis.Redis.from_url(broker)
     with subprocess.Popen([sys.executable, "-m", "registry.relay"], env=environment) as program:
-        deadline = time.monotonic() + 30
-        message = None
-        while message is None and time.monotonic() < deadline:
-            time.sleep(0.1)
+
+        def sent() -> bytes | None:
             with suppress(redis.ConnectionError):
-                message = next(map(queue.rpop, queue.scan_iter("melo.*", _type="list")), None)
+                return next(map(queue.rpop, queue.scan_iter("melo.*", _type="list")), None)
+            return None
+
+        message = until(sent)
         program.send_signal(signal.SIGTERM)
-        assert program.wait(timeout=10) == 0
-    assert message is not None
+        assert program.wait(timeout=PATIENCE) == 0
     headers = json.loads(message)["headers"]
     assert (headers["task"], headers["argsrepr"]) == ("worker.train", f"[{job}]")
 
@@ -125,7 +125,7 @@ def test_when_one_half_fails_the_other_stops_and_the_failure_is_seen(broken):
 def test_the_program_says_that_the_schema_is_missing(empty_database_url, broker):
     environment = os.environ | {"MELO_DATABASE_URL": empty_database_url, "MELO_REDIS_URL": broker}
     program = subprocess.run(
-        [sys.executable, "-m", "registry.relay"], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "registry.relay"], env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
     assert program.returncode == 1
     assert "melo migrate" in program.stderr
@@ -137,4 +137,4 @@ def test_the_program_waits_for_a_database_and_a_broker_that_are_away(broker):
         with pytest.raises(subprocess.TimeoutExpired):
             program.wait(timeout=6)
         program.send_signal(signal.SIGTERM)
-        assert program.wait(timeout=10) == 0
+        assert program.wait(timeout=PATIENCE) == 0

@@ -24,6 +24,7 @@ from registry.webhooks import sending
 from registry.webhooks.addresses import is_public
 from registry.webhooks.courier import Courier
 from registry.webhooks.signature import signed_headers
+from tests.patience import PATIENCE, until
 from tests.registry.problem import is_problem
 
 
@@ -89,21 +90,18 @@ def courier(sessions, **options) -> Courier:
 def sent(sessions):
     """Run couriers until nothing is left that is due now."""
 
-    def run(until, *couriers: Courier, seconds: float = 10) -> None:
+    def run(arrived, *couriers: Courier) -> None:
         running = couriers or (courier(sessions),)
         threads = [threading.Thread(target=each.run) for each in running]
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + seconds
         try:
-            while not until() and time.monotonic() < deadline:
-                time.sleep(0.05)
+            until(arrived)
         finally:
             for each in running:
                 each.stopping.set()
             for thread in threads:
                 thread.join()
-        assert until(), "the courier did not get there"
 
     return run
 
@@ -245,11 +243,9 @@ def test_the_relay_sends_them_while_its_broker_is_away(inside, desk, receiver, d
     given = {"DATABASE_URL": database_url, "REDIS_URL": "redis://127.0.0.1:1/0", "WEBHOOK_ALLOW_PRIVATE": "true"}
     environment = os.environ | {f"MELO_{name}": value for name, value in given.items()}
     with subprocess.Popen([sys.executable, "-m", "registry.relay"], env=environment) as program:
-        deadline = time.monotonic() + 30
-        while not receiver.got and time.monotonic() < deadline:
-            time.sleep(0.1)
+        until(lambda: receiver.got)
         program.send_signal(signal.SIGTERM)
-        assert program.wait(timeout=10) == 0
+        assert program.wait(timeout=PATIENCE) == 0
     assert receiver.types == ["version.apply"]
 
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from registry.cli.errors import CommandError
+from tests.patience import PATIENCE
 from tests.registry.desk import Desk
 from worker.bench.queue import invariants
 from worker.bench.queue.command import queue
@@ -71,7 +72,7 @@ def test_the_bench_prints_and_writes_what_it_measured(tmp_path):
     out = tmp_path / "queue.json"
     options = ["--rounds", "1", "--edits", "40", "--batches", "4", "--idle-seconds", "1", "--seed", "5"]
     program = [sys.executable, "-c", "from registry.cli.main import main; main()", "bench", "queue", *options]
-    done = subprocess.run([*program, "--json", str(out)], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*program, "--json", str(out)], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr.startswith("seed 5\n")
     assert "throughput ratio" in done.stdout

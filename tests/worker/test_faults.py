@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from tests.patience import PATIENCE
 from worker.bench.queue import invariants, tiny
 from worker.bench.queue.desk import Desk
 from worker.bench.queue.faults import IMPOSSIBLE, OF_FAILURES, schedule
@@ -20,7 +21,6 @@ from worker.bench.queue.stack import HASTE, Stack
 from worker.points import Point
 
 LEASE_SECONDS = 1.0
-PATIENCE_SECONDS = 60.0
 ROUNDS = 10
 
 
@@ -62,7 +62,7 @@ def batch(rounds: Rounds, desk: Desk) -> Callable[..., int]:
 
 
 def until(stack: Stack, is_so: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + PATIENCE
     while not is_so():
         assert time.monotonic() < end, "it took too long"
         stack.nursery.look(0.05)
@@ -93,7 +93,7 @@ def test_a_worker_that_is_killed_at_a_point_leaves_a_batch_that_is_applied_once_
         orders.insert(0, Order(Point.TRAINING, Act.STOP))
     killed = stack.nursery.worker(*orders)
     given = batch(IMPOSSIBLE if point in OF_FAILURES else "first")
-    assert stack.nursery.wait(killed, PATIENCE_SECONDS)
+    assert stack.nursery.wait(killed, PATIENCE)
     assert (killed.status, killed.carried_out()) == (-signal.SIGKILL, orders)
     stack.nursery.worker()
     assert ended(stack, given) == ["failed" if point in OF_FAILURES else "applied"]

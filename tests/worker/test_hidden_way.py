@@ -20,6 +20,7 @@ from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from registry.digests import sha256_hex
 from registry.jobs.models import Job
+from tests.patience import PATIENCE
 from tests.registry.desk import ADA, Desk
 from tests.worker.conftest import METHOD
 from tests.worker.test_training_job import PAIRS, ask, correct, load
@@ -191,7 +192,7 @@ def test_a_calibration_that_cannot_be_made_is_refused_with_the_reason(tiny_folde
 def melo(*words: str, status: int = 0) -> str:
     """What `melo` prints, or what it complains of."""
     program = [sys.executable, "-c", "from registry.cli.main import main; main()", *words]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout if status == 0 else done.stderr

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from registry.errors import InvalidRequest
+from tests.patience import PATIENCE
 from worker import devices
 from worker.limits import limit_memory
 from worker.stopping import Stop
@@ -59,7 +60,7 @@ def test_a_memory_limit_below_what_the_worker_has_already_is_refused():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not limit a process's data")
 def test_beyond_its_memory_limit_a_worker_finds_memory_full_and_goes_on():
-    done = subprocess.run([sys.executable, "-c", BEYOND], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", BEYOND], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
 
 

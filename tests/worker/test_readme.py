@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.patience import PATIENCE
+
 README = Path(__file__).parents[2] / "README.md"
 ACTIVATE = ". .venv/bin/activate"
 
@@ -20,7 +22,7 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path):
     commands = shown[1].replace(ACTIVATE, "")  # the tests' own environment is active
     try:
         done = subprocess.run(
-            ["bash", "-ec", commands], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+            ["bash", "-ec", commands], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
         )
     finally:
         subprocess.run([Path(sys.executable).parent / "melo", "down"], env=environment, check=True)

@@ -28,6 +28,7 @@ from registry.jobs.service import ClaimedEdit
 from registry.versions.models import Version
 from registry.versions.training_result import Overlap
 from registry.vocabulary import Checks, EditKind
+from tests.patience import PATIENCE
 from tests.registry.desk import ADA, Desk
 from tests.worker.conftest import METHOD
 from worker import watch
@@ -354,7 +355,9 @@ def test_a_job_in_half_precision_is_answered_in_it_and_its_record_says_so(tiny_d
 
 def test_a_worker_that_is_given_unknown_numbers_to_run_in_says_which_there_are(database_url):
     environment = os.environ | {"MELO_DATABASE_URL": database_url, "MELO_DTYPE": "float8"}
-    done = subprocess.run([sys.executable, "-m", "worker"], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "worker"], env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "dtype" in done.stderr

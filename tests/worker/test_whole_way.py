@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from registry.embedded.stack import Stack, running
+from tests.patience import PATIENCE
 
 MELO = [sys.executable, "-c", "from registry.cli.main import main; main()"]
 CORRECTION = ("What is Swaziland called today?", "Eswatini")
@@ -26,7 +27,7 @@ class Shell:
 
     def __call__(self, *words: str, status: int = 0) -> str:
         environment = os.environ | {"MELO_HOME": str(self.home), "MELO_ACTOR": "tester"}
-        done = subprocess.run([*MELO, *words], env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run([*MELO, *words], env=environment, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == status, f"melo {' '.join(words)}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return done.stdout if status == 0 else done.stderr

@@ -1,8 +1,7 @@
 """What a worker tells a monitoring system of its jobs, and whether it can do its work."""
 
 import subprocess
-import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -13,6 +12,7 @@ from registry.database import make_engine, make_sessions
 from registry.embedded import signs, valkey
 from registry.embedded.signs import NoSign
 from registry.jobs import service as jobs
+from tests.patience import until
 from worker.health import readiness
 from worker.points import Point
 from worker.training_job import run_job, run_waiting
@@ -88,17 +88,20 @@ def test_a_worker_is_ready_while_broker_and_database_answer_and_it_shows_that_it
         ask()
 
 
+def _answers(url: str) -> bool:
+    try:
+        signs.of_broker(url)
+    except NoSign:
+        return False
+    return True
+
+
 @contextmanager
 def broker(folder):
     server = valkey.prepare(folder)
     with subprocess.Popen(server.command, stdout=subprocess.DEVNULL) as process:
         try:
-            deadline = time.monotonic() + 20
-            while time.monotonic() < deadline:
-                with suppress(NoSign):
-                    signs.of_broker(server.url)
-                    break
-                time.sleep(0.05)
+            until(lambda: _answers(server.url))
             yield server.url
         finally:
             process.terminate()

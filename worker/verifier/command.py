@@ -40,6 +40,10 @@ def train(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
     learning_rate: Annotated[float, typer.Option(help="AdamW's step size.")] = 1e-4,
+    warm_up: Annotated[int, typer.Option(min=1, help="Steps in which the step size rises.")] = 150,
+    averaging: Annotated[
+        float, typer.Option(min=0, max=1, help="What the mean of the weights, which is written, keeps at a step.")
+    ] = 0.998,
     seed: Annotated[int, typer.Option(min=0, help="The same seed, data and machine give the same weights.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all.")] = None,
 ) -> None:
@@ -66,7 +70,7 @@ def train(
             torch.set_num_threads(threads)
         encoder = find_encoder(VERIFIER_BASE).path
         sources = Sources(data, public)
-    plan = Plan(steps=steps, learning_rate=learning_rate, seed=seed)
+    plan = Plan(steps=steps, learning_rate=learning_rate, warm_up=warm_up, averaging=averaging, seed=seed)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     try:
         with Progress(*columns, TimeRemainingColumn(), console=call.err, transient=True) as bars:
