@@ -2,12 +2,12 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from melo_core.errors import MeloError
-from melo_core.verifier_files import NONE, PACKAGED, digest_of
+from melo_core.verifier_files import NONE, PACKAGED
 
 Positions = Literal["answer", "all"]
 Clustering = Literal["nearest-point", "melo"]
@@ -164,51 +164,6 @@ PRESETS: Mapping[str, MethodSettings] = {
         verifier=NONE,
     ),
 }
-
-
-def validated(values: Mapping[str, Any], preset: str = "default") -> dict[str, Any]:
-    """All settings as a JSON object: those given, and the preset's for the others.
-
-    Raises MeloError for an unknown preset, a name that is no setting, a value of another type or one out of range.
-    """
-    if preset not in PRESETS:
-        raise MeloError(f"unknown preset {preset!r}; the presets are {', '.join(PRESETS)}")
-    settings = MethodSettings.from_json(PRESETS[preset].to_json() | dict(values))
-    found = digest_of(settings.verifier)
-    if settings.verifier_digest not in ("", found):
-        raise MeloError(
-            f"the verifier {settings.verifier!r} has the digest {found[:12]}…, not the given one "
-            f"{settings.verifier_digest[:12]}…; leave verifier_digest out"
-        )
-    return _within_reason(dataclasses.replace(settings, verifier_digest=found), values)
-
-
-# What may be other for some of a collection's edits: how a block is trained, not where it acts or what leads to it.
-OF_TRAINING = (
-    "rank", "scale", "learning_rate", "iterations", "loss_target", "rounds", "edits_per_block", "learn_rephrases",
-    "learn_as_question", "batch", "seed",
-)  # fmt: skip
-
-
-def for_training(method: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A collection's settings with changes for some of its edits. Raises MeloError, also for what may not differ."""
-    for name in changes:
-        if name in method and name not in OF_TRAINING:
-            raise MeloError(
-                f"method setting {name} is the same for all edits of a collection; {', '.join(OF_TRAINING)} may differ"
-            )
-    return _within_reason(MethodSettings.from_json({**method, **changes}), changes)
-
-
-def _within_reason(settings: MethodSettings, given: Iterable[str]) -> dict[str, Any]:
-    """As a JSON object. Raises MeloError where one that was given is larger than can be meant."""
-    for name in given:
-        value = getattr(settings, name)
-        if name in MOST and value > MOST[name]:
-            raise MeloError(f"method setting {name} must be at most {MOST[name]}, not {value!r:.80}")
-        if name == "seed" and value < 0:
-            raise MeloError(f"method setting seed must be at least 0, not {value!r:.80}")
-    return settings.to_json()
 
 
 def _read(name: str, value: Any, wanted: Any) -> Any:

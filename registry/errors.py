@@ -26,18 +26,27 @@ class RecordProblem:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-class RegistryError(Exception):
-    """A request that the record refuses. Its message can be acted on."""
+class UserError(Exception):
+    """What a user is told, and never as a traceback: a title, what is wrong, and what to do about it."""
 
-    status: ClassVar[int] = 400
-    code: ClassVar[str] = "refused"
-    title: ClassVar[str] = "The request was refused"
-    headers: Mapping[str, str] = {}  # what the answer carries beside the problem
+    title = "It did not work"
 
-    def __init__(self, detail: str, remedy: str = "", problems: Sequence[RecordProblem] = ()) -> None:
+    def __init__(self, detail: str, remedy: str = "") -> None:
         super().__init__(f"{detail} {remedy}".strip())
         self.detail = detail
         self.remedy = remedy
+
+
+class RegistryError(UserError):
+    """A request that the record refuses."""
+
+    status: ClassVar[int] = 400
+    code: ClassVar[str] = "refused"
+    title = "The request was refused"
+    headers: Mapping[str, str] = {}  # what the answer carries beside the problem
+
+    def __init__(self, detail: str, remedy: str = "", problems: Sequence[RecordProblem] = ()) -> None:
+        super().__init__(detail, remedy)
         self.problems = list(problems)
 
     def as_json(self) -> dict[str, Any]:

@@ -49,11 +49,12 @@ def apply(worker: Worker, prepared: Prepared) -> None:
         try:
             with watch.stage("finish"), worker.sessions.begin() as session:
                 worker.at(Point.FINISHING)
-                jobs.write_report(session, claim, reports, watch.progress, prepared.lessons)
+                held = jobs.hold(session, claim)
+                jobs.write_report(held, reports, watch.progress, prepared.lessons)
                 worker.at(Point.REPORTED)
                 version = versions.apply(
                     session,
-                    claim,
+                    held,
                     result,
                     timings=watch.timings,
                     loss_curve=watch.thinned_curve(),

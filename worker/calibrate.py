@@ -124,10 +124,11 @@ def calibrate(
 def _settings(given: Mapping[str, Any]) -> "MethodSettings":
     """Those of a collection that uses what is found. Raises CommandError."""
     from melo_core.errors import MeloError
-    from melo_core.settings import MethodSettings, validated
+    from melo_core.method import complete
+    from melo_core.settings import MethodSettings
 
     try:
-        return MethodSettings.from_json(validated(given))
+        return MethodSettings.from_json(complete(given))
     except MeloError as error:
         raise CommandError("No calibration", str(error)) from None
 

@@ -4,12 +4,10 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 
 from melo_core.base_model import BaseModel
-from melo_core.errors import MeloError
 from melo_core.settings import MethodSettings
 from melo_core.training import Progress
 from registry.jobs.claims import Claim, ClaimedEdit
@@ -49,19 +47,6 @@ class Prepared:
     def is_left(self) -> bool:
         """Whether it is still this worker's to do."""
         return self.watch.outcome is None
-
-
-def together(settings: dict[str, Any]) -> int:
-    """Most edits of several batches with these settings that are trained in one go; 0: each batch by itself.
-
-    More than fit into one step of training gain nothing. Where edits share blocks, a block would have edits of two
-    batches.
-    """
-    try:
-        method = MethodSettings.from_json(settings)
-    except MeloError:
-        return 0  # the job by itself says what is wrong with them
-    return method.batch if method.edits_per_block == 1 else 0
 
 
 def prepare(worker: Worker, watch: Watch) -> Prepared:

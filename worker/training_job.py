@@ -12,7 +12,7 @@ from worker.applying import apply
 from worker.away import patiently
 from worker.check_job import run_check
 from worker.failures import STILL_TO_DO, answered_for, give_back
-from worker.group import Prepared, prepare, together, train_all
+from worker.group import Prepared, prepare, train_all
 from worker.points import Point
 from worker.watch import Watch, Worker, kept
 
@@ -59,7 +59,6 @@ def _claimed(worker: Worker) -> list[Claim]:
                 lease_seconds=worker.lease_seconds,
                 models=worker.models,
                 loaded=worker.shelf.loaded,
-                together=together,
             )
             if claims:
                 worker.at(Point.CLAIMING)

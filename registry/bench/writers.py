@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from registry.audit.actor import Actor
 from registry.bench.synthetic import APPROVER, NAME, SUBMITTER, WORKER, corrections, trained
-from registry.collections import repository as collection_rows
 from registry.collections import service as collections
 from registry.edits import deciding, submitting
 from registry.errors import RegistryError
@@ -86,7 +85,7 @@ class Writer:
                 lease_seconds=600,
                 models=None,
                 loaded=(),
-                together=lambda settings: 1,
+                most_together=1,
             )
         if not claims:
             return False
@@ -94,12 +93,12 @@ class Writer:
         with self.sessions.begin() as session:
             # A worker builds its index outside and begins again where another version came first; here it holds the
             # collection meanwhile, so that the time goes into writing.
-            collection_rows.lock(session, claim.collection_id)
+            held = queue.hold(session, claim)
             newest = version_rows.latest(session, claim.collection_id)
             replaced = [edit.replaces for edit in claim.edits if edit.replaces is not None]
             gone = list(session.scalars(text(_OPEN_CLUSTERS_OF), {"edits": replaced})) if replaced else []
             result = trained(claim.edits, newest.number if newest else 0, gone)
-            service.apply(session, claim, result, timings={}, loss_curve=[])
+            service.apply(session, held, result, timings={}, loss_curve=[])
         return True
 
     def retire(self) -> bool:

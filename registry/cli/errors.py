@@ -7,24 +7,26 @@ from rich.console import Console
 from rich.text import Text
 
 from registry.cli.show import visible
+from registry.errors import UserError
 
 SHOWN_PROBLEMS = 50
 NEEDS_WORKER = "pip install 'melo-registry[worker]'"
 
 
-class CommandError(Exception):
+class CommandError(UserError):
     """Shown in red on stderr; the command then ends with status 1."""
 
     def __init__(self, title: str, detail: str, remedy: str = "", problems: Sequence[Mapping[str, Any]] = ()) -> None:
-        super().__init__(f"{title}: {detail}")
+        super().__init__(detail, remedy)
         self.title = title
-        self.detail = detail
-        self.remedy = remedy
         self.problems = list(problems)
 
+    def __str__(self) -> str:
+        return f"{self.title}: {self.detail}"
 
-def show_error(console: Console, error: Any) -> None:
-    """error: anything with title, detail, remedy and perhaps problems."""
+
+def show_error(console: Console, error: UserError) -> None:
+    """Show what is wrong and what to do, and the records that it is wrong with."""
     console.print(Text(visible(error.title), style="bold red"), Text(visible(error.detail)), sep=": ")
     problems = list(getattr(error, "problems", ()))
     for problem in problems[:SHOWN_PROBLEMS]:

@@ -29,6 +29,7 @@ from registry.cli import (
 from registry.cli.errors import NEEDS_WORKER, CommandError, show_error
 from registry.cli.invocation import Invocation, console, use_home
 from registry.cli.show import example
+from registry.errors import UserError
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -109,7 +110,7 @@ def _say_no_more() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _shown(error: Exception) -> object | None:
+def _shown(error: Exception) -> UserError | None:
     """What the user is told; None for an error of this program's own, whose traceback is needed."""
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in WORKER_MODULES:
         return CommandError("Not installed", f"This command needs the package {error.name}.", f"Run: {NEEDS_WORKER}")
@@ -117,7 +118,7 @@ def _shown(error: Exception) -> object | None:
         return CommandError("A setting is not valid", str(error), "Correct the MELO_ variable that it names.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CommandError("There is no room", f"{error.strerror}.", "Make room on the disk, and call it again.")
-    return error if hasattr(error, "title") and hasattr(error, "remedy") else None
+    return error if isinstance(error, UserError) else None
 
 
 def _register(app: typer.Typer, entry: EntryPoint) -> None:

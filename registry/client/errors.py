@@ -7,8 +7,10 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
+from registry.errors import UserError
 
-class MeloClientError(Exception):
+
+class MeloClientError(UserError):
     """The API refused, or could not be asked. Carries the problem's fields; status 0: no answer at all."""
 
     def __init__(
@@ -22,14 +24,15 @@ class MeloClientError(Exception):
         problems: Sequence[Mapping[str, Any]] = (),
         request_id: str | None = None,
     ) -> None:
-        super().__init__(f"{title}: {detail} {remedy}".strip())
+        super().__init__(detail, remedy)
         self.title = title
-        self.detail = detail
-        self.remedy = remedy
         self.status = status
         self.code = code
         self.problems = [dict(problem) for problem in problems]
         self.request_id = request_id
+
+    def __str__(self) -> str:
+        return f"{self.title}: {super().__str__()}"
 
 
 def refusal(answer: httpx.Response) -> MeloClientError:

@@ -1,15 +1,12 @@
 """What can go wrong while the embedded servers start or stop: what, and what to do about it."""
 
+from registry.errors import UserError
 
-class EmbeddedError(Exception):
+
+class EmbeddedError(UserError):
     """The stack on this machine could not be started or stopped."""
 
     title = "The embedded servers failed"
-
-    def __init__(self, detail: str, remedy: str = "") -> None:
-        super().__init__(f"{detail} {remedy}".strip())
-        self.detail = detail
-        self.remedy = remedy
 
 
 class NotInstalled(EmbeddedError):

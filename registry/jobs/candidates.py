@@ -7,7 +7,6 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
-from registry.collections import repository as collections
 from registry.edits import repository as edits
 from registry.edits.models import Edit
 from registry.jobs import repository, service
@@ -47,13 +46,13 @@ def finish_check(
 
     Raises LeaseLost where the check was cancelled, or belongs to another worker by now.
     """
-    job = service.hold(session, claim)
+    held = service.hold(session, claim)
     blocks = 0
     if result is not None:
-        store_points(session, collections.by_id(session, claim.collection_id), claim, result)
+        store_points(session, held.collection, claim, result)
         blocks = len(result.blocks)
-    service.write_report(session, claim, report, progress)
-    service.succeed(session, job, timings=timings, loss_curve=loss_curve, peak_memory_bytes=peak_memory_bytes)
+    service.write_report(held, report, progress)
+    service.succeed(session, held, timings=timings, loss_curve=loss_curve, peak_memory_bytes=peak_memory_bytes)
     session.flush()
     audit.record(
         session,
@@ -61,7 +60,7 @@ def finish_check(
         claim.actor,
         f"batch/{claim.batch_id}",
         collection_id=claim.collection_id,
-        details={"job": job.id, "attempt": job.attempt, "edits": len(report), "blocks": blocks},
+        details={"job": held.job.id, "attempt": held.job.attempt, "edits": len(report), "blocks": blocks},
     )
 
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
+from registry.collections import method
 from registry.collections import repository as collections
 from registry.collections.models import Collection as CollectionRow
 from registry.edits import events
@@ -79,35 +80,33 @@ def claim_next(
     lease_seconds: float,
     models: Collection[str] | None,
     loaded: Collection[str],
-    together: Callable[[dict[str, Any]], int],
+    most_together: int | None = None,
 ) -> list[Claim] | None:
     """Take the best job for this worker, and the trainings right behind it that can be trained with it, in order.
 
     models: digests of the base models that the worker may load; None: any. loaded: of those that it has in memory.
-    together: for a training's settings, the most edits that several batches may have together. Empty: nothing to do.
-    None: ask again in a moment, in another transaction; a job was ended instead, or others have what there is just now.
-    Commit at once, also then.
+    most_together: edits of several batches that are trained in one go, where that is less than the method says. Empty:
+    nothing to do. None: ask again in a moment, in another transaction; a job was ended instead, or others have what
+    there is just now. Commit at once, also then.
     """
     by = _Worker(worker, device, libraries, lease_seconds)
     busy = list[int]()
     try:
         for job_id in order.best(session, models, loaded, PATIENCE_SECONDS):
             try:
-                if claims := _try(session, job_id, by, together, collections.lock_at_once):
+                if claims := _try(session, job_id, by, most_together, collections.lock_at_once):
                     return claims
             except _Busy:  # a version may be being written there, which takes a while
                 busy.append(job_id)
         if not busy:
             return []
         # Nothing else is to be had. Where one transaction follows another, only who stands in line gets the lock.
-        return _try(session, busy[0], by, together, partial(collections.lock_soon, seconds=LOCK_SECONDS)) or None
+        return _try(session, busy[0], by, most_together, partial(collections.lock_soon, seconds=LOCK_SECONDS)) or None
     except (_Ended, _Busy):
         return None
 
 
-def _try(
-    session: Session, job_id: int, by: _Worker, together: Callable[[dict[str, Any]], int], lock: _Lock
-) -> list[Claim]:
+def _try(session: Session, job_id: int, by: _Worker, most_together: int | None, lock: _Lock) -> list[Claim]:
     """The job and its followers. Empty: it is not to be had, and no lock is kept: two workers that go through several
     collections must not wait for each other.
 
@@ -126,7 +125,7 @@ def _try(
         step.rollback()
         return []
     first, behind = taken
-    claims = [first, *_followers(session, first, behind, by, together)]
+    claims = [first, *_followers(session, first, behind, by, most_together)]
     step.commit()
     for each in claims:
         _record(session, each, by.device)
@@ -176,7 +175,7 @@ def _followers(
     first: Claim,
     behind: list[Place],
     by: _Worker,
-    together: Callable[[dict[str, Any]], int],
+    most_together: int | None,
 ) -> list[Claim]:
     """The trainings right behind the first that are trained in one go with it.
 
@@ -185,7 +184,10 @@ def _followers(
     """
     if first.kind != JobKind.TRAIN or first.attempt > 1 or first.deadline is not None:
         return []
-    room = together(first.settings) - len(first.edits)
+    room = method.installed().edits_together(first.settings)
+    if most_together is not None:
+        room = min(room, most_together)
+    room -= len(first.edits)
     found: list[Claim] = []
     for place in behind:
         if place.is_held or not place.is_due or place.is_overdue or place.attempt:

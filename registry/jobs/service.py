@@ -4,6 +4,7 @@ A check comes before the decision and says something of each edit; it changes no
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session
 from registry.audit.actor import Actor
 from registry.collections import repository as collections
 from registry.collections.method import settings_for
+from registry.collections.models import Collection
 from registry.edits import repository as edits
 from registry.edits.models import Batch
 from registry.errors import LeaseLost
@@ -78,16 +80,22 @@ def heartbeat(session: Session, claim: Claim, progress: dict[str, Any]) -> bool:
     return repository.renew(session, claim.job_id, claim.token, claim.lease_seconds, progress)
 
 
-def hold(session: Session, claim: Claim) -> Job:
-    """The claimed job, locked until the transaction ends. Raises LeaseLost where the claim is no longer good.
+@dataclass(frozen=True)
+class Held:
+    """A claimed job with its collection and its batch, all locked until the transaction ends."""
+
+    claim: Claim
+    collection: Collection
+    batch: Batch
+    job: Job
+
+
+def hold(session: Session, claim: Claim) -> Held:
+    """Lock the claimed job. Raises LeaseLost where the claim is no longer good.
 
     Its collection and its batch are locked before it, in the order in which whoever decides on a batch has them.
     """
-    return _hold(session, claim)[0]
-
-
-def _hold(session: Session, claim: Claim) -> tuple[Job, Batch]:
-    collections.lock(session, claim.collection_id)
+    collection = collections.lock(session, claim.collection_id)
     batch = edits.lock_batch(session, claim.batch_id)
     job = repository.lock_held(session, claim.job_id, claim.token)
     if job is None or batch is None:
@@ -95,7 +103,7 @@ def _hold(session: Session, claim: Claim) -> tuple[Job, Batch]:
             f"Job {claim.job_id} is no longer held by attempt {claim.attempt} of worker {claim.worker}.",
             "Throw the result away: whoever holds the job now will finish it.",
         )
-    return job, batch
+    return Held(claim, collection, batch, job)
 
 
 def require_in_time(session: Session, claim: Claim) -> None:
@@ -105,29 +113,26 @@ def require_in_time(session: Session, claim: Claim) -> None:
 
 
 def write_report(
-    session: Session,
-    claim: Claim,
+    held: Held,
     report: Sequence[EditReport | EditCheck],
     progress: dict[str, Any] | None = None,
     lessons: Sequence[int] | None = None,
 ) -> None:
     """Keep what is to be said about each edit, and the last progress, in the transaction that finishes the job.
 
-    lessons: the ids of the edits that were trained in one go, in their order, also those of other jobs. Raises
-    LeaseLost.
+    lessons: the ids of the edits that were trained in one go, in their order, also those of other jobs.
     """
-    job = hold(session, claim)
+    job = held.job
     job.report = [each.model_dump(mode="json", exclude_defaults=True) for each in report]
     job.progress = progress
     job.lessons = None if lessons is None else list(lessons)
-    session.flush()
 
 
 def give_back(session: Session, claim: Claim, reason: str = "the worker stops") -> None:
     """Let another worker have the job, at once, since this one has to stop. Raises LeaseLost."""
-    job, batch = _hold(session, claim)
-    job.attempt -= 1  # no worker was lost over it
-    ending.put_back(session, job, batch, claim.actor, reason)
+    held = hold(session, claim)
+    held.job.attempt -= 1  # no worker was lost over it
+    ending.put_back(session, held.job, held.batch, claim.actor, reason)
 
 
 def retry_later(session: Session, claim: Claim, error: str, pause_seconds: float) -> bool:
@@ -135,7 +140,8 @@ def retry_later(session: Session, claim: Claim, error: str, pause_seconds: float
 
     False: it was tried MOST_ATTEMPTS times, and ended failed instead. Raises LeaseLost.
     """
-    job, batch = _hold(session, claim)
+    held = hold(session, claim)
+    job, batch = held.job, held.batch
     if job.attempt >= MOST_ATTEMPTS:
         why = f"{job.attempt} attempts failed or were lost; the last one failed with: {error}"
         ending.fail(session, job, batch, why, claim.actor)
@@ -150,8 +156,8 @@ def fail(session: Session, claim: Claim, error: str) -> None:
 
     Raises LeaseLost where the claim is no longer good.
     """
-    job, batch = _hold(session, claim)
-    ending.fail(session, job, batch, error, claim.actor)
+    held = hold(session, claim)
+    ending.fail(session, held.job, held.batch, error, claim.actor)
 
 
 def fail_overdue(session: Session, limit: int) -> int:
@@ -175,20 +181,19 @@ def fail_overdue(session: Session, limit: int) -> int:
 
 def succeed(
     session: Session,
-    job: Job,
+    held: Held,
     *,
     timings: dict[str, float],
     loss_curve: list[Any],
     peak_memory_bytes: int | None,
 ) -> None:
     """Part of the transaction that writes the job's version, or a check's report."""
+    job = held.job
     job.timings = timings
     job.loss_curve = loss_curve
     job.peak_memory_bytes = peak_memory_bytes
     job.error = None  # of an attempt before this one
-    batch = edits.batch(session, job.batch_id)
-    assert batch is not None  # a foreign key
-    ending.end(session, job, batch, JobState.SUCCEEDED)
+    ending.end(session, job, held.batch, JobState.SUCCEEDED)
 
 
 def worker_seen(session: Session, worker: str, device: str, models: dict[str, Any] | None = None) -> None:

@@ -17,7 +17,7 @@ from registry.edits import repository as edits
 from registry.erasure.erased import require_whole
 from registry.errors import InvalidRequest, NotFound, StaleBase, WrongState
 from registry.jobs import service as queue
-from registry.jobs.service import Claim
+from registry.jobs.service import Held
 from registry.multiset import Multiset
 from registry.versions import repository, reverting, states
 from registry.versions.change import Change, add_version
@@ -34,7 +34,7 @@ CONTENT = ("state", "content_digest", "content_state", "edit_count", "cluster_co
 
 def apply(
     session: Session,
-    claim: Claim,
+    held: Held,
     result: TrainingResult,
     *,
     timings: dict[str, float],
@@ -43,12 +43,10 @@ def apply(
 ) -> Version:
     """Finish a job: store what was trained and make the version in which it acts.
 
-    Raises LeaseLost where the job belongs to another worker by now, PastDeadline where it comes too late, StaleBase
-    where another version came first (build the index again on the newest one, and call again), InvalidResult where the
-    result does not fit the job.
+    Raises PastDeadline where it comes too late, StaleBase where another version came first (build the index again on
+    the newest one, and call again), InvalidResult where the result does not fit the job.
     """
-    collection = collections.lock(session, claim.collection_id)
-    job = queue.hold(session, claim)
+    claim, collection, batch, job = held.claim, held.collection, held.batch, held.job
     queue.require_in_time(session, claim)
     newest = repository.latest(session, collection.id)
     base = newest.number if newest else 0
@@ -59,9 +57,7 @@ def apply(
         )
     change = Change(session, collection, newest)
     replaced = store_result(session, collection, claim, result, change)
-    queue.succeed(session, job, timings=timings, loss_curve=loss_curve, peak_memory_bytes=peak_memory_bytes)
-    batch = edits.batch(session, claim.batch_id)
-    assert batch is not None  # a foreign key
+    queue.succeed(session, held, timings=timings, loss_curve=loss_curve, peak_memory_bytes=peak_memory_bytes)
     version = change.make(
         kind=VersionKind.APPLY,
         message=batch.message,

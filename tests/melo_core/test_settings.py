@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from melo_core.errors import MeloError
-from melo_core.settings import PRESETS, MethodSettings, for_training, validated
+from melo_core.method import complete, for_training
+from melo_core.settings import PRESETS, MethodSettings
 from melo_core.verifier_files import digest_of
 
 
 def test_the_settings_are_read_without_torch_and_transformers():
     code = (
         "import sys, melo_core.settings\n"
-        "melo_core.settings.validated({}, 'paper')\n"
+        "melo_core.method.complete({}, 'paper')\n"
         "print([name for name in ('torch', 'transformers', 'numpy', 'rapidfuzz') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -24,8 +25,8 @@ def test_the_settings_are_read_without_torch_and_transformers():
 
 
 def test_settings_that_are_not_given_are_the_presets_and_all_are_returned():
-    assert validated({}) == MethodSettings().to_json() | {"verifier_digest": digest_of("packaged")}
-    paper = validated({"key_layer": 3, "radius": 12, "modules": ["a.b"]}, "paper")
+    assert complete({}) == MethodSettings().to_json() | {"verifier_digest": digest_of("packaged")}
+    paper = complete({"key_layer": 3, "radius": 12, "modules": ["a.b"]}, "paper")
     assert paper == PRESETS["paper"].to_json() | {"key_layer": 3, "radius": 12.0, "modules": ["a.b"]}
     assert MethodSettings.from_json(paper).to_json() == paper
 
@@ -78,7 +79,7 @@ def test_a_loss_target_of_zero_is_allowed():
 )
 def test_a_setting_that_cannot_be_is_refused_by_name_with_what_can_be(values, said):
     with pytest.raises(MeloError, match=said):
-        validated(values)
+        complete(values)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_a_setting_that_cannot_be_is_refused_by_name_with_what_can_be(values, sa
 )
 def test_a_number_that_nothing_can_be_trained_with_is_refused_where_it_is_given(values, said):
     with pytest.raises(MeloError, match=f"method setting {said}"):
-        validated(values)
+        complete(values)
     with pytest.raises(MeloError, match=f"method setting {said}"):
         for_training(MethodSettings().to_json(), values)
 
@@ -108,7 +109,7 @@ def test_what_an_earlier_release_stored_can_still_be_read_and_trained_with():
 
 def test_an_unknown_preset_is_refused_with_those_there_are():
     with pytest.raises(MeloError, match="unknown preset 'papers'; the presets are default, paper"):
-        validated({}, "papers")
+        complete({}, "papers")
 
 
 def test_the_documents_table_has_every_setting_with_what_the_presets_set():

@@ -75,7 +75,7 @@ class Desk:
 
     def take(self, worker: str = "w1", **options) -> list[Claim] | None:
         """What is best for a worker that may load any model, has none in memory and trains one batch at a time."""
-        usual = {"models": None, "loaded": (), "together": lambda settings: 1, "lease_seconds": 60}
+        usual = {"models": None, "loaded": (), "most_together": 1, "lease_seconds": 60}
         with self.sessions.begin() as session:
             return queue.claim_next(session, worker=worker, device="cpu", libraries={}, **{**usual, **options})
 
@@ -94,7 +94,7 @@ class Desk:
             content = repository.version_content(session, collection.id, base, block_bytes=False)
             return service.apply(
                 session,
-                claim,
+                queue.hold(session, claim),
                 result or trained(claim, content),
                 timings={"train": 0.5},
                 loss_curve=[[0.1, 2.0], [0.5, 0.01]],

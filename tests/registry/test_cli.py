@@ -576,7 +576,7 @@ def test_many_findings_are_cut_short_and_edits_without_any_are_not_named(melo: M
 def finish(worker: Desk, claim: Claim, report: list[EditReport], progress: dict[str, Any] | None = None) -> None:
     """Finish a job as a worker would that had this to say."""
     with worker.sessions.begin() as session:
-        jobs.write_report(session, claim, report, progress)
+        jobs.write_report(jobs.hold(session, claim), report, progress)
     worker.finish(claim)
 
 

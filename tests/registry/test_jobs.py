@@ -74,7 +74,7 @@ def test_what_a_job_says_of_its_edits_is_kept_and_read_with_the_batch(desk, job)
     )
     claim = desk.claim(job)
     with desk.sessions.begin() as session:
-        service.write_report(session, claim, [report], {"notes": ["64 MB are free"]})
+        service.write_report(service.hold(session, claim), [report], {"notes": ["64 MB are free"]})
     desk.finish(claim)
     with desk.sessions() as session:
         shown = edits.view(session, edits.get(session, claim.batch_id)).job
@@ -88,7 +88,7 @@ def test_only_the_holder_of_the_lease_can_say_something_of_the_edits(desk, job):
     expire(desk, job)
     desk.claim(job, "w2")
     with pytest.raises(LeaseLost), desk.sessions.begin() as session:
-        service.write_report(session, late, [])
+        service.write_report(service.hold(session, late), [])
 
 
 def test_a_late_finisher_changes_nothing(desk, job, engine):

@@ -173,7 +173,7 @@ def test_workers_at_once_take_each_job_once_and_apply_in_order(desk):
         try:
             idle = 0
             while idle < 50:
-                claims = desk.take(name, together=lambda settings: 3)
+                claims = desk.take(name, most_together=3)
                 idle = idle + 1 if claims == [] else 0
                 for claim in claims or ():
                     begun.append(claim.job_id)
@@ -231,17 +231,17 @@ def test_trainings_in_a_row_with_equal_settings_are_taken_together_as_far_as_the
     one, two, three = many(desk, 3)
     longer = waiting(desk, "longer?", changes={"iterations": 200})
     last = waiting(desk, "last?")
-    assert jobs_of(desk.take(together=lambda settings: 2)) == [one, two]
+    assert jobs_of(desk.take(most_together=2)) == [one, two]
     for job in (one, two):
         lose(desk, job)
     sql(desk, "UPDATE jobs SET state = 'queued', attempt = 0, lease_until = NULL")
-    claims = desk.take(together=lambda settings: settings["rank"] * 8)
+    claims = desk.take(most_together=None)
     assert jobs_of(claims) == [one, two, three]
     assert [claim.settings["iterations"] for claim in claims] == [80] * 3
     assert desk.take("w2") == []  # busy, and `longer` keeps `last` waiting
     for claim in claims:
         desk.finish(claim)
-    (claim,) = desk.take(together=lambda settings: 32)
+    (claim,) = desk.take(most_together=32)
     assert (claim.job_id, claim.settings["iterations"]) == (longer, 200)
     desk.finish(claim)
     assert work_off(desk) == [last]
@@ -250,14 +250,14 @@ def test_trainings_in_a_row_with_equal_settings_are_taken_together_as_far_as_the
 
 def test_one_that_was_tried_before_is_not_taken_together_with_others(desk):
     one, two, three = many(desk, 3)
-    assert jobs_of(desk.take(together=lambda settings: 9)) == [one, two, three]
+    assert jobs_of(desk.take(most_together=9)) == [one, two, three]
     for job in (one, two, three):
         lose(desk, job)
     urgent = waiting(desk, "urgent?", priority=Priority.HIGH)
-    (claim,) = desk.take(together=lambda settings: 9)
+    (claim,) = desk.take(most_together=9)
     assert claim.job_id == urgent
     desk.finish(claim)
-    assert jobs_of(desk.take(together=lambda settings: 9)) == [one]
+    assert jobs_of(desk.take(most_together=9)) == [one]
 
 
 def test_none_is_taken_together_with_one_that_is_more_urgent(desk):
@@ -265,7 +265,7 @@ def test_none_is_taken_together_with_one_that_is_more_urgent(desk):
     normal, high = waiting(desk, "normal?"), waiting(desk, "high?", priority=Priority.HIGH)
     due = waiting(desk, "due?", deadline=datetime.now(UTC) + SOON)
     taken = []
-    while claims := desk.take(together=lambda settings: 9):
+    while claims := desk.take(most_together=9):
         taken.append(jobs_of(claims))
         for claim in claims:
             desk.finish(claim)
@@ -278,7 +278,7 @@ def test_the_edits_that_an_approver_left_out_take_no_room(desk):
         out = [edit.id for edit in edits.view(session, edits.get(session, batch.id)).edits[:2]]
         deciding.approve(session, batch.id, BEN, "part", out)
     waiting(desk, "next?")
-    assert len(desk.take(together=lambda settings: 2)) == 2
+    assert len(desk.take(most_together=2)) == 2
 
 
 # Deadlines
@@ -437,7 +437,7 @@ def test_what_a_worker_hands_in_after_its_batch_was_cancelled_changes_nothing(de
         lambda session: service.fail(session, claim, "x"),
         lambda session: service.give_back(session, claim),
         lambda session: service.retry_later(session, claim, "x", 1),
-        lambda session: service.write_report(session, claim, []),
+        lambda session: service.hold(session, claim),
     ):
         with pytest.raises(LeaseLost), desk.sessions.begin() as session:
             late(session)
@@ -530,7 +530,7 @@ def test_an_applied_job_says_nothing_of_earlier_failures_and_keeps_its_lessons(d
         service.retry_later(session, claim, "the disk was full", 0.0)
     claim = desk.claim(job)
     with desk.sessions.begin() as session:
-        service.write_report(session, claim, [], lessons=[7, claim.edits[0].id])
+        service.write_report(service.hold(session, claim), [], lessons=[7, claim.edits[0].id])
     desk.finish(claim)
     with desk.sessions() as session:
         found = repository.by_id(session, job)

@@ -11,6 +11,7 @@ from sqlalchemy import event, text
 from registry.collections import service as collections
 from registry.database import make_engine, make_sessions
 from registry.edits import service as edits
+from registry.jobs import service as queue
 from registry.versions import aliases, comparing, reading, repository, service
 from registry.versions.edit_log import edit_log
 from tests.conftest import copy_of
@@ -138,7 +139,7 @@ def test_applying_a_batch_reads_what_it_changes(large):
         newest = repository.latest(session, 1).number
         result = replace(trained(claim, content), base_version=newest)
         with statements_of(engine) as sent:
-            service.apply(session, claim, result, timings={}, loss_curve=[])
+            service.apply(session, queue.hold(session, claim), result, timings={}, loss_curve=[])
         plans = explained(session, sent)
         session.rollback()
     assert [(statement, found) for statement, found in plans if found] == []

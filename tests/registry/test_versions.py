@@ -136,7 +136,7 @@ def test_rolling_back_to_the_newest_or_an_unknown_version_is_refused(desk, to, e
 def test_a_result_built_on_an_older_version_is_refused_and_stores_nothing(desk, engine):
     desk.approve(desk.submit({"prompt": "a?", "target": "x"}).batch.id)
     desk.approve(desk.submit({"prompt": "b?", "target": "y"}).batch.id)
-    one, two = desk.take(together=lambda settings: 2)
+    one, two = desk.take(most_together=2)
     result = trained(two, desk.content(0))
     desk.finish(one)
     with pytest.raises(StaleBase):

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from melo_core.settings import MethodSettings, validated
+from melo_core.method import complete
+from melo_core.settings import MethodSettings
 from tests.worker.test_hidden_way import melo
 
 NAMES = ["Brenwick", "Tarrant", "Ostley", "Calder", "Mirefield", "Pelham"]
@@ -62,7 +63,7 @@ def test_a_threshold_keeps_to_the_rate_and_a_collection_takes_it_as_it_was_print
     method = json.loads(options[options.index("--method") + 1])
     assert options[options.index("--calibration") + 1] == str(keys) and keys.is_file()
     assert method == found["method"] == {"threshold": found["threshold"]}
-    assert MethodSettings.from_json(validated(method)).threshold == found["threshold"]
+    assert MethodSettings.from_json(complete(method)).threshold == found["threshold"]
     assert any("near misses taken" in line for line in printed)
     assert any(f"{found['threshold']:.3g}, the greatest at which at most 10.0%" in line for line in printed)
 

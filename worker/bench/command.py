@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from melo_core.errors import MeloError
-from melo_core.settings import validated
+from melo_core.method import complete
 from registry.bench.command import group_of
 from registry.cli.errors import CommandError
 from registry.cli.invocation import invocation
@@ -87,7 +87,7 @@ def settings_given(method: str, preset: str) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise CommandError("The settings cannot be read", "--method is no JSON object.", "Such as '{\"rank\": 4}'.")
     try:
-        validated(given, preset)
+        complete(given, preset)
     except MeloError as error:
         raise CommandError("The settings cannot be used", f"{error}.") from None
     return given

@@ -11,7 +11,8 @@ from melo_core.base_model import BaseModel
 from melo_core.calibration import calibrate
 from melo_core.encoder import KeyEncoder, Whitening, ordinary_questions
 from melo_core.hidden import HiddenEncoder
-from melo_core.settings import MethodSettings, validated
+from melo_core.method import complete
+from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, layers_of, structure_of
 from worker.bench.measure import Advance
 from worker.bench.peers import Peer
@@ -73,7 +74,7 @@ class Methods:
 
     def _settings(self, preset: str, given: Mapping[str, Any]) -> tuple[MethodSettings, dict[str, str]]:
         """The settings, and in words which of them were fitted to this model."""
-        settings, fitted = MethodSettings.from_json(validated(given, preset)), dict[str, str]()
+        settings, fitted = MethodSettings.from_json(complete(given, preset)), dict[str, str]()
         if settings.key_encoder == "hidden" and "key_layer" not in given:
             _, layers = layers_of(self.base.model, "encoder" if self.base.kind is Kind.SEQ2SEQ else "")
             layer = round(KEY_DEPTH * len(layers))

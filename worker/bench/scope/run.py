@@ -14,8 +14,9 @@ from rich.table import Table
 
 from melo_core.encoder import KeyEncoder, SentenceEncoder
 from melo_core.index import ClusterIndex
+from melo_core.method import complete
 from melo_core.scope import Decision, Scope, ScopedText
-from melo_core.settings import MethodSettings, validated
+from melo_core.settings import MethodSettings
 from melo_core.structure import Kind
 from melo_core.verifier import Verifier
 from registry.cli.invocation import Invocation
@@ -78,7 +79,7 @@ def run_bench(call: Invocation, choice: Choice) -> None:
     """Raises CommandError and MeloError."""
     if choice.json_file is not None:
         require_writable(choice.json_file)
-    settings = MethodSettings.from_json(validated(choice.method, choice.preset))
+    settings = MethodSettings.from_json(complete(choice.method, choice.preset))
     shelf = Shelf(call.settings.cache, call.settings.dtype)
     encoder, digest = shelf.encoder(choice.encoder, None, None)
     found: dict[str, Any] = {}
