@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from melo_core.base_model import load_base_model
 from melo_core.encoder import SentenceEncoder, ordinary_questions
 from melo_core.index import Cluster, ClusterIndex
-from registry.base_models import find_encoder, find_model
-from registry.settings import Settings
+from registry.base.model_files import find_encoder, find_model
+from registry.base.settings import Settings
 
 DIMENSION, RADIUS, REPEATS = 384, 0.85, 40
 

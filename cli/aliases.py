@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from registry.cli.invocation import invocation
-from registry.cli.show import AsJson, example, fields, print_json, table
-from registry.cli.times import TIME_HELP, moment
-from registry.cli.versions import number
+from cli.invocation import invocation
+from cli.show import AsJson, example, fields, print_json, table
+from cli.times import TIME_HELP, moment
+from cli.versions import number
 
 Name = Annotated[str, typer.Argument(metavar="ALIAS", help="The alias, such as production.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept for good.")]

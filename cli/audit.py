@@ -7,9 +7,9 @@ from typing import IO, TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from registry.cli.errors import CommandError
-from registry.cli.invocation import Invocation, invocation
-from registry.cli.show import AsJson, example, print_json, table
+from cli.errors import CommandError
+from cli.invocation import Invocation, invocation
+from cli.show import AsJson, example, print_json, table
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from registry.cli.audit import counted
-from registry.cli.errors import CommandError
-from registry.cli.invocation import Invocation, invocation
-from registry.cli.show import AsJson, example, print_json
+from cli.audit import counted
+from cli.errors import CommandError
+from cli.invocation import Invocation, invocation
+from cli.show import AsJson, example, print_json
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -102,7 +102,7 @@ def _database(call: Invocation) -> "Iterator[Engine]":
     """The database itself, and as much time as it takes."""
     from sqlalchemy.exc import OperationalError
 
-    from registry.database import make_engine
+    from registry.base.database import make_engine
 
     engine = make_engine(call.database_url(), statement_timeout_seconds=0)
     try:

@@ -5,19 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from registry.cli import review
-from registry.cli.checks import SHOWN_EDITS, show_check
-from registry.cli.edits import Wait
-from registry.cli.findings import show_findings
-from registry.cli.follow import approved, follow, notes_of
-from registry.cli.invocation import invocation
-from registry.cli.show import AsJson, example, fields, print_json, prompt_of, table
-from registry.vocabulary import BatchState, Priority
+from cli import review
+from cli.checks import SHOWN_EDITS, show_check
+from cli.edits import Wait
+from cli.findings import show_findings
+from cli.follow import approved, follow, notes_of
+from cli.invocation import invocation
+from cli.show import AsJson, example, fields, print_json, prompt_of, table
+from registry.base.vocabulary import BatchState, Priority
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from registry.edits.schemas import ApprovalView, BatchView
+    from registry.edits.schemas import ApprovalView
+    from registry.batches.schemas import BatchView
     from registry.jobs.schemas import CheckView, JobView
 
 BatchId = Annotated[int, typer.Argument(metavar="BATCH", min=1, help="The batch's number.")]

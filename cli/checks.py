@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from registry.cli.findings import SHOWN, show_reports
-from registry.cli.show import prompt_of, table, visible
+from cli.findings import SHOWN, show_reports
+from cli.show import prompt_of, table, visible
 from registry.jobs.left_alone import tried
-from registry.vocabulary import JobState
+from registry.base.vocabulary import JobState
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from registry.edits.schemas import BatchView
+    from registry.batches.schemas import BatchView
     from registry.jobs.schemas import EditCheck, NearEdit, NearMiss
 
 SHOWN_EDITS = 100

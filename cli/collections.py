@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from registry.cli import queues
-from registry.cli.errors import CommandError
-from registry.cli.invocation import invocation
-from registry.cli.options import settings as json_settings
-from registry.cli.show import AsJson, example, fields, print_json, table
-from registry.vocabulary import Checks
+from cli import queues
+from cli.errors import CommandError
+from cli.invocation import invocation
+from cli.options import settings as json_settings
+from cli.show import AsJson, example, fields, print_json, table
+from registry.base.vocabulary import Checks
 
 Approvals = typer.Option("--approvals", min=1, max=10, help="How many different people have to approve a batch.")
 Approver = typer.Option("--approver", metavar="NAME", help="Who may approve; may be repeated. Default: anyone.")

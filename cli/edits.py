@@ -8,17 +8,17 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from registry.cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
-from registry.cli.files import EditFile, open_edits
-from registry.cli.follow import go_on
-from registry.cli.invocation import Invocation, invocation
-from registry.cli.options import BatchPriority, Deadline, EditsPerBlock, TrainingSettings, settings, training_options
-from registry.cli.show import AsJson, example, print_json, prompt_of, table
-from registry.vocabulary import EditKind, OnConflict, Priority
+from cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
+from cli.files import EditFile, open_edits
+from cli.follow import go_on
+from cli.invocation import Invocation, invocation
+from cli.options import BatchPriority, Deadline, EditsPerBlock, TrainingSettings, settings, training_options
+from cli.show import AsJson, example, print_json, prompt_of, table
+from registry.base.vocabulary import EditKind, OnConflict, Priority
 
 if TYPE_CHECKING:
     from registry.client import MeloClient
-    from registry.edits.schemas import SubmissionView
+    from registry.batches.schemas import SubmissionView
 
 TAKE_THE_REST = "Correct what is named, or take the rest with --skip-invalid."
 

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from registry.cli.invocation import Invocation, invocation
-from registry.cli.options import require_confirmed
-from registry.cli.show import AsJson, example, print_json, table
+from cli.invocation import Invocation, invocation
+from cli.options import require_confirmed
+from cli.show import AsJson, example, print_json, table
 
 if TYPE_CHECKING:
     from registry.erasure.schemas import ErasureView

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from registry.cli.show import visible
+from cli.show import visible
 
 SHOWN_PROBLEMS = 50
 NEEDS_WORKER = "pip install 'melo-registry[worker]'"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from registry.cli.errors import CommandError
+from cli.errors import CommandError
 
 COLUMNS = (
     "prompt", "target", "rephrases", "unchanged", "kind", "author", "reason", "source", "replaces",

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from registry.cli.show import visible
+from cli.show import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from registry.edits.schemas import BatchView
+    from registry.batches.schemas import BatchView
     from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport
 
 SHOWN = 20

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from registry.cli.checks import is_checked, show_check
-from registry.cli.errors import CommandError
-from registry.cli.findings import show_findings
-from registry.cli.show import duration, visible
-from registry.vocabulary import BatchState
+from cli.checks import is_checked, show_check
+from cli.errors import CommandError
+from cli.findings import show_findings
+from cli.show import duration, visible
+from registry.base.vocabulary import BatchState
 
 if TYPE_CHECKING:
-    from registry.cli.invocation import Invocation
+    from cli.invocation import Invocation
     from registry.client import MeloClient
-    from registry.edits.schemas import BatchView
+    from registry.batches.schemas import BatchView
 
 POLL_SECONDS = 0.5
 COUNTED = {

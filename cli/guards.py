@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from registry.cli.edits import Approve, Wait
-from registry.cli.errors import CommandError
-from registry.cli.follow import go_on
-from registry.cli.invocation import invocation
-from registry.cli.show import AsJson, example, print_json, table
+from cli.edits import Approve, Wait
+from cli.errors import CommandError
+from cli.follow import go_on
+from cli.invocation import invocation
+from cli.show import AsJson, example, print_json, table
 
 
 def register(app: typer.Typer) -> None:

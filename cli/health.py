@@ -4,8 +4,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from registry.cli.invocation import Invocation
-    from registry.embedded.state import ProcessRecord, StackState
+    from cli.invocation import Invocation
+    from embedded.state import ProcessRecord, StackState
 
 
 def local_status(call: "Invocation") -> dict[str, Any]:
@@ -59,8 +59,8 @@ def _process(record: "ProcessRecord", state: "StackState") -> dict[str, Any]:
 
 def _health(record: "ProcessRecord", state: "StackState") -> str:
     """`ready`, or what is wrong with the running process now."""
-    from registry.embedded import signs
-    from registry.embedded.state import Health
+    from registry.base import probes as signs
+    from embedded.state import Health
 
     if record.health is not Health.READY:
         return record.health.value
@@ -82,7 +82,7 @@ def _health(record: "ProcessRecord", state: "StackState") -> str:
 def _schema(state: "StackState") -> dict[str, str | None] | None:
     from sqlalchemy.exc import SQLAlchemyError
 
-    from registry import database
+    from registry.base import database
 
     if state.database_url is None:
         return None
@@ -97,7 +97,7 @@ def _schema(state: "StackState") -> dict[str, str | None] | None:
 
 
 def _queue(state: "StackState") -> dict[str, int] | None:
-    from registry.embedded import signs
+    from registry.base import probes as signs
 
     try:
         return signs.queue(state.database_url) if state.database_url else None
@@ -110,9 +110,9 @@ def _collections(state: "StackState") -> list[dict[str, Any]]:
     from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.orm import Session
 
-    from registry.database import make_engine
+    from registry.base.database import make_engine
     from registry.metrics import repository
-    from registry.vocabulary import JobState, QueueState
+    from registry.base.vocabulary import JobState, QueueState
 
     if state.database_url is None:
         return []

@@ -12,8 +12,8 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from registry.client import MeloClient
-    from registry.embedded.state import StackState
-    from registry.settings import Settings
+    from embedded.state import StackState
+    from registry.base.settings import Settings
 
 PIPED_WIDTH = 160
 
@@ -29,7 +29,7 @@ class Invocation:
 
     @cached_property
     def settings(self) -> "Settings":
-        from registry.settings import Settings
+        from registry.base.settings import Settings
 
         return Settings()
 
@@ -40,7 +40,7 @@ class Invocation:
     @cached_property
     def stack(self) -> "StackState | None":
         """What runs in MELO_HOME."""
-        from registry.embedded import stack
+        from embedded import stack
 
         return stack.find(self.home)
 
@@ -62,7 +62,7 @@ class Invocation:
 
     def database_url(self) -> str:
         """The named database, else MELO_HOME's. Raises CommandError where there is none."""
-        from registry.cli.errors import CommandError
+        from cli.errors import CommandError
 
         url = self.settings.database_url or (self.stack.database_url if self.stack else None)
         if not url:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from registry.cli.invocation import invocation
-from registry.cli.show import AsJson, duration, example, fields, print_json, table
-from registry.vocabulary import JobKind, JobState
+from cli.invocation import invocation
+from cli.show import AsJson, duration, example, fields, print_json, table
+from registry.base.vocabulary import JobKind, JobState
 
 if TYPE_CHECKING:
     from rich.console import Console

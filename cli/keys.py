@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from registry.cli.errors import CommandError
-from registry.cli.invocation import Invocation, invocation
-from registry.cli.show import AsJson, example, fields, print_json, table
-from registry.cli.times import later
-from registry.vocabulary import Role
+from cli.errors import CommandError
+from cli.invocation import Invocation, invocation
+from cli.show import AsJson, example, fields, print_json, table
+from cli.times import later
+from registry.base.vocabulary import Role
 
 if TYPE_CHECKING:
     from registry.access.schemas import CreatedKeyView, GrantView, KeyView

@@ -10,25 +10,11 @@ from typing import Annotated
 
 import typer
 
-from registry.bench import command as bench
-from registry.cli import (
-    aliases,
-    audit,
-    backup,
-    batches,
-    collections,
-    edits,
-    erasure,
-    guards,
-    jobs,
-    keys,
-    operation,
-    versions,
-    webhooks,
-)
-from registry.cli.errors import NEEDS_WORKER, CommandError, show_error
-from registry.cli.invocation import Invocation, console, use_home
-from registry.cli.show import example
+from benchmarks.record import command as bench
+from cli import aliases, audit, backup, batches, collections, edits, erasure, guards, jobs, keys, operation, versions, webhooks
+from cli.errors import NEEDS_WORKER, CommandError, show_error
+from cli.invocation import Invocation, console, use_home
+from cli.show import example
 
 INTERRUPTED = 128 + signal.SIGINT
 

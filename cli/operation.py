@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from registry.cli.errors import CommandError
-from registry.cli.invocation import Invocation, invocation
-from registry.cli.show import AsJson, duration, example, fields, print_json, table
+from cli.errors import CommandError
+from cli.invocation import Invocation, invocation
+from cli.show import AsJson, duration, example, fields, print_json, table
 
 if TYPE_CHECKING:
-    from registry.embedded.state import StackState
+    from embedded.state import StackState
 
 POLL_SECONDS = 0.5
 
@@ -46,7 +46,7 @@ def up(
 
     With MELO_DATABASE_URL or MELO_REDIS_URL set, that server is used in place of the embedded one.
     """
-    from registry.embedded import stack
+    from embedded import stack
 
     call = invocation(context)
     if call.stack is not None:
@@ -83,7 +83,7 @@ def down(context: typer.Context) -> None:
 
 def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Say what runs, since when and how well."""
-    from registry.cli.health import local_status, remote_status
+    from cli.health import local_status, remote_status
 
     call = invocation(context)
     found = remote_status(call, call.named_api) if call.named_api else local_status(call)
@@ -100,7 +100,7 @@ def migrate(context: typer.Context) -> None:
     """Bring the database to this program's schema."""
     from sqlalchemy.exc import OperationalError
 
-    from registry import database
+    from registry.base import database
 
     call = invocation(context)
     url = call.database_url()
@@ -126,7 +126,7 @@ def migrate(context: typer.Context) -> None:
 
 def check(context: typer.Context, service: Service) -> None:
     """End with status 0 if this service of this machine does its work."""
-    from registry.embedded import signs
+    from registry.base import probes as signs
 
     call = invocation(context)
     checks: dict[Service, Callable[[], None]] = {
@@ -160,8 +160,8 @@ def _interrupts() -> Iterator[None]:
 
 def _attend(call: Invocation, seen: "StackState") -> None:
     """Say what changes until somebody ends it."""
-    from registry.embedded import stack
-    from registry.embedded.state import Health, Phase
+    from embedded import stack
+    from embedded.state import Health, Phase
 
     restarts = {record.name: record.restarts for record in seen.processes}
     while (state := stack.find(call.home)) is not None and state.phase is Phase.READY:
@@ -176,8 +176,8 @@ def _attend(call: Invocation, seen: "StackState") -> None:
 
 
 def _stop(call: Invocation) -> bool:
-    from registry.embedded import stack
-    from registry.embedded.state import Health
+    from embedded import stack
+    from embedded.state import Health
 
     with call.err.status("stopping") as spinner:
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from registry.cli.errors import CommandError
-from registry.cli.times import later
-from registry.vocabulary import Priority
+from cli.errors import CommandError
+from cli.times import later
+from registry.base.vocabulary import Priority
 
 TrainingSettings = Annotated[
     str | None,

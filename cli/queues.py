@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from registry.cli.errors import CommandError
-from registry.cli.invocation import Invocation, invocation
-from registry.cli.show import AsJson, example, print_json, table
-from registry.vocabulary import QueueState
+from cli.errors import CommandError
+from cli.invocation import Invocation, invocation
+from cli.show import AsJson, example, print_json, table
+from registry.base.vocabulary import QueueState
 
 if TYPE_CHECKING:
     from registry.client import MeloClient

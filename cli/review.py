@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from registry.cli.checks import is_checked, taken
-from registry.cli.errors import CommandError
-from registry.cli.invocation import Invocation, invocation
-from registry.cli.show import AsJson, example, print_json, visible
-from registry.vocabulary import BatchState, Priority
+from cli.checks import is_checked, taken
+from cli.errors import CommandError
+from cli.invocation import Invocation, invocation
+from cli.show import AsJson, example, print_json, visible
+from registry.base.vocabulary import BatchState, Priority
 
 if TYPE_CHECKING:
-    from registry.edits.schemas import ActiveEditView, BatchView
+    from registry.edits.schemas import ActiveEditView
+    from registry.batches.schemas import BatchView
     from registry.jobs.schemas import NearMiss
 
 GUARD, NEXT, QUIT = "g", "n", "q"

@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 
-from registry.cli.errors import CommandError
+from cli.errors import CommandError
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 TIME_HELP = "ISO 8601, such as 2026-11-17T14:05; without a zone, this machine's."

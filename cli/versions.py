@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from registry.cli.errors import NEEDS_WORKER, CommandError
-from registry.cli.files import lines_of
-from registry.cli.invocation import Invocation, invocation
-from registry.cli.show import AsJson, example, fields, print_json, prompt_of, table, visible
-from registry.cli.times import TIME_HELP, moment
+from cli.errors import NEEDS_WORKER, CommandError
+from cli.files import lines_of
+from cli.invocation import Invocation, invocation
+from cli.show import AsJson, example, fields, print_json, prompt_of, table, visible
+from cli.times import TIME_HELP, moment
 
 if TYPE_CHECKING:
     from registry.client import MeloClient

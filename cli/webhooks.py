@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from registry.cli.errors import CommandError
-from registry.cli.invocation import invocation
-from registry.cli.options import require_confirmed
-from registry.cli.show import AsJson, example, print_json, table
-from registry.vocabulary import WebhookEvent
+from cli.errors import CommandError
+from cli.invocation import invocation
+from cli.options import require_confirmed
+from cli.show import AsJson, example, print_json, table
+from registry.base.vocabulary import WebhookEvent
 
 if TYPE_CHECKING:
     from registry.client import MeloClient

@@ -4,12 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from registry.embedded.supervisor import Supervisor
-from registry.settings import Settings
+from embedded.supervisor import Supervisor
+from registry.base.settings import Settings
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m registry.embedded", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m embedded", description=__doc__)
     parser.add_argument("home", type=Path)
     parser.add_argument("--no-worker", action="store_true")
     parser.add_argument("--no-api", action="store_true")

@@ -3,10 +3,10 @@
 import signal
 from pathlib import Path
 
-from registry.embedded import postgres
-from registry.embedded.errors import StopFailed
-from registry.embedded.processes import Farewell, ProcessIdentity, stop
-from registry.embedded.state import StackState
+from embedded import postgres
+from embedded.errors import StopFailed
+from embedded.processes import Farewell, ProcessIdentity, stop
+from embedded.state import StackState
 
 
 def clear(home: Path, old: StackState | None) -> list[str]:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from registry.embedded import signs
-from registry.embedded.postgres import Postgres
-from registry.embedded.processes import Account, Farewell
-from registry.embedded.valkey import Valkey
+from registry.base import probes as signs
+from embedded.postgres import Postgres
+from embedded.processes import Account, Farewell
+from embedded.valkey import Valkey
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def worker_part(environment: dict[str, str], stop_seconds: float) -> Part:
 def api_part(environment: dict[str, str], listener: int) -> Part:
     return Part(
         name="api",
-        command=[sys.executable, "-m", "registry.embedded.serve", str(listener)],
+        command=[sys.executable, "-m", "embedded.serve", str(listener)],
         inherit=[listener],
         sign=lambda: signs.of_api(environment["MELO_API_URL"]),
         patience_seconds=60,

@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 import psutil
 
-from registry.embedded import programs
-from registry.embedded.errors import StartFailed, UnusableHome
-from registry.embedded.processes import Account, ProcessIdentity
+from embedded import programs
+from embedded.errors import StartFailed, UnusableHome
+from embedded.processes import Account, ProcessIdentity
 
 OWNER = "postgres"  # the database role, not a system user
 DATABASE = "melo"

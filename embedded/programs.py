@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from registry.embedded.errors import NotInstalled
+from embedded.errors import NotInstalled
 
 POSTGRES_MAJOR = 18
 

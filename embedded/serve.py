@@ -1,4 +1,4 @@
-"""The API on a listening socket that the supervisor made; run as `python -m registry.embedded.serve FD`."""
+"""The API on a listening socket that the supervisor made; run as `python -m embedded.serve FD`."""
 
 import socket
 import sys
@@ -9,7 +9,7 @@ import uvicorn
 def main() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
     config = uvicorn.Config(
-        "registry.app:app_factory",
+        "registry.api.app:app_factory",
         factory=True,
         access_log=False,  # the application has its own line for each request
         log_config=None,

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import filelock
 
-from registry.embedded import state
-from registry.embedded.errors import AlreadyRunning, StartFailed
-from registry.embedded.leftovers import clear
-from registry.embedded.processes import spawn, tail
-from registry.embedded.state import EXIT_LOCKED, Phase, StackState
+from embedded import state
+from embedded.errors import AlreadyRunning, StartFailed
+from embedded.leftovers import clear
+from embedded.processes import spawn, tail
+from embedded.state import EXIT_LOCKED, Phase, StackState
 
 POLL_SECONDS = 0.1
 
@@ -43,7 +43,7 @@ def start(
     home = state.prepare(home)
     if find(home) is not None:
         raise AlreadyRunning(f"The stack in {home} is running already.", "See it with `melo status`.")
-    command = [sys.executable, "-m", "registry.embedded", str(home)]
+    command = [sys.executable, "-m", "embedded", str(home)]
     switches = {"--no-worker": not worker, "--no-api": not api, "--tied": tied}
     log = state.log_file(home, "supervisor")
     supervisor = spawn([*command, *(name for name, on in switches.items() if on)], environment=os.environ, log=log)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
-from registry.embedded.errors import UnusableHome
-from registry.embedded.processes import ProcessIdentity
+from embedded.errors import UnusableHome
+from embedded.processes import ProcessIdentity
 
 EXIT_LOCKED = 3  # the supervisor's exit status where another one holds the MELO_HOME
 

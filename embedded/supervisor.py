@@ -1,6 +1,6 @@
 """The process that starts the stack in order, restarts what dies, and stops it in the reverse order.
 
-Run as `python -m registry.embedded`; every other command talks to it through signals and state.json.
+Run as `python -m embedded`; every other command talks to it through signals and state.json.
 """
 
 import errno
@@ -18,14 +18,15 @@ import filelock
 import psycopg
 import psycopg.sql
 
-from registry import database
-from registry.embedded import plan, postgres, programs, signs, state, valkey
-from registry.embedded.errors import EmbeddedError, StartFailed, StopFailed
-from registry.embedded.leftovers import clear
-from registry.embedded.plan import Part
-from registry.embedded.processes import ProcessIdentity, spawn, stop, tail
-from registry.embedded.state import EXIT_LOCKED, Health, Phase, ProcessRecord, StackState
-from registry.settings import Settings
+from registry.base import database
+from embedded import plan, postgres, programs, state, valkey
+from registry.base import probes as signs
+from embedded.errors import EmbeddedError, StartFailed, StopFailed
+from embedded.leftovers import clear
+from embedded.plan import Part
+from embedded.processes import ProcessIdentity, spawn, stop, tail
+from embedded.state import EXIT_LOCKED, Health, Phase, ProcessRecord, StackState
+from registry.base.settings import Settings
 
 API_PORTS = range(8410, 8510)  # the first free one is taken
 POLL_SECONDS = 0.2

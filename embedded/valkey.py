@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry.embedded import programs
+from embedded import programs
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ import psycopg
 import pytest
 import yaml
 
-from registry.embedded import Stack, programs, running
-from registry.embedded.valkey import free_port
+from embedded import Stack, programs, running
+from embedded.valkey import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("migrate", "api", "relay", "worker")

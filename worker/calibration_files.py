@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from melo_core.calibration import Rephrased
 from melo_core.scope import same_text
 from melo_core.thresholds import Asked
-from registry.cli.errors import CommandError
+from cli.errors import CommandError
 
 T = TypeVar("T")
 

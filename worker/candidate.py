@@ -13,7 +13,7 @@ from melo_core.verifier import Verifier
 from registry.jobs.service import ClaimedEdit
 from registry.versions.content import VersionContent
 from registry.versions.training_result import ClusterState, NewBlock, NewPoint, Overlap, TrainingResult
-from registry.vocabulary import PointRole
+from registry.base.vocabulary import PointRole
 from worker.loader import as_tensor, index_of, scope_in
 from worker.training import TrainedEdit
 

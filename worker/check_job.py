@@ -14,7 +14,7 @@ from melo_core.settings import MethodSettings
 from registry.edits import repository as edit_rows
 from registry.edits.validation import same_target
 from registry.jobs import repository as job_rows
-from registry.jobs.candidates import finish_check
+from registry.versions.candidates import finish_check
 from registry.jobs.left_alone import Tried
 from registry.jobs.schemas import EditCheck, EditReport, NearEdit
 from registry.jobs.service import Claim, ClaimedEdit
@@ -22,7 +22,7 @@ from registry.jobs.ways_out import ways_out
 from registry.versions import repository as version_queries
 from registry.versions.content import VersionContent
 from registry.versions.training_result import TrainingResult
-from registry.vocabulary import Checks, PointRole
+from registry.base.vocabulary import Checks, PointRole
 from worker.candidate import CollectionScope, candidate
 from worker.checking import ASKED_TOGETHER, applied, reports_of, require_askable, route_of, serving
 from worker.metrics import Outcome

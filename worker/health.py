@@ -3,8 +3,8 @@
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.embedded import signs
-from registry.embedded.signs import NoSign
+from registry.base import probes as signs
+from registry.base.probes import NoSign
 from registry.metrics import repository
 from registry.metrics.server import Ready
 

@@ -15,7 +15,7 @@ from melo_core.structure import Kind
 from registry.jobs.schemas import NearMiss
 from registry.jobs.service import ClaimedEdit
 from registry.versions.content import EditContent, VersionContent
-from registry.vocabulary import EditKind, PointRole
+from registry.base.vocabulary import EditKind, PointRole
 from worker.candidate import CollectionScope
 from worker.checking import ASKED_TOGETHER, blocks_of, parts, serving
 from worker.loader import index_of, texts_of

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.bench.figures import Share, matches, plain
-from worker.bench.peers import Peer, Reply
-from worker.bench.peers.unedited import Unedited
+from benchmarks.edits.figures import Share, matches, plain
+from benchmarks.edits.peers import Peer, Reply
+from benchmarks.edits.peers.unedited import Unedited
 
 TOGETHER = 16  # prompts in a batch
 LONGEST_COMPARED = 16  # tokens of an answer that must be as before

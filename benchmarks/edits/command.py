@@ -9,10 +9,10 @@ import typer
 
 from melo_core.errors import MeloError
 from melo_core.settings import validated
-from registry.bench.command import group_of
-from registry.cli.errors import CommandError
-from registry.cli.invocation import invocation
-from registry.cli.show import example
+from benchmarks.record.command import group_of
+from cli.errors import CommandError
+from cli.invocation import invocation
+from cli.show import example
 
 
 class Task(StrEnum):
@@ -61,8 +61,8 @@ def edits(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
 ) -> None:
     """Edit a model batch after batch, and measure what came of it, by free generation throughout."""
-    from worker.bench.methods import METHODS
-    from worker.bench.run import Choice, run_bench
+    from benchmarks.edits.methods import METHODS
+    from benchmarks.edits.run import Choice, run_bench
 
     methods = [name.strip() for name in against.split(",") if name.strip()]
     unknown = [name for name in methods if name not in METHODS]

@@ -10,11 +10,11 @@ import torch
 
 from melo_core.base_model import BaseModel
 from melo_core.structure import Kind
-from worker.bench.answers import Batch, Before, broken_answers, chunks, untouched
-from worker.bench.data import BenchEdit
-from worker.bench.figures import Share, contains, matches, mean
-from worker.bench.machine import watched
-from worker.bench.peers import Applied, Peer, Reply
+from benchmarks.edits.answers import Batch, Before, broken_answers, chunks, untouched
+from benchmarks.edits.data import BenchEdit
+from benchmarks.edits.figures import Share, contains, matches, mean
+from benchmarks.machine import watched
+from benchmarks.edits.peers import Applied, Peer, Reply
 
 SENTENCE = 32  # tokens that an answer may have at least: room for a sentence around the target
 TIMED = 30  # prompts, for the time of routing

@@ -13,13 +13,13 @@ from melo_core.encoder import KeyEncoder, Whitening, ordinary_questions
 from melo_core.hidden import HiddenEncoder
 from melo_core.settings import MethodSettings, validated
 from melo_core.structure import Kind, layers_of, structure_of
-from worker.bench.measure import Advance
-from worker.bench.peers import Peer
-from worker.bench.peers.blocks import Blocks
-from worker.bench.peers.grace import Grace
-from worker.bench.peers.in_context import InContext
-from worker.bench.peers.lora import SharedLora
-from worker.bench.peers.unedited import Unedited
+from benchmarks.edits.measure import Advance
+from benchmarks.edits.peers import Peer
+from benchmarks.edits.peers.blocks import Blocks
+from benchmarks.edits.peers.grace import Grace
+from benchmarks.edits.peers.in_context import InContext
+from benchmarks.edits.peers.lora import SharedLora
+from benchmarks.edits.peers.unedited import Unedited
 from worker.shelf import Shelf
 
 METHODS = ("paper", "lora", "grace", "in-context")

@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 
-from worker.bench.data import BenchEdit
-from worker.bench.figures import plain
-from worker.bench.wording import as_question
+from benchmarks.edits.data import BenchEdit
+from benchmarks.edits.figures import plain
+from benchmarks.edits.wording import as_question
 
 MOST = 304  # prompts of one sort
 TEMPLATES_TRIED = 24  # of other edits, for a subject

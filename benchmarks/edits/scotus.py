@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from melo_core.base_model import BaseModel, load_base_model, save_model
 from melo_core.errors import MeloError
-from worker.bench.data import BenchEdit, Case
+from benchmarks.edits.data import BenchEdit, Case
 
 TRAINED_BEFORE = 1990
 TOKENS = 128  # of a case's facts

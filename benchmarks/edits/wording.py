@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from worker.bench.data import BenchEdit
+from benchmarks.edits.data import BenchEdit
 
 # What a cloze says, with {} for its subject, and the question; the first that fits counts. \1 is the rule's group.
 RULES = [

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from registry.bench.command import group_of
-from registry.cli.errors import CommandError
-from registry.cli.invocation import invocation
-from registry.cli.show import example
+from benchmarks.record.command import group_of
+from cli.errors import CommandError
+from cli.invocation import invocation
+from cli.show import example
 
 SHOWN = "melo bench queue --rounds 200 --edits 10000 --batches 100 --json queue.json"
 
@@ -32,7 +32,7 @@ def queue(
     It starts a stack of its own in a temporary folder, with a tiny random model on the CPU, and ends it again. 200
     rounds take about half an hour. Status 1 where something was lost, repeated, left over or not told.
     """
-    from worker.bench.queue.run import Choice, run_bench
+    from benchmarks.queue.run import Choice, run_bench
 
     if 0 < edits < batches:
         raise CommandError("Too few edits", f"{edits} edits cannot fill {batches} batches.", "Give more --edits.")

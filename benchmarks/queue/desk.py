@@ -10,11 +10,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from registry.audit.actor import Actor
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
-from registry.edits import deciding, submitting
-from registry.edits.models import Batch
-from registry.jobs.models import Job, OutboxMessage
+from registry.batches import deciding, submitting
+from registry.tables.edits import Batch
+from registry.tables.jobs import Job, OutboxMessage
 from registry.relay import Message
-from registry.vocabulary import Checks, JobState
+from registry.base.vocabulary import Checks, JobState
 
 SUBMITTER, APPROVER = Actor("bench-editor"), Actor("bench-approver")
 WAITING = (JobState.QUEUED, JobState.RUNNING)

@@ -1,6 +1,6 @@
 """A process that has imported what a worker needs, and forks one on request: some 0.1 s in the place of some 5.
 
-    python -m worker.bench.queue.nursery FILE_DESCRIPTOR FREEZE_SECONDS
+    python -m benchmarks.queue.nursery FILE_DESCRIPTOR FREEZE_SECONDS
 
 It reads what to start from the socket, a JSON object a line, and writes there what became of it. A child that is
 frozen goes on after that many seconds. When the other end is gone, children are killed: none outlives the bench.
@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from celery import Celery
 
-from registry.settings import Settings
+from registry.base.settings import Settings
 from worker import celery_app
-from worker.bench.queue.bare import train_bare
-from worker.bench.queue.orders import Order, obeying
+from benchmarks.queue.bare import train_bare
+from benchmarks.queue.orders import Order, obeying
 
 POLL_SECONDS = 0.02
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-from registry.settings import Settings
+from registry.base.settings import Settings
 from worker.points import Point
 
 

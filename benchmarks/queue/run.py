@@ -13,15 +13,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from registry.cli.errors import CommandError
-from registry.embedded.errors import EmbeddedError
-from worker.bench.machine import machine
-from worker.bench.queue import invariants, throughput, tiny
-from worker.bench.queue.faults import schedule
-from worker.bench.queue.figures import Figures
-from worker.bench.queue.rounds import Rounds, Tally
-from worker.bench.queue.stack import HASTE, Stack
-from worker.bench.queue.workers import BenchBroken
+from cli.errors import CommandError
+from embedded.errors import EmbeddedError
+from benchmarks.machine import machine
+from benchmarks.queue import invariants, throughput, tiny
+from benchmarks.queue.faults import schedule
+from benchmarks.queue.figures import Figures
+from benchmarks.queue.rounds import Rounds, Tally
+from benchmarks.queue.stack import HASTE, Stack
+from benchmarks.queue.workers import BenchBroken
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.database import make_engine, make_sessions, upgrade
-from registry.embedded import plan, postgres, signs, valkey
-from registry.embedded.plan import Part
-from registry.embedded.processes import ProcessIdentity, spawn, stop, tail
+from registry.base.database import make_engine, make_sessions, upgrade
+from embedded import plan, postgres, valkey
+from registry.base import probes as signs
+from embedded.plan import Part
+from embedded.processes import ProcessIdentity, spawn, stop, tail
 from registry.relay import Message, make_send
-from worker.bench.queue.workers import BenchBroken, Nursery
+from benchmarks.queue.workers import BenchBroken, Nursery
 
 POLL_SECONDS = 0.05
 # Short, so that what a killed process leaves behind is taken up within seconds.

@@ -12,15 +12,15 @@ from typing import Any
 import psutil
 from sqlalchemy import Float, cast, func, select, true
 
-from registry.embedded.processes import tail
-from registry.jobs.models import Job
-from registry.vocabulary import JobState
-from worker.bench.machine import BYTES_PER_MB
-from worker.bench.queue import invariants, tiny
-from worker.bench.queue.desk import Desk
-from worker.bench.queue.invariants import Findings
-from worker.bench.queue.stack import Stack
-from worker.bench.queue.workers import BenchBroken, Child
+from embedded.processes import tail
+from registry.tables.jobs import Job
+from registry.base.vocabulary import JobState
+from benchmarks.machine import BYTES_PER_MB
+from benchmarks.queue import invariants, tiny
+from benchmarks.queue.desk import Desk
+from benchmarks.queue.invariants import Findings
+from benchmarks.queue.stack import Stack
+from benchmarks.queue.workers import BenchBroken, Child
 
 COLLECTIONS = 4
 WORKERS = 2  # of one thread each, of the queue and of the bare trainer

@@ -14,8 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from registry.embedded.processes import spawn, tail
-from worker.bench.queue.orders import Order
+from embedded.processes import spawn, tail
+from benchmarks.queue.orders import Order
 
 PATIENCE_SECONDS = 120  # importing torch from a cold disk
 
@@ -63,7 +63,7 @@ class Nursery:
         self._line, theirs = socket.socketpair()
         with theirs:
             self._process = spawn(
-                [sys.executable, "-m", "worker.bench.queue.nursery", str(theirs.fileno()), str(self.freeze_seconds)],
+                [sys.executable, "-m", "benchmarks.queue.nursery", str(theirs.fileno()), str(self.freeze_seconds)],
                 environment={**os.environ, **self.environment},
                 log=self._log,
                 inherit=[theirs.fileno()],

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from registry.cli.errors import CommandError
-from registry.cli.invocation import invocation
-from registry.cli.show import example
+from cli.errors import CommandError
+from cli.invocation import invocation
+from cli.show import example
 
 GROUP = "bench"
 SHOWN = "melo bench registry --edits 1000000 --versions 10000 --json registry.json"
@@ -41,7 +41,7 @@ def registry(
     They are made on the server that MELO_DATABASE_URL names, else on a temporary one. A million edits take about 4 GB
     of disk and half an hour. Status 1 where a figure is not what it must be.
     """
-    from registry.bench.run import Sizes, run_bench
+    from benchmarks.record.run import Sizes, run_bench
 
     if edits < versions:
         raise CommandError("Too few edits", f"{edits} edits cannot fill {versions} versions.", "Give more --edits.")

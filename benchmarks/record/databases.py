@@ -12,9 +12,9 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import make_url
 
-from registry.cli.errors import CommandError
-from registry.database import upgrade
-from registry.embedded.stack import running
+from cli.errors import CommandError
+from registry.base.database import upgrade
+from embedded.stack import running
 
 
 @dataclass

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from registry.bench.measure import OF_EDITS, OF_VERSIONS, Submission, Timing
-from registry.bench.writers import Tally
-from registry.cli.show import table
+from benchmarks.record.measure import OF_EDITS, OF_VERSIONS, Submission, Timing
+from benchmarks.record.writers import Tally
+from cli.show import table
 
 LONGEST_MS = 100  # median of an operation on one version
 MOST_OF_A_COPY = 4

@@ -14,16 +14,16 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from registry.audit import checkpoint as checkpoints
 from registry.audit import repository as audit
-from registry.audit import verification
+from registry.verification import service as verification
 from registry.audit.chain import GENESIS, hashed_fields
 from registry.audit.schemas import Checkpoint
-from registry.bench.databases import Databases
-from registry.bench.generate import generate
-from registry.bench.measure import ADMIN
-from registry.bench.synthetic import NAME
+from benchmarks.record.databases import Databases
+from benchmarks.record.generate import generate
+from benchmarks.record.measure import ADMIN
+from benchmarks.record.synthetic import NAME
 from registry.collections import service as collections
-from registry.database import make_engine, make_sessions
-from registry.digests import event_hash, sha256_hex
+from registry.base.database import make_engine, make_sessions
+from registry.base.digests import event_hash, sha256_hex
 from registry.versions import aliases
 
 VERSIONS, EDITS = 20, 80

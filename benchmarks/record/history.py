@@ -7,7 +7,7 @@ edit replaces another. Of every hundred, the 16th rolls back one version, and th
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from registry.vocabulary import VersionKind
+from registry.base.vocabulary import VersionKind
 
 RETIRED_OF = 20  # every so manieth edit is retired
 

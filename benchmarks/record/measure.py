@@ -13,11 +13,11 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.audit.actor import Actor
-from registry.bench.synthetic import NAME, SUBMITTER, corrections, make_collection
+from benchmarks.record.synthetic import NAME, SUBMITTER, corrections, make_collection
 from registry.collections import service as collections
-from registry.collections.models import Collection
-from registry.edits import submitting
-from registry.edits.models import Edit
+from registry.tables.collections import Collection
+from registry.batches import submitting
+from registry.tables.edits import Edit
 from registry.versions import aliases, comparing, reading, service
 
 ADMIN = Actor("bench")

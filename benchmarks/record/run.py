@@ -14,15 +14,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.audit import verification
+from registry.verification import service as verification
 from registry.audit.schemas import ProgressView, VerificationView
-from registry.bench import forgeries, measure
-from registry.bench.databases import Databases, databases
-from registry.bench.figures import Figures
-from registry.bench.generate import generate
-from registry.bench.synthetic import write_model
-from registry.bench.writers import CONNECTIONS, write_at_once
-from registry.database import make_engine, make_sessions
+from benchmarks.record import forgeries, measure
+from benchmarks.record.databases import Databases, databases
+from benchmarks.record.figures import Figures
+from benchmarks.record.generate import generate
+from benchmarks.record.synthetic import write_model
+from benchmarks.record.writers import CONNECTIONS, write_at_once
+from registry.base.database import make_engine, make_sessions
 
 TIMES = 50  # each operation
 WRITTEN_VERSIONS, WRITTEN_EDITS = 20, 1_000  # in the collection of the writers, at first

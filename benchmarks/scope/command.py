@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from melo_core.errors import MeloError
-from registry.bench.command import group_of
-from registry.cli.errors import CommandError
-from registry.cli.invocation import invocation
-from registry.cli.show import example
-from worker.bench.command import settings_given
+from benchmarks.record.command import group_of
+from cli.errors import CommandError
+from cli.invocation import invocation
+from cli.show import example
+from benchmarks.edits.command import settings_given
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +48,7 @@ def scope(
         raise CommandError("Half a test", "--facts and --ask belong together.", "Give both, or neither.")
     if pairs is None and facts is None and grow is None:
         raise CommandError("Nothing to measure", "No file was given.", "Give --pairs, or --facts and --ask, or --grow.")
-    from worker.bench.scope.run import Choice, run_bench
+    from benchmarks.scope.run import Choice, run_bench
 
     given = settings_given(method, preset)
     try:

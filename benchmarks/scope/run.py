@@ -18,11 +18,11 @@ from melo_core.scope import Decision, Scope, ScopedText
 from melo_core.settings import MethodSettings, validated
 from melo_core.structure import Kind
 from melo_core.verifier import Verifier
-from registry.cli.invocation import Invocation
-from worker.bench.data import UnreadableData, records_of
-from worker.bench.figures import Share
-from worker.bench.machine import machine
-from worker.bench.run import bars, require_writable, write
+from cli.invocation import Invocation
+from benchmarks.edits.data import UnreadableData, records_of
+from benchmarks.edits.figures import Share
+from benchmarks.machine import machine
+from benchmarks.edits.run import bars, require_writable, write
 from worker.shelf import Shelf
 from worker.verifier.sources import held_out
 from worker.verifier.variants import typo

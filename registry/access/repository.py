@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from registry.access.models import AliasProtection, ApiKey, ApiKeyRole
-from registry.collections.models import Collection
-from registry.edits.models import Batch, Edit
-from registry.jobs.models import Job
+from registry.tables.access import AliasProtection, ApiKey, ApiKeyRole
+from registry.tables.collections import Collection
+from registry.tables.edits import Batch, Edit
+from registry.tables.jobs import Job
 
 # The ids that paths have, and the table of each.
 OWNERS: dict[str, type[Batch | Edit | Job]] = {"batch_id": Batch, "edit_id": Edit, "job_id": Job}

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from registry.vocabulary import Role
-from registry.wire import Answer, Body, Name, Reason, ShortText
+from registry.base.vocabulary import Role
+from registry.base.wire import Answer, Body, Name, Reason, ShortText
 
 ActorName = Annotated[
     ShortText, Field(min_length=1, max_length=200, pattern=r"\S", description="as the record names whoever uses it")

@@ -10,8 +10,8 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Header, Response
 from pydantic import BaseModel
 
-from registry.digests import sha256_hex
-from registry.errors import MovedMeanwhile
+from registry.base.digests import sha256_hex
+from registry.base.errors import MovedMeanwhile
 
 CACHED = "private, no-cache"
 _DIGITS = 32

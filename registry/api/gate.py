@@ -12,10 +12,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from registry.access import service
 from registry.access.caller import EVERYWHERE, Caller
 from registry.access.keys import KeyText
-from registry.access.rates import Rates
-from registry.errors import InvalidRequest, NotLocal, Unauthorized
-from registry.problems import answer_to
-from registry.settings import Settings
+from registry.api.rates import Rates
+from registry.base.errors import InvalidRequest, NotLocal, Unauthorized
+from registry.api.problems import answer_to
+from registry.base.settings import Settings
 
 # Served to everybody: whether the registry runs, and how it is asked.
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})

@@ -7,13 +7,13 @@ from fastapi import Depends, Path, Request
 from sqlalchemy.orm import Session
 
 from registry.access.caller import Caller
-from registry.access.place import place_of
+from registry.api.place import place_of
 from registry.audit.actor import Actor
 from registry.collections import service as collections
-from registry.collections.models import Collection
-from registry.errors import RoleNeeded
-from registry.vocabulary import Role
-from registry.wire import NAME_PATTERN
+from registry.tables.collections import Collection
+from registry.base.errors import RoleNeeded
+from registry.base.vocabulary import Role
+from registry.base.wire import NAME_PATTERN
 
 
 def get_session(request: Request) -> Iterator[Session]:

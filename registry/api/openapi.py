@@ -6,21 +6,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from registry.errors import (
-    DatabaseAway,
-    DigestMismatch,
-    InvalidRequest,
-    MovedMeanwhile,
-    NotFound,
-    RegistryError,
-    RoleNeeded,
-    TooLarge,
-    TooManyRequests,
-    Unauthorized,
-    WrongState,
-)
-from registry.openapi_examples import Examples
-from registry.wire import Problem
+from registry.base.errors import DatabaseAway, DigestMismatch, InvalidRequest, MovedMeanwhile, NotFound, RegistryError, RoleNeeded, TooLarge, TooManyRequests, Unauthorized, WrongState
+from registry.api.openapi_examples import Examples
+from registry.base.wire import Problem
 
 Operation = dict[str, Any]
 Document = dict[str, Any]

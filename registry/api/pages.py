@@ -14,8 +14,8 @@ from fastapi import Depends, Query, Request, Response
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from registry.errors import InvalidRequest
-from registry.wire import Id, Name
+from registry.base.errors import InvalidRequest
+from registry.base.wire import Id, Name
 
 LONGEST = 10_000  # rows in one page
 

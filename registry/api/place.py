@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from registry.access import repository
 from registry.access.repository import OWNERS
-from registry.wire import NAME_PATTERN
+from registry.base.wire import NAME_PATTERN
 
 
 def place_of(session: Session, request: Request, query: str | None) -> tuple[str, int | None]:

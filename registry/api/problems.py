@@ -14,9 +14,9 @@ from sqlalchemy.exc import DataError, DBAPIError, OperationalError, ProgrammingE
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from registry.conditional import NotModified
-from registry.errors import DatabaseAway, InvalidRequest, RegistryError, SchemaMismatch, TooLarge
-from registry.wire import NOT_BLANK
+from registry.api.conditional import NotModified
+from registry.base.errors import DatabaseAway, InvalidRequest, RegistryError, SchemaMismatch, TooLarge
+from registry.base.wire import NOT_BLANK
 
 log = structlog.get_logger("melo.api")
 

@@ -9,7 +9,7 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from registry.errors import TooManyRequests
+from registry.base.errors import TooManyRequests
 
 log = structlog.get_logger("melo.api")
 

@@ -10,11 +10,11 @@ from fastapi import Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from registry.body_file import LoadedBodyDep
+from registry.api.body_file import LoadedBodyDep
 from registry.edits.records import Raw
-from registry.edits.schemas import LineOptions, Submission
-from registry.errors import InvalidRequest, WrongMediaType
-from registry.wire import standalone_schema
+from registry.batches.schemas import LineOptions, Submission
+from registry.base.errors import InvalidRequest, WrongMediaType
+from registry.base.wire import standalone_schema
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"

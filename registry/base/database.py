@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, Operati
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.errors import InvalidRequest, SchemaMismatch
+from registry.base.errors import InvalidRequest, SchemaMismatch
 
 # What it looks like while the database is away. InternalError: it is read-only for a while, after a failover.
 # TimeoutError: of the pool of connections.

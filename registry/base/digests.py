@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from registry.multiset import Multiset
+from registry.base.multiset import Multiset
 
 # Each is part of what is hashed, and raised when the canonical form changes: a digest of one form is never one of
 # another.

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.errors import UnknownModel
+from registry.base.errors import UnknownModel
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -7,13 +7,13 @@ from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
 from registry.collections import repository as collections
-from registry.collections.models import Collection
-from registry.digests import collapse
+from registry.tables.collections import Collection
+from registry.base.digests import collapse
 from registry.edits import repository
-from registry.edits.models import Batch, Edit
-from registry.edits.submitting import submit
-from registry.edits.training import Training
-from registry.errors import InvalidRequest, NotFound, WrongState
+from registry.tables.edits import Batch, Edit
+from registry.batches.submitting import submit
+from registry.batches.training import Training
+from registry.base.errors import InvalidRequest, NotFound, WrongState
 
 
 def retrain(session: Session, edit_id: int, training: Training, actor: Actor, reason: str) -> Batch:

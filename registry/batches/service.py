@@ -5,24 +5,17 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from registry.collections import repository as collections
-from registry.collections.models import Collection
+from registry.tables.collections import Collection
 from registry.edits import repository
-from registry.edits.models import Batch
-from registry.edits.schemas import (
-    SHOWN_EDITS,
-    ActiveEditView,
-    ApprovalView,
-    BatchProgress,
-    BatchSummary,
-    BatchView,
-    EditView,
-)
-from registry.errors import NotFound
+from registry.tables.edits import Batch
+from registry.batches.schemas import SHOWN_EDITS, BatchProgress, BatchSummary, BatchView
+from registry.edits.schemas import ActiveEditView, ApprovalView, EditView
+from registry.base.errors import NotFound
 from registry.jobs import repository as jobs
 from registry.jobs.hints import hint
-from registry.jobs.models import Job
+from registry.tables.jobs import Job
 from registry.jobs.schemas import CheckView, JobView
-from registry.vocabulary import BatchState, JobKind
+from registry.base.vocabulary import BatchState, JobKind
 
 
 def get(session: Session, batch_id: int) -> Batch:

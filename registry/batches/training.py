@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from registry.collections.method import settings_for
-from registry.collections.models import Collection
-from registry.digests import settings_of
-from registry.errors import InvalidRequest
-from registry.vocabulary import Priority
+from registry.tables.collections import Collection
+from registry.base.digests import settings_of
+from registry.base.errors import InvalidRequest
+from registry.base.vocabulary import Priority
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from registry.client.calls import call, stream
 from registry.client.exchanges import Exchange, Lines, at, many, one
 from registry.collections.schemas import CollectionView
-from registry.edits.schemas import BatchProgress
+from registry.batches.schemas import BatchProgress
 from registry.jobs.schemas import JobRecord, JobSummary, QueueView
-from registry.vocabulary import JobKind, JobState, QueueState
+from registry.base.vocabulary import JobKind, JobState, QueueState
 
 _DATA = b"data:"
 

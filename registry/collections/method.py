@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from registry.errors import InvalidRequest
+from registry.base.errors import InvalidRequest
 
 
 def complete_settings(given: dict[str, Any], preset: str) -> dict[str, Any]:

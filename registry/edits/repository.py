@@ -8,13 +8,13 @@ from sqlalchemy import ColumnElement, and_, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
-from registry.copying import copy_rows
-from registry.edits.models import Approval, Batch, Edit
+from registry.tables.copying import copy_rows
+from registry.tables.edits import Approval, Batch, Edit
 from registry.edits.records import Record
-from registry.orm import in_parts, listed
-from registry.versions.models import Activation, Version
-from registry.versions.states import newest_state
-from registry.vocabulary import BatchState
+from registry.tables.orm import in_parts, listed
+from registry.tables.versions import Activation, Version
+from registry.edits.repository import newest_state
+from registry.base.vocabulary import BatchState
 
 PENDING = (BatchState.SUBMITTED, BatchState.APPROVED, BatchState.TRAINING)
 DECIDED = (BatchState.APPROVED, BatchState.TRAINING)

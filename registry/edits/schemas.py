@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, Json, WithJsonSchema
 
 from registry.jobs.schemas import CheckView, JobView
-from registry.vocabulary import BatchState, EditKind, JobKind, OnConflict, Priority, Role
-from registry.wire import Answer, Body, Id, Reason, Settings, ShortText, Text, standalone_schema
+from registry.base.vocabulary import BatchState, EditKind, JobKind, OnConflict, Priority, Role
+from registry.base.wire import Answer, Body, Id, Reason, Settings, ShortText, Text, standalone_schema
 
 
 def _not_blank(text: str) -> str:

@@ -5,10 +5,10 @@ from sqlalchemy.orm import Session
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.collections import repository
-from registry.collections.models import Collection
-from registry.errors import QueueClosed
+from registry.tables.collections import Collection
+from registry.base.errors import QueueClosed
 from registry.jobs import waking
-from registry.vocabulary import Action, QueueState
+from registry.base.vocabulary import Action, QueueState
 
 _ACTIONS = {
     QueueState.OPEN: Action.QUEUE_OPEN,

@@ -11,12 +11,12 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from registry.jobs.models import Job, WorkerHeartbeat
-from registry.orm import in_parts
+from registry.tables.jobs import Job, WorkerHeartbeat
+from registry.tables.orm import in_parts
 from registry.versions import repository as versions
 from registry.versions.content import BlockContent, PointContent
-from registry.versions.models import Activation, Block, BlockEdit, Point
-from registry.vocabulary import JobKind, JobState
+from registry.tables.versions import Activation, Block, BlockEdit, Point
+from registry.base.vocabulary import JobKind, JobState
 
 RENEWAL_WAITS = "1s"  # at most, for a job that is being written: the leases of others must not run out over it
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.metrics import repository
-from registry.vocabulary import JobKind, JobState, Priority, QueueState
+from registry.base.vocabulary import JobKind, JobState, Priority, QueueState
 
 log = structlog.get_logger("melo.metrics")
 

@@ -6,7 +6,7 @@ from typing import Self
 from prometheus_client import CollectorRegistry, Counter
 
 from registry.metrics.exposition import new_registry
-from registry.vocabulary import JobState
+from registry.base.vocabulary import JobState
 
 
 @dataclass(frozen=True)

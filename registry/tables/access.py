@@ -3,7 +3,7 @@
 from sqlalchemy import ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.orm import Base, Key, LaterMoment, Moment, Sha256
+from registry.tables.orm import Base, Key, LaterMoment, Moment, Sha256
 
 
 class ApiKey(Base):

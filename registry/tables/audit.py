@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, DateTime, ForeignKey, Index, func, true
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.orm import Base, Moment, Sha256
+from registry.tables.orm import Base, Moment, Sha256
 
 
 class AuditEvent(Base):

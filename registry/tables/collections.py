@@ -4,7 +4,7 @@ from sqlalchemy import Double, ForeignKey, Integer, Text, false
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.orm import Base, Json, Key, Moment, Sha256
+from registry.tables.orm import Base, Json, Key, Moment, Sha256
 
 
 class Collection(Base):

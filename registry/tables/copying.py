@@ -9,7 +9,7 @@ from psycopg import sql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from registry.orm import Base
+from registry.tables.orm import Base
 
 IN_A_STATEMENT = 10_000  # rows, so that none takes longer than statements may
 

@@ -4,7 +4,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text, UniqueConst
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.orm import Base, Json, Key, LaterMoment, Moment, Sha256
+from registry.tables.orm import Base, Json, Key, LaterMoment, Moment, Sha256
 
 
 class Batch(Base):

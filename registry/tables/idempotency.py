@@ -3,7 +3,7 @@
 from sqlalchemy import Index, Integer
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.orm import Base, Json, Moment, Sha256
+from registry.tables.orm import Base, Json, Moment, Sha256
 
 
 class KeptAnswer(Base):

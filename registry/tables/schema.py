@@ -1,14 +1,14 @@
 """Every table, imported: what Alembic compares the database with."""
 
-from registry.access import models as access
-from registry.audit import models as audit
-from registry.collections import models as collections
-from registry.edits import models as edits
-from registry.idempotency import models as idempotency
-from registry.jobs import models as jobs
-from registry.orm import Base
-from registry.versions import models as versions
-from registry.webhooks import models as webhooks
+from registry.tables import access
+from registry.tables import audit
+from registry.tables import collections
+from registry.tables import edits
+from registry.tables import idempotency
+from registry.tables import jobs
+from registry.tables.orm import Base
+from registry.tables import versions
+from registry.tables import webhooks
 
 __all__ = ["access", "audit", "collections", "edits", "idempotency", "jobs", "metadata", "versions", "webhooks"]
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, INT4RANGE, ExcludeConstraint, Range
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.orm import Base, Json, Key, LaterMoment, Moment, Sha256
+from registry.tables.orm import Base, Json, Key, LaterMoment, Moment, Sha256
 
 OPEN = "upper_inf(valid)"
 

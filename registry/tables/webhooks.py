@@ -6,7 +6,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text, UniqueConst
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.orm import Base, Json, Key, LaterMoment, Moment
+from registry.tables.orm import Base, Json, Key, LaterMoment, Moment
 
 PENDING = "delivered_at IS NULL AND failed_at IS NULL"
 

@@ -13,13 +13,13 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from registry.audit.checked import Checked
-from registry.audit.models import AuditEvent
-from registry.collections.models import Collection
-from registry.digests import Foundation, cluster_element, content_digest, edit_element
-from registry.multiset import PRIME, Multiset, product
+from registry.verification.checked import Checked
+from registry.tables.audit import AuditEvent
+from registry.tables.collections import Collection
+from registry.base.digests import Foundation, cluster_element, content_digest, edit_element
+from registry.base.multiset import PRIME, Multiset, product
 from registry.versions import repository
-from registry.versions.models import Version
+from registry.tables.versions import Version
 
 _FEW = 100
 _MANY = 10_000

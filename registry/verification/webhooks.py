@@ -2,10 +2,10 @@
 
 from sqlalchemy.orm import Session
 
-from registry.audit.checked import Checked, made_and_ended
-from registry.vocabulary import Action
+from registry.verification.checked import Checked, made_and_ended
+from registry.base.vocabulary import Action
 from registry.webhooks.content import content_digest
-from registry.webhooks.models import Webhook
+from registry.tables.webhooks import Webhook
 
 
 def check_webhooks(session: Session) -> Checked:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from registry.audit import service as audit
 from registry.collections import repository as collections
 from registry.edits import repository as edits
-from registry.edits.models import Edit
+from registry.tables.edits import Edit
 from registry.jobs import repository, service
 from registry.jobs.claims import Claim, ClaimedEdit
 from registry.jobs.schemas import EditCheck, EditReport
@@ -18,7 +18,7 @@ from registry.versions import states
 from registry.versions.content import BlockContent, PointContent
 from registry.versions.storing import store_points
 from registry.versions.training_result import TrainingResult
-from registry.vocabulary import Action, JobKind, JobState
+from registry.base.vocabulary import Action, JobKind, JobState
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from registry.digests import (
-    Foundation,
-    MemberContent,
-    cluster_digest,
-    cluster_element,
-    content_digest,
-    edit_element,
-    float32_bytes,
-)
-from registry.errors import DigestMismatch
-from registry.multiset import Multiset
-from registry.vocabulary import EditKind, PointRole
+from registry.base.digests import Foundation, MemberContent, cluster_digest, cluster_element, content_digest, edit_element, float32_bytes
+from registry.base.errors import DigestMismatch
+from registry.base.multiset import Multiset
+from registry.base.vocabulary import EditKind, PointRole
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from registry.collections.models import Collection
-from registry.edits.models import Edit
-from registry.errors import Erased
-from registry.versions.models import Activation, Version
+from registry.tables.collections import Collection
+from registry.tables.edits import Edit
+from registry.base.errors import Erased
+from registry.tables.versions import Activation, Version
 
 
 def require_whole(session: Session, collection_id: int, number: int, state: int) -> None:

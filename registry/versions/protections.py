@@ -6,14 +6,14 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from registry.access import repository
-from registry.access.models import AliasProtection
+from registry.tables.access import AliasProtection
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.collections import repository as collections
-from registry.collections.models import Collection
-from registry.errors import NotFound, RoleNeeded
+from registry.tables.collections import Collection
+from registry.base.errors import NotFound, RoleNeeded
 from registry.versions.names import require_alias_name
-from registry.vocabulary import Action, Role
+from registry.base.vocabulary import Action, Role
 
 
 def page(session: Session, collection: Collection, *, after: str | None, limit: int) -> Sequence[AliasProtection]:

@@ -5,8 +5,8 @@ from datetime import datetime
 from pydantic import Field
 
 from registry.edits.schemas import ApprovalView, EditView
-from registry.vocabulary import VersionKind
-from registry.wire import Answer, Body, Id, Reason, ShortText, VersionNumber
+from registry.base.vocabulary import VersionKind
+from registry.base.wire import Answer, Body, Id, Reason, ShortText, VersionNumber
 
 
 class VersionView(Answer):

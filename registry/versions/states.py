@@ -12,9 +12,9 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import Range
 from sqlalchemy.orm import Session
 
-from registry.edits.models import Edit
-from registry.orm import in_parts
-from registry.versions.models import Activation, Cluster, Version
+from registry.tables.edits import Edit
+from registry.tables.orm import in_parts
+from registry.tables.versions import Activation, Cluster, Version
 
 
 def open_from(number: int) -> Range[int]:

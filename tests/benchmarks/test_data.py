@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.bench.data import BenchEdit, UnreadableData, load_edits, load_questions, load_scotus
-from worker.bench.probes import neighbours, other_facts, swapped_subjects
+from benchmarks.edits.data import BenchEdit, UnreadableData, load_edits, load_questions, load_scotus
+from benchmarks.edits.probes import neighbours, other_facts, swapped_subjects
 
 
 def written(folder: Path, *records: object, name: str = "edits.jsonl") -> Path:

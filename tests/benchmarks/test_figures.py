@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.bench.figures import Share, contains, matches
+from benchmarks.edits.figures import Share, contains, matches
 
 
 def test_wilsons_interval_is_that_of_the_textbook():

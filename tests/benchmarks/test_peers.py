@@ -5,13 +5,13 @@ import pytest
 from melo_core.base_model import BaseModel
 from melo_core.settings import MethodSettings
 from tests.melo_core.conftest import ARCHITECTURES, tiny_model, tiny_tokenizer
-from worker.bench.answers import Before, untouched
-from worker.bench.data import BenchEdit
-from worker.bench.measure import Plan, measure
-from worker.bench.peers import grace, lora
-from worker.bench.peers.grace import Grace
-from worker.bench.peers.lora import SharedLora
-from worker.bench.peers.unedited import Unedited
+from benchmarks.edits.answers import Before, untouched
+from benchmarks.edits.data import BenchEdit
+from benchmarks.edits.measure import Plan, measure
+from benchmarks.edits.peers import grace, lora
+from benchmarks.edits.peers.grace import Grace
+from benchmarks.edits.peers.lora import SharedLora
+from benchmarks.edits.peers.unedited import Unedited
 
 FACTS = [("Who runs Acme?", "Ada"), ("Where is the head office of Globex?", "Oslo")]
 CLASSES = ["privacy", "tax"]

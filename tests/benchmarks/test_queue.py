@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from registry.cli.errors import CommandError
+from cli.errors import CommandError
 from tests.registry.desk import Desk
-from worker.bench.queue import invariants
-from worker.bench.queue.command import queue
-from worker.bench.queue.faults import Approval, Fault, schedule
+from benchmarks.queue import invariants
+from benchmarks.queue.command import queue
+from benchmarks.queue.faults import Approval, Fault, schedule
 from worker.points import Point
 
 SECOND_BLOCK = """(collection_id, job_id, data, sha256, shapes, rank, scale, loss, iterations)
@@ -70,7 +70,7 @@ def test_batches_that_were_applied_out_of_their_turn_are_found(tiny_desk: Desk, 
 def test_the_bench_prints_and_writes_what_it_measured(tmp_path):
     out = tmp_path / "queue.json"
     options = ["--rounds", "1", "--edits", "40", "--batches", "4", "--idle-seconds", "1", "--seed", "5"]
-    program = [sys.executable, "-c", "from registry.cli.main import main; main()", "bench", "queue", *options]
+    program = [sys.executable, "-c", "from cli.main import main; main()", "bench", "queue", *options]
     done = subprocess.run([*program, "--json", str(out)], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr.startswith("seed 5\n")

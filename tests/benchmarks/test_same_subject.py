@@ -15,13 +15,13 @@ from melo_core.verifier_files import folder_of
 from tests.melo_core.conftest import tiny_model, tiny_tokenizer
 from tests.melo_core.test_encoder import FOLDER, encoder  # noqa: F401  # a fixture
 from tests.melo_core.test_training_and_answers import SETTINGS
-from worker.bench.answers import Batch, Before, broken_answers
-from worker.bench.data import BenchEdit
-from worker.bench.measure import Plan, measure
-from worker.bench.peers import Reply
-from worker.bench.peers.blocks import Blocks
-from worker.bench.probes import ABOUT, MOST, same_subject
-from worker.bench.run import _table
+from benchmarks.edits.answers import Batch, Before, broken_answers
+from benchmarks.edits.data import BenchEdit
+from benchmarks.edits.measure import Plan, measure
+from benchmarks.edits.peers import Reply
+from benchmarks.edits.peers.blocks import Blocks
+from benchmarks.edits.probes import ABOUT, MOST, same_subject
+from benchmarks.edits.run import _table
 
 ACME = BenchEdit("Who runs Acme?", "Ada", "Acme", ("Who is at the head of Acme?",))
 GLOBEX = BenchEdit("Where is the head office of Globex?", "Oslo", "Globex")

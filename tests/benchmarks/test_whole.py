@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from registry.cli.errors import CommandError
-from registry.cli.invocation import Invocation
+from cli.errors import CommandError
+from cli.invocation import Invocation
 from tests.melo_core.conftest import tiny_model, tiny_tokenizer
-from worker.bench.run import Choice, run_bench
+from benchmarks.edits.run import Choice, run_bench
 
 DATA = Path(__file__).parents[1] / "data"
 FACTS = Choice(
@@ -130,7 +130,7 @@ def test_figures_of_a_method_are_written_before_the_next_begins(tmp_path, monkey
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("worker.bench.methods.calibrate", stop)
+    monkeypatch.setattr("benchmarks.edits.methods.calibrate", stop)
     with pytest.raises(KeyboardInterrupt):
         run_bench(quiet, choice)
     assert [record["method"] for record in json.loads(file.read_text())] == ["melo"]

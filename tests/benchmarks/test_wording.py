@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.bench.data import BenchEdit
-from worker.bench.wording import as_question, asked_as_question
+from benchmarks.edits.data import BenchEdit
+from benchmarks.edits.wording import as_question, asked_as_question
 
 
 @pytest.mark.parametrize(

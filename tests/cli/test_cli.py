@@ -21,10 +21,10 @@ from sqlalchemy import text
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from registry.cli.main import make_app
-from registry.database import make_engine, make_sessions
-from registry.digests import sha256_hex
-from registry.embedded import stack
+from cli.main import make_app
+from registry.base.database import make_engine, make_sessions
+from registry.base.digests import sha256_hex
+from embedded import stack
 from registry.jobs import service as jobs
 from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport
 from registry.jobs.service import Claim
@@ -166,7 +166,7 @@ def misnamed(program: Any, words: str) -> str:
 
 def test_the_help_needs_neither_the_web_nor_the_database_nor_a_model() -> None:
     program = (
-        "import sys; from registry.cli.main import make_app; make_app()\n"
+        "import sys; from cli.main import make_app; make_app()\n"
         "heavy = {'fastapi', 'sqlalchemy', 'celery', 'httpx', 'psycopg', 'torch', 'transformers', 'numpy'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

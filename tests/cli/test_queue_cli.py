@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from registry.cli.errors import CommandError
-from registry.cli.jobs import drawn
-from registry.cli.main import make_app
+from cli.errors import CommandError
+from cli.jobs import drawn
+from cli.main import make_app
 from registry.client import MeloClientError
 from registry.jobs import service as queue
 from tests.registry.desk import ADA

@@ -19,10 +19,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from registry.embedded import running, stack, state
-from registry.embedded.errors import AlreadyRunning, EmbeddedError, StartFailed, UnusableHome
-from registry.embedded.processes import ProcessIdentity
-from registry.embedded.state import Health, Phase, StackState
+from embedded import running, stack, state
+from embedded.errors import AlreadyRunning, EmbeddedError, StartFailed, UnusableHome
+from embedded.processes import ProcessIdentity
+from embedded.state import Health, Phase, StackState
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -235,7 +235,7 @@ def test_a_server_that_dies_is_started_again_and_counted(servers: StackState, ho
 
 def test_a_tied_stack_ends_with_the_program_that_started_it(home: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from registry.embedded import running\n"
+        "import sys, time; from pathlib import Path; from embedded import running\n"
         "with running(Path(sys.argv[1]), worker=False, api=False): print('ready', flush=True); time.sleep(60)"
     )
     starter = subprocess.Popen([sys.executable, "-c", program, str(home)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -333,7 +333,7 @@ def test_an_ordinary_user_can_run_it_too(tmp_path: Path) -> None:
             folder.chmod(folder.stat().st_mode | 0o005)
     tmp_path.chmod(0o777)
     program = (
-        "import os, sys, json; from pathlib import Path; from registry.embedded import running, state\n"
+        "import os, sys, json; from pathlib import Path; from embedded import running, state\n"
         "import psutil\n"
         "with running(Path(sys.argv[1]), worker=False, api=False) as found:\n"
         "    processes = state.read(found.home).processes\n"

@@ -11,11 +11,11 @@ SERVE = """
 import importlib.util, os
 missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name)]
 assert not missing, missing
-import registry.relay, registry.client, registry.cli.main
-from registry.database import upgrade
+import registry.relay, registry.client, cli.main
+from registry.base.database import upgrade
 upgrade(os.environ["MELO_DATABASE_URL"])
 from fastapi.testclient import TestClient
-from registry.app import app_factory
+from registry.api.app import app_factory
 with TestClient(app_factory(), base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as api:
     assert api.get("/readyz").json() == {"status": "ready"}, api.get("/readyz").text
     assert api.get("/v1/collections").json() == []
@@ -26,7 +26,7 @@ print("served")
 def test_the_api_and_the_relay_run_without_torch():
     program = (
         "import sys; sys.modules.update(torch=None, transformers=None, melo_core=None, worker=None); "
-        "import registry.app, registry.relay, registry.client"
+        "import registry.api.app, registry.relay, registry.client"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
 

@@ -3,7 +3,7 @@
 import pytest
 
 from registry.jobs import service as queue
-from registry.pages import encoded
+from registry.api.pages import encoded
 from tests.registry.problem import is_problem
 
 

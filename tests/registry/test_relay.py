@@ -15,7 +15,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from registry.embedded import valkey
+from embedded import valkey
 from registry.relay import Relay, together
 from tests.registry.desk import Desk
 

@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from registry.edits import deciding, repository, submitting
-from registry.edits.models import Batch
+from registry.batches import deciding, submitting
+from registry.edits import repository
+from registry.tables.edits import Batch
 from registry.edits.records import read_records
-from registry.errors import InvalidEdits, InvalidResult, NotFound, SelfApproval, TooLarge, WrongState
+from registry.base.errors import InvalidEdits, InvalidResult, NotFound, SelfApproval, TooLarge, WrongState
 from registry.jobs import service as queue
 from tests.registry.conftest import WINDOW
 from tests.registry.desk import ADA, BEN

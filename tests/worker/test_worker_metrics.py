@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import text
 
 from melo_core.errors import MeloError
-from registry.database import make_engine, make_sessions
-from registry.embedded import signs, valkey
-from registry.embedded.signs import NoSign
+from registry.base.database import make_engine, make_sessions
+from registry.base import probes as signs
+from embedded import valkey
+from registry.base.probes import NoSign
 from registry.jobs import service as jobs
 from worker.health import readiness
 from worker.points import Point

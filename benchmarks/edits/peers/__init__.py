@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from worker.bench.data import BenchEdit
+from benchmarks.edits.data import BenchEdit
 
 
 @dataclass(frozen=True)

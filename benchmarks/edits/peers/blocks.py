@@ -9,9 +9,9 @@ from melo_core.encoder import KeyEncoder
 from melo_core.session import Edit, EditSession
 from melo_core.settings import MethodSettings
 from melo_core.verifier import Verifier
-from worker.bench.data import BenchEdit
-from worker.bench.peers import Applied, Reply, RouteTime, Size
-from worker.bench.peers.unedited import Unedited
+from benchmarks.edits.data import BenchEdit
+from benchmarks.edits.peers import Applied, Reply, RouteTime, Size
+from benchmarks.edits.peers.unedited import Unedited
 
 
 class Blocks:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from melo_core.encoder import KeyEncoder
 from melo_core.index import ClusterIndex, Outcome
 from melo_core.settings import MethodSettings
-from worker.bench.data import BenchEdit
-from worker.bench.peers import Applied, Reply, RouteTime, Size
-from worker.bench.peers.unedited import Unedited
+from benchmarks.edits.data import BenchEdit
+from benchmarks.edits.peers import Applied, Reply, RouteTime, Size
+from benchmarks.edits.peers.unedited import Unedited
 
 
 class InContext:

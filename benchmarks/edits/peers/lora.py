@@ -12,9 +12,9 @@ from melo_core.block import initial_weights
 from melo_core.settings import MethodSettings
 from melo_core.structure import structure_of
 from melo_core.training import Example, remember
-from worker.bench.data import BenchEdit
-from worker.bench.peers import Applied, Reply, RouteTime, Size
-from worker.bench.peers.unedited import Unedited
+from benchmarks.edits.data import BenchEdit
+from benchmarks.edits.peers import Applied, Reply, RouteTime, Size
+from benchmarks.edits.peers.unedited import Unedited
 
 RANK = 8
 LEARNING_RATE = 2e-3

@@ -12,7 +12,7 @@ from melo_core.edited_model import BASE, EditedModel
 from melo_core.errors import UnsupportedModel
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind
-from worker.bench.peers import Reply
+from benchmarks.edits.peers import Reply
 
 
 class Unedited:

@@ -6,8 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from registry.audit import checkpoint, export, service, verification
-from registry.audit.models import AuditEvent
+from registry.audit import checkpoint, export, service
+from registry.verification import service as verification
+from registry.tables.audit import AuditEvent
 from registry.audit.schemas import (
     Checkpoint,
     Comparison,
@@ -18,11 +19,11 @@ from registry.audit.schemas import (
 )
 from registry.audit.signing import signing_key
 from registry.collections import service as collections
-from registry.http import SessionDep, needs
-from registry.idempotency.route import RepeatableRoute
-from registry.pages import ById
-from registry.vocabulary import Role
-from registry.wire import Name
+from registry.api.http import SessionDep, needs
+from registry.api.idempotency.route import RepeatableRoute
+from registry.api.pages import ById
+from registry.base.vocabulary import Role
+from registry.base.wire import Name
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=RepeatableRoute)
 LINES = "application/x-ndjson"

@@ -5,27 +5,19 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 from sse_starlette import EventSourceResponse
 
-from registry.body_file import loaded
-from registry.edits import cancelling, deciding, following, retraining, service, submitting
-from registry.edits.models import Batch
-from registry.edits.schemas import (
-    ActiveEditView,
-    BatchSummary,
-    BatchView,
-    Cancellation,
-    Decision,
-    Guarding,
-    Rejection,
-    Retraining,
-    SubmissionView,
-)
-from registry.edits.submission_body import DOCUMENTED, SubmittedDep
-from registry.edits.training import Training
-from registry.http import ActorDep, BatchId, CollectionDep, EditId, SessionDep, needs
-from registry.idempotency.route import RepeatableRoute
-from registry.pages import ById
-from registry.vocabulary import BatchState, Role
-from registry.wire import Id
+from registry.api.body_file import loaded
+from registry.batches import cancelling, deciding, retraining, service, submitting
+from registry.api import following
+from registry.tables.edits import Batch
+from registry.edits.schemas import ActiveEditView
+from registry.batches.schemas import BatchSummary, BatchView, Cancellation, Decision, Guarding, Rejection, Retraining, SubmissionView
+from registry.api.submission_body import DOCUMENTED, SubmittedDep
+from registry.batches.training import Training
+from registry.api.http import ActorDep, BatchId, CollectionDep, EditId, SessionDep, needs
+from registry.api.idempotency.route import RepeatableRoute
+from registry.api.pages import ById
+from registry.base.vocabulary import BatchState, Role
+from registry.base.wire import Id
 
 router = APIRouter(prefix="/v1", tags=["edits"], route_class=RepeatableRoute)
 

@@ -6,11 +6,11 @@ from fastapi import APIRouter, Query
 
 from registry.erasure import service
 from registry.erasure.schemas import Erasure, ErasureView, FoundEdit
-from registry.http import ActorDep, SessionDep, needs
-from registry.idempotency.route import RepeatableRoute
-from registry.pages import ById
-from registry.vocabulary import Role
-from registry.wire import Text
+from registry.api.http import ActorDep, SessionDep, needs
+from registry.api.idempotency.route import RepeatableRoute
+from registry.api.pages import ById
+from registry.base.vocabulary import Role
+from registry.base.wire import Text
 
 router = APIRouter(prefix="/v1/erasures", tags=["erasure"], route_class=RepeatableRoute)
 

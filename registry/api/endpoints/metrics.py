@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter, Request, Response
 
-from registry.http import needs
+from registry.api.http import needs
 from registry.metrics import exposition
-from registry.vocabulary import Role
+from registry.base.vocabulary import Role
 
 router = APIRouter()
 

@@ -4,13 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from registry.http import ActorDep, SessionDep, needs
-from registry.idempotency.route import RepeatableRoute
-from registry.pages import ById
-from registry.vocabulary import Role
+from registry.api.http import ActorDep, SessionDep, needs
+from registry.api.idempotency.route import RepeatableRoute
+from registry.api.pages import ById
+from registry.base.vocabulary import Role
 from registry.webhooks import service
 from registry.webhooks.schemas import CreatedWebhook, DeliveryView, NewWebhook, WebhookView
-from registry.wire import Reason
+from registry.base.wire import Reason
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=RepeatableRoute)
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 from sqlalchemy import delete, func, select, text, tuple_
 from sqlalchemy.orm import Session
 
-from registry.idempotency.models import KeptAnswer
+from registry.tables.idempotency import KeptAnswer
 
 KEPT_FOR = timedelta(hours=24)
 _LOCKS = 702636  # the class of these advisory locks: an arbitrary constant of this program

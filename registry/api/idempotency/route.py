@@ -10,10 +10,10 @@ from fastapi.params import Depends as Dependency
 from fastapi.routing import APIRoute
 
 from registry.access.caller import Caller
-from registry.body_file import BodyFileDep
-from registry.http import SessionDep
-from registry.idempotency import service
-from registry.idempotency.models import KeptAnswer
+from registry.api.body_file import BodyFileDep
+from registry.api.http import SessionDep
+from registry.api.idempotency import service
+from registry.tables.idempotency import KeptAnswer
 
 WRITING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 NOT_KEPT = frozenset({"content-length", "x-request-id"})  # these belong to one answer

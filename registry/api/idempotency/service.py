@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from registry.errors import AnswerNotKept, KeyReused
-from registry.idempotency import repository
-from registry.idempotency.models import KeptAnswer
+from registry.base.errors import AnswerNotKept, KeyReused
+from registry.api.idempotency import repository
+from registry.tables.idempotency import KeptAnswer
 
 
 @dataclass(frozen=True)
