@@ -1,17 +1,14 @@
 """What a lookup costs beside a decoding step of the same model, in the same process; and what an insertion costs.
 
-    python benchmarks/lookup.py [--threads 1 2] [--json FILE]
+    python -m benchmarks.lookup [--threads 1 2] [--json FILE]
 
 Each lookup follows a decoding step, as it does when serving: the model's weights have just pushed the index out of
 the CPU's caches. Keys are random directions (no two alike, so the nearest is hard to tell) and the figures medians.
 """
 
-import os
-
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the worker sets it, and before torch is loaded
-
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -64,7 +61,7 @@ def decoding_step(model_name: str) -> Callable[[], float]:
 def lookups(step: Callable[[], float], n: int, query_keys: int) -> dict[str, float]:
     index, steps, taken = index_of(n), [], []
     centres = torch.stack([cluster.centre for cluster in index.clusters.values()])
-    for query in random_keys(query_keys * REPEATS, seed=0).split(query_keys):
+    for query in random_keys(query_keys * REPEATS, seed=0).split(query_keys):  # type: ignore[no-untyped-call]
         steps.append(step())
         started = time.perf_counter()
         match = index.lookup(query)

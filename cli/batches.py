@@ -17,8 +17,8 @@ from registry.base.vocabulary import BatchState, Priority
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from registry.edits.schemas import ApprovalView
     from registry.batches.schemas import BatchView
+    from registry.edits.schemas import ApprovalView
     from registry.jobs.schemas import CheckView, JobView
 
 BatchId = Annotated[int, typer.Argument(metavar="BATCH", min=1, help="The batch's number.")]

@@ -17,8 +17,8 @@ from cli.show import AsJson, example, print_json, prompt_of, table
 from registry.base.vocabulary import EditKind, OnConflict, Priority
 
 if TYPE_CHECKING:
-    from registry.client import MeloClient
     from registry.batches.schemas import SubmissionView
+    from registry.client import MeloClient
 
 TAKE_THE_REST = "Correct what is named, or take the rest with --skip-invalid."
 

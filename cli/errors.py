@@ -10,6 +10,7 @@ from cli.show import visible
 
 SHOWN_PROBLEMS = 50
 NEEDS_WORKER = "pip install 'melo-registry[worker]'"
+NEEDS_SOURCE = "pip install --editable '.[worker]' in a checkout of MELO's source"
 
 
 class CommandError(Exception):

@@ -14,8 +14,8 @@ from registry.base.vocabulary import BatchState
 
 if TYPE_CHECKING:
     from cli.invocation import Invocation
-    from registry.client import MeloClient
     from registry.batches.schemas import BatchView
+    from registry.client import MeloClient
 
 POLL_SECONDS = 0.5
 COUNTED = {

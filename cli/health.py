@@ -59,22 +59,22 @@ def _process(record: "ProcessRecord", state: "StackState") -> dict[str, Any]:
 
 def _health(record: "ProcessRecord", state: "StackState") -> str:
     """`ready`, or what is wrong with the running process now."""
-    from registry.base import probes as signs
     from embedded.state import Health
+    from registry.base import probes
 
     if record.health is not Health.READY:
         return record.health.value
     database, broker, api = state.database_url or "", state.redis_url or "", state.api_url or ""
     asked = {
-        "postgres": lambda: signs.of_postgres(database),
-        "valkey": lambda: signs.of_broker(broker),
-        "api": lambda: signs.of_api(api),
-        "relay": lambda: signs.of_relay(database),
-        "worker": lambda: signs.of_worker(database),
+        "postgres": lambda: probes.of_postgres(database),
+        "valkey": lambda: probes.of_broker(broker),
+        "api": lambda: probes.of_api(api),
+        "relay": lambda: probes.of_relay(database),
+        "worker": lambda: probes.of_worker(database),
     }
     try:
         asked[record.name]()
-    except signs.NoSign as reason:
+    except probes.NoSign as reason:
         return str(reason)
     return Health.READY.value
 
@@ -97,11 +97,11 @@ def _schema(state: "StackState") -> dict[str, str | None] | None:
 
 
 def _queue(state: "StackState") -> dict[str, int] | None:
-    from registry.base import probes as signs
+    from registry.base import probes
 
     try:
-        return signs.queue(state.database_url) if state.database_url else None
-    except signs.NoSign:
+        return probes.queue(state.database_url) if state.database_url else None
+    except probes.NoSign:
         return None
 
 
@@ -111,8 +111,8 @@ def _collections(state: "StackState") -> list[dict[str, Any]]:
     from sqlalchemy.orm import Session
 
     from registry.base.database import make_engine
-    from registry.metrics import repository
     from registry.base.vocabulary import JobState, QueueState
+    from registry.metrics import repository
 
     if state.database_url is None:
         return []

@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from registry.client import MeloClient
     from embedded.state import StackState
     from registry.base.settings import Settings
+    from registry.client import MeloClient
 
 PIPED_WIDTH = 160
 

@@ -10,14 +10,28 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.record import command as bench
-from cli import aliases, audit, backup, batches, collections, edits, erasure, guards, jobs, keys, operation, versions, webhooks
-from cli.errors import NEEDS_WORKER, CommandError, show_error
+from cli import (
+    aliases,
+    audit,
+    backup,
+    batches,
+    collections,
+    edits,
+    erasure,
+    guards,
+    jobs,
+    keys,
+    operation,
+    versions,
+    webhooks,
+)
+from cli.errors import NEEDS_SOURCE, NEEDS_WORKER, CommandError, show_error
 from cli.invocation import Invocation, console, use_home
 from cli.show import example
 
 INTERRUPTED = 128 + signal.SIGINT
 
+NOT_INSTALLED = "benchmarks"  # a package of the checkout that no wheel has
 WORKER_MODULES = {"torch", "transformers", "accelerate", "safetensors"}
 
 
@@ -56,7 +70,6 @@ def make_app() -> typer.Typer:
 
     groups = (
         operation, collections, edits, guards, batches, jobs, versions, aliases, audit, keys, erasure, backup, webhooks,
-        bench,
     )  # fmt: skip
     for group in groups:
         group.register(app)
@@ -112,10 +125,12 @@ def _register(app: typer.Typer, entry: EntryPoint) -> None:
         entry.load()(app)
     except ModuleNotFoundError as error:
         missing = error.name or str(error)
+        needs = NEEDS_SOURCE if missing == NOT_INSTALLED else NEEDS_WORKER
+        whatever = {"allow_extra_args": True, "ignore_unknown_options": True}  # what else was typed does not matter
 
-        @app.command(entry.name, help=f"(needs: {NEEDS_WORKER})", epilog=example(NEEDS_WORKER))
+        @app.command(entry.name, help=f"(needs: {needs})", epilog=example(needs), context_settings=whatever)
         def unavailable() -> None:
-            raise CommandError("Not installed", f"This needs the package {missing}.", f"Run: {NEEDS_WORKER}")
+            raise CommandError("Not installed", f"This needs the package {missing}.", f"Run: {needs}")
 
 
 def _print_version(wanted: bool) -> None:

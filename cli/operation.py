@@ -126,17 +126,17 @@ def migrate(context: typer.Context) -> None:
 
 def check(context: typer.Context, service: Service) -> None:
     """End with status 0 if this service of this machine does its work."""
-    from registry.base import probes as signs
+    from registry.base import probes
 
     call = invocation(context)
     checks: dict[Service, Callable[[], None]] = {
-        Service.API: lambda: signs.of_api(call.client().api_url),
-        Service.RELAY: lambda: signs.of_relay(call.database_url()),
-        Service.WORKER: lambda: signs.of_worker(call.database_url(), host=socket.gethostname()),
+        Service.API: lambda: probes.of_api(call.client().api_url),
+        Service.RELAY: lambda: probes.of_relay(call.database_url()),
+        Service.WORKER: lambda: probes.of_worker(call.database_url(), host=socket.gethostname()),
     }
     try:
         checks[service]()
-    except signs.NoSign as reason:
+    except probes.NoSign as reason:
         raise CommandError(f"The {service.value} is not well", f"{reason}.") from None
 
 

@@ -16,8 +16,8 @@ from cli.show import AsJson, example, print_json, visible
 from registry.base.vocabulary import BatchState, Priority
 
 if TYPE_CHECKING:
-    from registry.edits.schemas import ActiveEditView
     from registry.batches.schemas import BatchView
+    from registry.edits.schemas import ActiveEditView
     from registry.jobs.schemas import NearMiss
 
 GUARD, NEXT, QUIT = "g", "n", "q"

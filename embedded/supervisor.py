@@ -18,14 +18,13 @@ import filelock
 import psycopg
 import psycopg.sql
 
-from registry.base import database
 from embedded import plan, postgres, programs, state, valkey
-from registry.base import probes as signs
 from embedded.errors import EmbeddedError, StartFailed, StopFailed
 from embedded.leftovers import clear
 from embedded.plan import Part
 from embedded.processes import ProcessIdentity, spawn, stop, tail
 from embedded.state import EXIT_LOCKED, Health, Phase, ProcessRecord, StackState
+from registry.base import database, probes
 from registry.base.settings import Settings
 
 API_PORTS = range(8410, 8510)  # the first free one is taken
@@ -108,8 +107,8 @@ class Supervisor:
     def _start(self) -> None:
         database_url = self.settings.database_url or self._start_postgres()
         redis_url = self.settings.redis_url or self._start_valkey()
-        self._expect("the database", lambda: signs.of_postgres(database_url))
-        self._expect("the broker", lambda: signs.of_broker(redis_url))
+        self._expect("the database", lambda: probes.of_postgres(database_url))
+        self._expect("the broker", lambda: probes.of_broker(redis_url))
         self.state.database_url, self.state.redis_url = database_url, redis_url
 
         self._say("migrating the database")
@@ -195,7 +194,7 @@ class Supervisor:
             )
         try:
             part.sign()
-        except signs.NoSign as reason:
+        except probes.NoSign as reason:
             if time.monotonic() - running.since < part.patience_seconds:
                 return False
             raise StartFailed(
@@ -209,7 +208,7 @@ class Supervisor:
         """A server of the user's own has to answer before anything is built on it."""
         try:
             sign()
-        except signs.NoSign as reason:
+        except probes.NoSign as reason:
             raise StartFailed(
                 f"{what.capitalize()} was not reached: {reason}.",
                 "Check MELO_DATABASE_URL and MELO_REDIS_URL, or unset them to use the embedded servers.",
@@ -243,7 +242,7 @@ class Supervisor:
         elif running.record.health is Health.STARTING:
             try:
                 running.part.sign()
-            except signs.NoSign:
+            except probes.NoSign:
                 return
             running.record.health = Health.READY
             self._write()

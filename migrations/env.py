@@ -9,8 +9,8 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from registry.base.database import make_engine
-from registry.tables.schema import metadata
 from registry.base.settings import Settings
+from registry.tables.schema import metadata
 
 ADVISORY_LOCK = 7026368402  # an arbitrary constant of this program
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from melo_core.verifier_files import NONE, PACKAGED
 from cli.errors import CommandError
 from cli.files import lines_of
 from cli.invocation import Invocation, invocation
 from cli.show import AsJson, print_json
+from melo_core.verifier_files import NONE, PACKAGED
 from worker.calibration_report import Report, as_record, draw, show
 
 if TYPE_CHECKING:

@@ -15,9 +15,6 @@ from cli.errors import CommandError
 from cli.files import lines_of
 from cli.invocation import Invocation, invocation
 from cli.show import AsJson, example, fields, print_json
-from benchmarks.edits.command import register as register_bench
-from benchmarks.queue.command import register as register_queue_bench
-from benchmarks.scope.command import register as register_scope_bench
 from worker.calibrate import calibrate
 from worker.record import record_of
 from worker.replay import register as register_replay
@@ -38,9 +35,6 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=example("melo demo --json figures.json"))(demo)
     app.command(epilog=example("melo calibrate --pairs rephrases.jsonl --plot scope.png"))(calibrate)
     register_replay(app)
-    register_bench(app)
-    register_queue_bench(app)
-    register_scope_bench(app)
     register_verifier(app)
 
 

@@ -7,12 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from melo_core.errors import MeloError
-from melo_core.settings import validated
-from benchmarks.record.command import group_of
 from cli.errors import CommandError
 from cli.invocation import invocation
 from cli.show import example
+from melo_core.errors import MeloError
+from melo_core.settings import validated
 
 
 class Task(StrEnum):
@@ -31,10 +30,9 @@ class Form(StrEnum):
     QUESTION = "question"
 
 
-def register(app: typer.Typer) -> None:
-    """Add `edits` to the group `bench`."""
+def register(bench: typer.Typer) -> None:
     shown = example("melo bench edits --data zsre.jsonl --unrelated nq.jsonl --limit 50")
-    group_of(app).command("edits", epilog=shown)(edits)
+    bench.command("edits", epilog=shown)(edits)
 
 
 def edits(

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from melo_core.base_model import BaseModel
-from melo_core.structure import Kind
 from benchmarks.edits.answers import Batch, Before, broken_answers, chunks, untouched
 from benchmarks.edits.data import BenchEdit
 from benchmarks.edits.figures import Share, contains, matches, mean
-from benchmarks.machine import watched
 from benchmarks.edits.peers import Applied, Peer, Reply
+from benchmarks.machine import watched
+from melo_core.base_model import BaseModel
+from melo_core.structure import Kind
 
 SENTENCE = 32  # tokens that an answer may have at least: room for a sentence around the target
 TIMED = 30  # prompts, for the time of routing

@@ -7,12 +7,6 @@ from typing import Any
 
 import torch
 
-from melo_core.base_model import BaseModel
-from melo_core.calibration import calibrate
-from melo_core.encoder import KeyEncoder, Whitening, ordinary_questions
-from melo_core.hidden import HiddenEncoder
-from melo_core.settings import MethodSettings, validated
-from melo_core.structure import Kind, layers_of, structure_of
 from benchmarks.edits.measure import Advance
 from benchmarks.edits.peers import Peer
 from benchmarks.edits.peers.blocks import Blocks
@@ -20,6 +14,12 @@ from benchmarks.edits.peers.grace import Grace
 from benchmarks.edits.peers.in_context import InContext
 from benchmarks.edits.peers.lora import SharedLora
 from benchmarks.edits.peers.unedited import Unedited
+from melo_core.base_model import BaseModel
+from melo_core.calibration import calibrate
+from melo_core.encoder import KeyEncoder, Whitening, ordinary_questions
+from melo_core.hidden import HiddenEncoder
+from melo_core.settings import MethodSettings, validated
+from melo_core.structure import Kind, layers_of, structure_of
 from worker.shelf import Shelf
 
 METHODS = ("paper", "lora", "grace", "in-context")

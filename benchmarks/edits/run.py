@@ -19,18 +19,18 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from melo_core.base_model import BaseModel
-from registry.base.model_files import find_encoder, find_model
-from cli.errors import CommandError
-from cli.invocation import Invocation
 from benchmarks.edits import probes, scotus
 from benchmarks.edits.answers import TOGETHER, Before
 from benchmarks.edits.data import BenchEdit, UnreadableData, load_edits, load_questions, load_scotus
-from benchmarks.machine import machine, resident
 from benchmarks.edits.measure import Advance, Plan, measure
 from benchmarks.edits.methods import Methods
 from benchmarks.edits.peers.unedited import Unedited
 from benchmarks.edits.wording import as_question, asked_as_question
+from benchmarks.machine import machine, resident
+from cli.errors import CommandError
+from cli.invocation import Invocation
+from melo_core.base_model import BaseModel
+from registry.base.model_files import find_encoder, find_model
 from worker.shelf import Shelf
 
 

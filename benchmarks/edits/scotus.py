@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
+from benchmarks.edits.data import BenchEdit, Case
 from melo_core.base_model import BaseModel, load_base_model, save_model
 from melo_core.errors import MeloError
-from benchmarks.edits.data import BenchEdit, Case
 
 TRAINED_BEFORE = 1990
 TOKENS = 128  # of a case's facts

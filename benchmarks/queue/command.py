@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.record.command import group_of
 from cli.errors import CommandError
 from cli.invocation import invocation
 from cli.show import example
@@ -13,9 +12,8 @@ from cli.show import example
 SHOWN = "melo bench queue --rounds 200 --edits 10000 --batches 100 --json queue.json"
 
 
-def register(app: typer.Typer) -> None:
-    """Add `queue` to the group `bench`."""
-    group_of(app).command("queue", epilog=example(SHOWN))(queue)
+def register(bench: typer.Typer) -> None:
+    bench.command("queue", epilog=example(SHOWN))(queue)
 
 
 def queue(

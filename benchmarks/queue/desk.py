@@ -8,13 +8,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.audit.actor import Actor
+from registry.base.vocabulary import Checks, JobState
+from registry.batches import deciding, submitting
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
-from registry.batches import deciding, submitting
+from registry.relay import Message
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job, OutboxMessage
-from registry.relay import Message
-from registry.base.vocabulary import Checks, JobState
 
 SUBMITTER, APPROVER = Actor("bench-editor"), Actor("bench-approver")
 WAITING = (JobState.QUEUED, JobState.RUNNING)

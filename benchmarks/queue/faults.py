@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import cycle, islice
 
-from registry.base.vocabulary import Priority
 from benchmarks.queue.orders import Act, Order
+from registry.base.vocabulary import Priority
 from worker.points import Point
 
 COLLECTIONS = ("first", "second", "third")

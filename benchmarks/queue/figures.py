@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
-from cli.show import table
 from benchmarks.queue.invariants import Findings
 from benchmarks.queue.rounds import Tally
 from benchmarks.queue.throughput import Throughput
+from cli.show import table
 
 LEAST_RATIO = 0.85
 MOST_GROWTH = 1.1  # of a worker's memory; what an allocator keeps is within it

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.verification import service as verification
 from benchmarks.record import measure
+from registry.verification import service as verification
 
 
 @dataclass

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from celery import Celery
 
-from registry.base.settings import Settings
-from worker import celery_app
 from benchmarks.queue.bare import train_bare
 from benchmarks.queue.orders import Order, obeying
+from registry.base.settings import Settings
+from worker import celery_app
 
 POLL_SECONDS = 0.02
 

@@ -7,16 +7,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from registry.batches import cancelling
-from registry.batches.training import Training
-from embedded.processes import tail
-from registry.base.errors import WrongState
 from benchmarks.queue import invariants, tiny
 from benchmarks.queue.desk import APPROVER, Desk
 from benchmarks.queue.faults import COLLECTIONS, IMPOSSIBLE, Approval, Fault, Round, Step
 from benchmarks.queue.invariants import Findings
 from benchmarks.queue.stack import Stack
 from benchmarks.queue.workers import Child
+from embedded.processes import tail
+from registry.base.errors import WrongState
+from registry.batches import cancelling
+from registry.batches.training import Training
 
 ROUND_SECONDS = 90.0  # the most that the jobs of a round may take once all is mended
 STOP_SECONDS = 15.0  # for a worker that is told to end

@@ -13,8 +13,6 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cli.errors import CommandError
-from embedded.errors import EmbeddedError
 from benchmarks.machine import machine
 from benchmarks.queue import invariants, throughput, tiny
 from benchmarks.queue.faults import schedule
@@ -22,6 +20,8 @@ from benchmarks.queue.figures import Figures
 from benchmarks.queue.rounds import Rounds, Tally
 from benchmarks.queue.stack import HASTE, Stack
 from benchmarks.queue.workers import BenchBroken
+from cli.errors import CommandError
+from embedded.errors import EmbeddedError
 
 
 @dataclass(frozen=True)

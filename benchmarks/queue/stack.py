@@ -13,13 +13,13 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.base.database import make_engine, make_sessions, upgrade
+from benchmarks.queue.workers import BenchBroken, Nursery
 from embedded import plan, postgres, valkey
-from registry.base import probes as signs
 from embedded.plan import Part
 from embedded.processes import ProcessIdentity, spawn, stop, tail
+from registry.base import probes
+from registry.base.database import make_engine, make_sessions, upgrade
 from registry.relay import Message, make_send
-from benchmarks.queue.workers import BenchBroken, Nursery
 
 POLL_SECONDS = 0.05
 # Short, so that what a killed process leaves behind is taken up within seconds.
@@ -54,7 +54,7 @@ class Program:
         while True:
             try:
                 return self.part.sign()
-            except signs.NoSign as reason:
+            except probes.NoSign as reason:
                 if time.monotonic() > until or self.child.poll() is not None:
                     raise BenchBroken(f"{self.part.name}: {reason}. Its log ends:\n{tail(self.log)}") from None
             time.sleep(POLL_SECONDS)

@@ -12,15 +12,15 @@ from typing import Any
 import psutil
 from sqlalchemy import Float, cast, func, select, true
 
-from embedded.processes import tail
-from registry.tables.jobs import Job
-from registry.base.vocabulary import JobState
 from benchmarks.machine import BYTES_PER_MB
 from benchmarks.queue import invariants, tiny
 from benchmarks.queue.desk import Desk
 from benchmarks.queue.invariants import Findings
 from benchmarks.queue.stack import Stack
 from benchmarks.queue.workers import BenchBroken, Child
+from embedded.processes import tail
+from registry.base.vocabulary import JobState
+from registry.tables.jobs import Job
 
 COLLECTIONS = 4
 WORKERS = 2  # of one thread each, of the queue and of the bare trainer

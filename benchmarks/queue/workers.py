@@ -14,8 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from embedded.processes import spawn, tail
 from benchmarks.queue.orders import Order
+from embedded.processes import spawn, tail
 
 PATIENCE_SECONDS = 120  # importing torch from a cold disk
 

@@ -1,4 +1,4 @@
-"""`melo bench`: the group, to which other packages add what they measure, and `melo bench registry`."""
+"""`melo bench registry`: its options."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,21 +9,11 @@ from cli.errors import CommandError
 from cli.invocation import invocation
 from cli.show import example
 
-GROUP = "bench"
 SHOWN = "melo bench registry --edits 1000000 --versions 10000 --json registry.json"
 
 
-def register(app: typer.Typer) -> None:
-    bench = typer.Typer(
-        help="Measure, and compare with what else one would use.", epilog=example(SHOWN), no_args_is_help=True
-    )
+def register(bench: typer.Typer) -> None:
     bench.command("registry", epilog=example(SHOWN))(registry)
-    app.add_typer(bench, name=GROUP)
-
-
-def group_of(app: typer.Typer) -> typer.Typer:
-    """The group, for others to add to."""
-    return next(each.typer_instance for each in app.registered_groups if each.name == GROUP and each.typer_instance)
 
 
 def registry(

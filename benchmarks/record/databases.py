@@ -13,8 +13,8 @@ from psycopg import sql
 from sqlalchemy import make_url
 
 from cli.errors import CommandError
-from registry.base.database import upgrade
 from embedded.stack import running
+from registry.base.database import upgrade
 
 
 @dataclass

@@ -12,18 +12,18 @@ from sqlalchemy import text
 from sqlalchemy.exc import SAWarning
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.audit import checkpoint as checkpoints
-from registry.audit import repository as audit
-from registry.verification import service as verification
-from registry.audit.chain import GENESIS, hashed_fields
-from registry.audit.schemas import Checkpoint
 from benchmarks.record.databases import Databases
 from benchmarks.record.generate import generate
 from benchmarks.record.measure import ADMIN
 from benchmarks.record.synthetic import NAME
-from registry.collections import service as collections
+from registry.audit import checkpoint as checkpoints
+from registry.audit import repository as audit
+from registry.audit.chain import GENESIS, hashed_fields
+from registry.audit.schemas import Checkpoint
 from registry.base.database import make_engine, make_sessions
 from registry.base.digests import event_hash, sha256_hex
+from registry.collections import service as collections
+from registry.verification import service as verification
 from registry.versions import aliases
 
 VERSIONS, EDITS = 20, 80

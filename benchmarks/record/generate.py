@@ -13,21 +13,30 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
+from benchmarks.record.history import Step, history
+from benchmarks.record.synthetic import (
+    APPROVER,
+    RADIUS,
+    SHAPES,
+    SUBMITTER,
+    WORKER,
+    Synthetic,
+    label_of,
+    make_collection,
+)
 from registry.audit import repository as audit
 from registry.audit.actor import Actor
 from registry.audit.chain import hashed_fields
-from registry.tables.audit import AuditEvent
-from benchmarks.record.history import Step, history
-from benchmarks.record.synthetic import APPROVER, RADIUS, SHAPES, SUBMITTER, WORKER, Synthetic, label_of, make_collection
-from registry.tables.copying import copy_rows
 from registry.base.digests import Foundation, cluster_element, content_digest, edit_element, edits_digest, event_hash
+from registry.base.multiset import Multiset
+from registry.base.vocabulary import Action, BatchState, EditKind, JobKind, JobState, PointRole, VersionKind
+from registry.tables.audit import AuditEvent
+from registry.tables.copying import copy_rows
 from registry.tables.edits import Approval, Batch, Edit
 from registry.tables.jobs import Job
-from registry.base.multiset import Multiset
 from registry.tables.orm import Base
-from registry.versions import repository as versions_repository
 from registry.tables.versions import Activation, Block, BlockEdit, Cluster, Point, Version
-from registry.base.vocabulary import Action, BatchState, EditKind, JobKind, JobState, PointRole, VersionKind
+from registry.versions import repository as versions_repository
 
 EVERY = timedelta(minutes=1)  # a version
 REASON = "checked"

@@ -12,11 +12,11 @@ import psycopg
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.audit.actor import Actor
 from benchmarks.record.synthetic import NAME, SUBMITTER, corrections, make_collection
+from registry.audit.actor import Actor
+from registry.batches import submitting
 from registry.collections import service as collections
 from registry.tables.collections import Collection
-from registry.batches import submitting
 from registry.tables.edits import Edit
 from registry.versions import aliases, comparing, reading, service
 

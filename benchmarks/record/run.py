@@ -14,15 +14,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.verification import service as verification
-from registry.audit.schemas import ProgressView, VerificationView
 from benchmarks.record import forgeries, measure
 from benchmarks.record.databases import Databases, databases
 from benchmarks.record.figures import Figures
 from benchmarks.record.generate import generate
 from benchmarks.record.synthetic import write_model
 from benchmarks.record.writers import CONNECTIONS, write_at_once
+from registry.audit.schemas import ProgressView, VerificationView
 from registry.base.database import make_engine, make_sessions
+from registry.verification import service as verification
 
 TIMES = 50  # each operation
 WRITTEN_VERSIONS, WRITTEN_EDITS = 20, 1_000  # in the collection of the writers, at first

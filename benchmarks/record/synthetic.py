@@ -9,13 +9,13 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
-from registry.collections import service as collections
-from registry.tables.collections import Collection
-from registry.collections.schemas import NewCollection
 from registry.base.digests import MemberContent, cluster_digest, edit_digest, float32_bytes, prompt_key, sha256_hex
-from registry.jobs.service import ClaimedEdit
-from registry.versions.training_result import ClusterState, NewBlock, NewPoint, TrainingResult
 from registry.base.vocabulary import Checks, EditKind, PointRole, Role
+from registry.collections import service as collections
+from registry.collections.schemas import NewCollection
+from registry.jobs.service import ClaimedEdit
+from registry.tables.collections import Collection
+from registry.versions.training_result import ClusterState, NewBlock, NewPoint, TrainingResult
 
 NAME = "bench"
 SUBMITTER, APPROVER, WORKER = Actor("ada", Role.EDITOR), Actor("ben", Role.APPROVER), "bench"

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.audit.actor import Actor
 from benchmarks.record.synthetic import APPROVER, NAME, SUBMITTER, WORKER, corrections, trained
+from registry.audit.actor import Actor
+from registry.base.errors import RegistryError
+from registry.base.vocabulary import Role
+from registry.batches import deciding, submitting
 from registry.collections import repository as collection_rows
 from registry.collections import service as collections
-from registry.batches import deciding, submitting
-from registry.base.errors import RegistryError
 from registry.jobs import service as queue
 from registry.versions import aliases, service
 from registry.versions import repository as version_rows
-from registry.base.vocabulary import Role
 
 CONNECTIONS = 80  # PostgreSQL allows 100 by default; the other writers wait for their turn
 ADMIN = Actor("admin", Role.ADMIN)

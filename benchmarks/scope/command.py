@@ -5,18 +5,16 @@ from typing import Annotated
 
 import typer
 
-from melo_core.errors import MeloError
-from benchmarks.record.command import group_of
+from benchmarks.edits.command import settings_given
 from cli.errors import CommandError
 from cli.invocation import invocation
 from cli.show import example
-from benchmarks.edits.command import settings_given
+from melo_core.errors import MeloError
 
 
-def register(app: typer.Typer) -> None:
-    """Add `scope` to the group `bench`."""
+def register(bench: typer.Typer) -> None:
     shown = example("melo bench scope --pairs scope_pairs.jsonl --facts facts.jsonl --ask ask.jsonl --json scope.json")
-    group_of(app).command("scope", epilog=shown)(scope)
+    bench.command("scope", epilog=shown)(scope)
 
 
 def scope(

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from benchmarks.edits.data import UnreadableData, records_of
+from benchmarks.edits.figures import Share
+from benchmarks.edits.run import bars, require_writable, write
+from benchmarks.machine import machine
+from cli.invocation import Invocation
 from melo_core.encoder import KeyEncoder, SentenceEncoder
 from melo_core.index import ClusterIndex
 from melo_core.scope import Decision, Scope, ScopedText
 from melo_core.settings import MethodSettings, validated
 from melo_core.structure import Kind
 from melo_core.verifier import Verifier
-from cli.invocation import Invocation
-from benchmarks.edits.data import UnreadableData, records_of
-from benchmarks.edits.figures import Share
-from benchmarks.machine import machine
-from benchmarks.edits.run import bars, require_writable, write
 from worker.shelf import Shelf
 from worker.verifier.sources import held_out
 from worker.verifier.variants import typo

@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session, sessionmaker
 from sse_starlette import ServerSentEvent
 
 from registry.access.caller import Caller
-from registry.batches import service
-from registry.batches.schemas import BatchProgress
 from registry.base.errors import TooManyRequests
 from registry.base.wire import standalone_schema
+from registry.batches import service
+from registry.batches.schemas import BatchProgress
 
 log = structlog.get_logger("melo.api")
 

@@ -12,9 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from registry.access import service
 from registry.access.caller import EVERYWHERE, Caller
 from registry.access.keys import KeyText
+from registry.api.problems import answer_to
 from registry.api.rates import Rates
 from registry.base.errors import InvalidRequest, NotLocal, Unauthorized
-from registry.api.problems import answer_to
 from registry.base.settings import Settings
 
 # Served to everybody: whether the registry runs, and how it is asked.

@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 from registry.access.caller import Caller
 from registry.api.place import place_of
 from registry.audit.actor import Actor
-from registry.collections import service as collections
-from registry.tables.collections import Collection
 from registry.base.errors import RoleNeeded
 from registry.base.vocabulary import Role
 from registry.base.wire import NAME_PATTERN
+from registry.collections import service as collections
+from registry.tables.collections import Collection
 
 
 def get_session(request: Request) -> Iterator[Session]:

@@ -6,8 +6,20 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from registry.base.errors import DatabaseAway, DigestMismatch, InvalidRequest, MovedMeanwhile, NotFound, RegistryError, RoleNeeded, TooLarge, TooManyRequests, Unauthorized, WrongState
 from registry.api.openapi_examples import Examples
+from registry.base.errors import (
+    DatabaseAway,
+    DigestMismatch,
+    InvalidRequest,
+    MovedMeanwhile,
+    NotFound,
+    RegistryError,
+    RoleNeeded,
+    TooLarge,
+    TooManyRequests,
+    Unauthorized,
+    WrongState,
+)
 from registry.base.wire import Problem
 
 Operation = dict[str, Any]

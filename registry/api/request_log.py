@@ -1,10 +1,7 @@
 """A request id for every request, in its answer and in one JSON log line about it."""
 
-import logging
 import re
-import sys
 import time
-from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -13,39 +10,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = structlog.get_logger("melo.api")
 _CLEAN = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
-def configure_logging() -> None:
-    """Log lines as JSON on standard error, each with the request it belongs to; also those of libraries."""
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer()],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    lines = logging.StreamHandler(sys.stderr)
-    lines.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    logging.basicConfig(handlers=[lines], level=logging.WARNING, force=True)
-    # The server has set up its own lines before it calls the application: they pass through the ones above instead.
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
-        logger = logging.getLogger(name)
-        logger.handlers = []
-        logger.propagate = True
-        # Each request has its line here already; and a failing one its traceback, under `defect`.
-        logger.setLevel(logging.WARNING if name == "uvicorn.access" else logging.INFO)
 
 
 class RequestLog:

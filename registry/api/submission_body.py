@@ -11,10 +11,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from registry.api.body_file import LoadedBodyDep
-from registry.edits.records import Raw
-from registry.batches.schemas import LineOptions, Submission
 from registry.base.errors import InvalidRequest, WrongMediaType
 from registry.base.wire import standalone_schema
+from registry.batches.schemas import LineOptions, Submission
+from registry.edits.records import Raw
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"

@@ -18,8 +18,8 @@ from registry.base.errors import InvalidRequest, SchemaMismatch
 # TimeoutError: of the pool of connections.
 AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 
-# Beside the package, both in a checkout and where a wheel installs it.
-MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+# Beside the package `registry`, both in a checkout and where a wheel installs it.
+MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 
 
 def make_engine(url: str, statement_timeout_seconds: float = 30, pool_size: int = 10) -> Engine:

@@ -3,12 +3,12 @@
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
-from registry.collections import repository as collections
-from registry.batches import deciding, service
-from registry.tables.edits import Batch
 from registry.base.errors import WrongState
-from registry.jobs import service as queue
 from registry.base.vocabulary import Action, BatchState
+from registry.batches import deciding, service
+from registry.collections import repository as collections
+from registry.jobs import service as queue
+from registry.tables.edits import Batch
 
 _WAYS_OUT = {
     BatchState.SUBMITTED: "It is not decided on yet: `melo batch reject {id} --reason …`.",

@@ -7,20 +7,29 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
-from registry.collections import repository as collections
-from registry.tables.collections import Collection as CollectionRow
-from registry.jobs.collection_queue import require_open
-from registry.edits import events, repository
+from registry.base.errors import (
+    InvalidEdits,
+    InvalidRequest,
+    NotApprover,
+    RecordProblem,
+    RoleNeeded,
+    SelfApproval,
+    TooFewLeftAlone,
+    WrongState,
+)
+from registry.base.vocabulary import Action, BatchState, JobKind, JobState, Role
 from registry.batches import service
-from registry.tables.edits import Approval, Batch, Edit
+from registry.collections import repository as collections
+from registry.edits import events, repository
 from registry.edits.repository import DECIDED
 from registry.edits.validation import same_target
-from registry.base.errors import InvalidEdits, InvalidRequest, NotApprover, RecordProblem, RoleNeeded, SelfApproval, TooFewLeftAlone, WrongState
 from registry.jobs import repository as jobs
 from registry.jobs import service as queue
+from registry.jobs.collection_queue import require_open
 from registry.jobs.left_alone import tried
 from registry.jobs.schemas import EditCheck
-from registry.base.vocabulary import Action, BatchState, JobKind, JobState, Role
+from registry.tables.collections import Collection as CollectionRow
+from registry.tables.edits import Approval, Batch, Edit
 
 DECIDABLE = (BatchState.SUBMITTED, BatchState.FAILED, BatchState.CANCELLED)
 

@@ -6,14 +6,14 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
-from registry.collections import repository as collections
-from registry.tables.collections import Collection
 from registry.base.digests import collapse
-from registry.edits import repository
-from registry.tables.edits import Batch, Edit
+from registry.base.errors import InvalidRequest, NotFound, WrongState
 from registry.batches.submitting import submit
 from registry.batches.training import Training
-from registry.base.errors import InvalidRequest, NotFound, WrongState
+from registry.collections import repository as collections
+from registry.edits import repository
+from registry.tables.collections import Collection
+from registry.tables.edits import Batch, Edit
 
 
 def retrain(session: Session, edit_id: int, training: Training, actor: Actor, reason: str) -> Batch:

@@ -4,18 +4,18 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from registry.collections import repository as collections
-from registry.tables.collections import Collection
-from registry.edits import repository
-from registry.tables.edits import Batch
-from registry.batches.schemas import SHOWN_EDITS, BatchProgress, BatchSummary, BatchView
-from registry.edits.schemas import ActiveEditView, ApprovalView, EditView
 from registry.base.errors import NotFound
+from registry.base.vocabulary import BatchState, JobKind
+from registry.batches.schemas import SHOWN_EDITS, BatchProgress, BatchSummary, BatchView
+from registry.collections import repository as collections
+from registry.edits import repository
+from registry.edits.schemas import ActiveEditView, ApprovalView, EditView
 from registry.jobs import repository as jobs
 from registry.jobs.hints import hint
-from registry.tables.jobs import Job
 from registry.jobs.schemas import CheckView, JobView
-from registry.base.vocabulary import BatchState, JobKind
+from registry.tables.collections import Collection
+from registry.tables.edits import Batch
+from registry.tables.jobs import Job
 
 
 def get(session: Session, batch_id: int) -> Batch:

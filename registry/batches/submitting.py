@@ -7,21 +7,21 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
-from registry.base.model_files import RESERVED_TOKENS, count_tokens, find_encoder, find_model, unread
-from registry.collections import repository as collections
-from registry.tables.collections import Collection
-from registry.jobs.collection_queue import require_open
 from registry.base.digests import edits_digest
-from registry.edits import repository
-from registry.tables.edits import Batch
-from registry.edits.records import Raw, Record, read_records
-from registry.edits.repository import StandingEdit
+from registry.base.errors import InvalidEdits, InvalidRequest, RecordProblem, UnknownModel
+from registry.base.model_files import RESERVED_TOKENS, count_tokens, find_encoder, find_model, unread
+from registry.base.vocabulary import Action, BatchState, OnConflict
 from registry.batches.schemas import MOST_PROBLEMS
 from registry.batches.training import AS_USUAL, Training
+from registry.collections import repository as collections
+from registry.edits import repository
+from registry.edits.records import Raw, Record, read_records
+from registry.edits.repository import StandingEdit
 from registry.edits.validation import COLLISIONS, collisions_with, collisions_within, replacing, too_long
-from registry.base.errors import InvalidEdits, InvalidRequest, RecordProblem, UnknownModel
 from registry.jobs import service as queue
-from registry.base.vocabulary import Action, BatchState, OnConflict
+from registry.jobs.collection_queue import require_open
+from registry.tables.collections import Collection
+from registry.tables.edits import Batch
 
 HIDDEN = "hidden"  # in place of an encoder: keys are the base model's own states, which reads what it reads
 _SHOWN_PLACES = 10

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from registry.collections.method import settings_for
-from registry.tables.collections import Collection
 from registry.base.digests import settings_of
 from registry.base.errors import InvalidRequest
 from registry.base.vocabulary import Priority
+from registry.collections.method import settings_for
+from registry.tables.collections import Collection
 
 
 @dataclass(frozen=True)

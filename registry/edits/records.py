@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from registry.base.digests import edit_digest, prompt_key
-from registry.edits.schemas import MOST_EDITS, EditIn
 from registry.base.errors import RecordProblem, TooLarge
+from registry.edits.schemas import MOST_EDITS, EditIn
 
 Raw = Mapping[str, Any] | bytes  # an object with the fields of EditIn, or a line that holds one
 _EDIT = TypeAdapter(EditIn)

@@ -8,9 +8,9 @@ from dataclasses import replace
 from itertools import islice
 
 from registry.base.digests import collapse
+from registry.base.errors import RecordProblem
 from registry.edits.records import Record
 from registry.edits.repository import StandingEdit
-from registry.base.errors import RecordProblem
 
 DUPLICATE = "duplicate"
 CONTRADICTION = "contradiction"

@@ -9,12 +9,12 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import Subquery
 
+from registry.base.vocabulary import JobState
 from registry.tables.edits import Batch, Edit
 from registry.tables.idempotency import KeptAnswer
 from registry.tables.jobs import Job
 from registry.tables.orm import in_parts
 from registry.tables.versions import Alias, Block, BlockEdit, Cluster, Point
-from registry.base.vocabulary import JobState
 
 
 def collections_of(session: Session, edit_ids: Sequence[int]) -> list[int]:

@@ -4,11 +4,11 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
-from registry.collections import repository
-from registry.tables.collections import Collection
 from registry.base.errors import QueueClosed
-from registry.jobs import waking
 from registry.base.vocabulary import Action, QueueState
+from registry.collections import repository
+from registry.jobs import waking
+from registry.tables.collections import Collection
 
 _ACTIONS = {
     QueueState.OPEN: Action.QUEUE_OPEN,

@@ -8,13 +8,13 @@ from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
 from registry.base.digests import sha256_hex
-from registry.edits import events
-from registry.tables.edits import Batch
 from registry.base.errors import PastDeadline
+from registry.base.vocabulary import Action, BatchState, JobKind, JobState
+from registry.edits import events
 from registry.jobs import repository, waking
 from registry.jobs.claims import Claim
+from registry.tables.edits import Batch
 from registry.tables.jobs import Job
-from registry.base.vocabulary import Action, BatchState, JobKind, JobState
 
 _LONGEST_ERROR = 10_000
 

@@ -6,12 +6,12 @@ from datetime import timedelta
 from sqlalchemy import Double, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from registry.base.vocabulary import Priority
+from registry.jobs import order
+from registry.jobs.queues import queue_of, rank_of
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
-from registry.jobs import order
 from registry.tables.jobs import Job, OutboxMessage
-from registry.jobs.queues import queue_of, rank_of
-from registry.base.vocabulary import Priority
 
 _DOUBLINGS = 5  # of the pause before a job that nobody claims is sent again
 

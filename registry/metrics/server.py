@@ -13,10 +13,10 @@ import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from registry.base.probes import NoSign
 from registry.base.errors import InvalidRequest
-from registry.metrics import exposition
+from registry.base.probes import NoSign
 from registry.base.settings import Settings
+from registry.metrics import exposition
 
 log = structlog.get_logger("melo.metrics")
 

@@ -7,8 +7,8 @@ from sqlalchemy import BigInteger, ForeignKey, Index, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.tables.orm import Base, Json, Key, LaterMoment, Moment
 from registry.base.vocabulary import JobState
+from registry.tables.orm import Base, Json, Key, LaterMoment, Moment
 
 LIVE = f"state IN ('{JobState.QUEUED}', '{JobState.RUNNING}', '{JobState.SUCCEEDED}')"
 

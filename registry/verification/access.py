@@ -3,13 +3,13 @@
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.tables.access import AliasProtection, ApiKey
 from registry.access.repository import roles_of
 from registry.access.service import key_digest
-from registry.verification.checked import Checked, made_and_ended
+from registry.base.vocabulary import Action
+from registry.tables.access import AliasProtection, ApiKey
 from registry.tables.audit import AuditEvent
 from registry.tables.collections import Collection
-from registry.base.vocabulary import Action
+from registry.verification.checked import Checked, made_and_ended
 
 
 def check_keys(session: Session) -> Checked:

@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import String, and_, literal, select
 from sqlalchemy.orm import Session, aliased
 
-from registry.tables.audit import AuditEvent
 from registry.base.vocabulary import Action
+from registry.tables.audit import AuditEvent
 
 Checked = Iterator[tuple[str, list[str]]]  # a record, and what is wrong with it
 

@@ -7,13 +7,13 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from registry.verification.checked import Checked
+from registry.base.digests import edits_digest, settings_of
+from registry.base.vocabulary import Action, BatchState, Priority
 from registry.tables.audit import AuditEvent
 from registry.tables.collections import Collection
-from registry.base.digests import edits_digest, settings_of
 from registry.tables.edits import Approval, Batch, Edit
 from registry.tables.versions import Alias, Version
-from registry.base.vocabulary import Action, BatchState, Priority
+from registry.verification.checked import Checked
 
 _FEW = 100
 _MANY = 2_000

@@ -6,11 +6,11 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.orm import Session, aliased
 
-from registry.verification.checked import Checked
+from registry.base.vocabulary import Action
 from registry.tables.audit import AuditEvent
 from registry.tables.edits import Edit
 from registry.tables.versions import Block, BlockEdit, Cluster, Point
-from registry.base.vocabulary import Action
+from registry.verification.checked import Checked
 
 _MANY = 2_000
 

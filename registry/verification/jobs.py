@@ -5,12 +5,12 @@ from typing import Any
 from sqlalchemy import BigInteger, and_, cast, func, select
 from sqlalchemy.orm import Session
 
-from registry.verification.checked import Checked
-from registry.tables.audit import AuditEvent
 from registry.base.digests import sha256_hex
-from registry.tables.edits import Edit
 from registry.erasure.scrubbing import GONE
+from registry.tables.audit import AuditEvent
+from registry.tables.edits import Edit
 from registry.tables.jobs import Job
+from registry.verification.checked import Checked
 
 _FEW = 100
 

@@ -3,12 +3,12 @@
 from sqlalchemy import BigInteger, and_, cast, func, select
 from sqlalchemy.orm import Session, aliased
 
-from registry.verification.checked import Checked
-from registry.tables.audit import AuditEvent
+from registry.base.vocabulary import Action, QueueState
 from registry.collections import policy
+from registry.tables.audit import AuditEvent
 from registry.tables.collections import Collection
 from registry.tables.edits import Approval, Batch
-from registry.base.vocabulary import Action, QueueState
+from registry.verification.checked import Checked
 
 _FEW = 100
 _MANY = 2_000

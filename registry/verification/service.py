@@ -12,26 +12,34 @@ from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, aliased
 
-from registry.verification.access import check_keys, check_protections
 from registry.audit import repository
 from registry.audit.chain import follow, hashed_fields
+from registry.audit.schemas import FindingView, ProgressView, VerificationView
+from registry.base.digests import (
+    MemberContent,
+    cluster_digest,
+    edit_digest,
+    float32_bytes,
+    prompt_key,
+    received_vector,
+    sha256_hex,
+)
+from registry.base.vocabulary import Action
+from registry.collections.service import foundation_digest
+from registry.tables.audit import AuditEvent
+from registry.tables.collections import Calibration, Collection
+from registry.tables.edits import Batch, Edit
+from registry.tables.orm import in_parts, listed
+from registry.tables.versions import Activation, Block, Cluster, Point
+from registry.verification.access import check_keys, check_protections
 from registry.verification.checked import Checked
 from registry.verification.decisions import check_aliases, check_approvals, check_batches, check_told
 from registry.verification.erasures import check_erasures
 from registry.verification.jobs import check_errors
-from registry.tables.audit import AuditEvent
 from registry.verification.policies import check_given, check_needed, check_policies, check_queues
-from registry.audit.schemas import FindingView, ProgressView, VerificationView
 from registry.verification.versions import check_versions
-from registry.tables.collections import Calibration, Collection
-from registry.collections.service import foundation_digest
-from registry.base.digests import MemberContent, cluster_digest, edit_digest, float32_bytes, prompt_key, received_vector, sha256_hex
-from registry.tables.edits import Batch, Edit
-from registry.tables.orm import in_parts, listed
-from registry.tables.versions import Activation, Block, Cluster, Point
-from registry.versions.repository import sent
-from registry.base.vocabulary import Action
 from registry.verification.webhooks import check_webhooks
+from registry.versions.repository import sent
 
 _FEW = 100  # rows at a time where a row holds a block's bytes or a cluster's members
 _MANY = 2_000

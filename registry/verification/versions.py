@@ -13,13 +13,13 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from registry.verification.checked import Checked
-from registry.tables.audit import AuditEvent
-from registry.tables.collections import Collection
 from registry.base.digests import Foundation, cluster_element, content_digest, edit_element
 from registry.base.multiset import PRIME, Multiset, product
-from registry.versions import repository
+from registry.tables.audit import AuditEvent
+from registry.tables.collections import Collection
 from registry.tables.versions import Version
+from registry.verification.checked import Checked
+from registry.versions import repository
 
 _FEW = 100
 _MANY = 10_000

@@ -2,10 +2,10 @@
 
 from sqlalchemy.orm import Session
 
-from registry.verification.checked import Checked, made_and_ended
 from registry.base.vocabulary import Action
-from registry.webhooks.content import content_digest
 from registry.tables.webhooks import Webhook
+from registry.verification.checked import Checked, made_and_ended
+from registry.webhooks.content import content_digest
 
 
 def check_webhooks(session: Session) -> Checked:

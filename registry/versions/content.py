@@ -5,7 +5,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from registry.base.digests import Foundation, MemberContent, cluster_digest, cluster_element, content_digest, edit_element, float32_bytes
+from registry.base.digests import (
+    Foundation,
+    MemberContent,
+    cluster_digest,
+    cluster_element,
+    content_digest,
+    edit_element,
+    float32_bytes,
+)
 from registry.base.errors import DigestMismatch
 from registry.base.multiset import Multiset
 from registry.base.vocabulary import EditKind, PointRole

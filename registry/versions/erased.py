@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
+from registry.base.errors import Erased
 from registry.tables.collections import Collection
 from registry.tables.edits import Edit
-from registry.base.errors import Erased
 from registry.tables.versions import Activation, Version
 
 

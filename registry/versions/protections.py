@@ -2,23 +2,25 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import func
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.access import repository
-from registry.tables.access import AliasProtection
 from registry.audit import service as audit
 from registry.audit.actor import Actor
-from registry.collections import repository as collections
-from registry.tables.collections import Collection
 from registry.base.errors import NotFound, RoleNeeded
-from registry.versions.names import require_alias_name
 from registry.base.vocabulary import Action, Role
+from registry.collections import repository as collections
+from registry.tables.access import AliasProtection
+from registry.tables.collections import Collection
+from registry.versions.names import require_alias_name
 
 
 def page(session: Session, collection: Collection, *, after: str | None, limit: int) -> Sequence[AliasProtection]:
     """By name, after the one at which the last page ended."""
-    return repository.protections(session, collection.id, after=after, limit=limit)
+    query = select(AliasProtection).where(AliasProtection.collection_id == collection.id)
+    if after is not None:
+        query = query.where(AliasProtection.name > after)
+    return session.scalars(query.order_by(AliasProtection.name).limit(limit)).all()
 
 
 def protect(
@@ -27,7 +29,7 @@ def protect(
     """From now on, setting the alias needs the role. Raises InvalidRequest for a name that cannot be an alias."""
     require_alias_name(name)
     collections.lock(session, collection.id)
-    found = repository.protection(session, collection.id, name)
+    found = _protection(session, collection.id, name)
     before = found.role if found else None
     if found is not None and before == role:
         return found
@@ -45,7 +47,7 @@ def protect(
 def unprotect(session: Session, collection: Collection, name: str, actor: Actor, reason: str) -> AliasProtection:
     """Every approver may set the alias again. Raises NotFound."""
     collections.lock(session, collection.id)
-    found = repository.protection(session, collection.id, name)
+    found = _protection(session, collection.id, name)
     if found is None:
         raise NotFound(
             f"The alias {name!r} of {collection.name} is not protected.",
@@ -59,7 +61,7 @@ def unprotect(session: Session, collection: Collection, name: str, actor: Actor,
 
 def require_allowed(session: Session, collection: Collection, name: str, actor: Actor) -> None:
     """Raises RoleNeeded where an alias is protected against this actor. Call it with the collection locked."""
-    found = repository.protection(session, collection.id, name)
+    found = _protection(session, collection.id, name)
     if found is not None and not actor.role.covers(Role(found.role)):
         raise RoleNeeded(
             f"The alias {name!r} of {collection.name} is protected: setting it needs the role {found.role}, and "
@@ -87,3 +89,7 @@ def _record(
         reason=reason,
         details={"from": before, "to": after},
     )
+
+
+def _protection(session: Session, collection_id: int, name: str) -> AliasProtection | None:
+    return session.get(AliasProtection, (collection_id, name))

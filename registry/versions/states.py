@@ -22,12 +22,6 @@ def open_from(number: int) -> Range[int]:
     return Range(number, None)
 
 
-def newest_state(collection_id: int) -> Any:
-    """The state of a collection's newest version, as a subquery; NULL, which no range contains, before the first."""
-    query = select(Version.state).where(Version.collection_id == collection_id)
-    return query.order_by(Version.number.desc()).limit(1).scalar_subquery()
-
-
 def line_head(session: Session, collection_id: int) -> int:
     """The newest version that is no rollback: the one whose content the open ranges are. 0: there is none."""
     query = select(Version.number).where(Version.collection_id == collection_id, Version.state == Version.number)

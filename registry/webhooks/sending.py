@@ -18,8 +18,8 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from registry.tables.audit import AuditEvent
-from registry.webhooks import repository
 from registry.tables.webhooks import Webhook
+from registry.webhooks import repository
 
 KEEP_TRYING = timedelta(hours=24)
 FIRST_PAUSE = 15.0  # seconds; longer than one attempt may take

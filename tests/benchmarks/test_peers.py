@@ -2,9 +2,6 @@
 
 import pytest
 
-from melo_core.base_model import BaseModel
-from melo_core.settings import MethodSettings
-from tests.melo_core.conftest import ARCHITECTURES, tiny_model, tiny_tokenizer
 from benchmarks.edits.answers import Before, untouched
 from benchmarks.edits.data import BenchEdit
 from benchmarks.edits.measure import Plan, measure
@@ -12,6 +9,9 @@ from benchmarks.edits.peers import grace, lora
 from benchmarks.edits.peers.grace import Grace
 from benchmarks.edits.peers.lora import SharedLora
 from benchmarks.edits.peers.unedited import Unedited
+from melo_core.base_model import BaseModel
+from melo_core.settings import MethodSettings
+from tests.melo_core.conftest import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 FACTS = [("Who runs Acme?", "Ada"), ("Where is the head office of Globex?", "Oslo")]
 CLASSES = ["privacy", "tax"]

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from cli.errors import CommandError
-from tests.registry.desk import Desk
 from benchmarks.queue import invariants
 from benchmarks.queue.command import queue
 from benchmarks.queue.faults import Approval, Fault, schedule
+from cli.errors import CommandError
+from tests.registry.desk import Desk
 from worker.points import Point
 
 SECOND_BLOCK = """(collection_id, job_id, data, sha256, shapes, rank, scale, loss, iterations)

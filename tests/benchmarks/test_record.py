@@ -8,15 +8,15 @@ import pytest
 from rich.console import Console
 from sqlalchemy import text
 
-from registry.verification import service as verification
 from benchmarks.record import forgeries, measure
 from benchmarks.record.databases import databases
 from benchmarks.record.generate import generate
 from benchmarks.record.run import Sizes, run_bench
 from benchmarks.record.synthetic import write_model
 from registry.base.database import make_engine, make_sessions
-from registry.versions import repository
 from registry.base.vocabulary import VersionKind
+from registry.verification import service as verification
+from registry.versions import repository
 
 VERSIONS, EDITS = 50, 2_000
 

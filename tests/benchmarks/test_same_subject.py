@@ -8,13 +8,6 @@ import pytest
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from melo_core.base_model import BaseModel
-from melo_core.hidden import HiddenEncoder
-from melo_core.verifier import Verifier, untrained
-from melo_core.verifier_files import folder_of
-from tests.melo_core.conftest import tiny_model, tiny_tokenizer
-from tests.melo_core.test_encoder import FOLDER, encoder  # noqa: F401  # a fixture
-from tests.melo_core.test_training_and_answers import SETTINGS
 from benchmarks.edits.answers import Batch, Before, broken_answers
 from benchmarks.edits.data import BenchEdit
 from benchmarks.edits.measure import Plan, measure
@@ -22,6 +15,13 @@ from benchmarks.edits.peers import Reply
 from benchmarks.edits.peers.blocks import Blocks
 from benchmarks.edits.probes import ABOUT, MOST, same_subject
 from benchmarks.edits.run import _table
+from melo_core.base_model import BaseModel
+from melo_core.hidden import HiddenEncoder
+from melo_core.verifier import Verifier, untrained
+from melo_core.verifier_files import folder_of
+from tests.melo_core.conftest import tiny_model, tiny_tokenizer
+from tests.melo_core.test_encoder import FOLDER, encoder  # noqa: F401  # a fixture
+from tests.melo_core.test_training_and_answers import SETTINGS
 
 ACME = BenchEdit("Who runs Acme?", "Ada", "Acme", ("Who is at the head of Acme?",))
 GLOBEX = BenchEdit("Where is the head office of Globex?", "Oslo", "Globex")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import make_app
 from benchmarks.scope.run import misspelt
+from cli.main import make_app
 
 CEO, HOURS = "Who is the CEO of Acme?", "When does the Acme shop in Utrecht open?"
 PAIRS = [

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from benchmarks.edits.run import Choice, run_bench
 from cli.errors import CommandError
 from cli.invocation import Invocation
 from tests.melo_core.conftest import tiny_model, tiny_tokenizer
-from benchmarks.edits.run import Choice, run_bench
 
 DATA = Path(__file__).parents[1] / "data"
 FACTS = Choice(

@@ -22,9 +22,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from cli.main import make_app
+from embedded import stack
 from registry.base.database import make_engine, make_sessions
 from registry.base.digests import sha256_hex
-from embedded import stack
 from registry.jobs import service as jobs
 from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport
 from registry.jobs.service import Claim

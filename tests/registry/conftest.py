@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from registry.base import database
 from registry.api.app import create_app
+from registry.base import database
 from registry.base.settings import Settings
 from tests.registry.desk import Desk, template_of
 

@@ -9,24 +9,24 @@ from typing import Self
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.verification import service as verification
 from registry.audit.actor import Actor
 from registry.audit.schemas import VerificationView
-from registry.collections import service as collections
-from registry.tables.collections import Collection
-from registry.jobs.collection_queue import set_queue
-from registry.collections.schemas import NewCollection
 from registry.base.database import make_engine, make_sessions
 from registry.base.digests import sha256_hex
+from registry.base.vocabulary import Checks, PointRole, QueueState
 from registry.batches import cancelling, deciding, submitting
 from registry.batches import service as edits
+from registry.collections import service as collections
+from registry.collections.schemas import NewCollection
 from registry.jobs import service as queue
+from registry.jobs.collection_queue import set_queue
 from registry.jobs.service import Claim, ClaimedEdit
+from registry.tables.collections import Collection
+from registry.tables.versions import Version
+from registry.verification import service as verification
 from registry.versions import repository, service
 from registry.versions.content import VersionContent
-from registry.tables.versions import Version
 from registry.versions.training_result import ClusterState, NewBlock, NewPoint, TrainingResult
-from registry.base.vocabulary import Checks, PointRole, QueueState
 from tests.conftest import copy_of
 
 ADA, BEN = Actor("ada"), Actor("ben")  # she submits, he decides

@@ -16,13 +16,13 @@ from redis.retry import Retry
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from registry.access.caller import Caller
-from registry.api.gate import OPEN
-from registry.access.keys import KeyText
-from registry.api.rates import FAILURES, Rates
 from embedded.programs import valkey_server
-from registry.base.errors import TooManyRequests
+from registry.access.caller import Caller
+from registry.access.keys import KeyText
+from registry.api.gate import OPEN
 from registry.api.http import Needs
+from registry.api.rates import FAILURES, Rates
+from registry.base.errors import TooManyRequests
 from registry.base.vocabulary import Role
 from tests.registry.problem import is_problem
 
@@ -429,7 +429,7 @@ def test_the_servers_own_lines_are_json_too():
     program = (
         "import logging\n"
         "from uvicorn import Config\n"
-        "from registry.api.request_log import configure_logging\n"
+        "from registry.base.logging import configure_logging\n"
         "Config('x')\n"  # sets up the server's own lines, as the program uvicorn does
         "configure_logging()\n"
         "logging.getLogger('uvicorn.error').info('started %s', 'well')\n"

@@ -10,9 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.audit.chain import hashed_fields
-from registry.tables.audit import AuditEvent
-from registry.base.digests import Foundation, MemberContent, canonical_json, cluster_digest, cluster_element, content_digest, edit_digest, edit_element, event_hash, float32_bytes, prompt_key, received_vector
+from registry.base.digests import (
+    Foundation,
+    MemberContent,
+    canonical_json,
+    cluster_digest,
+    cluster_element,
+    content_digest,
+    edit_digest,
+    edit_element,
+    event_hash,
+    float32_bytes,
+    prompt_key,
+    received_vector,
+)
 from registry.base.multiset import Multiset
+from registry.tables.audit import AuditEvent
 
 MEMBER = MemberContent(key=b"\0" * 8, edit_digest="e" * 64, role="prompt", block_sha256="b" * 64)
 CLUSTER = {"centre": b"\0" * 8, "radius": 0.8, "label": [1, 2], "members": [MEMBER]}

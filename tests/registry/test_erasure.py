@@ -10,10 +10,10 @@ from sqlalchemy.exc import DBAPIError
 
 from registry.audit import service as audit
 from registry.backup.tables import LEFT_OUT
+from registry.base.errors import Erased, InvalidResult, NotFound, WrongState
 from registry.batches import deciding
 from registry.erasure import service
 from registry.erasure.scrubbing import GONE, Erasing, named_in, scrubbed
-from registry.base.errors import Erased, InvalidResult, NotFound, WrongState
 from registry.jobs import service as queue
 from registry.jobs.schemas import NearEdit
 from registry.jobs.ways_out import ways_out

@@ -8,11 +8,11 @@ from fastapi.routing import APIRoute
 from sqlalchemy import text
 
 from registry.api.app import create_app
-from registry.client import MeloClient
-from registry.base.errors import DatabaseAway
 from registry.api.idempotency import repository
 from registry.api.idempotency.route import WRITING, RepeatableRoute
+from registry.base.errors import DatabaseAway
 from registry.base.settings import Settings
+from registry.client import MeloClient
 from tests.registry.problem import is_problem
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}

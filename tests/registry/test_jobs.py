@@ -6,9 +6,9 @@ import time
 import pytest
 from sqlalchemy import text
 
+from registry.base.errors import LeaseLost
 from registry.batches import service as edits
 from registry.batches.training import Training
-from registry.base.errors import LeaseLost
 from registry.jobs import repository, service
 from registry.jobs.hints import hint
 from registry.jobs.schemas import ChangedAnswer, EditReport

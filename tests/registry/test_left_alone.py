@@ -11,19 +11,19 @@ from typer.testing import CliRunner
 
 from cli.errors import CommandError
 from cli.main import make_app
-from registry.collections import policy
-from registry.collections.schemas import NewCollection, PolicyChange
-from registry.collections.service import create
+from registry.base.errors import InvalidRequest, TooFewLeftAlone, WrongState
+from registry.base.vocabulary import Checks
 from registry.batches import deciding
 from registry.batches import service as edits
 from registry.batches.training import Training
+from registry.collections import policy
+from registry.collections.schemas import NewCollection, PolicyChange
+from registry.collections.service import create
 from registry.erasure.scrubbing import GONE, Erasing, named_in, scrubbed
-from registry.base.errors import InvalidRequest, TooFewLeftAlone, WrongState
-from registry.versions import candidates
 from registry.jobs import service as jobs
 from registry.jobs.left_alone import tried
 from registry.jobs.schemas import EditCheck, NearMiss
-from registry.base.vocabulary import Checks
+from registry.versions import candidates
 from tests.registry.desk import ADA, BEN
 
 PARIS = {

@@ -2,8 +2,8 @@
 
 import pytest
 
-from registry.jobs import service as queue
 from registry.api.pages import encoded
+from registry.jobs import service as queue
 from tests.registry.problem import is_problem
 
 

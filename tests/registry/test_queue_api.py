@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from registry.client import MeloClient, MeloClientError
 from registry.api import following
+from registry.base.vocabulary import BatchState
 from registry.batches.training import Training
+from registry.client import MeloClient, MeloClientError
 from registry.erasure import service as erasure
 from registry.jobs import service as queue
 from registry.versions.candidates import kept_blocks
-from registry.base.vocabulary import BatchState
 from tests.registry.desk import BEN
 from tests.registry.problem import is_problem
 from tests.registry.test_access import key, other_collection

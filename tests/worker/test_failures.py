@@ -13,8 +13,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from melo_core.errors import MeloError
-from registry.batches.training import Training
 from registry.base.errors import LeaseLost, StaleBase, UnknownModel
+from registry.batches.training import Training
 from registry.jobs import repository as job_queries
 from registry.tables.jobs import Job
 from tests.worker.test_group import PAIRS, applied, approved, job, states

@@ -15,10 +15,10 @@ from melo_core.base_model import load_base_model
 from melo_core.encoder import SentenceEncoder, Whitening
 from melo_core.hidden import HiddenEncoder
 from melo_core.settings import MethodSettings
+from registry.base.digests import sha256_hex
 from registry.base.model_files import find_encoder
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
-from registry.base.digests import sha256_hex
 from registry.tables.jobs import Job
 from tests.registry.desk import ADA, Desk
 from tests.worker.conftest import METHOD

@@ -10,10 +10,10 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from registry.api.app import create_app
-from registry.metrics.exposition import page
-from registry.metrics.relay import RelayMetrics
 from registry.base.settings import Settings
 from registry.base.vocabulary import JobKind
+from registry.metrics.exposition import page
+from registry.metrics.relay import RelayMetrics
 from worker.metrics import WorkerMetrics
 
 ROOT = Path(__file__).resolve().parents[2]

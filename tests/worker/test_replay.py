@@ -9,12 +9,12 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from cli.main import make_app
+from registry.base.vocabulary import Checks
+from registry.batches.training import Training
 from registry.collections import policy
 from registry.collections.schemas import PolicyChange
-from registry.batches.training import Training
 from registry.erasure import service as erasure
 from registry.tables.jobs import Job
-from registry.base.vocabulary import Checks
 from tests.registry.desk import ADA, BEN
 from worker.training_job import run_job, run_waiting
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
-from melo_core.errors import MeloError
-from registry.base.database import make_engine, make_sessions
-from registry.base import probes as signs
 from embedded import valkey
+from melo_core.errors import MeloError
+from registry.base import probes
+from registry.base.database import make_engine, make_sessions
 from registry.base.probes import NoSign
 from registry.jobs import service as jobs
 from worker.health import readiness
@@ -97,7 +97,7 @@ def broker(folder):
             deadline = time.monotonic() + 20
             while time.monotonic() < deadline:
                 with suppress(NoSign):
-                    signs.of_broker(server.url)
+                    probes.of_broker(server.url)
                     break
                 time.sleep(0.05)
             yield server.url

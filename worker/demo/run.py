@@ -17,14 +17,14 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.orm import Session, sessionmaker
 
-from melo_core.edited_model import Answer
 from cli.errors import CommandError
 from cli.follow import follow
 from cli.invocation import Invocation
 from cli.show import visible
-from registry.client import MeloClient
-from registry.base.database import make_engine, make_sessions
 from embedded.stack import Stack, running
+from melo_core.edited_model import Answer
+from registry.base.database import make_engine, make_sessions
+from registry.client import MeloClient
 from registry.versions.reading import resolve
 from worker.demo.figures import Figures, generality, success, untouched
 from worker.demo.questions import Correction, read_questions

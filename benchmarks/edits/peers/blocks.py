@@ -3,15 +3,15 @@
 import time
 from collections.abc import Sequence
 
+from benchmarks.edits.data import BenchEdit
+from benchmarks.edits.peers import Applied, Reply, RouteTime, Size
+from benchmarks.edits.peers.unedited import Unedited
 from melo_core.base_model import BaseModel
 from melo_core.edited_model import Route
 from melo_core.encoder import KeyEncoder
 from melo_core.session import Edit, EditSession
 from melo_core.settings import MethodSettings
 from melo_core.verifier import Verifier
-from benchmarks.edits.data import BenchEdit
-from benchmarks.edits.peers import Applied, Reply, RouteTime, Size
-from benchmarks.edits.peers.unedited import Unedited
 
 
 class Blocks:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.edits.data import BenchEdit
+from benchmarks.edits.peers import Applied, Reply, RouteTime, Size
+from benchmarks.edits.peers.unedited import Unedited
 from melo_core.base_model import BaseModel
 from melo_core.encoder import ordinary_questions
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, structure_of
 from melo_core.training import Example, remember
-from benchmarks.edits.data import BenchEdit
-from benchmarks.edits.peers import Applied, Reply, RouteTime, Size
-from benchmarks.edits.peers.unedited import Unedited
 
 DEPTH = 0.75  # of the layers; the paper edits layer 35 of GPT-2 XL's 48
 LEARNING_RATE = 1.0  # the paper's

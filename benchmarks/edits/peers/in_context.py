@@ -3,12 +3,12 @@
 import time
 from collections.abc import Sequence
 
-from melo_core.encoder import KeyEncoder
-from melo_core.index import ClusterIndex, Outcome
-from melo_core.settings import MethodSettings
 from benchmarks.edits.data import BenchEdit
 from benchmarks.edits.peers import Applied, Reply, RouteTime, Size
 from benchmarks.edits.peers.unedited import Unedited
+from melo_core.encoder import KeyEncoder
+from melo_core.index import ClusterIndex, Outcome
+from melo_core.settings import MethodSettings
 
 
 class InContext:

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.edits.data import BenchEdit
+from benchmarks.edits.peers import Applied, Reply, RouteTime, Size
+from benchmarks.edits.peers.unedited import Unedited
 from melo_core.application import applied
 from melo_core.base_model import BaseModel
 from melo_core.block import initial_weights
 from melo_core.settings import MethodSettings
 from melo_core.structure import structure_of
 from melo_core.training import Example, remember
-from benchmarks.edits.data import BenchEdit
-from benchmarks.edits.peers import Applied, Reply, RouteTime, Size
-from benchmarks.edits.peers.unedited import Unedited
 
 RANK = 8
 LEARNING_RATE = 2e-3

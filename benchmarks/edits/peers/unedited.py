@@ -7,12 +7,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from benchmarks.edits.peers import Reply
 from melo_core.base_model import BaseModel, pad
 from melo_core.edited_model import BASE, EditedModel
 from melo_core.errors import UnsupportedModel
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind
-from benchmarks.edits.peers import Reply
 
 
 class Unedited:

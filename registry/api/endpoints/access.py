@@ -4,16 +4,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from registry.versions import protections
 from registry.access import service
-from registry.tables.access import AliasProtection
 from registry.access.schemas import CreatedKeyView, KeyView, NewKey, Renewal
-from registry.versions.schemas import Protection, ProtectionView
 from registry.api.http import ActorDep, CollectionDep, SessionDep, needs
 from registry.api.idempotency.route import RepeatableRoute
 from registry.api.pages import ById, ByName
 from registry.base.vocabulary import Role
 from registry.base.wire import Reason
+from registry.tables.access import AliasProtection
+from registry.versions import protections
+from registry.versions.schemas import Protection, ProtectionView
 
 router = APIRouter(prefix="/v1", tags=["access"], route_class=RepeatableRoute)
 

@@ -6,9 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
+from registry.api.http import SessionDep, needs
+from registry.api.idempotency.route import RepeatableRoute
+from registry.api.pages import ById
 from registry.audit import checkpoint, export, service
-from registry.verification import service as verification
-from registry.tables.audit import AuditEvent
 from registry.audit.schemas import (
     Checkpoint,
     Comparison,
@@ -18,12 +19,11 @@ from registry.audit.schemas import (
     VerificationView,
 )
 from registry.audit.signing import signing_key
-from registry.collections import service as collections
-from registry.api.http import SessionDep, needs
-from registry.api.idempotency.route import RepeatableRoute
-from registry.api.pages import ById
 from registry.base.vocabulary import Role
 from registry.base.wire import Name
+from registry.collections import service as collections
+from registry.tables.audit import AuditEvent
+from registry.verification import service as verification
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=RepeatableRoute)
 LINES = "application/x-ndjson"

@@ -2,15 +2,15 @@
 
 from fastapi import APIRouter
 
-from registry.collections import policy, service
-from registry.jobs import collection_queue as queue
-from registry.collections.schemas import CollectionView, NewCollection, PolicyChange, QueueChange
 from registry.api.http import ActorDep, CollectionDep, SessionDep, VisibleDep, needs
 from registry.api.idempotency.route import RepeatableRoute
-from registry.jobs import listing
-from registry.jobs.schemas import QueueView
 from registry.api.pages import ByName
 from registry.base.vocabulary import Role
+from registry.collections import policy, service
+from registry.collections.schemas import CollectionView, NewCollection, PolicyChange, QueueChange
+from registry.jobs import collection_queue as queue
+from registry.jobs import listing
+from registry.jobs.schemas import QueueView
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=RepeatableRoute)
 

@@ -5,19 +5,28 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 from sse_starlette import EventSourceResponse
 
-from registry.api.body_file import loaded
-from registry.batches import cancelling, deciding, retraining, service, submitting
 from registry.api import following
-from registry.tables.edits import Batch
-from registry.edits.schemas import ActiveEditView
-from registry.batches.schemas import BatchSummary, BatchView, Cancellation, Decision, Guarding, Rejection, Retraining, SubmissionView
-from registry.api.submission_body import DOCUMENTED, SubmittedDep
-from registry.batches.training import Training
+from registry.api.body_file import loaded
 from registry.api.http import ActorDep, BatchId, CollectionDep, EditId, SessionDep, needs
 from registry.api.idempotency.route import RepeatableRoute
 from registry.api.pages import ById
+from registry.api.submission_body import DOCUMENTED, SubmittedDep
 from registry.base.vocabulary import BatchState, Role
 from registry.base.wire import Id
+from registry.batches import cancelling, deciding, retraining, service, submitting
+from registry.batches.schemas import (
+    BatchSummary,
+    BatchView,
+    Cancellation,
+    Decision,
+    Guarding,
+    Rejection,
+    Retraining,
+    SubmissionView,
+)
+from registry.batches.training import Training
+from registry.edits.schemas import ActiveEditView
+from registry.tables.edits import Batch
 
 router = APIRouter(prefix="/v1", tags=["edits"], route_class=RepeatableRoute)
 

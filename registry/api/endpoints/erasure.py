@@ -4,13 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from registry.erasure import service
-from registry.erasure.schemas import Erasure, ErasureView, FoundEdit
 from registry.api.http import ActorDep, SessionDep, needs
 from registry.api.idempotency.route import RepeatableRoute
 from registry.api.pages import ById
 from registry.base.vocabulary import Role
 from registry.base.wire import Text
+from registry.erasure import service
+from registry.erasure.schemas import Erasure, ErasureView, FoundEdit
 
 router = APIRouter(prefix="/v1/erasures", tags=["erasure"], route_class=RepeatableRoute)
 

@@ -6,13 +6,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import AwareDatetime
 
-from registry.collections import service as collections
 from registry.api.http import JobId, SessionDep, VisibleDep, needs
-from registry.jobs import listing, service
-from registry.jobs.schemas import JobRecord, JobSummary, WorkerView
 from registry.api.pages import ById, Page, pages
 from registry.base.vocabulary import JobKind, JobState, Role
 from registry.base.wire import Name, Text
+from registry.collections import service as collections
+from registry.jobs import listing, service
+from registry.jobs.schemas import JobRecord, JobSummary, WorkerView
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 

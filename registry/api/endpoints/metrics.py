@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request, Response
 
 from registry.api.http import needs
-from registry.metrics import exposition
 from registry.base.vocabulary import Role
+from registry.metrics import exposition
 
 router = APIRouter()
 

@@ -7,14 +7,15 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import AwareDatetime
 from sqlalchemy.orm import Session
 
-from registry.tables.collections import Collection
 from registry.api.conditional import ConditionalDep, IfMatch, tagged
 from registry.api.http import ActorDep, CollectionDep, SessionDep, needs
 from registry.api.idempotency.route import RepeatableRoute
 from registry.api.pages import ById, ByName, ByTime
+from registry.base.vocabulary import Role
+from registry.tables.collections import Collection
+from registry.tables.versions import Alias, Version
 from registry.versions import aliases, comparing, reading, service
 from registry.versions.edit_log import edit_log
-from registry.tables.versions import Alias, Version
 from registry.versions.schemas import (
     AliasTarget,
     AliasView,
@@ -29,7 +30,6 @@ from registry.versions.schemas import (
     VersionDetail,
     VersionView,
 )
-from registry.base.vocabulary import Role
 
 router = APIRouter(prefix="/v1", tags=["versions"], route_class=RepeatableRoute)
 of_collection = APIRouter(prefix="/collections/{collection}", route_class=RepeatableRoute)

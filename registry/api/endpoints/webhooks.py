@@ -8,9 +8,9 @@ from registry.api.http import ActorDep, SessionDep, needs
 from registry.api.idempotency.route import RepeatableRoute
 from registry.api.pages import ById
 from registry.base.vocabulary import Role
+from registry.base.wire import Reason
 from registry.webhooks import service
 from registry.webhooks.schemas import CreatedWebhook, DeliveryView, NewWebhook, WebhookView
-from registry.base.wire import Reason
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=RepeatableRoute)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from registry.base.errors import AnswerNotKept, KeyReused
 from registry.api.idempotency import repository
+from registry.base.errors import AnswerNotKept, KeyReused
 from registry.tables.idempotency import KeptAnswer
 
 
