@@ -125,7 +125,7 @@ def _register(app: typer.Typer, entry: EntryPoint) -> None:
         entry.load()(app)
     except ModuleNotFoundError as error:
         missing = error.name or str(error)
-        needs = NEEDS_SOURCE if missing == NOT_INSTALLED else NEEDS_WORKER
+        needs = NEEDS_SOURCE if missing.partition(".")[0] == NOT_INSTALLED else NEEDS_WORKER
         whatever = {"allow_extra_args": True, "ignore_unknown_options": True}  # what else was typed does not matter
 
         @app.command(entry.name, help=f"(needs: {needs})", epilog=example(needs), context_settings=whatever)

@@ -128,7 +128,11 @@ def test_every_command_shows_an_example() -> None:
 def test_commands_that_messages_name_exist_with_the_options_that_they_need() -> None:
     program = get_command(make_app())
     named = set()
-    for path in [path for part in ("registry", "worker", "melo_core") for path in (ROOT / part).rglob("*.py")]:
+    for path in [
+        path
+        for part in ("registry", "embedded", "cli", "worker", "melo_core", "benchmarks")
+        for path in (ROOT / part).rglob("*.py")
+    ]:
         for text_ in texts_of(ast.parse(path.read_text("utf-8"))):
             named.update((words, path.name) for found in NAMED.findall(text_) if (words := next(filter(None, found))))
     assert len(named) > 50

@@ -6,6 +6,8 @@ import sys
 import venv
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SERVE = """
 import importlib.util, os
@@ -25,21 +27,40 @@ print("served")
 
 def test_the_api_and_the_relay_run_without_torch():
     program = (
-        "import sys; sys.modules.update(torch=None, transformers=None, melo_core=None, worker=None); "
+        "import sys; sys.modules.update(torch=None, transformers=None, melo_core=None, worker=None, benchmarks=None); "
         "import registry.api.app, registry.relay, registry.client"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
 
 
-def test_the_registry_is_installed_migrates_and_serves_where_there_is_no_torch(tmp_path, empty_database_url):
-    """In an environment of its own, with what the package itself asks for and nothing else."""
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The programs of an environment of its own, with what the package itself asks for and nothing else."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, with_pip=True)
+    pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", ROOT], check=True, timeout=600)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MELO_", "PYTHON"))}
+    return folder / "bin"
+
+
+@pytest.fixture
+def environment():
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MELO_", "PYTHON"))}
+
+
+def test_the_bench_is_no_part_of_a_wheel_and_says_how_to_get_it(installed, environment, tmp_path):
+    bench = [installed / "melo", "bench", "scope", "--held-out"]
+    done = subprocess.run(bench, cwd=tmp_path, env=environment, timeout=60, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "This needs the package benchmarks" in done.stderr
+    assert "pip install --editable" in done.stderr and "checkout" in done.stderr
+
+
+def test_the_registry_is_installed_migrates_and_serves_where_there_is_no_torch(
+    installed, environment, tmp_path, empty_database_url
+):
     served = subprocess.run(
-        [python, "-c", SERVE],
+        [installed / "python", "-c", SERVE],
         cwd=tmp_path,
         env=environment | {"MELO_DATABASE_URL": empty_database_url},
         timeout=120,
