@@ -1,17 +1,14 @@
 """What a lookup costs beside a decoding step of the same model, in the same process; and what an insertion costs.
 
-    python benchmarks/lookup.py [--threads 1 2] [--json FILE]
+    python -m benchmarks.lookup [--threads 1 2] [--json FILE]
 
 Each lookup follows a decoding step, as it does when serving: the model's weights have just pushed the index out of
 the CPU's caches. Keys are random directions (no two alike, so the nearest is hard to tell) and the figures medians.
 """
 
-import os
-
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the worker sets it, and before torch is loaded
-
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -25,8 +22,8 @@ from torch.nn import functional as F
 from melo_core.base_model import load_base_model
 from melo_core.encoder import SentenceEncoder, ordinary_questions
 from melo_core.index import Cluster, ClusterIndex
-from registry.base_models import find_encoder, find_model
-from registry.settings import Settings
+from registry.base.model_files import find_encoder, find_model
+from registry.base.settings import Settings
 
 DIMENSION, RADIUS, REPEATS = 384, 0.85, 40
 
@@ -64,7 +61,7 @@ def decoding_step(model_name: str) -> Callable[[], float]:
 def lookups(step: Callable[[], float], n: int, query_keys: int) -> dict[str, float]:
     index, steps, taken = index_of(n), [], []
     centres = torch.stack([cluster.centre for cluster in index.clusters.values()])
-    for query in random_keys(query_keys * REPEATS, seed=0).split(query_keys):
+    for query in random_keys(query_keys * REPEATS, seed=0).split(query_keys):  # type: ignore[no-untyped-call]
         steps.append(step())
         started = time.perf_counter()
         match = index.lookup(query)

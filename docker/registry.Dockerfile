@@ -17,4 +17,4 @@ RUN useradd --create-home --uid 10001 melo && install --directory --owner melo /
 USER melo
 WORKDIR /home/melo
 EXPOSE 8410
-CMD ["uvicorn", "registry.app:app_factory", "--factory"]
+CMD ["uvicorn", "registry.api.app:app_factory", "--factory"]

@@ -8,9 +8,9 @@ everybody else's statements.
 from alembic import context
 from sqlalchemy import Connection, text
 
-from registry.database import make_engine
-from registry.schema import metadata
-from registry.settings import Settings
+from registry.base.database import make_engine
+from registry.base.settings import Settings
+from registry.tables.schema import metadata
 
 ADVISORY_LOCK = 7026368402  # an arbitrary constant of this program
 

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from registry.database import upgrade
-from registry.embedded.programs import postgres_folder
+from embedded.programs import postgres_folder
+from registry.base.database import upgrade
 
 FILE = Path(__file__).with_name("schema.sql")
 HEAD = """\

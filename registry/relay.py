@@ -24,17 +24,16 @@ from sqlalchemy.orm import Session, sessionmaker
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 from tenacity.stop import stop_when_event_set
 
-from registry import database
-from registry.database import make_engine, make_sessions, schema_state
-from registry.embedded import signs
-from registry.errors import InvalidRequest, SchemaMismatch
+from registry.base import database, probes
+from registry.base.database import make_engine, make_sessions, schema_state
+from registry.base.errors import InvalidRequest, SchemaMismatch
+from registry.base.logging import configure_logging
+from registry.base.settings import Settings
 from registry.jobs import outbox, queues, waking
 from registry.jobs import service as jobs
 from registry.metrics.queue import QueueCollector
 from registry.metrics.relay import RelayMetrics
 from registry.metrics.server import shown
-from registry.request_log import configure_logging
-from registry.settings import Settings
 from registry.webhooks.courier import Courier
 
 log = structlog.get_logger("melo.relay")
@@ -179,8 +178,8 @@ def main() -> None:
     relay.metrics.registry.register(QueueCollector(relay.sessions))
 
     def require_ready() -> None:
-        signs.of_relay(settings.database_url)
-        signs.of_broker(settings.redis_url)
+        probes.of_relay(settings.database_url)
+        probes.of_broker(settings.redis_url)
 
     try:
         with shown(settings, relay.metrics.registry, require_ready):

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, make_url, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.database import make_engine, make_sessions, upgrade
+from registry.base.database import make_engine, make_sessions, upgrade
 
 _numbers = count(1)
 

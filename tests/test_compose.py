@@ -21,8 +21,8 @@ import psycopg
 import pytest
 import yaml
 
-from registry.embedded import Stack, programs, running
-from registry.embedded.valkey import free_port
+from embedded import Stack, programs, running
+from embedded.valkey import free_port
 from tests.patience import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[1]

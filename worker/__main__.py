@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import structlog
 from pydantic import ValidationError
 
-from registry.errors import InvalidRequest, RegistryError
-from registry.settings import Settings
+from registry.base.errors import InvalidRequest, RegistryError
+from registry.base.settings import Settings
 from worker import devices
 
 

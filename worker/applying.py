@@ -4,7 +4,7 @@ from functools import partial
 
 import structlog
 
-from registry.errors import StaleBase
+from registry.base.errors import StaleBase
 from registry.jobs import service as jobs
 from registry.versions import repository as version_queries
 from registry.versions import service as versions

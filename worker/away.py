@@ -6,7 +6,7 @@ from typing import TypeVar
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
-from registry.database import AWAY
+from registry.base.database import AWAY
 from worker.stopping import Stop
 
 log = structlog.get_logger()

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cli.errors import CommandError
+from cli.files import lines_of
+from cli.invocation import Invocation, invocation
+from cli.show import AsJson, print_json
 from melo_core.verifier_files import NONE, PACKAGED
-from registry.cli.errors import CommandError
-from registry.cli.files import lines_of
-from registry.cli.invocation import Invocation, invocation
-from registry.cli.show import AsJson, print_json
 from worker.calibration_report import Report, as_record, draw, show
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _loaded(
     from melo_core.errors import MeloError
     from melo_core.hidden import HiddenEncoder
     from melo_core.structure import Kind
-    from registry.base_models import find_model
+    from registry.base.model_files import find_model
     from worker.shelf import Shelf, hidden_digest
 
     shelf = Shelf(call.settings.cache, call.settings.dtype)

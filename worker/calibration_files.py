@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cli.errors import CommandError
 from melo_core.calibration import Rephrased
 from melo_core.scope import same_text
 from melo_core.thresholds import Asked
-from registry.cli.errors import CommandError
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from registry.cli.errors import CommandError
-from registry.cli.invocation import Invocation
-from registry.cli.show import fields, table
+from cli.errors import CommandError
+from cli.invocation import Invocation
+from cli.show import fields, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,10 +10,10 @@ from melo_core.index import Cluster, Insertion
 from melo_core.scope import Scope, same_question
 from melo_core.settings import MethodSettings
 from melo_core.verifier import Verifier
+from registry.base.vocabulary import PointRole
 from registry.jobs.service import ClaimedEdit
 from registry.versions.content import VersionContent
 from registry.versions.training_result import ClusterState, NewBlock, NewPoint, Overlap, TrainingResult
-from registry.vocabulary import PointRole
 from worker.loader import as_tensor, index_of, scope_in
 from worker.training import TrainedEdit
 

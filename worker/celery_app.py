@@ -17,14 +17,14 @@ import torch
 from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.base_models import find_model
+from registry.base.database import AWAY, make_engine, make_sessions, schema_state
+from registry.base.errors import InvalidRequest
+from registry.base.model_files import find_model
+from registry.base.settings import Settings
 from registry.collections import repository as collections
-from registry.database import AWAY, make_engine, make_sessions, schema_state
-from registry.errors import InvalidRequest
 from registry.jobs import queues
 from registry.jobs import service as jobs
 from registry.metrics.server import shown
-from registry.settings import Settings
 from worker.away import first_line, patiently
 from worker.consuming import Consumed, consume, listen_to_signals
 from worker.health import readiness

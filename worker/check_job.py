@@ -11,18 +11,18 @@ from melo_core.base_model import BaseModel
 from melo_core.edited_model import Route
 from melo_core.errors import MeloError
 from melo_core.settings import MethodSettings
+from registry.base.vocabulary import Checks, PointRole
 from registry.edits import repository as edit_rows
 from registry.edits.validation import same_target
-from registry.jobs import repository as job_rows
-from registry.jobs.candidates import finish_check
 from registry.jobs.left_alone import Tried
 from registry.jobs.schemas import EditCheck, EditReport, NearEdit
 from registry.jobs.service import Claim, ClaimedEdit
 from registry.jobs.ways_out import ways_out
 from registry.versions import repository as version_queries
+from registry.versions.candidates import finish_check
 from registry.versions.content import VersionContent
+from registry.versions.nearest import active_points, nearest_active
 from registry.versions.training_result import TrainingResult
-from registry.vocabulary import Checks, PointRole
 from worker.candidate import CollectionScope, candidate
 from worker.checking import ASKED_TOGETHER, applied, reports_of, require_askable, route_of, serving
 from worker.metrics import Outcome
@@ -145,9 +145,9 @@ def _standing(worker: Worker, claim: Claim, keys: Tensor, watch: Watch) -> list[
     """For each key (n, d), the nearest edits that act in the newest version."""
     found: list[list[tuple[int, float]]] = []
     with worker.sessions() as session:
-        at_once = max(1, DISTANCES // max(1, job_rows.active_points(session, claim.collection_id)))
+        at_once = max(1, DISTANCES // max(1, active_points(session, claim.collection_id)))
         for part in torch.split(keys, at_once):
-            found += job_rows.nearest_active(session, claim.collection_id, part.tolist(), NEAR)
+            found += nearest_active(session, claim.collection_id, part.tolist(), NEAR)
             watch.compared(len(found), len(keys))
     return found
 

@@ -11,12 +11,12 @@ from melo_core.edited_model import EditedModel, Route
 from melo_core.errors import MeloError
 from melo_core.scope import Considered, Decision, Scope
 from melo_core.settings import MethodSettings
-from registry.digests import float32s
+from registry.base.digests import float32s
+from registry.base.vocabulary import EditKind
 from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport, NotReached
 from registry.jobs.service import ClaimedEdit
 from registry.versions.content import BlockContent, ClusterContent, EditContent, PointContent, VersionContent
 from registry.versions.training_result import Overlap, TrainingResult
-from registry.vocabulary import EditKind
 from worker.candidate import CollectionScope
 from worker.loader import approved_of
 from worker.training import TrainedEdit

@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from registry.cli.errors import CommandError
-from registry.cli.files import lines_of
-from registry.cli.invocation import Invocation, invocation
-from registry.cli.show import AsJson, example, fields, print_json
-from worker.bench.command import register as register_bench
-from worker.bench.queue.command import register as register_queue_bench
-from worker.bench.scope.command import register as register_scope_bench
+from cli.errors import CommandError
+from cli.files import lines_of
+from cli.invocation import Invocation, invocation
+from cli.show import AsJson, example, fields, print_json
 from worker.calibrate import calibrate
 from worker.record import record_of
 from worker.replay import register as register_replay
@@ -38,9 +35,6 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=example("melo demo --json figures.json"))(demo)
     app.command(epilog=example("melo calibrate --pairs rephrases.jsonl --plot scope.png"))(calibrate)
     register_replay(app)
-    register_bench(app)
-    register_queue_bench(app)
-    register_scope_bench(app)
     register_verifier(app)
 
 
@@ -136,7 +130,7 @@ def worker(
 
     Told to stop, it has MELO_STOP_SECONDS to finish its job and else gives it back; told twice, it does so at once.
     """
-    from registry.base_models import find_model
+    from registry.base.model_files import find_model
     from worker.devices import named
 
     call = invocation(context)

@@ -11,7 +11,7 @@ from celery import Celery, bootsteps
 from celery.exceptions import WorkerShutdown
 from celery.worker import state
 
-from registry.errors import InvalidRequest
+from registry.base.errors import InvalidRequest
 from worker.stopping import Stop
 
 log = structlog.get_logger()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from registry.errors import InvalidRequest
+from registry.base.errors import InvalidRequest
 
 log = structlog.get_logger()
 

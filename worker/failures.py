@@ -10,11 +10,11 @@ from sqlalchemy.exc import DBAPIError
 
 from melo_core.errors import MeloError
 from melo_core.memory import is_out_of_memory
-from registry.database import AWAY
-from registry.errors import LeaseLost, RegistryError
+from registry.base.database import AWAY
+from registry.base.errors import LeaseLost, RegistryError
+from registry.base.vocabulary import JobState
 from registry.jobs import repository
 from registry.jobs import service as jobs
-from registry.vocabulary import JobState
 from worker.away import STOP_TRIES_SECONDS, first_line, patiently
 from worker.metrics import Outcome
 from worker.points import Point

@@ -3,8 +3,8 @@
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.embedded import signs
-from registry.embedded.signs import NoSign
+from registry.base import probes
+from registry.base.probes import NoSign
 from registry.metrics import repository
 from registry.metrics.server import Ready
 
@@ -13,8 +13,8 @@ def readiness(redis_url: str, sessions: sessionmaker[Session], worker: str) -> R
     """Of the worker with that name: broker and database answer, and it has shown there lately that it lives."""
 
     def require_ready() -> None:
-        signs.of_broker(redis_url)
-        silence = signs.WORKER_SILENCE_SECONDS
+        probes.of_broker(redis_url)
+        silence = probes.WORKER_SILENCE_SECONDS
         try:
             with sessions() as session:
                 is_seen = repository.is_worker_seen(session, worker, silence)

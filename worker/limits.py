@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from registry.errors import InvalidRequest, RegistryError
+from registry.base.errors import InvalidRequest, RegistryError
 
 MB = 1_000_000
 

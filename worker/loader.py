@@ -15,8 +15,8 @@ from melo_core.index import Cluster, ClusterIndex
 from melo_core.scope import Scope, ScopedText
 from melo_core.settings import MethodSettings
 from melo_core.verifier import Verifier
-from registry.digests import sha256_hex
-from registry.errors import DigestMismatch
+from registry.base.digests import sha256_hex
+from registry.base.errors import DigestMismatch
 from registry.versions.content import EditContent, VersionContent
 from registry.versions.repository import version_content
 from worker.shelf import Shelf

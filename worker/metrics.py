@@ -6,8 +6,8 @@ from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from registry.base.vocabulary import JobKind
 from registry.metrics.exposition import new_registry
-from registry.vocabulary import JobKind
 
 # From the stage of a single edit to a night.
 SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from registry.cli.errors import CommandError
-from registry.cli.invocation import Invocation
+from cli.errors import CommandError
+from cli.invocation import Invocation
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
@@ -16,7 +16,7 @@ def record_of(call: Invocation) -> "Iterator[sessionmaker[Session]]":
     """The named database, else MELO_HOME's. Raises CommandError where none answers, or SchemaMismatch."""
     from sqlalchemy.exc import OperationalError
 
-    from registry.database import make_engine, make_sessions, schema_state
+    from registry.base.database import make_engine, make_sessions, schema_state
 
     engine = make_engine(call.database_url(), call.settings.statement_timeout_seconds)
     try:

@@ -11,10 +11,10 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from registry.cli.errors import CommandError
-from registry.cli.invocation import Invocation, invocation
-from registry.cli.jobs import JobNumber, group_of
-from registry.cli.show import AsJson, example, fields, print_json, table
+from cli.errors import CommandError
+from cli.invocation import Invocation, invocation
+from cli.jobs import JobNumber, group_of
+from cli.show import AsJson, example, fields, print_json, table
 from worker.record import record_of
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def replay(context: typer.Context, job: JobNumber, as_json: AsJson = False) -> N
 
 def compare(wanted: "Replay", trained: "Sequence[TrainedEdit]") -> list[Compared]:
     """Each of the job's blocks with the one that the same edits have here."""
-    from registry.digests import sha256_hex
+    from registry.base.digests import sha256_hex
 
     edits: dict[int, list[int]] = {}
     for each in trained:

@@ -19,8 +19,8 @@ from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, structure_of
 from melo_core.verifier import Verifier
 from melo_core.verifier_files import NONE, digest_of, folder_of
-from registry.base_models import ModelFiles, find_encoder, find_model
-from registry.errors import UnknownModel
+from registry.base.errors import UnknownModel
+from registry.base.model_files import ModelFiles, find_encoder, find_model
 from registry.jobs.service import Claim
 from registry.versions.content import CollectionContent
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import structlog
 
-from registry.database import AWAY
+from registry.base.database import AWAY
+from registry.base.vocabulary import JobKind
 from registry.jobs import service as jobs
 from registry.jobs.claims import Claim
-from registry.vocabulary import JobKind
 from worker.applying import apply
 from worker.away import patiently
 from worker.check_job import run_check

@@ -12,10 +12,10 @@ from melo_core.edited_model import BASE, EditedModel, Route
 from melo_core.errors import MeloError
 from melo_core.scope import Scope, ScopedText
 from melo_core.structure import Kind
+from registry.base.vocabulary import EditKind, PointRole
 from registry.jobs.schemas import NearMiss
 from registry.jobs.service import ClaimedEdit
 from registry.versions.content import EditContent, VersionContent
-from registry.vocabulary import EditKind, PointRole
 from worker.candidate import CollectionScope
 from worker.checking import ASKED_TOGETHER, blocks_of, parts, serving
 from worker.loader import index_of, texts_of

@@ -17,12 +17,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from melo_core.base_model import BaseModel
 from melo_core.training import Progress
-from registry.database import AWAY
-from registry.errors import LeaseLost
+from registry.base.database import AWAY
+from registry.base.errors import LeaseLost
+from registry.base.vocabulary import JobKind
 from registry.jobs import service as jobs
 from registry.jobs.claims import Claim
 from registry.jobs.ending import not_ready
-from registry.vocabulary import JobKind
 from worker.away import first_line
 from worker.limits import OutOfTime
 from worker.metrics import Outcome, WorkerMetrics

@@ -1,7 +1,7 @@
 """The record: collections, edits, jobs, versions and their content, who may do what, and the events of it all.
 
 Tables are made here; what the database itself refuses or demands, by functions and triggers, is in `migrations/sql`.
-Names of constraints follow the rule of `registry.orm`, which Alembic is given with the models' metadata.
+Names of constraints follow the rule of `registry.tables.orm`, which Alembic is given with the models' metadata.
 
 Revision ID: 0001
 Revises:

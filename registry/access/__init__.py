@@ -1,1 +1,1 @@
-"""Who may do what: API keys, roles, limits, protected aliases."""
+"""Who may do what: API keys, and their roles."""

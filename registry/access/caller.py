@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from registry.vocabulary import Role
+from registry.base.vocabulary import Role
 
 EVERYWHERE: Mapping[int | None, Role] = {None: Role.ADMIN}
 

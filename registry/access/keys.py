@@ -5,7 +5,7 @@ import re
 import secrets
 from dataclasses import dataclass, field
 
-from registry.digests import sha256_hex
+from registry.base.digests import sha256_hex
 
 _FORM = re.compile(r"melo_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 

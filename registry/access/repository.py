@@ -1,14 +1,14 @@
-"""Queries on API keys, protected aliases, and the collection that a request's ids belong to."""
+"""Queries on API keys, and on the collection that a request's ids belong to."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from registry.access.models import AliasProtection, ApiKey, ApiKeyRole
-from registry.collections.models import Collection
-from registry.edits.models import Batch, Edit
-from registry.jobs.models import Job
+from registry.tables.access import ApiKey, ApiKeyRole
+from registry.tables.collections import Collection
+from registry.tables.edits import Batch, Edit
+from registry.tables.jobs import Job
 
 # The ids that paths have, and the table of each.
 OWNERS: dict[str, type[Batch | Edit | Job]] = {"batch_id": Batch, "edit_id": Edit, "job_id": Job}
@@ -63,14 +63,3 @@ def mark_used(session: Session, key_id: int) -> None:
         .values(last_used_at=func.clock_timestamp())
         .execution_options(synchronize_session=False)
     )
-
-
-def protection(session: Session, collection_id: int, name: str) -> AliasProtection | None:
-    return session.get(AliasProtection, (collection_id, name))
-
-
-def protections(session: Session, collection_id: int, *, after: str | None, limit: int) -> Sequence[AliasProtection]:
-    query = select(AliasProtection).where(AliasProtection.collection_id == collection_id)
-    if after is not None:
-        query = query.where(AliasProtection.name > after)
-    return session.scalars(query.order_by(AliasProtection.name).limit(limit)).all()

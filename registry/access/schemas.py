@@ -1,13 +1,13 @@
-"""What the API is sent and says about API keys and protected aliases."""
+"""What the API is sent and says about API keys."""
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
-from registry.vocabulary import Role
-from registry.wire import Answer, Body, Name, Reason, ShortText
+from registry.base.vocabulary import Role
+from registry.base.wire import Answer, Body, Name, Reason, ShortText
 
 ActorName = Annotated[
     ShortText, Field(min_length=1, max_length=200, pattern=r"\S", description="as the record names whoever uses it")
@@ -61,16 +61,3 @@ class KeyView(Answer):
 
 class CreatedKeyView(KeyView):
     key: str = Field(description="the key itself: it is shown this once and stored nowhere")
-
-
-class Protection(Body):
-    role: Literal[Role.APPROVER, Role.ADMIN] = Field(default=Role.ADMIN, description="needed to set the alias")
-    reason: Reason
-
-
-class ProtectionView(Answer):
-    name: str
-    role: Role
-    protected_by: str
-    reason: str
-    protected_at: datetime

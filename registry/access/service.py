@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 from registry.access import repository
 from registry.access.caller import Caller
 from registry.access.keys import KeyText
-from registry.access.models import ApiKey, ApiKeyRole
 from registry.access.schemas import CreatedKeyView, Grant, GrantView, KeyState, KeyView, NewKey
 from registry.audit import service as audit
 from registry.audit.actor import Actor
-from registry.digests import canonical_json, sha256_hex
-from registry.errors import InvalidRequest, NameTaken, NotFound, Unauthorized, WrongState
-from registry.vocabulary import Action, Role
+from registry.base.digests import canonical_json, sha256_hex
+from registry.base.errors import InvalidRequest, NameTaken, NotFound, Unauthorized, WrongState
+from registry.base.vocabulary import Action, Role
+from registry.tables.access import ApiKey, ApiKeyRole
 
 _MARKED_EVERY = timedelta(minutes=1)
 _ASK_FOR_ANOTHER = "Ask an admin for another one (`melo key create`)."

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from registry.vocabulary import Role
+from registry.base.vocabulary import Role
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC
 from typing import Any
 
-from registry.audit.models import AuditEvent
-from registry.digests import EVENT_FORMAT, event_hash
+from registry.base.digests import EVENT_FORMAT, event_hash
+from registry.tables.audit import AuditEvent
 
 GENESIS = "0" * 64  # what the first event follows
 

@@ -11,8 +11,8 @@ from registry.audit import checkpoint as checkpoints
 from registry.audit import repository
 from registry.audit.chain import GENESIS, follow, hashed_fields
 from registry.audit.schemas import Checkpoint, ExportVerification, FindingView
-from registry.digests import canonical_json
-from registry.errors import InvalidRequest
+from registry.base.digests import canonical_json
+from registry.base.errors import InvalidRequest
 
 _LONGEST_LIST = 1_000
 

@@ -8,7 +8,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from registry.audit.chain import GENESIS
-from registry.audit.models import AuditEvent, RegistryIdentity
+from registry.tables.audit import AuditEvent, RegistryIdentity
 
 # Writers of events take turns on this lock until they commit. It is always the last lock a transaction takes:
 # rows first, then events, so that two transactions cannot wait for each other.

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from registry.wire import Answer, Body, Text
+from registry.base.wire import Answer, Body, Text
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PublicKey = Annotated[Text, Field(max_length=1_000, description="Ed25519: base64 of its 32 bytes, or PEM")]

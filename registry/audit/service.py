@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 from registry.audit import repository
 from registry.audit.actor import Actor
 from registry.audit.chain import hashed_fields
-from registry.audit.models import AuditEvent
-from registry.digests import event_hash
-from registry.vocabulary import Action
+from registry.base.digests import event_hash
+from registry.base.vocabulary import Action
+from registry.tables.audit import AuditEvent
 
 
 def record(

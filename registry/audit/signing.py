@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from registry.digests import canonical_json
-from registry.errors import InvalidRequest, NoSigningKey
-from registry.settings import Settings
+from registry.base.digests import canonical_json
+from registry.base.errors import InvalidRequest, NoSigningKey
+from registry.base.settings import Settings
 
 FILE = "signing-key.pem"
 MAKE_ONE = "Make one with `openssl genpkey -algorithm ed25519 -out key.pem`, and set MELO_SIGNING_KEY to its path."

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ValidationError
 
 from registry.audit.signing import is_signed, public_key, public_text, signed
-from registry.errors import InvalidBackup, InvalidRequest
+from registry.base.errors import InvalidBackup, InvalidRequest
 
 FORMAT = "melo-backup/1"
 MANIFEST = "manifest.json"

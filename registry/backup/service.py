@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from registry import database
 from registry.audit import repository as audit
-from registry.audit import verification
 from registry.audit.schemas import VerificationView
 from registry.backup import tables
 from registry.backup.archive import Archive, ArchiveWriter, Manifest
-from registry.errors import InvalidBackup, NotEmpty, SchemaMismatch
+from registry.base import database
+from registry.base.errors import InvalidBackup, NotEmpty, SchemaMismatch
+from registry.verification import service as verification
 
 Watch = Callable[[str, int, int], None]  # what it is at, how many rows of it are done, how many there are
 

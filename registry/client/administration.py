@@ -14,11 +14,11 @@ from registry.audit.schemas import (
     PublicKeyView,
     VerificationView,
 )
+from registry.base.vocabulary import WebhookEvent
 from registry.client.calls import call, stream
 from registry.client.errors import MeloClientError
 from registry.client.exchanges import Asked, Exchange, Lines, many, one
 from registry.jobs.schemas import WorkerView
-from registry.vocabulary import WebhookEvent
 from registry.webhooks.schemas import CreatedWebhook, DeliveryView, WebhookView
 
 STEP: TypeAdapter[ProgressView | VerificationView] = TypeAdapter(ProgressView | VerificationView)

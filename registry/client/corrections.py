@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from registry.base.vocabulary import BatchState, Checks, OnConflict, Priority
+from registry.batches.schemas import BatchSummary, BatchView, SubmissionView
 from registry.client.calls import call
 from registry.client.exchanges import Exchange, at, many, one
 from registry.collections.schemas import CollectionView
-from registry.edits.schemas import ActiveEditView, BatchSummary, BatchView, SubmissionView
+from registry.edits.schemas import ActiveEditView
 from registry.erasure.schemas import ErasureView, FoundEdit
-from registry.vocabulary import BatchState, Checks, OnConflict, Priority
 
 
 class Corrections:

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
-from registry.errors import UserError
+from registry.base.errors import UserError
 
 
 class MeloClientError(UserError):

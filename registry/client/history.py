@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from http import HTTPStatus
 
-from registry.access.schemas import ProtectionView
+from registry.base.vocabulary import Role
 from registry.client.calls import call
 from registry.client.errors import MeloClientError
 from registry.client.exchanges import Asked, Exchange, at, many, one
@@ -14,11 +14,11 @@ from registry.versions.schemas import (
     DiffView,
     EditLogView,
     PlannedVersion,
+    ProtectionView,
     ResolvedView,
     VersionDetail,
     VersionView,
 )
-from registry.vocabulary import Role
 
 
 class History:

@@ -1,11 +1,11 @@
 """The queue of each collection, its jobs, and batches as they are trained."""
 
+from registry.base.vocabulary import JobKind, JobState, QueueState
+from registry.batches.schemas import BatchProgress
 from registry.client.calls import call, stream
 from registry.client.exchanges import Exchange, Lines, at, many, one
 from registry.collections.schemas import CollectionView
-from registry.edits.schemas import BatchProgress
 from registry.jobs.schemas import JobRecord, JobSummary, QueueView
-from registry.vocabulary import JobKind, JobState, QueueState
 
 
 class Training:

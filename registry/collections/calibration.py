@@ -4,7 +4,7 @@ from typing import Any
 
 from safetensors import SafetensorError, deserialize
 
-from registry.errors import InvalidRequest
+from registry.base.errors import InvalidRequest
 
 
 def require_calibration(data: bytes, method: dict[str, Any], width: int | None) -> None:

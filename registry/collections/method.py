@@ -5,7 +5,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Protocol, cast
 
-from registry.errors import InvalidRequest
+from registry.base.errors import InvalidRequest
 
 
 class Method(Protocol):

@@ -7,12 +7,12 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.base.digests import canonical_json, settings_of, sha256_hex
+from registry.base.errors import InvalidRequest
+from registry.base.vocabulary import Action, Checks
 from registry.collections import repository
-from registry.collections.models import Collection
 from registry.collections.schemas import PolicyChange
-from registry.digests import canonical_json, settings_of, sha256_hex
-from registry.errors import InvalidRequest
-from registry.vocabulary import Action, Checks
+from registry.tables.collections import Collection
 
 
 def of(collection: Collection) -> dict[str, Any]:

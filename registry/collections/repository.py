@@ -7,8 +7,8 @@ from sqlalchemy import func, select, true
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from registry.collections.models import Calibration, Collection
-from registry.versions.models import Alias, Version
+from registry.tables.collections import Calibration, Collection
+from registry.tables.versions import Alias, Version
 
 
 def by_name(session: Session, name: str) -> Collection | None:

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import Base64Bytes, Field
 
-from registry.vocabulary import Checks, QueueState
-from registry.wire import Answer, Body, Name, Reason, Settings, ShortText, Text
+from registry.base.vocabulary import Checks, QueueState
+from registry.base.wire import Answer, Body, Name, Reason, Settings, ShortText, Text
 
 MAX_CALIBRATION_BYTES = 40 * 2**20  # of keys of 2,048 dimensions, with a metric; in base64, still within a request
 

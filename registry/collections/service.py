@@ -8,15 +8,15 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
-from registry.base_models import find_encoder, find_model
+from registry.base.digests import canonical_json, settings_of, sha256_hex
+from registry.base.errors import InvalidRequest, InvalidResult, NameTaken, NotFound
+from registry.base.model_files import find_encoder, find_model
+from registry.base.vocabulary import Action, Checks, QueueState
 from registry.collections import policy, repository
 from registry.collections.calibration import require_calibration
 from registry.collections.method import complete_settings
-from registry.collections.models import Calibration, Collection
 from registry.collections.schemas import CollectionView, NewCollection
-from registry.digests import canonical_json, settings_of, sha256_hex
-from registry.errors import InvalidRequest, InvalidResult, NameTaken, NotFound
-from registry.vocabulary import Action, Checks, QueueState
+from registry.tables.collections import Calibration, Collection
 
 HIDDEN = "hidden"  # as the method calls keys that are the base model's hidden states
 

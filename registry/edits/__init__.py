@@ -1,1 +1,1 @@
-"""Corrections: how they are submitted, checked and decided."""
+"""Corrections as records: read, checked, stored and found."""

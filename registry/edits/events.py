@@ -6,8 +6,8 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
-from registry.edits.models import Batch
-from registry.vocabulary import Action
+from registry.base.vocabulary import Action
+from registry.tables.edits import Batch
 
 
 def record(

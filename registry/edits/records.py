@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from registry.digests import edit_digest, prompt_key
+from registry.base.digests import edit_digest, prompt_key
+from registry.base.errors import RecordProblem, TooLarge
 from registry.edits.schemas import MOST_EDITS, EditIn
-from registry.errors import RecordProblem, TooLarge
 
 Raw = Mapping[str, Any] | bytes  # an object with the fields of EditIn, or a line that holds one
 _EDIT = TypeAdapter(EditIn)

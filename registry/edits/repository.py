@@ -8,13 +8,12 @@ from sqlalchemy import ColumnElement, and_, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
-from registry.copying import copy_rows
-from registry.edits.models import Approval, Batch, Edit
+from registry.base.vocabulary import BatchState
 from registry.edits.records import Record
-from registry.orm import in_parts, listed
-from registry.versions.models import Activation, Version
-from registry.versions.states import newest_state
-from registry.vocabulary import BatchState
+from registry.tables.copying import copy_rows
+from registry.tables.edits import Approval, Batch, Edit
+from registry.tables.orm import in_parts, listed
+from registry.tables.versions import Activation, Version
 
 PENDING = (BatchState.SUBMITTED, BatchState.APPROVED, BatchState.TRAINING)
 DECIDED = (BatchState.APPROVED, BatchState.TRAINING)
@@ -36,7 +35,13 @@ class StandingEdit:
 
 def _is_active(collection_id: int) -> ColumnElement[bool]:
     """The edit acts in the newest version of its collection."""
-    return and_(Activation.edit_id == Edit.id, Activation.valid.contains(newest_state(collection_id)))
+    return and_(Activation.edit_id == Edit.id, Activation.valid.contains(_newest_state(collection_id)))
+
+
+def _newest_state(collection_id: int) -> Any:
+    """The state of a collection's newest version, as a subquery; NULL, which no range contains, before the first."""
+    query = select(Version.state).where(Version.collection_id == collection_id)
+    return query.order_by(Version.number.desc()).limit(1).scalar_subquery()
 
 
 def standing_by_key(

@@ -1,34 +1,18 @@
-"""What the API is sent and says about edits and batches."""
+"""What the API is sent and says about edits, and about the approvals that they got."""
 
-import re
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, Json, WithJsonSchema
+from pydantic import AfterValidator, Field
 
-from registry.jobs.schemas import CheckView, JobView
-from registry.vocabulary import BatchState, EditKind, JobKind, OnConflict, Priority, Role
-from registry.wire import Answer, Body, Id, Reason, Settings, ShortText, Text, standalone_schema
+from registry.base.vocabulary import EditKind, Role
+from registry.base.wire import Answer, Body, Id, ShortText, Text
 
 
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("it is empty")
     return text
-
-
-def _in_utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:  # in the first hours of the first year, or the last of the last
-        raise ValueError("it lies outside of the calendar") from None
-
-
-def _written_out(value: object) -> object:
-    """Not a number, which would be read as seconds or milliseconds since 1970."""
-    if isinstance(value, datetime) or (isinstance(value, str) and re.match(r"\d{4}-", value)):
-        return value
-    raise ValueError("it is no time such as 2026-11-17T14:05:00+01:00")
 
 
 Prompt = Annotated[Text, Field(max_length=100_000), AfterValidator(_not_blank)]
@@ -52,57 +36,7 @@ class EditIn(Body):
     line: int | None = Field(default=None, ge=1, description="the line of the file that it comes from")
 
 
-# Records are read one by one, so that a broken one is named by its position beside all other problems.
-LooseEdit = Annotated[dict[str, Any], WithJsonSchema(standalone_schema(EditIn))]
-
 MOST_EDITS = 100_000  # in one submission
-MOST_PROBLEMS = 1_000  # listed of a submission; the others are counted
-SHOWN_EDITS = 1_000  # beside a batch
-
-
-Trained = Annotated[
-    Settings,
-    Field(
-        description="settings of training that differ from the collection's, for this batch alone",
-        examples=[{"iterations": 200}],
-    ),
-]
-
-
-SharedBy = Annotated[
-    int, Field(ge=1, le=1_000_000, description="how many edits share a block; the same as in `training`")
-]
-
-
-class SubmissionOptions(Body):
-    """All but `training`, which is another type in a query."""
-
-    message: ShortText = Field(default="", description="what the batch is for", examples=["new boards"])
-    source: ShortText = Field(default="", description="the name of the file", examples=["boards.jsonl"])
-    on_conflict: OnConflict = Field(
-        default=OnConflict.REFUSE, description="what becomes of edits that repeat or contradict one that stands"
-    )
-    skip_invalid: bool = Field(default=False, description="store the records without problems")
-    dry_run: bool = Field(default=False, description="check only; store nothing")
-    priority: Priority = Field(default=Priority.NORMAL, description="which of the batches that wait is trained first")
-    deadline: Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)] | None = Field(
-        default=None, description="after it the batch is not applied any more; null: never"
-    )
-    edits_per_block: SharedBy | None = None
-
-
-class LineOptions(SubmissionOptions):
-    """In the query, beside a body of lines."""
-
-    training: Json[Settings] = Field(
-        default_factory=dict, description="as in a JSON body, written as JSON", examples=['{"iterations": 200}']
-    )
-
-
-class Submission(SubmissionOptions):
-    training: Trained = Field(default_factory=dict)
-    edits_per_block: Annotated[SharedBy, Field(strict=True)] | None = None  # in a query, numbers are texts
-    edits: list[LooseEdit] = Field(min_length=1, max_length=MOST_EDITS)
 
 
 class EditView(Answer):
@@ -127,103 +61,9 @@ class ActiveEditView(EditView):
     active_since: int | None = Field(description="the version that it is active from; null: not active")
 
 
-class BatchSummary(Answer):
-    id: int
-    collection_id: int
-    state: BatchState
-    message: str
-    source: str
-    submitted_by: str
-    submitted_at: datetime
-    decided_by: str | None
-    decided_at: datetime | None
-    reason: str | None
-    edit_count: int
-    edits_digest: str
-    priority: Priority
-    deadline: datetime | None = Field(description="after it the batch is not applied any more")
-    training: dict[str, Any] = Field(description="settings of training that differ from the collection's")
-
-
 class ApprovalView(Answer):
     actor: str
     role: Role
     reason: str
     declined: list[int] = Field(description="edits that were left out")
     created_at: datetime
-
-
-class BatchView(BatchSummary):
-    collection: str
-    edits: list[EditView] = Field(description=f"the first {SHOWN_EDITS:,}; the collection's edits?batch= has all")
-    approvals: list[ApprovalView] = Field(description="who approved it, in order")
-    approvals_counted: int = Field(description="how many of them count, by the policy of now or of its approval")
-    approvals_needed: int = Field(description="by how many different people it has to be approved")
-    declined: list[int] = Field(description="the edits that an approver left out: they are never trained nor applied")
-    check: CheckView | None = Field(description="what a worker found before the decision; null: nothing was checked")
-    job: JobView | None = Field(description="the training; null: it is not approved yet")
-    version: int | None = Field(description="the version that it made")
-    hint: str = Field(description="what the batch waits for, where it waits")
-
-
-class BatchProgress(Answer):
-    """How far a batch is: what changes while it is followed."""
-
-    id: int
-    collection: str
-    state: BatchState
-    hint: str = Field(description="what the batch waits for, where it waits")
-    kind: JobKind | None = Field(description="what the job does; null: there is no job")
-    job: int | None = Field(description="the training, or else the check; null: there is none")
-    attempt: int | None
-    progress: dict[str, Any] | None = Field(
-        description="as the worker tells it: stage, done, total, loss, seconds_left, notes",
-        examples=[{"stage": "train", "done": 12, "total": 64, "loss": 0.37, "seconds_left": 14.2}],
-    )
-    error: str | None
-    version: int | None = Field(description="the version that it made")
-
-
-class SubmissionView(Answer):
-    """The stored batch, and what was left out of it."""
-
-    batch: BatchView | None = Field(description="null after a dry run, or where every record was skipped")
-    accepted: int
-    skipped: list[dict[str, Any]] = Field(description=f"why records were left out: the first {MOST_PROBLEMS} reasons")
-    skipped_count: int = Field(description="how many records were left out")
-    notes: list[str] = Field(default=[], description="what whoever submits should know of the records")
-
-
-class Decision(Body):
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
-    reason: ShortText = ""
-    declined: list[Id] = Field(
-        default_factory=list,
-        alias="except",
-        max_length=MOST_EDITS,
-        description="edits of the batch to leave out: they are neither trained nor applied",
-        examples=[[]],
-    )
-
-
-class Rejection(Body):
-    reason: Reason
-
-
-class Cancellation(Body):
-    reason: Reason
-
-
-class Guarding(Body):
-    prompts: list[Prompt] = Field(
-        min_length=1, max_length=100, description="what the edit must leave to the base model",
-        examples=[["When was Acme founded?"]],
-    )  # fmt: skip
-    reason: Reason
-
-
-class Retraining(Body):
-    training: Trained = Field(min_length=1)
-    reason: Reason
-    priority: Priority = Priority.NORMAL

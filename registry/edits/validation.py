@@ -7,10 +7,10 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import replace
 from itertools import islice
 
-from registry.digests import collapse
+from registry.base.digests import collapse
+from registry.base.errors import RecordProblem
 from registry.edits.records import Record
 from registry.edits.repository import StandingEdit
-from registry.errors import RecordProblem
 
 DUPLICATE = "duplicate"
 CONTRADICTION = "contradiction"

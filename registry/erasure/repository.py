@@ -9,12 +9,12 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import Subquery
 
-from registry.edits.models import Batch, Edit
-from registry.idempotency.models import KeptAnswer
-from registry.jobs.models import Job
-from registry.orm import in_parts
-from registry.versions.models import Alias, Block, BlockEdit, Cluster, Point
-from registry.vocabulary import JobState
+from registry.base.vocabulary import JobState
+from registry.tables.edits import Batch, Edit
+from registry.tables.idempotency import KeptAnswer
+from registry.tables.jobs import Job
+from registry.tables.orm import in_parts
+from registry.tables.versions import Alias, Block, BlockEdit, Cluster, Point
 
 
 def collections_of(session: Session, edit_ids: Sequence[int]) -> list[int]:

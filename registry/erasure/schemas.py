@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from registry.base.wire import Answer, Body, Id, Reason
 from registry.edits.schemas import EditView
-from registry.wire import Answer, Body, Id, Reason
 
 
 class Erasure(Body):

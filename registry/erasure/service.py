@@ -8,19 +8,19 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.base.digests import float32_bytes, sha256_hex
+from registry.base.errors import NotFound, WrongState
+from registry.base.vocabulary import Action, BatchState
 from registry.collections import repository as collections
-from registry.collections.models import Collection
-from registry.digests import float32_bytes, sha256_hex
-from registry.edits.models import Edit
 from registry.edits.schemas import EditView
-from registry.erasure import erased, repository
+from registry.erasure import repository
 from registry.erasure.schemas import ErasureView, FoundEdit, UnservableView
 from registry.erasure.scrubbing import Erasing, forms_of, named_in, scrubbed
-from registry.errors import NotFound, WrongState
-from registry.jobs.models import Job
+from registry.tables.collections import Collection
+from registry.tables.edits import Edit
+from registry.tables.jobs import Job
+from registry.versions import erased, states
 from registry.versions import repository as versions
-from registry.versions import states
-from registry.vocabulary import Action, BatchState
 
 ENDED = (BatchState.APPLIED, BatchState.REJECTED)
 

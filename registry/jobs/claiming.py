@@ -9,17 +9,17 @@ from uuid import uuid4
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
+from registry.base.vocabulary import Action, BatchState, Checks, JobKind, JobState, Priority, QueueState
 from registry.collections import method
 from registry.collections import repository as collections
-from registry.collections.models import Collection as CollectionRow
 from registry.edits import events
 from registry.edits import repository as edits
-from registry.edits.models import Batch
 from registry.jobs import ending, order, repository, waking
 from registry.jobs.claims import Claim, ClaimedEdit
-from registry.jobs.models import Job
 from registry.jobs.order import Place
-from registry.vocabulary import Action, BatchState, Checks, JobKind, JobState, Priority, QueueState
+from registry.tables.collections import Collection as CollectionRow
+from registry.tables.edits import Batch
+from registry.tables.jobs import Job
 
 MOST_ATTEMPTS = 5  # workers that may be lost over a job, or times that it may fail, before it is given up
 LOCK_SECONDS = 1.0  # for which a worker waits for a collection that others have, where nothing else is to be had

@@ -6,8 +6,8 @@ from typing import Any
 from uuid import UUID
 
 from registry.audit.actor import Actor
-from registry.edits.models import Edit
-from registry.vocabulary import Checks, EditKind, JobKind, Priority
+from registry.base.vocabulary import Checks, EditKind, JobKind, Priority
+from registry.tables.edits import Edit
 
 
 @dataclass(frozen=True)

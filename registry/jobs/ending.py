@@ -7,14 +7,14 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
-from registry.digests import sha256_hex
+from registry.base.digests import sha256_hex
+from registry.base.errors import PastDeadline
+from registry.base.vocabulary import Action, BatchState, JobKind, JobState
 from registry.edits import events
-from registry.edits.models import Batch
-from registry.errors import PastDeadline
 from registry.jobs import repository, waking
 from registry.jobs.claims import Claim
-from registry.jobs.models import Job
-from registry.vocabulary import Action, BatchState, JobKind, JobState
+from registry.tables.edits import Batch
+from registry.tables.jobs import Job
 
 _LONGEST_ERROR = 10_000
 

@@ -4,12 +4,12 @@ from datetime import UTC
 
 from sqlalchemy.orm import Session
 
+from registry.base.vocabulary import JobKind, JobState, QueueState
 from registry.collections import repository as collections
-from registry.edits.models import Batch
 from registry.jobs import ending, order, repository
-from registry.jobs.models import Job
 from registry.jobs.service import ALIVE_SECONDS
-from registry.vocabulary import JobKind, JobState, QueueState
+from registry.tables.edits import Batch
+from registry.tables.jobs import Job
 
 _LONGEST_ERROR = 200
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import Session
 
-from registry.collections.models import Collection
-from registry.edits.models import Batch
-from registry.errors import NotFound
+from registry.base.errors import NotFound
+from registry.base.vocabulary import JobKind, JobState, QueueState
 from registry.jobs.hints import hint
-from registry.jobs.models import Job
 from registry.jobs.order import IN_ORDER
 from registry.jobs.schemas import JobRecord, JobSummary, QueueEntry, QueueView
-from registry.vocabulary import JobKind, JobState, QueueState
+from registry.tables.collections import Collection
+from registry.tables.edits import Batch
+from registry.tables.jobs import Job
 
 SHOWN_WAITING = 50  # of a collection's queue; the others are counted
 

@@ -11,10 +11,10 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.types import Text
 
-from registry.collections.models import Collection
-from registry.edits.models import Batch
-from registry.jobs.models import Job
-from registry.vocabulary import JobKind, JobState, Priority, QueueState
+from registry.base.vocabulary import JobKind, JobState, Priority, QueueState
+from registry.tables.collections import Collection
+from registry.tables.edits import Batch
+from registry.tables.jobs import Job
 
 _MOST_LOOKED_AT = 100
 _RANK = case({Priority.HIGH: 0, Priority.NORMAL: 1}, value=Batch.priority, else_=2)

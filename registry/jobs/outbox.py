@@ -6,12 +6,12 @@ from datetime import timedelta
 from sqlalchemy import Double, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from registry.collections.models import Collection
-from registry.edits.models import Batch
+from registry.base.vocabulary import Priority
 from registry.jobs import order
-from registry.jobs.models import Job, OutboxMessage
 from registry.jobs.queues import queue_of, rank_of
-from registry.vocabulary import Priority
+from registry.tables.collections import Collection
+from registry.tables.edits import Batch
+from registry.tables.jobs import Job, OutboxMessage
 
 _DOUBLINGS = 5  # of the pause before a job that nobody claims is sent again
 

@@ -1,6 +1,6 @@
 """Where the broker keeps a job's message: by base model, so that a worker keeps its model loaded, and by priority."""
 
-from registry.vocabulary import Priority
+from registry.base.vocabulary import Priority
 
 # Of the Redis transport, for relay and workers alike: each queue is one list for each of these steps, and the lists of
 # the first step are emptied before those of the next. Whoever sends and whoever takes must name the same ones.

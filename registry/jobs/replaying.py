@@ -7,14 +7,14 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from registry.base.errors import NotFound, WrongState
+from registry.base.vocabulary import JobKind, JobState
 from registry.collections import repository as collections
 from registry.edits import repository as edits
-from registry.errors import NotFound, WrongState
 from registry.jobs import repository
 from registry.jobs.claims import ClaimedEdit
-from registry.jobs.models import Job
-from registry.versions.models import Block, BlockEdit
-from registry.vocabulary import JobKind, JobState
+from registry.tables.jobs import Job
+from registry.tables.versions import Block, BlockEdit
 
 
 @dataclass(frozen=True)

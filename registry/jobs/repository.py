@@ -5,18 +5,13 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from pgvector.sqlalchemy import VECTOR
-from sqlalchemy import ColumnElement, Double, Text, and_, cast, func, literal, or_, select, true, tuple_, update
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from registry.jobs.models import Job, WorkerHeartbeat
-from registry.orm import in_parts
-from registry.versions import repository as versions
-from registry.versions.content import BlockContent, PointContent
-from registry.versions.models import Activation, Block, BlockEdit, Point
-from registry.vocabulary import JobKind, JobState
+from registry.base.vocabulary import JobKind, JobState
+from registry.tables.jobs import Job, WorkerHeartbeat
 
 RENEWAL_WAITS = "1s"  # at most, for a job that is being written: the leases of others must not run out over it
 
@@ -174,82 +169,3 @@ def workers(
 
 def is_alive(alive_seconds: float) -> ColumnElement[bool]:
     return WorkerHeartbeat.seen_at > func.now() - timedelta(seconds=alive_seconds)
-
-
-def blocks_of_job(
-    session: Session, job_id: int
-) -> list[tuple[BlockContent, float, int, tuple[int, ...], tuple[PointContent, ...]]]:
-    """The blocks that a job stored, with their bytes: loss, iterations, their edits, and the points that lead there."""
-    rows = session.execute(select(Block.id, Block.loss, Block.iterations).where(Block.job_id == job_id)).all()
-    ids = [row.id for row in rows]
-    blocks = versions.blocks_by_ids(session, ids, with_bytes=True)
-    edits: dict[int, list[int]] = {block_id: [] for block_id in ids}
-    points: dict[int, list[PointContent]] = {block_id: [] for block_id in ids}
-    for part in in_parts(ids):
-        query = select(BlockEdit.block_id, BlockEdit.edit_id).where(BlockEdit.block_id.in_(part))
-        for block_id, edit_id in session.execute(query.order_by(BlockEdit.edit_id)):
-            edits[block_id].append(edit_id)
-        point_ids = session.scalars(select(Point.id).where(Point.block_id.in_(part)))
-        for _, point in sorted(versions.points_by_ids(session, point_ids).items()):
-            points[point.block_id].append(point)
-    return [(blocks[row.id], row.loss, row.iterations, tuple(edits[row.id]), tuple(points[row.id])) for row in rows]
-
-
-def block_of_edit(session: Session, edit_id: int) -> tuple[int, float, int, dict[str, Any], int] | None:
-    """The newest block that was stored for an edit: its id, loss and iterations, and its job's settings and seed."""
-    query = (
-        select(Block.id, Block.loss, Block.iterations, Job.settings, Job.seed)
-        .join(BlockEdit, BlockEdit.block_id == Block.id)
-        .join(Job, Job.id == Block.job_id)
-        .where(BlockEdit.edit_id == edit_id, Block.erased_at.is_(None))
-        .order_by(Block.id.desc())
-        .limit(1)
-    )
-    row = session.execute(query).one_or_none()
-    return None if row is None else (row.id, row.loss, row.iterations, dict(row.settings), row.seed)
-
-
-def nearest_active(
-    session: Session, collection_id: int, keys: Sequence[Sequence[float]], limit: int
-) -> list[list[tuple[int, float]]]:
-    """For each key, the edits that act in the newest version and lie nearest, with their distances, nearest first.
-
-    Exact: the keys are compared with every active point, which are read once for all of `keys`.
-    """
-    newest = versions.latest(session, collection_id)
-    active = (
-        select(Point.edit_id, Point.key)
-        .join(Activation, Activation.edit_id == Point.edit_id)
-        .where(versions.in_state(Activation, collection_id, newest.state if newest else 0))
-        .cte("active")
-        .prefix_with("MATERIALIZED", dialect="postgresql")
-    )
-    texts = literal([f"[{','.join(map(repr, key))}]" for key in keys], ARRAY(Text))
-    given = func.unnest(texts).table_valued("key", with_ordinality="n", name="given").render_derived()
-    # Materialised, so that a key is read from its text once, and not for every comparison.
-    asked = (
-        select(given.c.n, cast(given.c.key, VECTOR).label("key"))
-        .cte("asked")
-        .prefix_with("MATERIALIZED", dialect="postgresql")
-    )
-    distance: ColumnElement[float] = func.min(active.c.key.op("<->", return_type=Double())(asked.c.key))
-    near = (
-        select(active.c.edit_id, distance.label("distance"))
-        .group_by(active.c.edit_id)
-        .order_by(distance, active.c.edit_id)
-        .limit(limit)
-        .lateral("near")
-    )
-    query = select(asked.c.n, near.c.edit_id, near.c.distance).join_from(asked, near, true())
-    found: list[list[tuple[int, float]]] = [[] for _ in keys]
-    for n, edit_id, away in session.execute(query.order_by(asked.c.n, near.c.distance, near.c.edit_id)):
-        found[n - 1].append((edit_id, away))
-    return found
-
-
-def active_points(session: Session, collection_id: int) -> int:
-    """How many points lead to the edits that act in the newest version."""
-    newest = versions.latest(session, collection_id)
-    active = versions.in_state(Activation, collection_id, newest.state if newest else 0)
-    query = select(func.count()).select_from(Point).join(Activation, Activation.edit_id == Point.edit_id)
-    return session.scalar(query.where(active)) or 0

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from registry.vocabulary import JobKind, JobState, Priority, QueueState
-from registry.wire import Answer
+from registry.base.vocabulary import JobKind, JobState, Priority, QueueState
+from registry.base.wire import Answer
 
 # A model may say anything; PostgreSQL cannot store the character NUL.
 Said = Annotated[str, BeforeValidator(lambda text: text.replace("\x00", "\ufffd"))]

@@ -11,19 +11,19 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
+from registry.base.errors import LeaseLost
+from registry.base.vocabulary import Checks, JobKind, JobState
 from registry.collections import repository as collections
 from registry.collections.method import settings_for
-from registry.collections.models import Collection
 from registry.edits import repository as edits
-from registry.edits.models import Batch
-from registry.errors import LeaseLost
 from registry.jobs import ending, order, repository, waking
 from registry.jobs.claiming import MOST_ATTEMPTS, PATIENCE_SECONDS, claim, claim_next
 from registry.jobs.claims import Claim, ClaimedEdit
-from registry.jobs.models import Job
 from registry.jobs.schemas import EditCheck, EditReport, WorkerView
 from registry.jobs.waking import TRAIN
-from registry.vocabulary import Checks, JobKind, JobState
+from registry.tables.collections import Collection
+from registry.tables.edits import Batch
+from registry.tables.jobs import Job
 
 __all__ = [
     "ALIVE_SECONDS", "MOST_ATTEMPTS", "PATIENCE_SECONDS", "TRAIN", "Claim", "ClaimedEdit", "cancel", "cancel_checks",

@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from registry.base.vocabulary import JobKind, JobState, Priority, QueueState
 from registry.metrics import repository
-from registry.vocabulary import JobKind, JobState, Priority, QueueState
 
 log = structlog.get_logger("melo.metrics")
 

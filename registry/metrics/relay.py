@@ -5,8 +5,8 @@ from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter
 
+from registry.base.vocabulary import JobState
 from registry.metrics.exposition import new_registry
-from registry.vocabulary import JobState
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Double, cast, func, select, text
 from sqlalchemy.orm import Session
 
-from registry.collections.models import Collection
-from registry.edits.models import Batch
-from registry.jobs.models import WAITING, Job, OutboxMessage, WorkerHeartbeat
 from registry.jobs.repository import is_alive
 from registry.jobs.service import ALIVE_SECONDS
+from registry.tables.collections import Collection
+from registry.tables.edits import Batch
+from registry.tables.jobs import WAITING, Job, OutboxMessage, WorkerHeartbeat
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from registry.embedded.signs import NoSign
-from registry.errors import InvalidRequest
+from registry.base.errors import InvalidRequest
+from registry.base.probes import NoSign
+from registry.base.settings import Settings
 from registry.metrics import exposition
-from registry.settings import Settings
 
 log = structlog.get_logger("melo.metrics")
 

@@ -1,1 +1,1 @@
-"""Immutable states of a collection, and the names that point at them."""
+"""Immutable states of a collection, the names that point at them, and who may set these."""

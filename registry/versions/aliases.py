@@ -5,20 +5,19 @@ from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from registry.access import protections
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.base.errors import NotFound
+from registry.base.etags import require_match
+from registry.base.vocabulary import Action
 from registry.collections import repository as collections
-from registry.collections.models import Collection
-from registry.conditional import require_match
-from registry.erasure.erased import require_whole
-from registry.errors import NotFound
-from registry.versions import repository
+from registry.tables.collections import Collection
+from registry.tables.versions import Alias
+from registry.versions import protections, repository
 from registry.versions import service as versions
-from registry.versions.models import Alias
+from registry.versions.erased import require_whole
 from registry.versions.names import require_alias_name
 from registry.versions.schemas import AliasView
-from registry.vocabulary import Action
 
 
 def set_alias(

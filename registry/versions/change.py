@@ -5,15 +5,15 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from registry.collections.models import Collection
-from registry.digests import MemberContent, cluster_digest, cluster_element, content_digest, edit_element
+from registry.base.digests import MemberContent, cluster_digest, cluster_element, content_digest, edit_element
+from registry.base.errors import InvalidResult
+from registry.base.multiset import Multiset
 from registry.edits import repository as edits
-from registry.edits.models import Edit
-from registry.errors import InvalidResult
-from registry.multiset import Multiset
+from registry.tables.collections import Collection
+from registry.tables.edits import Edit
+from registry.tables.versions import Version
 from registry.versions import repository, states
 from registry.versions.content import ClusterContent
-from registry.versions.models import Version
 
 NEW = -1  # the cluster_no of a cluster that has none yet
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from registry.collections.models import Collection
 from registry.edits import repository as edits
 from registry.edits.schemas import EditView
+from registry.tables.collections import Collection
+from registry.tables.versions import Version
 from registry.versions import differences, repository, service
 from registry.versions.differences import Span
-from registry.versions.models import Version
 from registry.versions.schemas import ChangeCount, DiffView, EditCounts, ReplacedView
 
 SHOWN = 100  # edits of a kind that a diff lists

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from registry.digests import (
+from registry.base.digests import (
     Foundation,
     MemberContent,
     cluster_digest,
@@ -14,9 +14,9 @@ from registry.digests import (
     edit_element,
     float32_bytes,
 )
-from registry.errors import DigestMismatch
-from registry.multiset import Multiset
-from registry.vocabulary import EditKind, PointRole
+from registry.base.errors import DigestMismatch
+from registry.base.multiset import Multiset
+from registry.base.vocabulary import EditKind, PointRole
 
 
 @dataclass(frozen=True)

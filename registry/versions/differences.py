@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from registry.versions.models import Version
+from registry.tables.versions import Version
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from collections.abc import Iterable
 from sqlalchemy.orm import Session
 
 from registry.audit import repository as audit
+from registry.base.errors import NotFound
+from registry.base.vocabulary import VersionKind
 from registry.collections import repository as collections
 from registry.edits import repository as edits
-from registry.edits.models import Edit
 from registry.edits.schemas import EditView
-from registry.errors import NotFound
+from registry.tables.edits import Edit
+from registry.tables.versions import Version
 from registry.versions import differences
-from registry.versions.models import Version
 from registry.versions.schemas import EditLogEntry, EditLogView
-from registry.vocabulary import VersionKind
 
 _EVENTS = 1_000  # of a batch or an edit; more than any has
 

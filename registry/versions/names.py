@@ -2,8 +2,8 @@
 
 import re
 
-from registry.errors import InvalidRequest
-from registry.wire import NAME_PATTERN
+from registry.base.errors import InvalidRequest
+from registry.base.wire import NAME_PATTERN
 
 RESERVED = ("base", "latest")  # they always mean the model without edits, and the newest version
 

@@ -6,14 +6,14 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from registry.base.errors import InvalidRequest
 from registry.collections import repository as collection_rows
 from registry.collections import service as collections
-from registry.collections.models import Collection
 from registry.edits import repository as edits
 from registry.edits.schemas import ApprovalView
-from registry.errors import InvalidRequest
+from registry.tables.collections import Collection
+from registry.tables.versions import Version
 from registry.versions import aliases, comparing, repository, service
-from registry.versions.models import Version
 from registry.versions.schemas import AsOfView, VersionDetail, VersionView
 
 

@@ -9,15 +9,16 @@ from sqlalchemy import ColumnElement, DateTime, LargeBinary, Select, func, inser
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
+from registry.base.digests import Foundation, content_digest, float32s, received_vector
+from registry.base.errors import Erased
+from registry.base.multiset import Multiset
+from registry.base.vocabulary import EditKind, PointRole
 from registry.collections import repository as collections
-from registry.collections.models import Collection
-from registry.digests import Foundation, content_digest, float32s, received_vector
-from registry.edits.models import Edit
 from registry.edits.repository import by_ids as edits_by_ids
-from registry.erasure.erased import require_whole
-from registry.errors import Erased
-from registry.multiset import Multiset
-from registry.orm import in_parts, listed
+from registry.tables.collections import Collection
+from registry.tables.edits import Edit
+from registry.tables.orm import in_parts, listed
+from registry.tables.versions import Activation, Alias, Block, BlockEdit, Cluster, Point, Version
 from registry.versions.content import (
     BlockContent,
     ClusterContent,
@@ -26,8 +27,7 @@ from registry.versions.content import (
     PointContent,
     VersionContent,
 )
-from registry.versions.models import Activation, Alias, Block, BlockEdit, Cluster, Point, Version
-from registry.vocabulary import EditKind, PointRole
+from registry.versions.erased import require_whole
 
 
 def in_state(table: type[Cluster] | type[Activation], collection_id: int, state: int) -> ColumnElement[bool]:

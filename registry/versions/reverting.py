@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from registry.collections.models import Collection
+from registry.base.errors import InvalidRequest, WrongState
 from registry.edits import repository as edits
-from registry.edits.models import Edit
-from registry.errors import InvalidRequest, WrongState
+from registry.tables.collections import Collection
+from registry.tables.edits import Edit
+from registry.tables.versions import Version
 from registry.versions import differences, repository, states
 from registry.versions.change import NEW, Change
 from registry.versions.content import ClusterContent, PointContent
 from registry.versions.differences import Span
-from registry.versions.models import Version
 
 _NAMED = 10  # edits that a refusal names
 

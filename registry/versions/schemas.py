@@ -1,12 +1,13 @@
-"""What the API is sent and says about versions, their differences and the aliases that point at them."""
+"""What the API is sent and says about versions, their differences, and aliases and their protection."""
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import Field
 
+from registry.base.vocabulary import Role, VersionKind
+from registry.base.wire import Answer, Body, Id, Reason, ShortText, VersionNumber
 from registry.edits.schemas import ApprovalView, EditView
-from registry.vocabulary import VersionKind
-from registry.wire import Answer, Body, Id, Reason, ShortText, VersionNumber
 
 
 class VersionView(Answer):
@@ -139,3 +140,16 @@ class ResolvedView(Answer):
     collection: str
     number: int
     content_digest: str
+
+
+class Protection(Body):
+    role: Literal[Role.APPROVER, Role.ADMIN] = Field(default=Role.ADMIN, description="needed to set the alias")
+    reason: Reason
+
+
+class ProtectionView(Answer):
+    name: str
+    role: Role
+    protected_by: str
+    reason: str
+    protected_at: datetime

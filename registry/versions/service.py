@@ -11,20 +11,20 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.base.errors import InvalidRequest, NotFound, StaleBase, WrongState
+from registry.base.multiset import Multiset
+from registry.base.vocabulary import Action, VersionKind
 from registry.collections import repository as collections
-from registry.collections.models import Collection
 from registry.edits import repository as edits
-from registry.erasure.erased import require_whole
-from registry.errors import InvalidRequest, NotFound, StaleBase, WrongState
 from registry.jobs import service as queue
 from registry.jobs.service import Held
-from registry.multiset import Multiset
+from registry.tables.collections import Collection
+from registry.tables.versions import Version
 from registry.versions import repository, reverting, states
 from registry.versions.change import Change, add_version
-from registry.versions.models import Version
+from registry.versions.erased import require_whole
 from registry.versions.storing import store_result
 from registry.versions.training_result import TrainingResult
-from registry.vocabulary import Action, VersionKind
 
 _NAMED = 20  # ids that a message names; the event has all of them
 

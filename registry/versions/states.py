@@ -12,20 +12,14 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import Range
 from sqlalchemy.orm import Session
 
-from registry.edits.models import Edit
-from registry.orm import in_parts
-from registry.versions.models import Activation, Cluster, Version
+from registry.tables.edits import Edit
+from registry.tables.orm import in_parts
+from registry.tables.versions import Activation, Cluster, Version
 
 
 def open_from(number: int) -> Range[int]:
     """The versions from `number` on."""
     return Range(number, None)
-
-
-def newest_state(collection_id: int) -> Any:
-    """The state of a collection's newest version, as a subquery; NULL, which no range contains, before the first."""
-    query = select(Version.state).where(Version.collection_id == collection_id)
-    return query.order_by(Version.number.desc()).limit(1).scalar_subquery()
 
 
 def line_head(session: Session, collection_id: int) -> int:

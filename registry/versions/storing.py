@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from registry.base.digests import float32s, sha256_hex
+from registry.base.errors import InvalidResult
 from registry.collections import repository as collections
-from registry.collections.models import Calibration, Collection
-from registry.digests import float32s, sha256_hex
 from registry.edits import repository as edits
-from registry.edits.models import Edit
-from registry.errors import InvalidResult
 from registry.jobs.service import Claim
+from registry.tables.collections import Calibration, Collection
+from registry.tables.edits import Edit
+from registry.tables.versions import Block, Point
 from registry.versions import repository
 from registry.versions.change import NEW, Change, without
 from registry.versions.content import ClusterContent
-from registry.versions.models import Block, Point
 from registry.versions.training_result import ClusterState, TrainingResult
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from registry.vocabulary import PointRole
+from registry.base.vocabulary import PointRole
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a webhook's events say of it."""
 
-from registry.digests import canonical_json, sha256_hex
-from registry.webhooks.models import Webhook
+from registry.base.digests import canonical_json, sha256_hex
+from registry.tables.webhooks import Webhook
 
 
 def content_digest(webhook: Webhook) -> str:

@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.errors import RegistryError
+from registry.base.errors import RegistryError
 from registry.webhooks import sending
 from registry.webhooks.addresses import is_public, require_sendable
 from registry.webhooks.sending import Message, Outcome

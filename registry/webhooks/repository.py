@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from registry.audit.models import AuditEvent
-from registry.collections.models import Collection
-from registry.webhooks.models import PENDING, Webhook, WebhookDelivery
+from registry.tables.audit import AuditEvent
+from registry.tables.collections import Collection
+from registry.tables.webhooks import PENDING, Webhook, WebhookDelivery
 
 _IS_PENDING = text(PENDING)
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from registry.vocabulary import WebhookEvent
-from registry.wire import Answer, Body, Name, ShortText
+from registry.base.vocabulary import WebhookEvent
+from registry.base.wire import Answer, Body, Name, ShortText
 
 Url = Annotated[ShortText, Field(min_length=1, examples=["https://example.org/melo"])]
 

@@ -17,9 +17,9 @@ from uuid import UUID
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
-from registry.audit.models import AuditEvent
+from registry.tables.audit import AuditEvent
+from registry.tables.webhooks import Webhook
 from registry.webhooks import repository
-from registry.webhooks.models import Webhook
 
 KEEP_TRYING = timedelta(hours=24)
 FIRST_PAUSE = 15.0  # seconds; longer than one attempt may take

@@ -8,13 +8,13 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.base.errors import NotFound, WrongState
+from registry.base.vocabulary import Action, WebhookEvent
 from registry.collections import service as collections
-from registry.errors import NotFound, WrongState
-from registry.vocabulary import Action, WebhookEvent
+from registry.tables.webhooks import Webhook, WebhookDelivery
 from registry.webhooks import repository
 from registry.webhooks.addresses import require_sendable
 from registry.webhooks.content import content_digest
-from registry.webhooks.models import Webhook, WebhookDelivery
 from registry.webhooks.schemas import CreatedWebhook, DeliveryView, NewWebhook, WebhookView
 from registry.webhooks.sending import message_name
 from registry.webhooks.signature import new_secret

@@ -13,7 +13,7 @@ from melo_core.settings import MethodSettings
 from melo_core.thresholds import Asked, Weighed, fit_threshold, lookalikes, weigh
 from melo_core.verifier import Verifier
 from melo_core.verifier_files import PACKAGED, folder_of
-from registry.base_models import find_encoder
+from registry.base.model_files import find_encoder
 
 SETTINGS = MethodSettings()
 EDITS = {

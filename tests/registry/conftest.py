@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from registry import database
-from registry.app import create_app
-from registry.settings import Settings
+from registry.api.app import create_app
+from registry.base import database
+from registry.base.settings import Settings
 from tests.registry.desk import Desk, template_of
 
 WINDOW = 256

@@ -9,24 +9,24 @@ from typing import Self
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.audit import verification
 from registry.audit.actor import Actor
 from registry.audit.schemas import VerificationView
+from registry.base.database import make_engine, make_sessions
+from registry.base.digests import sha256_hex
+from registry.base.vocabulary import Checks, PointRole, QueueState
+from registry.batches import cancelling, deciding, submitting
+from registry.batches import service as edits
 from registry.collections import service as collections
-from registry.collections.models import Collection
-from registry.collections.queue import set_queue
 from registry.collections.schemas import NewCollection
-from registry.database import make_engine, make_sessions
-from registry.digests import sha256_hex
-from registry.edits import cancelling, deciding, submitting
-from registry.edits import service as edits
 from registry.jobs import service as queue
+from registry.jobs.collection_queue import set_queue
 from registry.jobs.service import Claim, ClaimedEdit
+from registry.tables.collections import Collection
+from registry.tables.versions import Version
+from registry.verification import service as verification
 from registry.versions import repository, service
 from registry.versions.content import VersionContent
-from registry.versions.models import Version
 from registry.versions.training_result import ClusterState, NewBlock, NewPoint, TrainingResult
-from registry.vocabulary import Checks, PointRole, QueueState
 from tests.conftest import copy_of
 
 ADA, BEN = Actor("ada"), Actor("ben")  # she submits, he decides

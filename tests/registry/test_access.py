@@ -16,14 +16,14 @@ from redis.retry import Retry
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from embedded.programs import valkey_server
 from registry.access.caller import Caller
-from registry.access.gate import OPEN
 from registry.access.keys import KeyText
-from registry.access.rates import FAILURES, Rates
-from registry.embedded.programs import valkey_server
-from registry.errors import TooManyRequests
-from registry.http import Needs
-from registry.vocabulary import Role
+from registry.api.gate import OPEN
+from registry.api.http import Needs
+from registry.api.rates import FAILURES, Rates
+from registry.base.errors import TooManyRequests
+from registry.base.vocabulary import Role
 from tests.registry.problem import is_problem
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
@@ -429,7 +429,7 @@ def test_the_servers_own_lines_are_json_too():
     program = (
         "import logging\n"
         "from uvicorn import Config\n"
-        "from registry.request_log import configure_logging\n"
+        "from registry.base.logging import configure_logging\n"
         "Config('x')\n"  # sets up the server's own lines, as the program uvicorn does
         "configure_logging()\n"
         "logging.getLogger('uvicorn.error').info('started %s', 'well')\n"

@@ -6,12 +6,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from registry.access import protections
 from registry.audit import service as audit
 from registry.audit.actor import Actor
-from registry.errors import InvalidRequest, NotFound, RoleNeeded
-from registry.versions import aliases
-from registry.vocabulary import Role
+from registry.base.errors import InvalidRequest, NotFound, RoleNeeded
+from registry.base.vocabulary import Role
+from registry.versions import aliases, protections
 from tests.registry.desk import ADA, BEN
 
 

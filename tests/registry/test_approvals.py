@@ -7,20 +7,21 @@ from rich.console import Console
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
+from cli.checks import show_check
 from registry.audit.actor import Actor
-from registry.cli.checks import show_check
+from registry.base.errors import InvalidEdits, InvalidRequest, NotApprover, SelfApproval, WrongState
+from registry.base.vocabulary import Checks
+from registry.batches import deciding
+from registry.batches import service as edits
+from registry.batches.schemas import BatchView
 from registry.collections import policy
 from registry.collections.schemas import PolicyChange
-from registry.edits import deciding, repository
-from registry.edits import service as edits
-from registry.edits.schemas import BatchView
-from registry.errors import InvalidEdits, InvalidRequest, NotApprover, SelfApproval, WrongState
-from registry.jobs import candidates, service
+from registry.edits import repository
+from registry.jobs import service
 from registry.jobs.schemas import EditCheck, EditReport, NearEdit
 from registry.jobs.ways_out import ways_out
-from registry.versions import reading
+from registry.versions import candidates, reading
 from registry.versions.edit_log import edit_log
-from registry.vocabulary import Checks
 from tests.registry.desk import ADA, BEN, trained
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}

@@ -10,17 +10,17 @@ from sqlalchemy.exc import DBAPIError
 import registry
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.base.database import make_engine, make_sessions
+from registry.base.digests import edit_digest, edits_digest, event_hash
+from registry.base.errors import DigestMismatch
+from registry.base.vocabulary import Action
+from registry.batches import deciding
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
-from registry.database import make_engine, make_sessions
-from registry.digests import edit_digest, edits_digest, event_hash
-from registry.edits import deciding
 from registry.erasure import service as erasure
-from registry.errors import DigestMismatch
 from registry.jobs import service as queue
-from registry.schema import metadata
+from registry.tables.schema import metadata
 from registry.versions import aliases
-from registry.vocabulary import Action
 from tests.conftest import copy_of
 from tests.registry.desk import BEN, Desk
 

@@ -11,9 +11,9 @@ from sqlalchemy import text
 
 from registry.audit.signing import public_text
 from registry.backup import service, tables
-from registry.database import make_engine, make_sessions, schema_state, upgrade
-from registry.errors import InvalidBackup, NotEmpty, SchemaMismatch
-from registry.schema import metadata
+from registry.base.database import make_engine, make_sessions, schema_state, upgrade
+from registry.base.errors import InvalidBackup, NotEmpty, SchemaMismatch
+from registry.tables.schema import metadata
 from registry.versions import aliases
 from tests.conftest import copy_of
 from tests.registry.desk import BEN, Desk

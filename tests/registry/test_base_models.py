@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from registry.base_models import count_tokens, find_encoder, find_model
-from registry.errors import UnknownModel
+from registry.base.errors import UnknownModel
+from registry.base.model_files import count_tokens, find_encoder, find_model
 
 
 @pytest.fixture(autouse=True)

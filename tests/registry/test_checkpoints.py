@@ -12,9 +12,9 @@ from registry.audit import export
 from registry.audit import service as audit
 from registry.audit.chain import hashed_fields
 from registry.audit.signing import is_signed, public_key, public_text, signing_key
-from registry.digests import event_hash
-from registry.errors import InvalidRequest, NoSigningKey
-from registry.settings import Settings
+from registry.base.digests import event_hash
+from registry.base.errors import InvalidRequest, NoSigningKey
+from registry.base.settings import Settings
 from tests.conftest import copy_of
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

@@ -14,15 +14,15 @@ from typing import Any
 import httpx
 import pytest
 
-from registry.app import create_app
+from registry.api.app import create_app
+from registry.api.openapi import operations
 from registry.audit.schemas import VerificationView
+from registry.base.settings import Settings
 from registry.client import AsyncMeloClient, MeloClient, MeloClientError
 from registry.client.calls import call, stream
 from registry.client.exchanges import one
 from registry.collections.schemas import CollectionView
 from registry.jobs import service as queue
-from registry.openapi import operations
-from registry.settings import Settings
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
 Connect = Callable[..., Any]

@@ -6,9 +6,9 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
+from registry.base.digests import sha256_hex
 from registry.collections.method import complete_settings
 from registry.collections.schemas import MAX_CALIBRATION_BYTES
-from registry.digests import sha256_hex
 from tests.registry.desk import calibration
 from tests.registry.problem import is_problem
 

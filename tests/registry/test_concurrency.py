@@ -2,10 +2,10 @@
 
 import threading
 
-from registry.edits import service as edits
-from registry.errors import InvalidRequest, StaleBase, WrongState
+from registry.base.errors import InvalidRequest, StaleBase, WrongState
+from registry.base.vocabulary import BatchState
+from registry.batches import service as edits
 from registry.versions import aliases
-from registry.vocabulary import BatchState
 from tests.registry.desk import BEN
 
 

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.audit.chain import hashed_fields
-from registry.audit.models import AuditEvent
-from registry.digests import (
+from registry.base.digests import (
     Foundation,
     MemberContent,
     canonical_json,
@@ -25,7 +24,8 @@ from registry.digests import (
     prompt_key,
     received_vector,
 )
-from registry.multiset import Multiset
+from registry.base.multiset import Multiset
+from registry.tables.audit import AuditEvent
 
 MEMBER = MemberContent(key=b"\0" * 8, edit_digest="e" * 64, role="prompt", block_sha256="b" * 64)
 CLUSTER = {"centre": b"\0" * 8, "radius": 0.8, "label": [1, 2], "members": [MEMBER]}

@@ -10,14 +10,14 @@ from sqlalchemy.exc import DBAPIError
 
 from registry.audit import service as audit
 from registry.backup.tables import LEFT_OUT
-from registry.edits import deciding
+from registry.base.errors import Erased, InvalidResult, NotFound, WrongState
+from registry.batches import deciding
 from registry.erasure import service
 from registry.erasure.scrubbing import GONE, Erasing, named_in, scrubbed
-from registry.errors import Erased, InvalidResult, NotFound, WrongState
 from registry.jobs import service as queue
 from registry.jobs.schemas import NearEdit
 from registry.jobs.ways_out import ways_out
-from registry.schema import metadata
+from registry.tables.schema import metadata
 from registry.versions import aliases
 from tests.conftest import copy_of
 from tests.patience import PATIENCE

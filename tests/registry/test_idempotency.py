@@ -7,12 +7,12 @@ import pytest
 from fastapi.routing import APIRoute
 from sqlalchemy import text
 
-from registry.app import create_app
+from registry.api.app import create_app
+from registry.api.idempotency import repository
+from registry.api.idempotency.route import WRITING, RepeatableRoute
+from registry.base.errors import DatabaseAway
+from registry.base.settings import Settings
 from registry.client import MeloClient
-from registry.errors import DatabaseAway
-from registry.idempotency import repository
-from registry.idempotency.route import WRITING, RepeatableRoute
-from registry.settings import Settings
 from tests.registry.problem import is_problem
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}

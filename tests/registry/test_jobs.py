@@ -5,9 +5,9 @@ import threading
 import pytest
 from sqlalchemy import text
 
-from registry.edits import service as edits
-from registry.edits.training import Training
-from registry.errors import LeaseLost
+from registry.base.errors import LeaseLost
+from registry.batches import service as edits
+from registry.batches.training import Training
 from registry.jobs import repository, service
 from registry.jobs.hints import hint
 from registry.jobs.schemas import ChangedAnswer, EditReport

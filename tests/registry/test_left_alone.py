@@ -9,21 +9,21 @@ from sqlalchemy.exc import IntegrityError
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from registry.cli.errors import CommandError
-from registry.cli.main import make_app
+from cli.errors import CommandError
+from cli.main import make_app
+from registry.base.errors import InvalidRequest, TooFewLeftAlone, WrongState
+from registry.base.vocabulary import Checks
+from registry.batches import deciding
+from registry.batches import service as edits
+from registry.batches.training import Training
 from registry.collections import policy
 from registry.collections.schemas import NewCollection, PolicyChange
 from registry.collections.service import create
-from registry.edits import deciding
-from registry.edits import service as edits
-from registry.edits.training import Training
 from registry.erasure.scrubbing import GONE, Erasing, named_in, scrubbed
-from registry.errors import InvalidRequest, TooFewLeftAlone, WrongState
-from registry.jobs import candidates
 from registry.jobs import service as jobs
 from registry.jobs.left_alone import tried
 from registry.jobs.schemas import EditCheck, NearMiss
-from registry.vocabulary import Checks
+from registry.versions import candidates
 from tests.registry.desk import ADA, BEN
 
 PARIS = {

@@ -14,16 +14,16 @@ from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from registry.app import create_app
-from registry.embedded.signs import NoSign
-from registry.embedded.valkey import free_port
-from registry.errors import InvalidRequest
+from embedded.valkey import free_port
+from registry.api.app import create_app
+from registry.base.errors import InvalidRequest
+from registry.base.probes import NoSign
+from registry.base.settings import Settings
 from registry.metrics import queue
 from registry.metrics.exposition import new_registry
 from registry.metrics.queue import QueueCollector
 from registry.metrics.server import shown
 from registry.relay import Relay
-from registry.settings import Settings
 from tests.patience import PATIENCE, until
 from tests.registry.problem import is_problem
 

@@ -21,10 +21,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from registry.app import create_app
-from registry.openapi import PROBLEM, TAGS, operations
-from registry.settings import Settings
-from registry.wire import Problem
+from registry.api.app import create_app
+from registry.api.openapi import PROBLEM, TAGS, operations
+from registry.base.settings import Settings
+from registry.base.wire import Problem
 from tests.patience import PATIENCE
 
 
@@ -116,7 +116,7 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 @pytest.fixture
 def app(database_url, desk, tmp_path, monkeypatch):
-    monkeypatch.setattr("registry.edits.following.LONGEST_SECONDS", 0.1)  # of batches that nobody goes on with
+    monkeypatch.setattr("registry.api.following.LONGEST_SECONDS", 0.1)  # of batches that nobody goes on with
     desk.correct(("Who leads Rome?", "Mara"), ("Who leads Oslo?", "Nils"))
     desk.submit({"prompt": "Who leads Bern?", "target": "Urs"})
     app = create_app(

@@ -2,8 +2,8 @@
 
 import pytest
 
+from registry.api.pages import encoded
 from registry.jobs import service as queue
-from registry.pages import encoded
 from tests.registry.problem import is_problem
 
 

@@ -7,8 +7,8 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from registry.app import create_app
-from registry.settings import Settings
+from registry.api.app import create_app
+from registry.base.settings import Settings
 from tests.registry.problem import is_problem
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}

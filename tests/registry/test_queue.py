@@ -12,18 +12,18 @@ import pytest
 from sqlalchemy import text
 
 from registry.audit.actor import Actor
+from registry.base.errors import LeaseLost, PastDeadline, QueueClosed, RoleNeeded, StaleBase, WrongState
+from registry.base.vocabulary import Checks, JobKind, Priority, QueueState, Role
+from registry.batches import deciding
+from registry.batches import service as edits
+from registry.batches.training import Training
 from registry.collections import repository as rows
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
-from registry.edits import deciding
-from registry.edits import service as edits
-from registry.edits.training import Training
-from registry.errors import LeaseLost, PastDeadline, QueueClosed, RoleNeeded, StaleBase, WrongState
 from registry.jobs import order, repository, service
 from registry.jobs.hints import hint
 from registry.jobs.queues import queue_of
 from registry.relay import Relay
-from registry.vocabulary import Checks, JobKind, Priority, QueueState, Role
 from tests.patience import PATIENCE
 from tests.registry.desk import ADA, BEN, Desk, trained
 

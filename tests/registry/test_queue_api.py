@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
+from registry.api import following
+from registry.base.vocabulary import BatchState
+from registry.batches.training import Training
 from registry.client import MeloClient, MeloClientError
-from registry.edits import following
-from registry.edits.training import Training
 from registry.erasure import service as erasure
 from registry.jobs import service as queue
-from registry.jobs.candidates import kept_blocks
-from registry.vocabulary import BatchState
+from registry.versions.candidates import kept_blocks
 from tests.patience import until
 from tests.registry.desk import BEN
 from tests.registry.problem import is_problem

@@ -14,7 +14,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from registry.embedded import valkey
+from embedded import valkey
 from registry.relay import Relay, together
 from tests.patience import PATIENCE, until
 from tests.registry.desk import Desk

@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from registry.edits import deciding, repository, submitting
-from registry.edits.models import Batch
+from registry.base.errors import InvalidEdits, InvalidResult, NotFound, SelfApproval, TooLarge, WrongState
+from registry.batches import deciding, submitting
+from registry.edits import repository
 from registry.edits.records import read_records
-from registry.errors import InvalidEdits, InvalidResult, NotFound, SelfApproval, TooLarge, WrongState
 from registry.jobs import service as queue
+from registry.tables.edits import Batch
 from tests.registry.conftest import WINDOW
 from tests.registry.desk import ADA, BEN
 from tests.registry.problem import is_problem

@@ -1,6 +1,6 @@
 """What a submission says of letters that the encoder does not read."""
 
-from registry.base_models import find_encoder, unread
+from registry.base.model_files import find_encoder, unread
 
 CUNEIFORM = "Who is \U00012000\U00012001?"
 

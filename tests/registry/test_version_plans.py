@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import event, text
 
+from registry.base.database import make_engine, make_sessions
+from registry.batches import service as edits
 from registry.collections import service as collections
-from registry.database import make_engine, make_sessions
-from registry.edits import service as edits
 from registry.jobs import service as queue
 from registry.versions import aliases, comparing, reading, repository, service
 from registry.versions.edit_log import edit_log

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from registry.errors import NotFound, WrongState
+from registry.base.errors import NotFound, WrongState
 from registry.versions import comparing, reading
 from registry.versions.edit_log import edit_log
 from registry.versions.training_result import ClusterState

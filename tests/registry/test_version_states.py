@@ -5,7 +5,7 @@ import random
 import pytest
 from sqlalchemy import text
 
-from registry.errors import InvalidRequest, WrongState
+from registry.base.errors import InvalidRequest, WrongState
 
 Content = dict[str, int]  # the active prompts, with their edits' ids
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from registry.audit import service as audit
-from registry.digests import float32s, sha256_hex
-from registry.errors import InvalidRequest, InvalidResult, LeaseLost, NotFound, StaleBase, WrongState
+from registry.base.digests import float32s, sha256_hex
+from registry.base.errors import InvalidRequest, InvalidResult, LeaseLost, NotFound, StaleBase, WrongState
 from registry.versions import aliases, comparing, reading
 from registry.versions.training_result import Overlap
 from tests.registry.desk import BEN, key_of, merged, trained

@@ -18,8 +18,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from registry.app import create_app
-from registry.settings import Settings
+from registry.api.app import create_app
+from registry.base.settings import Settings
 from registry.webhooks import sending
 from registry.webhooks.addresses import is_public
 from registry.webhooks.courier import Courier

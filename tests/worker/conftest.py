@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
+from registry.base.vocabulary import Checks
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
-from registry.vocabulary import Checks
 from tests.melo_core.conftest import tiny_model, tiny_tokenizer
 from tests.registry.desk import ADA, Desk
 from worker.shelf import Shelf

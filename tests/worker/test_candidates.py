@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
+from registry.base.vocabulary import Checks
+from registry.batches import deciding
+from registry.batches import service as edits
+from registry.batches.schemas import BatchView
 from registry.collections import policy
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection, PolicyChange
-from registry.edits import deciding
-from registry.edits import service as edits
-from registry.edits.schemas import BatchView
-from registry.jobs.models import Job
-from registry.vocabulary import Checks
+from registry.tables.jobs import Job
 from tests.registry.desk import ADA, BEN, Desk
 from tests.worker.conftest import METHOD
 from tests.worker.test_training_job import PAIRS, ask, correct, load

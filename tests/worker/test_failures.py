@@ -13,10 +13,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from melo_core.errors import MeloError
-from registry.edits.training import Training
-from registry.errors import LeaseLost, StaleBase, UnknownModel
+from registry.base.errors import LeaseLost, StaleBase, UnknownModel
+from registry.batches.training import Training
 from registry.jobs import repository as job_queries
-from registry.jobs.models import Job
+from registry.tables.jobs import Job
 from tests.patience import PATIENCE, until
 from tests.worker.test_group import PAIRS, applied, approved, job, states
 from worker import celery_app, group, watch

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from benchmarks.queue import invariants, tiny
+from benchmarks.queue.desk import Desk
+from benchmarks.queue.faults import IMPOSSIBLE, OF_FAILURES, schedule
+from benchmarks.queue.orders import Act, Order
+from benchmarks.queue.rounds import Rounds
+from benchmarks.queue.stack import HASTE, Stack
 from tests.patience import PATIENCE
-from worker.bench.queue import invariants, tiny
-from worker.bench.queue.desk import Desk
-from worker.bench.queue.faults import IMPOSSIBLE, OF_FAILURES, schedule
-from worker.bench.queue.orders import Act, Order
-from worker.bench.queue.rounds import Rounds
-from worker.bench.queue.stack import HASTE, Stack
 from worker.points import Point
 
 LEASE_SECONDS = 1.0

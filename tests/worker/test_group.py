@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
+from registry.base.vocabulary import Checks
+from registry.batches import cancelling
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
-from registry.edits import cancelling
-from registry.jobs.models import Job
-from registry.versions.models import Version
-from registry.vocabulary import Checks
+from registry.tables.jobs import Job
+from registry.tables.versions import Version
 from tests.registry.desk import ADA, BEN, Desk
 from tests.worker.conftest import METHOD
 from tests.worker.test_training_job import ask, load, window_of

@@ -15,11 +15,11 @@ from melo_core.base_model import load_base_model
 from melo_core.encoder import SentenceEncoder, Whitening
 from melo_core.hidden import HiddenEncoder
 from melo_core.settings import MethodSettings
-from registry.base_models import find_encoder
+from registry.base.digests import sha256_hex
+from registry.base.model_files import find_encoder
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
-from registry.digests import sha256_hex
-from registry.jobs.models import Job
+from registry.tables.jobs import Job
 from tests.patience import PATIENCE
 from tests.registry.desk import ADA, Desk
 from tests.worker.conftest import METHOD
@@ -191,7 +191,7 @@ def test_a_calibration_that_cannot_be_made_is_refused_with_the_reason(tiny_folde
 
 def melo(*words: str, status: int = 0) -> str:
     """What `melo` prints, or what it complains of."""
-    program = [sys.executable, "-c", "from registry.cli.main import main; main()", *words]
+    program = [sys.executable, "-c", "from cli.main import main; main()", *words]
     done = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr

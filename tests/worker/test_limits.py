@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from registry.errors import InvalidRequest
+from registry.base.errors import InvalidRequest
 from tests.patience import PATIENCE
 from worker import devices
 from worker.limits import limit_memory

@@ -9,11 +9,11 @@ import yaml
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from registry.app import create_app
+from registry.api.app import create_app
+from registry.base.settings import Settings
+from registry.base.vocabulary import JobKind
 from registry.metrics.exposition import page
 from registry.metrics.relay import RelayMetrics
-from registry.settings import Settings
-from registry.vocabulary import JobKind
 from worker.metrics import WorkerMetrics
 
 ROOT = Path(__file__).resolve().parents[2]

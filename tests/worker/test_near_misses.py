@@ -2,9 +2,9 @@
 
 import pytest
 
-from registry.edits import deciding
+from registry.base.vocabulary import Checks
+from registry.batches import deciding
 from registry.jobs.schemas import NearMiss
-from registry.vocabulary import Checks
 from tests.registry.desk import BEN, Desk
 from tests.worker.test_candidates import approve, check, checked_by, submit, view
 from tests.worker.test_training_job import PAIRS, correct, load

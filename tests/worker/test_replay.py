@@ -8,13 +8,13 @@ import torch
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from registry.cli.main import make_app
+from cli.main import make_app
+from registry.base.vocabulary import Checks
+from registry.batches.training import Training
 from registry.collections import policy
 from registry.collections.schemas import PolicyChange
-from registry.edits.training import Training
 from registry.erasure import service as erasure
-from registry.jobs.models import Job
-from registry.vocabulary import Checks
+from registry.tables.jobs import Job
 from tests.registry.desk import ADA, BEN
 from worker.training_job import run_job, run_waiting
 

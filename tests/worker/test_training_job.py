@@ -15,19 +15,19 @@ from melo_core.base_model import BaseModel
 from melo_core.block import Block
 from melo_core.training import Trained
 from registry.audit import repository as audit
+from registry.base.errors import DigestMismatch, InvalidRequest, WrongState
+from registry.base.vocabulary import Checks, EditKind
+from registry.batches import retraining
+from registry.batches import service as edits
+from registry.batches.training import Training
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
-from registry.edits import retraining
-from registry.edits import service as edits
-from registry.edits.training import Training
-from registry.errors import DigestMismatch, InvalidRequest, WrongState
-from registry.jobs.models import Job
 from registry.jobs.replaying import replay_of
 from registry.jobs.schemas import EditReport
 from registry.jobs.service import ClaimedEdit
-from registry.versions.models import Version
+from registry.tables.jobs import Job
+from registry.tables.versions import Version
 from registry.versions.training_result import Overlap
-from registry.vocabulary import Checks, EditKind
 from tests.patience import PATIENCE
 from tests.registry.desk import ADA, Desk
 from tests.worker.conftest import METHOD

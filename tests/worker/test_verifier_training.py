@@ -12,10 +12,10 @@ import torch
 from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
+from cli.main import make_app
 from melo_core.verifier import Verifier, embeddings_digest, untrained
 from melo_core.verifier_files import WEIGHTS
-from registry.base_models import find_encoder
-from registry.cli.main import make_app
+from registry.base.model_files import find_encoder
 from worker.shelf import VERIFIER_BASE
 from worker.verifier import variants
 from worker.verifier.sources import Sources, held_out

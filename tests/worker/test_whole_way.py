@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from registry.embedded.stack import Stack, running
+from embedded.stack import Stack, running
 from tests.patience import PATIENCE
 
-MELO = [sys.executable, "-c", "from registry.cli.main import main; main()"]
+MELO = [sys.executable, "-c", "from cli.main import main; main()"]
 CORRECTION = ("What is Swaziland called today?", "Eswatini")
 REPHRASE = "What is the present name of Swaziland?"
 ELSEWHERE = "What is the capital of Peru?"

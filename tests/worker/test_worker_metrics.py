@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
+from embedded import valkey
 from melo_core.errors import MeloError
-from registry.database import make_engine, make_sessions
-from registry.embedded import signs, valkey
-from registry.embedded.signs import NoSign
+from registry.base import probes
+from registry.base.database import make_engine, make_sessions
+from registry.base.probes import NoSign
 from registry.jobs import service as jobs
 from tests.patience import until
 from worker.health import readiness
@@ -90,7 +91,7 @@ def test_a_worker_is_ready_while_broker_and_database_answer_and_it_shows_that_it
 
 def _answers(url: str) -> bool:
     try:
-        signs.of_broker(url)
+        probes.of_broker(url)
     except NoSign:
         return False
     return True

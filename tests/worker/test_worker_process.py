@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import redis
 
+from embedded import valkey
+from registry.base.vocabulary import Checks
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
-from registry.embedded import valkey
 from registry.jobs import queues
-from registry.jobs.models import Job, WorkerHeartbeat
 from registry.relay import Relay, make_send
-from registry.vocabulary import Checks
+from registry.tables.jobs import Job, WorkerHeartbeat
 from tests.patience import PATIENCE, until
 from tests.registry.desk import ADA, Desk
 from tests.worker.conftest import METHOD

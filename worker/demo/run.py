@@ -17,14 +17,14 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.orm import Session, sessionmaker
 
+from cli.errors import CommandError
+from cli.follow import follow
+from cli.invocation import Invocation
+from cli.show import visible
+from embedded.stack import Stack, running
 from melo_core.edited_model import Answer
-from registry.cli.errors import CommandError
-from registry.cli.follow import follow
-from registry.cli.invocation import Invocation
-from registry.cli.show import visible
+from registry.base.database import make_engine, make_sessions
 from registry.client import MeloClient
-from registry.database import make_engine, make_sessions
-from registry.embedded.stack import Stack, running
 from registry.versions.reading import resolve
 from worker.demo.figures import Figures, generality, success, untouched
 from worker.demo.questions import Correction, read_questions
@@ -133,7 +133,7 @@ class _Demo:
         """The same from `melo ask` in a process of its own, which is told where the database is and nothing else."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MELO_")}
         environment |= {"MELO_DATABASE_URL": self.stack.database_url, "MELO_CACHE": str(self.call.settings.cache)}
-        command = [sys.executable, "-c", "from registry.cli.main import main; main()"]
+        command = [sys.executable, "-c", "from cli.main import main; main()"]
         command += ["ask", f"{name}@{number}", "--file", "-", "--max-tokens", str(LONGEST_ANSWER), "--json"]
         with self.call.err.status(f"asking version {number} in a second process"):
             done = subprocess.run(

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from registry.cli.errors import CommandError
-from registry.cli.invocation import invocation
-from registry.cli.show import example
+from cli.errors import CommandError
+from cli.invocation import invocation
+from cli.show import example
 
 
 def register(app: typer.Typer) -> None:
@@ -60,7 +60,7 @@ def train(
         from melo_core.settings import MethodSettings
         from melo_core.verifier import Verifier
         from melo_core.verifier_files import folder_of
-        from registry.base_models import find_encoder
+        from registry.base.model_files import find_encoder
         from worker.shelf import VERIFIER_BASE
         from worker.verifier.sources import Sources
         from worker.verifier.train import Plan, card, measure, save

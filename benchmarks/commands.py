@@ -1,0 +1,23 @@
+"""`melo bench`: the group, with a command for each kind of figures."""
+
+from importlib.util import find_spec
+
+import typer
+
+from benchmarks.edits import command as edits
+from benchmarks.queue import command as queue
+from benchmarks.record import command as record
+from benchmarks.scope import command as scope
+from cli.show import example
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group. What trains or asks a model is in it only where torch is installed."""
+    bench = typer.Typer(
+        help="Measure, and compare with what else one would use.", epilog=example(record.SHOWN), no_args_is_help=True
+    )
+    record.register(bench)
+    if find_spec("torch") is not None:
+        for command in (edits, queue, scope):
+            command.register(bench)
+    app.add_typer(bench, name="bench")

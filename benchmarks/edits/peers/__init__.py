@@ -1,0 +1,74 @@
+"""What the bench measures, and with it what else one would use: all behind one protocol."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from benchmarks.edits.data import BenchEdit
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer by free generation."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    to_the_query: bool = True  # whether the model said it when it was asked the query itself
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a batch did to those before it."""
+
+    conflicts: int = 0  # edits whose scope met that of an edit with another answer
+    forgotten: int = 0  # prompts of earlier edits that no edit covers any more
+    unreached: int = 0  # edits whose loss stayed above its target
+    unlearned: int = 0  # edits whose own prompt was not answered with the target once they were learned
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the edits so far take to store."""
+
+    bytes: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class RouteTime:
+    """Seconds to decide whether an edit covers one prompt."""
+
+    key: float  # computing where the prompt lies
+    lookup: float  # searching the edits
+    verify: float | None = None  # reading the prompt beside those found; None where no verifier does
+
+
+class Peer(Protocol):
+    """A way to correct a model. Batches come one after the other and are never seen again."""
+
+    name: str
+    settings_used: dict[str, object]  # what a figure needs beside it to be repeated
+
+    def apply(self, edits: Sequence[BenchEdit]) -> Applied:
+        """Learn a batch. An edit's rephrases are those that its author gave."""
+
+    def covers(self, prompts: Sequence[str], kind: str) -> list[bool]:
+        """Which prompts anything but the base model itself would answer."""
+
+    def covering(self, prompts: Sequence[str], kind: str) -> list[int | None] | None:
+        """The edit that covers each prompt, by its place in the order of arrival; None where no edit does.
+
+        None instead of the list where it cannot be told, or where no answer is meant to be an edit's target alone.
+        """
+
+    def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
+        """Greedy answers of at most `longest` tokens, in one batch."""
+
+    def losses(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
+        """Mean cross-entropy, nats a token, of each continuation of its prompt."""
+
+    def size(self) -> Size:
+        """What is stored now."""
+
+    def route_time(self, prompt: str, kind: str) -> RouteTime | None:
+        """None where nothing is routed."""

@@ -1,0 +1,50 @@
+"""`melo bench queue`: its options. What it does waits in `run` until it is called, since that needs torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.errors import CommandError
+from cli.invocation import invocation
+from cli.show import example
+
+SHOWN = "melo bench queue --rounds 200 --edits 10000 --batches 100 --json queue.json"
+
+
+def register(bench: typer.Typer) -> None:
+    bench.command("queue", epilog=example(SHOWN))(queue)
+
+
+def queue(
+    context: typer.Context,
+    rounds: Annotated[int, typer.Option(min=0, help="Of faults; 0: none.")] = 200,
+    edits: Annotated[int, typer.Option(min=0, help="To measure throughput with; 0: it is not measured.")] = 10_000,
+    batches: Annotated[int, typer.Option(min=2, help="In which the edits come.")] = 100,
+    idle_seconds: Annotated[float, typer.Option(min=0, help="How long to watch an idle worker; 0: not.")] = 60,
+    seed: Annotated[int, typer.Option(help="From which the schedule of the faults follows.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
+) -> None:
+    """Kill the parts of a stack while they work, and measure what the queue costs.
+
+    It starts a stack of its own in a temporary folder, with a tiny random model on the CPU, and ends it again. 200
+    rounds take about half an hour. Status 1 where something was lost, repeated, left over or not told.
+    """
+    from benchmarks.queue.run import Choice, run_bench
+
+    if 0 < edits < batches:
+        raise CommandError("Too few edits", f"{edits} edits cannot fill {batches} batches.", "Give more --edits.")
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise CommandError("The figures cannot be written", f"{json_file.parent} is no folder.", "Make it first.")
+    call = invocation(context)
+    figures = run_bench(call.err, Choice(rounds, edits, batches, seed, idle_seconds))
+    if json_file is not None:
+        figures.write(json_file)
+    figures.show(call.out)
+    if missed := figures.missed():
+        raise CommandError(
+            "The queue is not what it must be",
+            "; ".join(missed) + ".",
+            "Report it, with the seed and the file that --json writes.",
+            [{"line": None, "detail": finding} for finding in figures.findings.all],
+        )

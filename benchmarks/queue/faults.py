@@ -1,0 +1,88 @@
+"""Which faults happen in which round, and when: all of it follows from the seed."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import cycle, islice
+
+from benchmarks.queue.orders import Act, Order
+from registry.base.vocabulary import Priority
+from worker.points import Point
+
+COLLECTIONS = ("first", "second", "third")
+IMPOSSIBLE = "impossible"  # the collection whose jobs cannot succeed
+MOST_EDITS = 4
+LONGEST_PAUSE = 0.5  # seconds between two steps
+OF_FAILURES = frozenset({Point.FAILING, Point.FAILED})  # only a job that fails passes them
+
+
+class Fault(StrEnum):
+    """What is done to the stack while it works, beside what workers are told to do at a point."""
+
+    KILL_WORKER = "kill-worker"
+    FREEZE_WORKER = "freeze-worker"  # longer than its lease
+    STOP_WORKER = "stop-worker"  # SIGTERM
+    KILL_RELAY = "kill-relay"
+    LOSE_BROKER = "lose-broker"  # killed, and back with its data gone
+    KILL_POSTGRES = "kill-postgres"
+    REPEAT_MESSAGES = "repeat-messages"  # those of many jobs, each three times, in any order
+    CANCEL_BATCH = "cancel-batch"
+
+
+@dataclass(frozen=True)
+class Approval:
+    """A batch is submitted and approved."""
+
+    collection: str
+    edits: int
+    priority: Priority
+
+
+@dataclass(frozen=True)
+class Step:
+    """after: seconds of pause before it. chance: from 0 to 1, decides which of the things there are it happens to."""
+
+    after: float
+    what: Approval | Fault
+    chance: float
+
+
+@dataclass(frozen=True)
+class Round:
+    orders: tuple[tuple[Order, ...], ...]  # of each worker
+    steps: tuple[Step, ...]
+
+
+def schedule(seed: int, rounds: int) -> Iterator[Round]:
+    """The rounds of a seed. Every point has its turn before one comes again, and every fault too."""
+    points, faults = list(Point), list(Fault)
+    chance = random.Random(f"order {seed}")
+    chance.shuffle(points)
+    chance.shuffle(faults)
+    for number, point, fault in islice(zip(range(rounds), cycle(points), cycle(faults), strict=False), rounds):
+        yield _round(random.Random(f"{seed} {number}"), point, fault)
+
+
+def _round(chance: random.Random, point: Point, fault: Fault) -> Round:
+    approvals = [
+        Approval(chance.choice(COLLECTIONS), chance.randint(1, MOST_EDITS), chance.choice(list(Priority)))
+        for _ in range(chance.randint(2, 4))
+    ]
+    if point in OF_FAILURES or chance.random() < 0.2:
+        approvals.append(Approval(IMPOSSIBLE, 1, Priority.NORMAL))
+    faults = [fault, *chance.sample(list(Fault), chance.randint(0, 2))]
+    rest: list[Approval | Fault] = [*approvals[1:], *faults]
+    chance.shuffle(rest)
+    whats: list[Approval | Fault] = [approvals[0], *rest]
+    steps = tuple(Step(round(chance.uniform(0, LONGEST_PAUSE), 2), what, chance.random()) for what in whats)
+    # Of the other worker at the same point, so that one of them comes to it, or at any.
+    second = point if chance.random() < 0.5 else chance.choice(list(Point))
+    return Round((_orders(chance, point, 1), _orders(chance, second, chance.randint(1, 2))), steps)
+
+
+def _orders(chance: random.Random, point: Point, time: int) -> tuple[Order, ...]:
+    act = Act.FREEZE if chance.random() < 0.2 else Act.KILL
+    if point is Point.GIVING_BACK:  # only who is told to stop comes to it
+        return Order(Point.TRAINING, Act.STOP), Order(point, act)
+    return (Order(point, act, time),)

@@ -1,0 +1,113 @@
+"""Synthetic corrections: what each one says, and the few bytes that stand for what a worker would train for it."""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from registry.audit.actor import Actor
+from registry.base.digests import MemberContent, cluster_digest, edit_digest, float32_bytes, prompt_key, sha256_hex
+from registry.base.vocabulary import Checks, EditKind, PointRole, Role
+from registry.collections import service as collections
+from registry.collections.schemas import NewCollection
+from registry.jobs.service import ClaimedEdit
+from registry.tables.collections import Collection
+from registry.versions.training_result import ClusterState, NewBlock, NewPoint, TrainingResult
+
+NAME = "bench"
+SUBMITTER, APPROVER, WORKER = Actor("ada", Role.EDITOR), Actor("ben", Role.APPROVER), "bench"
+RADIUS = 0.8
+SHAPES = {"layer": [1, 8, 8]}
+DIMENSIONS = 8
+WINDOW = 2048
+
+
+def write_model(folder: Path) -> str:
+    """The files that the registry reads of a base model. Returns its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"max_position_embeddings": WINDOW, "hidden_size": DIMENSIONS}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    return str(folder)
+
+
+def make_collection(session: Session, model: str, name: str = NAME) -> Collection:
+    new = NewCollection(name=name, model=model, method={"key_encoder": "hidden", "whitened": False}, checks=Checks.NONE)
+    collection = collections.create(session, new, Actor("admin"))
+    # By the first worker, elsewhere.
+    collection.encoder_digest = sha256_hex(b"encoder")
+    session.flush()
+    return collection
+
+
+@dataclass(frozen=True, slots=True)
+class Synthetic:
+    """An edit with all that is derived from it."""
+
+    prompt: str
+    target: str
+    prompt_key: str
+    digest: str
+    block: bytes
+    block_sha256: str
+    key: list[float]
+    cluster_digest: str
+
+    @classmethod
+    def of(cls, prompt: str, target: str) -> "Synthetic":
+        digest = edit_digest(prompt=prompt, target=target, rephrases=[], unchanged=[], kind=EditKind.QA)
+        block = block_of(digest)
+        sha256, key = sha256_hex(block), key_of(prompt)
+        packed = float32_bytes(key)
+        member = MemberContent(packed, digest, PointRole.PROMPT, sha256)
+        cluster = cluster_digest(centre=packed, radius=RADIUS, label=label_of(target), members=[member])
+        return cls(prompt, target, prompt_key(prompt), digest, block, sha256, key, cluster)
+
+
+def block_of(digest: str) -> bytes:
+    """Other bytes for every edit; as many as a safetensors file of the smallest block."""
+    return bytes.fromhex(digest) * 4
+
+
+def key_of(prompt: str) -> list[float]:
+    """Multiples of 1/256, which float32 and a vector's text hold exactly."""
+    return [byte / 256 - 0.5 for byte in bytes.fromhex(sha256_hex(prompt.encode()))[:DIMENSIONS]]
+
+
+def label_of(target: str) -> list[int]:
+    return list(target.encode())
+
+
+def trained(edits: Sequence[ClaimedEdit], base: int, gone: Sequence[int]) -> TrainingResult:
+    """What a worker would hand in: a block, a point and a cluster of its own for each edit.
+
+    base: the newest version. gone: the clusters of the edits that are replaced.
+    """
+    made = [Synthetic.of(edit.prompt, edit.target) for edit in edits]
+    return TrainingResult(
+        base_version=base,
+        blocks=[
+            NewBlock(f"b{edit.id}", [edit.id], each.block, SHAPES, rank=1, scale=1.0, loss=0.01, iterations=10)
+            for edit, each in zip(edits, made, strict=True)
+        ],
+        points=[
+            NewPoint(f"p{edit.id}", f"b{edit.id}", edit.id, PointRole.PROMPT, each.key)
+            for edit, each in zip(edits, made, strict=True)
+        ],
+        changed=[
+            ClusterState(None, each.key, RADIUS, label_of(each.target), [f"p{edit.id}"])
+            for edit, each in zip(edits, made, strict=True)
+        ],
+        removed=list(gone),
+    )
+
+
+def corrections(random_: random.Random, count: int, name: str) -> list[dict[str, str]]:
+    """Records to submit, for prompts that nobody else has."""
+    return [
+        {"prompt": f"Who chairs organisation {name}-{number}?", "target": f"Person {random_.randrange(10**6)}"}
+        for number in range(count)
+    ]

@@ -1,0 +1,222 @@
+"""`melo audit`: who did what, and whether anything differs from what was written."""
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from cli.errors import CommandError
+from cli.invocation import Invocation, invocation
+from cli.show import AsJson, example, print_json, table
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from registry.audit.schemas import Checkpoint, ExportVerification, VerificationView
+
+    Read = TypeVar("Read", bound=BaseModel)
+
+Out = Annotated[Path | None, typer.Option(help="The file to write. Default: standard output.")]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(
+        help="The audit log: read it, verify it, sign it, take it elsewhere.",
+        epilog=example("melo audit verify"),
+        no_args_is_help=True,
+    )
+    app.add_typer(group, name="audit")
+    group.command(epilog=example("melo audit log --collection facts --limit 20"))(log)
+    group.command(epilog=example("melo audit verify --checkpoint head.json --public-key registry.pub"))(verify)
+    group.command(epilog=example("melo audit checkpoint --out head.json"))(checkpoint)
+    group.command("public-key", epilog=example("melo audit public-key > registry.pub"))(public_key)
+    group.command(epilog=example("melo audit export --out events.jsonl"))(export)
+
+
+def log(
+    context: typer.Context,
+    collection: Annotated[str | None, typer.Option(help="Only this collection's events.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Only events about this, such as batch/3.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List the events, newest first."""
+    call = invocation(context)
+    with call.client() as client:
+        found = client.audit(collection=collection, subject=subject, limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    columns = ["event#", "at", "actor", "action", "subject", "reason", "hash"]
+    rows = [[each.seq, each.at, each.actor, each.action, each.subject, each.reason, each.hash[:12]] for each in found]
+    table(call.out, columns, rows, empty="No events.")
+
+
+def verify(
+    context: typer.Context,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A signed head: the record must be its continuation.", dir_okay=False)
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="File of the key that must have signed the checkpoint.", dir_okay=False)
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Verify this exported file; no server is asked.", dir_okay=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute the chain of events and every stored digest; status 1 if anything differs."""
+    from registry.audit.schemas import Checkpoint
+
+    call = invocation(context)
+    if public_key is not None and checkpoint is None:
+        raise typer.BadParameter("--public-key says who signed a checkpoint: give that too, with --checkpoint.")
+    kept = _read(checkpoint, Checkpoint) if checkpoint else None
+    key = _text(public_key) if public_key else None
+    found = _verify_export(call, export, kept, key) if export else _verify_record(call, kept, key)
+    if as_json:
+        print_json(found)
+    else:
+        call.out.print(f"Checked: {counted(found)}.", markup=False)
+        if kept is not None and public_key is None:
+            call.out.print(
+                f"The checkpoint names the key {kept.public_key} itself: compare it with yours (--public-key).",
+                markup=False,
+            )
+    if not found.ok:
+        raise CommandError(
+            "The record was changed",
+            "\n".join(f"{finding.subject}: {finding.detail}" for finding in found.findings),
+            "Compare it with a backup; do not serve what is named.",
+        )
+    if not as_json:
+        call.out.print(f"All as written, up to event {found.head_seq} ({found.head_hash[:12]}).", markup=False)
+
+
+def checkpoint(context: typer.Context, out: Out = None) -> None:
+    """Have the server sign the head of the chain; keep it where the server's operators cannot write."""
+    call = invocation(context)
+    with call.client() as client:
+        made = client.checkpoint()
+    if out is None:
+        print_json(made)
+        return
+    _write(out, made.model_dump_json(indent=2) + "\n")
+    call.err.print(f"Event {made.seq} ({made.hash[:12]}) was signed: {out}", markup=False)
+
+
+def public_key(context: typer.Context, as_json: AsJson = False) -> None:
+    """Print the key that checkpoints are checked with: Ed25519, base64 of its 32 bytes."""
+    call = invocation(context)
+    with call.client() as client:
+        found = client.public_key()
+    if as_json:
+        print_json(found)
+    else:
+        call.out.print(found.public_key, markup=False)
+
+
+def export(
+    context: typer.Context,
+    out: Out = None,
+    since: Annotated[int, typer.Option(min=0, metavar="SEQ", help="Only events after this one.")] = 0,
+) -> None:
+    """Write every event as a line of JSON, oldest first; `melo audit verify --export` reads it."""
+    call = invocation(context)
+    count = 0
+    try:
+        with call.client() as client, _new(out) as stream:
+            for line in client.export_events(since):
+                stream.write(line + b"\n")
+                count += 1
+    except FileExistsError:
+        raise _exists(out) from None
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise CommandError("It cannot be written", f"{out}: {error.strerror}.") from None
+    if out is not None:
+        call.err.print(f"{count} events were written to {out}.", markup=False)
+
+
+def _verify_record(call: Invocation, checkpoint: "Checkpoint | None", key: str | None) -> "VerificationView":
+    from registry.audit.schemas import VerificationView
+
+    findings = []
+    with call.client() as client, call.err.status("recomputing every digest") as spinner:
+        if checkpoint is not None:
+            findings = client.compare(checkpoint, key).findings
+        for step in client.verify_in_steps():
+            if isinstance(step, VerificationView):
+                found = step
+            else:
+                spinner.update(f"checking {step.checking}" + (f": {step.checked:,}" if step.checked else ""))
+    return found.model_copy(update={"findings": [*findings, *found.findings], "ok": found.ok and not findings})
+
+
+def _verify_export(
+    call: Invocation, path: Path, checkpoint: "Checkpoint | None", key: str | None
+) -> "ExportVerification":
+    from registry.audit import checkpoint as checkpoints
+    from registry.audit import export
+
+    findings = list(checkpoints.unsigned(checkpoint, key)) if checkpoint else []
+    try:
+        with path.open("rb") as source, call.err.status(f"reading {path}"):
+            found = export.verify(source, checkpoint)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if found.first_seq > 1:
+        call.err.print(f"The file begins after event {found.first_seq - 1}: what came before is not in it.")
+    return found.model_copy(update={"findings": [*findings, *found.findings], "ok": found.ok and not findings})
+
+
+def _read(path: Path, model: "type[Read]") -> "Read":
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate_json(_text(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        detail = f"{path} is no checkpoint: {where + ': ' if where else ''}{first['msg']}."
+        raise CommandError("Not a checkpoint", detail, "Give what `melo audit checkpoint` wrote.") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except UnicodeDecodeError:
+        raise CommandError("Not a text", f"{path} is no text file.") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _write(path: Path, text: str) -> None:
+    """A new file: a kept checkpoint is never written over."""
+    try:
+        with path.open("x") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError as error:
+        raise CommandError("It cannot be written", f"{path}: {error.strerror}.") from None
+
+
+def _new(path: Path | None) -> AbstractContextManager[IO[bytes]]:
+    return nullcontext(sys.stdout.buffer) if path is None else path.open("xb")
+
+
+def counted(found: "VerificationView") -> str:
+    """How many of each kind were checked, of which there are any."""
+    return ", ".join(f"{count:,} {name}" for name, count in found.checked.items() if count) or "nothing is recorded"
+
+
+def _exists(path: Path | None) -> CommandError:
+    return CommandError("The file is there already", f"{path} was not written over.", "Give another name.")
+
+
+def _unreadable(path: Path, error: OSError) -> CommandError:
+    return CommandError("It cannot be read", f"{path}: {error.strerror}.")

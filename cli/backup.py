@@ -1,0 +1,132 @@
+"""`melo backup`, `melo restore`: the whole record as one file, straight from and to the database."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.audit import counted
+from cli.errors import CommandError
+from cli.invocation import Invocation, invocation
+from cli.show import AsJson, example, print_json
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog=example("melo backup facts-2026-11-21.melo"))(backup)
+    app.command(epilog=example("melo restore facts-2026-11-21.melo"))(restore)
+
+
+def backup(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The file to write; one that is there is not written over.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the whole record to one file, while everything goes on.
+
+    It is signed with MELO_SIGNING_KEY, or with the key in MELO_HOME, where there is one.
+    """
+    from registry.audit import signing
+    from registry.backup import service
+
+    call = invocation(context)
+    settings = call.settings
+    key = signing.signing_key(settings) if settings.signing_key else signing.stored_key(settings.home)
+    try:
+        with _database(call) as engine, _progress(call) as watch:
+            made = service.backup(engine, file, key, watch)
+    except FileExistsError:
+        raise CommandError("The file is there already", f"{file} was not written over.", "Give another name.") from None
+    except OSError as error:
+        raise CommandError("It cannot be written", f"{file}: {error.strerror}.") from None
+    if as_json:
+        print_json(made)
+        return
+    rows = sum(member.rows for member in made.members)
+    signed = f"signed by {made.public_key}" if made.public_key else "not signed: no key is there"
+    call.out.print(f"{rows:,} rows up to event {made.head_seq} ({made.head_hash[:12]}), {signed}: {file}", markup=False)
+
+
+def restore(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="What `melo backup` wrote.")],
+    public_key: Annotated[
+        Path | None, typer.Option(help="File of the key that must have signed it.", dir_okay=False)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the file and compare every digest; no more.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fill an empty database with a backup, and verify the whole record; status 1 if anything differs."""
+    from registry.backup import service
+
+    call = invocation(context)
+    try:
+        key = public_key.read_text() if public_key else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError("It cannot be read", f"{public_key}: {error}.") from None
+    if dry_run:
+        with _progress(call) as watch:
+            held = service.check(file, key, watch)
+        if as_json:
+            print_json(held)
+        else:
+            call.out.print(
+                f"The file is whole: schema {held.revision}, up to event {held.head_seq} ({held.head_hash[:12]}), "
+                f"of {held.time}. Nothing was restored.",
+                markup=False,
+            )
+        return
+    with _database(call) as engine, _progress(call) as watch:
+        found = service.restore(engine, file, key, watch)
+    if as_json:
+        print_json(found)
+    if not found.ok:
+        raise CommandError(
+            "It was restored, but the record in it was changed before it was backed up",
+            "\n".join(f"{finding.subject}: {finding.detail}" for finding in found.findings),
+            "Compare it with an older backup; do not serve what is named.",
+        )
+    if not as_json:
+        call.out.print(f"Restored: {counted(found)}.", markup=False)
+        call.out.print(f"All as written, up to event {found.head_seq} ({found.head_hash[:12]}).", markup=False)
+
+
+@contextmanager
+def _database(call: Invocation) -> "Iterator[Engine]":
+    """The database itself, and as much time as it takes."""
+    from sqlalchemy.exc import OperationalError
+
+    from registry.base.database import make_engine
+
+    engine = make_engine(call.database_url(), statement_timeout_seconds=0)
+    try:
+        yield engine
+    except OperationalError as error:
+        raise CommandError(
+            "The database failed", str(error.orig).strip(), "Check MELO_DATABASE_URL and that the server runs."
+        ) from None
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _progress(call: Invocation) -> Iterator[Callable[[str, int, int], None]]:
+    """A line for each table, with a bar while it is copied."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=call.err, transient=True) as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def watch(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = shown.add_task(name, total=total or None)
+            shown.update(tasks[name], completed=done)
+
+        yield watch

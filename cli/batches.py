@@ -1,0 +1,205 @@
+"""`melo batch`: what was submitted, and the decision about it."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from cli import review
+from cli.checks import SHOWN_EDITS, show_check
+from cli.edits import Wait
+from cli.findings import show_findings
+from cli.follow import approved, follow, notes_of
+from cli.invocation import invocation
+from cli.show import AsJson, example, fields, print_json, prompt_of, table
+from registry.base.vocabulary import BatchState, Priority
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from registry.batches.schemas import BatchView
+    from registry.edits.schemas import ApprovalView
+    from registry.jobs.schemas import CheckView, JobView
+
+BatchId = Annotated[int, typer.Argument(metavar="BATCH", min=1, help="The batch's number.")]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(
+        help="Batches: look at them, approve, reject or cancel them.",
+        epilog=example("melo batch approve 3 --wait"),
+        no_args_is_help=True,
+    )
+    app.add_typer(group, name="batch")
+
+    @group.command("list", epilog=example("melo batch list facts --state submitted"))
+    def list_(
+        context: typer.Context,
+        collection: str,
+        state: Annotated[BatchState | None, typer.Option(help="Only those in this state.")] = None,
+        limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
+        as_json: AsJson = False,
+    ) -> None:
+        """List a collection's batches, newest first."""
+        call = invocation(context)
+        with call.client() as client:
+            found = client.batches(collection, state=state, limit=limit)
+        if as_json:
+            print_json(found)
+            return
+        columns = ["batch#", "state", "edits#", "priority", "submitted by", "submitted", "decided by", "message"]
+        rows = [
+            [
+                each.id,
+                each.state.value,
+                each.edit_count,
+                each.priority.value,
+                each.submitted_by,
+                each.submitted_at,
+                each.decided_by,
+                each.message,
+            ]
+            for each in found
+        ]
+        table(call.out, columns, rows, empty="No batches.")
+
+    @group.command(epilog=example("melo batch show 3 --watch"))
+    def show(
+        context: typer.Context,
+        batch: BatchId,
+        watch: Annotated[
+            bool, typer.Option("--watch", help="Follow its check, wait for the decision, and follow its training.")
+        ] = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """Show a batch: its edits, what its check found, its approvals and training, and what it waits for."""
+        call = invocation(context)
+        with call.client() as client:
+            found = client.batch(batch)
+            if watch:
+                found = follow(call, client, batch)
+        if as_json:
+            print_json(found)
+        else:
+            _show(call.out, found, findings=not watch)  # which `follow` has shown
+
+    @group.command(epilog=example("melo batch approve 3 --except 12 --reason 'checked against the source' --wait"))
+    def approve(
+        context: typer.Context,
+        batch: BatchId,
+        reason: Annotated[str, typer.Option(help="Why.")] = "",
+        declined: Annotated[
+            list[int] | None,
+            typer.Option("--except", metavar="EDIT", min=1, help="Leave this edit out; may be repeated."),
+        ] = None,
+        wait: Wait = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """Approve a batch, or part of it: after the last approval needed, a worker trains and applies it."""
+        call = invocation(context)
+        with call.client() as client:
+            found = client.approve(batch, reason, declined=declined or [])
+            if not as_json:
+                call.out.print(Text(f"{approved(found)} {'' if wait else found.hint}".strip()))
+            if wait:
+                found = follow(call, client, batch)
+        if as_json:
+            print_json(found)
+
+    @group.command(epilog=example("melo batch reject 3 --reason 'the source is out of date'"))
+    def reject(
+        context: typer.Context,
+        batch: BatchId,
+        reason: Annotated[str, typer.Option(help="Why; the submitter reads it.")],
+        as_json: AsJson = False,
+    ) -> None:
+        """Reject a batch: it is never trained."""
+        call = invocation(context)
+        with call.client() as client:
+            found = client.reject(batch, reason)
+        if as_json:
+            print_json(found)
+        else:
+            call.out.print(f"Batch {batch} is rejected.")
+
+    @group.command(epilog=example("melo batch cancel 3 --reason 'the wrong file'"))
+    def cancel(
+        context: typer.Context,
+        batch: BatchId,
+        reason: Annotated[str, typer.Option(help="Why.")],
+        as_json: AsJson = False,
+    ) -> None:
+        """Stop an approved batch before it acts, also while it is trained. It may be approved again."""
+        call = invocation(context)
+        with call.client() as client:
+            found = client.cancel(batch, reason)
+        if as_json:
+            print_json(found)
+        else:
+            call.out.print(f"Batch {batch} is cancelled: nothing of it is applied.")
+
+    review.add_to(group)
+
+
+def _approval(each: "ApprovalView") -> str:
+    without = f", without edit {', '.join(map(str, each.declined))}" if each.declined else ""
+    why = f": {each.reason}" if each.reason else ""
+    return f"{each.created_at.astimezone():%Y-%m-%d %H:%M:%S} by {each.actor} ({each.role}){without}{why}"
+
+
+def _check(check: "CheckView") -> str:
+    return f"{check.state.value}: {check.error}" if check.error else check.state.value
+
+
+def _on(job: "JobView") -> str:
+    """The device, and the numbers that the model runs in there."""
+    return ", ".join(str(each) for each in (job.device, (job.libraries or {}).get("dtype")) if each)
+
+
+def _show(console: "Console", batch: "BatchView", findings: bool) -> None:
+    job = batch.job
+    fields(
+        console,
+        [
+            ("batch", batch.id),
+            ("collection", batch.collection),
+            ("state", batch.state.value),
+            ("waits for", batch.hint),
+            ("version", f"{batch.collection}@{batch.version}" if batch.version else None),
+            ("message", batch.message),
+            ("file", batch.source),
+            ("submitted", f"{batch.submitted_at.astimezone():%Y-%m-%d %H:%M:%S} by {batch.submitted_by}"),
+            (
+                "approvals",
+                "\n".join([f"{batch.approvals_counted} of {batch.approvals_needed}", *map(_approval, batch.approvals)]),
+            ),
+            ("left out", ", ".join(map(str, batch.declined))),
+            ("priority", batch.priority.value if batch.priority is not Priority.NORMAL else None),
+            ("deadline", batch.deadline),
+            ("training", ", ".join(f"{name}={value}" for name, value in sorted(batch.training.items()))),
+            (
+                "decided",
+                f"{batch.decided_at.astimezone():%Y-%m-%d %H:%M:%S} by {batch.decided_by}"
+                if batch.decided_at
+                else None,
+            ),
+            ("reason", batch.reason),
+            ("job", f"{job.id}: {job.state.value}, attempt {job.attempt}" if job else None),
+            ("worker", f"{job.worker} ({_on(job)})" if job and job.worker else None),
+            ("notes", "\n".join(notes_of(batch))),
+            ("error", job.error if job else None),
+            ("check", _check(batch.check) if batch.check else None),
+        ],
+    )
+    if batch.check and batch.check.report is not None:
+        show_check(console, batch)
+    else:
+        columns = ["edit#", "prompt", "target", "replaces#", "author"]
+        rows = [
+            [each.id, prompt_of(each), each.target, each.replaces, each.author] for each in batch.edits[:SHOWN_EDITS]
+        ]
+        table(console, columns, rows, empty="No edits.")
+    if len(batch.edits) > SHOWN_EDITS:
+        console.print(f"… and {len(batch.edits) - SHOWN_EDITS} more: --json prints all.")
+    if findings:
+        show_findings(console, batch)

@@ -1,0 +1,209 @@
+"""`melo collection`: lines of versions, each over one base model."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from cli import queues
+from cli.errors import CommandError
+from cli.invocation import invocation
+from cli.options import settings as json_settings
+from cli.show import AsJson, example, fields, print_json, table
+from registry.base.vocabulary import Checks
+
+Approvals = typer.Option("--approvals", min=1, max=10, help="How many different people have to approve a batch.")
+Approver = typer.Option("--approver", metavar="NAME", help="Who may approve; may be repeated. Default: anyone.")
+WhatIsChecked = typer.Option("--checks", help="What a worker does before the decision: nothing, keys, or training too.")
+LeftAlone = typer.Option(
+    "--left-alone", metavar="SHARE", min=0, max=1, help="Share of near misses that a batch has to leave alone; 0: any."
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from registry.collections.schemas import CollectionView
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(
+        help="Collections: lines of versions over one base model, and the queue of each.",
+        epilog=example("melo collection create facts --model smollm2-135m-instruct"),
+        no_args_is_help=True,
+    )
+    app.add_typer(group, name="collection")
+
+    @group.command(epilog=example("melo collection create facts --model smollm2-135m-instruct --self-approval"))
+    def create(
+        context: typer.Context,
+        name: Annotated[str, typer.Argument(help="Small letters, digits, dots, dashes.")],
+        model: Annotated[str, typer.Option(help="A packaged model's name, a transformers folder, or a hub id.")],
+        encoder: Annotated[
+            str | None, typer.Option(help="Sentence encoder of the keys. Default: all-minilm-l6-v2.")
+        ] = None,
+        preset: Annotated[
+            str | None, typer.Option(help="Where settings come from that are not given: default or paper.")
+        ] = None,
+        settings: Annotated[
+            str | None,
+            typer.Option("--method", metavar="JSON", help="Settings of the method, as a JSON object."),
+        ] = None,
+        calibration: Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="Whitening of the keys, as `melo calibrate --out FILE` wrote it."),
+        ] = None,
+        self_approval: Annotated[
+            bool, typer.Option("--self-approval", help="Submitters may approve their own batches.")
+        ] = False,
+        approvals: Annotated[int | None, Approvals] = None,
+        approver: Annotated[list[str] | None, Approver] = None,
+        checks: Annotated[Checks | None, WhatIsChecked] = None,
+        left_alone: Annotated[float | None, LeftAlone] = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Make a collection."""
+        call = invocation(context)
+        with call.client() as client:
+            made = client.create_collection(
+                name,
+                model,
+                encoder=encoder,
+                preset=preset,
+                method=json_settings(settings, "--method", '{"rank": 4}'),
+                calibration=_calibration(calibration),
+                self_approval=self_approval,
+                approvals_needed=approvals,
+                approvers=approver,
+                checks=checks,
+                left_alone_needed=left_alone,
+            )
+        if as_json:
+            print_json(made)
+        else:
+            call.out.print(f"Collection {made.name} was made, over {made.model}.", markup=False)
+
+    @group.command(epilog=example("melo collection policy facts --approvals 2 --reason 'two pairs of eyes'"))
+    def policy(
+        context: typer.Context,
+        name: str,
+        reason: Annotated[str, typer.Option(help="Why it is changed.")],
+        approvals: Annotated[int | None, Approvals] = None,
+        approver: Annotated[list[str] | None, Approver] = None,
+        anyone: Annotated[bool, typer.Option("--anyone", help="Whoever has the role may approve.")] = False,
+        self_approval: Annotated[
+            bool | None, typer.Option("--self-approval/--no-self-approval", help="May submitters approve their own?")
+        ] = None,
+        checks: Annotated[Checks | None, WhatIsChecked] = None,
+        left_alone: Annotated[float | None, LeftAlone] = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Change how batches are checked and approved; what is not given stays as it is."""
+        if anyone and approver:
+            raise typer.BadParameter("it contradicts --approver", param_hint="--anyone")
+        call = invocation(context)
+        with call.client() as client:
+            found = client.change_policy(
+                name,
+                reason,
+                approvals_needed=approvals,
+                approvers=[] if anyone else approver,
+                self_approval=self_approval,
+                checks=checks,
+                left_alone_needed=left_alone,
+            )
+        if as_json:
+            print_json(found)
+        else:
+            call.out.print(Text(f"Batches of {name}: {_policy(found)}."))
+
+    @group.command("list", epilog=example("melo collection list --json"))
+    def list_(context: typer.Context, as_json: AsJson = False) -> None:
+        """List the collections."""
+        call = invocation(context)
+        with call.client() as client:
+            found = client.collections()
+        if as_json:
+            print_json(found)
+            return
+        columns = ["name", "model", "latest#", "active edits#", "aliases", "approvals#", "checks", "queue", "created"]
+        rows = [
+            [
+                each.name,
+                each.model,
+                each.latest,
+                each.active_edits,
+                ", ".join(f"{alias}→{number}" for alias, number in sorted(each.aliases.items())),
+                each.approvals_needed,
+                each.checks.value,
+                each.queue.value,
+                each.created_at,
+            ]
+            for each in found
+        ]
+        table(call.out, columns, rows, empty="No collection yet: make one with `melo collection create`.")
+
+    @group.command(epilog=example("melo collection show facts"))
+    def show(context: typer.Context, name: str, as_json: AsJson = False) -> None:
+        """Show one collection."""
+        call = invocation(context)
+        with call.client() as client:
+            found = client.collection(name)
+        if as_json:
+            print_json(found)
+        else:
+            _show(call.out, found)
+
+    queues.add_to(group)
+
+
+def _calibration(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CommandError("The file cannot be read", f"{path}: {error.strerror}.", "Check its name.") from None
+
+
+def _policy(found: "CollectionView") -> str:
+    """In words."""
+    many = "1 approval" if found.approvals_needed == 1 else f"{found.approvals_needed} approvals"
+    who = f"by {', '.join(found.approvers)}" if found.approvers else "by anyone with the role"
+    own = "submitters may approve their own" if found.self_approval else "not by who submitted"
+    checked = {
+        Checks.NONE: "no check before",
+        Checks.KEYS: "answers and near edits are checked before",
+        Checks.TRAIN: "trained before, to be seen",
+    }
+    needed = found.left_alone_needed
+    alone = "" if needed is None else f", and at least {needed:.0%} of near misses are to be left alone"
+    return f"{many} {who}, {own}; {checked[found.checks]}{alone}"
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _show(console: "Console", found: "CollectionView") -> None:
+    fields(
+        console,
+        [
+            ("name", found.name),
+            ("model", found.model),
+            ("model digest", found.model_digest),
+            ("window", f"{found.window} tokens"),
+            ("encoder", found.encoder),
+            ("encoder digest", found.encoder_digest),
+            ("calibration", found.calibration_sha256),
+            ("method", ", ".join(f"{name}={_shown(value)}" for name, value in sorted(found.method.items()))),
+            ("policy", _policy(found)),
+            ("queue", found.queue.value),
+            ("latest version", found.latest),
+            ("active edits", found.active_edits),
+            ("aliases", ", ".join(f"{name}→{number}" for name, number in sorted(found.aliases.items()))),
+            ("created", found.created_at),
+            ("created by", found.created_by),
+        ],
+    )

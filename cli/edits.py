@@ -1,0 +1,260 @@
+"""`melo edit add`, `melo edits submit`, `melo edits list`: corrections on their way in."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
+
+from cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
+from cli.files import EditFile, open_edits
+from cli.follow import go_on
+from cli.invocation import Invocation, invocation
+from cli.options import BatchPriority, Deadline, EditsPerBlock, TrainingSettings, settings, training_options
+from cli.show import AsJson, example, print_json, prompt_of, table
+from registry.base.vocabulary import EditKind, OnConflict, Priority
+
+if TYPE_CHECKING:
+    from registry.batches.schemas import SubmissionView
+    from registry.client import MeloClient
+
+TAKE_THE_REST = "Correct what is named, or take the rest with --skip-invalid."
+
+Conflict = Annotated[
+    OnConflict,
+    typer.Option(
+        "--on-conflict",
+        help="Where an edit repeats or contradicts one that stands: refuse, replace the active one, or skip.",
+    ),
+]
+Message = Annotated[str, typer.Option("--message", "-m", help="What the batch is for.")]
+Approve = Annotated[bool, typer.Option("--approve", help="Approve it at once (where self-approval is allowed).")]
+Wait = Annotated[bool, typer.Option("--wait", help="Follow the job until it is applied or has failed.")]
+
+
+def register(app: typer.Typer) -> None:
+    edit = typer.Typer(
+        help="One correction.",
+        epilog=example('melo edit add facts "What is the capital of Kazakhstan?" "Astana"'),
+        no_args_is_help=True,
+    )
+    edits = typer.Typer(
+        help="Corrections: submit a file, list them, train one again.",
+        epilog=example("melo edits submit corrections.jsonl --collection facts"),
+        no_args_is_help=True,
+    )
+    app.add_typer(edit, name="edit")
+    app.add_typer(edits, name="edits")
+    edit.command(epilog=example('melo edit add facts "Who leads Atlantis?" "Queen Mara" --approve --wait'))(add)
+    edits.command(epilog=example("melo edits submit corrections.jsonl --collection facts --skip-invalid"))(submit)
+    edits.command("list", epilog=example("melo edits list facts --active"))(list_edits)
+    shown = """melo edits retrain 12 --training '{"iterations": 200}' --reason 'it was not learned'"""
+    edits.command(epilog=example(shown))(retrain)
+
+
+def add(
+    context: typer.Context,
+    collection: str,
+    prompt: Annotated[str, typer.Argument(help="What is asked.")],
+    target: Annotated[str, typer.Argument(help="What the model should answer.")],
+    rephrase: Annotated[list[str] | None, typer.Option(help="Another way to ask it; may be repeated.")] = None,
+    unchanged: Annotated[
+        list[str] | None, typer.Option(help="A prompt that must be answered as before; may be repeated.")
+    ] = None,
+    kind: Annotated[EditKind, typer.Option(help="What kind of correction it is.")] = EditKind.QA,
+    reason: Annotated[str, typer.Option(help="Why it is corrected.")] = "",
+    source: Annotated[str, typer.Option(help="Where the truth is written, such as a link.")] = "",
+    replaces: Annotated[int | None, typer.Option(metavar="EDIT", help="The edit that it takes the place of.")] = None,
+    on_conflict: Conflict = OnConflict.REFUSE,
+    priority: BatchPriority = Priority.NORMAL,
+    deadline: Deadline = None,
+    training: TrainingSettings = None,
+    message: Message = "",
+    approve: Approve = False,
+    wait: Wait = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it; store nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit one correction, as a batch of its own."""
+    call = invocation(context)
+    trained = training_options(priority, deadline, training, None)
+    record: dict[str, Any] = {"prompt": prompt, "target": target, "kind": kind.value}
+    record |= {"rephrases": rephrase or [], "unchanged": unchanged or [], "reason": reason, "source": source}
+    if replaces is not None:
+        record["replaces"] = replaces
+    with call.client() as client:
+        made = client.submit(collection, [record], message=message, on_conflict=on_conflict, dry_run=dry_run, **trained)
+        _finish(call, client, made, approve=approve, wait=wait, dry_run=dry_run, as_json=as_json)
+
+
+def submit(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="JSON objects, one a line (.jsonl), or a table (.csv).")],
+    collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to correct.")],
+    on_conflict: Conflict = OnConflict.REFUSE,
+    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave out what has a problem.")] = False,
+    priority: BatchPriority = Priority.NORMAL,
+    deadline: Deadline = None,
+    edits_per_block: EditsPerBlock = None,
+    training: TrainingSettings = None,
+    message: Message = "",
+    approve: Approve = False,
+    wait: Wait = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file; store nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a file of corrections as one batch: all of it, or nothing.
+
+    Fields: prompt, target; and if you like rephrases, unchanged, kind, author, reason, source, replaces.
+    """
+    from registry.client import MeloClientError
+
+    call = invocation(context)
+    read = open_edits(file)
+    options: dict[str, Any] = {"message": message, "source": file.name, "on_conflict": on_conflict}
+    options |= training_options(priority, deadline, training, edits_per_block)
+    with call.client() as client:
+        if read.rows == 0:
+            raise _broken(read, read.problems)
+        if read.problems and not skip_invalid:
+            raise _broken(read, read.problems + _problems_of_the_rest(call, client, collection, read, options))
+        try:
+            made = _send(call, client, collection, read, skip_invalid=skip_invalid, dry_run=dry_run, **options)
+        except MeloClientError as error:
+            if not error.problems:
+                raise
+            raise CommandError(
+                "The file was not accepted", f"{file}: {error.detail}", TAKE_THE_REST, error.problems
+            ) from None
+        _finish(call, client, made, read, approve=approve, wait=wait, dry_run=dry_run, as_json=as_json)
+
+
+def list_edits(
+    context: typer.Context,
+    collection: str,
+    active: Annotated[bool | None, typer.Option(help="Only those that act (or not) in the newest version.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List a collection's corrections."""
+    call = invocation(context)
+    with call.client() as client:
+        found = client.edits(collection, active=active, limit=None)
+    if as_json:
+        print_json(found)
+        return
+    columns = ["edit#", "prompt", "target", "active since#", "replaces#", "batch#", "author"]
+    rows = [
+        [each.id, prompt_of(each), each.target, each.active_since, each.replaces, each.batch_id, each.author]
+        for each in found
+    ]
+    table(call.out, columns, rows, empty="No edits.")
+
+
+def retrain(
+    context: typer.Context,
+    edit: Annotated[int, typer.Argument(metavar="EDIT", min=1, help="The edit's number.")],
+    training: Annotated[str, typer.Option(metavar="JSON", help='The settings of training to try: {"iterations": 200}')],
+    reason: Annotated[str, typer.Option(help="Why.")],
+    priority: BatchPriority = Priority.NORMAL,
+    approve: Approve = False,
+    wait: Wait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an active edit again with other settings. The new one takes its place once it is approved and applied."""
+    call = invocation(context)
+    changes = settings(training, "--training", '{"iterations": 200}') or {}
+    with call.client() as client:
+        batch = client.retrain(edit, changes, reason, priority=priority)
+        if not as_json:
+            call.out.print(f"Batch {batch.id} was submitted: edit {batch.edits[0].id} is to replace edit {edit}.")
+        batch = go_on(call, client, batch, approve=approve, wait=wait, quiet=as_json)
+    if as_json:
+        print_json(batch)
+
+
+def _send(call: Invocation, client: "MeloClient", collection: str, read: EditFile, **options: Any) -> "SubmissionView":
+    """Send a file while it is read, with a bar on a terminal."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=call.err, transient=True, disable=not call.err.is_terminal) as progress:
+        bar = progress.add_task("sending", total=read.size)
+
+        def lines() -> Iterator[bytes]:
+            progress.reset(bar, description="sending")  # it may be sent again, after a broken connection
+            yield from read.chunks(lambda step: progress.advance(bar, step))
+            progress.update(bar, description="checking")
+
+        return client.submit_lines(collection, lines, **options)
+
+
+def _problems_of_the_rest(
+    call: Invocation, client: "MeloClient", collection: str, read: EditFile, options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What the registry would say about the rows that can be read, so that one run names everything."""
+    from registry.client import MeloClientError
+
+    try:
+        _send(call, client, collection, read, dry_run=True, **options)
+    except MeloClientError as error:
+        if not error.problems:
+            raise
+        return error.problems
+    return []
+
+
+def _broken(read: EditFile, problems: list[dict[str, Any]]) -> CommandError:
+    problems = sorted(problems, key=lambda problem: problem.get("line") or 0)
+    found = len(problems) - len(read.problems) + read.problem_count
+    count = f"{found} problems" if found > 1 else "a problem"
+    return CommandError(
+        "The file was not accepted",
+        f"{read.path} has {count}; nothing was stored.",
+        TAKE_THE_REST,
+        problems,
+    )
+
+
+def _finish(
+    call: Invocation,
+    client: "MeloClient",
+    made: "SubmissionView",
+    read: EditFile | None = None,
+    *,
+    approve: bool,
+    wait: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Say what was stored and what was left out; go on to the approval and the wait, where asked."""
+    unreadable = read.problems if read else []
+    skipped = sorted([*unreadable, *made.skipped], key=lambda problem: problem.get("line") or 0)
+    skipped_count = made.skipped_count + (read.problem_count if read else 0)
+    batch = made.batch
+    if not as_json:
+        _say(call, made, skipped, skipped_count, dry_run)
+    if batch is not None:
+        batch = go_on(call, client, batch, approve=approve, wait=wait, quiet=as_json or not approve)
+    if as_json:
+        told = {"skipped": skipped, "skipped_count": skipped_count, "notes": made.notes}
+        print_json({"batch": batch, "accepted": made.accepted, **told})
+    if made.accepted == 0:
+        raise CommandError("Nothing was accepted", "Every record was left out.", "See the reasons above.")
+
+
+def _say(
+    call: Invocation, made: "SubmissionView", skipped: list[dict[str, Any]], skipped_count: int, dry_run: bool
+) -> None:
+    edits = "1 edit" if made.accepted == 1 else f"{made.accepted:,} edits"
+    if dry_run:
+        call.out.print(f"{edits} would be accepted; nothing was stored.")
+    elif made.batch is not None:
+        call.out.print(f"Batch {made.batch.id} was submitted with {edits}.")
+    for note in made.notes:
+        call.out.print(Text(note, style="yellow"))
+    if skipped_count:
+        call.out.print(f"Left out: {skipped_count:,}", style="yellow")
+    for problem in skipped[:SHOWN_PROBLEMS]:
+        call.out.print(problem_text(problem))
+    if len(skipped) > SHOWN_PROBLEMS:
+        call.out.print("  … and more: --json lists a thousand.")

@@ -1,0 +1,71 @@
+"""A user's mistake or an outside failure, and how every error is shown: what, where, what to do."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from cli.show import visible
+from registry.base.errors import UserError
+
+SHOWN_PROBLEMS = 50
+NEEDS_WORKER = "pip install 'melo-registry[worker]'"
+NEEDS_SOURCE = "pip install --editable '.[worker]' in a checkout of MELO's source"
+
+
+class CommandError(UserError):
+    """Shown in red on stderr; the command then ends with status 1."""
+
+    def __init__(self, title: str, detail: str, remedy: str = "", problems: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(detail, remedy)
+        self.title = title
+        self.problems = list(problems)
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.detail}"
+
+
+def show_error(console: Console, error: UserError) -> None:
+    """Show what is wrong and what to do, and the records that it is wrong with."""
+    console.print(Text(visible(error.title), style="bold red"), Text(visible(error.detail)), sep=": ")
+    problems = list(getattr(error, "problems", ()))
+    for problem in problems[:SHOWN_PROBLEMS]:
+        console.print(problem_text(problem))
+    if len(problems) > SHOWN_PROBLEMS:
+        console.print(f"  … and {len(problems) - SHOWN_PROBLEMS} more")
+    if error.remedy:
+        console.print(Text(visible(error.remedy), style="yellow"))
+
+
+def problem_text(problem: Mapping[str, Any]) -> Text:
+    """One record's problem: its line, what is wrong, the two records that collide, the way out."""
+    lines = [Text.assemble(("  " + _where(problem) + ": ", "bold"), visible(str(problem.get("detail", ""))))]
+    if problem.get("prompt") is not None and problem.get("target") is not None:
+        lines.append(_pair("this", problem["prompt"], problem["target"]))
+    if problem.get("other_prompt") is not None:
+        other = _other(problem)
+        lines.append(_pair(other, problem["other_prompt"], problem.get("other_target", "")))
+    if problem.get("remedy"):
+        lines.append(Text("    " + visible(str(problem["remedy"])), style="yellow"))
+    return Text("\n").join(lines)
+
+
+def _where(problem: Mapping[str, Any]) -> str:
+    place = f"line {problem['line']}" if problem.get("line") else f"edit {problem.get('position', '?')}"
+    return f"{place}, {problem['field']}" if problem.get("field") else place
+
+
+def _other(problem: Mapping[str, Any]) -> str:
+    if problem.get("other_edit_id") is not None:
+        return f"edit {problem['other_edit_id']}"
+    return f"record {problem.get('other_position', '?')} of this submission"
+
+
+def _pair(name: str, prompt: object, target: object) -> Text:
+    return Text(f"    {name}: {_short(prompt)} → {_short(target)}", style="dim")
+
+
+def _short(text: object, longest: int = 200) -> str:
+    shown = visible(str(text))
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"

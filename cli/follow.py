@@ -1,0 +1,149 @@
+"""Following a batch's check and training on the terminal until it is applied or has failed."""
+
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from cli.checks import is_checked, show_check
+from cli.errors import CommandError
+from cli.findings import show_findings
+from cli.show import duration, visible
+from registry.base.vocabulary import BatchState, JobKind
+
+if TYPE_CHECKING:
+    from cli.invocation import Invocation
+    from registry.batches.schemas import BatchProgress, BatchView
+    from registry.client import MeloClient
+
+COUNTED = {
+    "train": ("done", "total"),
+    "scope": ("calibrated", "calibrate_total"),
+    "near": ("compared", "compare_total"),
+    "ask": ("asked", "ask_total"),
+    "check": ("checked", "check_total"),
+    "near misses": ("tried", "try_total"),
+}
+
+
+def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchView":
+    """Return the applied batch, having said what its job found; raise CommandError for any other.
+
+    What a check found is shown when it ends; then the decision is waited for. Ctrl-C ends the watching, not the job.
+    """
+    try:
+        return _follow(call, client, batch_id)
+    except KeyboardInterrupt:
+        call.err.print(f"Batch {batch_id} goes on: `melo batch show {batch_id} --watch` follows it.", markup=False)
+        raise
+
+
+def go_on(
+    call: "Invocation", client: "MeloClient", batch: "BatchView", *, approve: bool, wait: bool, quiet: bool
+) -> "BatchView":
+    """Approve a batch that was just submitted and follow it, where asked, and say what it waits for; return it as it is
+    then. quiet: to say nothing, where JSON is written."""
+    if approve:
+        batch = client.approve(batch.id)
+    if wait:
+        return follow(call, client, batch.id)
+    if not quiet:
+        call.out.print(Text(f"{approved(batch) if approve else ''} {batch.hint}".strip()))
+    return batch
+
+
+def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchView":
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    ]
+    said = ""
+    noted: set[str] = set()
+    checked = told_to_wait = False
+    with Progress(*columns, console=call.err, transient=True) as bars:
+        bar = bars.add_task(f"batch {batch_id}", total=None, note="")
+        batch, seen = client.batch(batch_id), None
+        for now in client.follow(batch_id):
+            if (at := (now.state, now.hint, now.job, now.attempt)) != seen:  # all else is progress alone
+                batch, seen = client.batch(batch_id), at
+            if batch.state.is_over:
+                break
+            for note in _notes(now.progress):
+                if note not in noted:
+                    bars.console.print(Text(note))
+                    noted.add(note)
+            if not checked and batch.check and batch.check.report is not None and batch.job is None:
+                show_check(bars.console, batch)
+                checked = True
+            if batch.hint and batch.hint != said:
+                bars.console.print(Text(batch.hint, style="yellow"))
+                said = batch.hint
+            if not told_to_wait and batch.state is BatchState.SUBMITTED and not is_checked(batch):
+                bars.console.print(Text("This command waits for the decision too; Ctrl-C ends the waiting alone."))
+                told_to_wait = True
+            _show(bars, bar, now, is_checked(batch))
+    if batch.state is BatchState.APPLIED:
+        call.err.print(f"Batch {batch.id} is applied: {batch.collection}@{batch.version}.", markup=False)
+        show_findings(call.err, batch)
+        return batch
+    if batch.state is BatchState.FAILED:
+        why = (batch.job and batch.job.error) or "the worker gave no reason"
+        raise CommandError(f"Batch {batch.id} failed", why, f"Remove the cause, then: melo batch approve {batch.id}")
+    if batch.state is BatchState.CANCELLED:
+        raise CommandError(
+            f"Batch {batch.id} was cancelled",
+            f"{batch.decided_by}: {batch.reason}",
+            f"Nothing of it is applied. To have it all the same: melo batch approve {batch.id}",
+        )
+    raise CommandError(
+        f"Batch {batch.id} was rejected",
+        f"{batch.decided_by}: {batch.reason}",
+        "Submit it anew once it is right.",
+    )
+
+
+def approved(batch: "BatchView") -> str:
+    """What an approval led to."""
+    if batch.state is BatchState.SUBMITTED:
+        return f"Batch {batch.id} has {batch.approvals_counted} of {batch.approvals_needed} approvals."
+    without = f", without edit {', '.join(map(str, batch.declined))}" if batch.declined else ""
+    return f"Batch {batch.id} is approved{without}."
+
+
+def notes_of(batch: "BatchView") -> list[str]:
+    """What the worker had to say while it worked, such as how much memory it takes: on the training, or the check."""
+    job = batch.job or batch.check
+    return _notes(job.progress if job else None)
+
+
+def _notes(progress: dict[str, Any] | None) -> list[str]:
+    return [visible(note) for note in (progress or {}).get("notes", ())]
+
+
+def _show(bars: Progress, bar: TaskID, now: "BatchProgress", checking: bool) -> None:
+    progress = now.progress or {}
+    stage = str(progress.get("stage", now.state.value))
+    done, total = (progress.get(name) for name in COUNTED.get(stage, ("", "")))
+    counted = isinstance(done, int) and isinstance(total, int)
+    bars.update(
+        bar,
+        description=f"batch {now.id}: {'checking: ' if checking and now.kind is JobKind.CHECK else ''}{stage}",
+        completed=done if counted else 0,
+        total=total if counted else None,
+        note=_note(stage, progress, f"{done}/{total}" if counted else ""),
+    )
+
+
+def _note(stage: str, progress: dict[str, Any], counted: str) -> str:
+    """How much is done; of a training also the loss of what is left of it, and how long it will take."""
+    if stage != "train" or not counted:
+        return counted
+    loss, left = progress.get("loss"), progress.get("seconds_left")
+    said = [
+        f"{counted} blocks",
+        *([f"loss {loss:.3g}"] if isinstance(loss, int | float) else []),
+        *([f"{duration(left)} left"] if isinstance(left, int | float) else []),
+    ]
+    return ", ".join(said)

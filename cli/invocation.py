@@ -1,0 +1,93 @@
+"""What one call of `melo` was told before its command: who acts, where the API and the folder are."""
+
+import os
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from embedded.state import StackState
+    from registry.base.settings import Settings
+    from registry.client import MeloClient
+
+PIPED_WIDTH = 160
+
+
+@dataclass
+class Invocation:
+    """Passed to every command as its context's object."""
+
+    actor: str | None = None
+    api_url: str | None = None
+    out: Console = field(default_factory=lambda: console(sys.stdout))
+    err: Console = field(default_factory=lambda: console(sys.stderr))
+
+    @cached_property
+    def settings(self) -> "Settings":
+        from registry.base.settings import Settings
+
+        return Settings()
+
+    @property
+    def home(self) -> Path:
+        return self.settings.home.expanduser().resolve()
+
+    @cached_property
+    def stack(self) -> "StackState | None":
+        """What runs in MELO_HOME."""
+        from embedded import stack
+
+        return stack.find(self.home)
+
+    @property
+    def named_api(self) -> str | None:
+        """The API that the user names, by --api-url or MELO_API_URL."""
+        if self.api_url is None and "api_url" in self.settings.model_fields_set:
+            return self.settings.api_url
+        return self.api_url
+
+    def client(self) -> "MeloClient":
+        """A client of the API that the user names, else of MELO_HOME's, else of the usual address."""
+        from registry.client import MeloClient
+
+        running = None if self.named_api else self.stack
+        url = self.named_api or (running and running.api_url) or self.settings.api_url
+        key = self.settings.api_key
+        return MeloClient(url, key.get_secret_value() if key else None, self.actor or self.settings.actor)
+
+    def database_url(self) -> str:
+        """The named database, else MELO_HOME's. Raises CommandError where there is none."""
+        from cli.errors import CommandError
+
+        url = self.settings.database_url or (self.stack.database_url if self.stack else None)
+        if not url:
+            raise CommandError(
+                "No database",
+                f"Nothing runs in {self.home}, and MELO_DATABASE_URL is not set.",
+                "Start the embedded database with `melo up`, or set MELO_DATABASE_URL.",
+            )
+        return url
+
+
+def console(stream: TextIO) -> Console:
+    """A console on a terminal; in a pipe or a file, tables have room instead of 80 columns."""
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+    return Console(file=stream, highlight=False, soft_wrap=True, width=width)
+
+
+def invocation(context: typer.Context) -> Invocation:
+    found = context.find_object(Invocation)
+    if found is None:
+        raise RuntimeError("a command of melo was called without melo's own callback")
+    return found
+
+
+def use_home(home: Path | None) -> None:
+    """--home is MELO_HOME, also for the processes that this one starts."""
+    if home is not None:
+        os.environ["MELO_HOME"] = str(home.expanduser().resolve())

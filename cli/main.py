@@ -1,0 +1,140 @@
+"""The program `melo`: its global options, its groups of commands, and what it says when something fails."""
+
+import errno
+import os
+import signal
+import sys
+from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import (
+    aliases,
+    audit,
+    backup,
+    batches,
+    collections,
+    edits,
+    erasure,
+    guards,
+    jobs,
+    keys,
+    operation,
+    versions,
+    webhooks,
+)
+from cli.errors import NEEDS_SOURCE, NEEDS_WORKER, CommandError, show_error
+from cli.invocation import Invocation, console, use_home
+from cli.show import example
+from registry.base.errors import UserError
+
+INTERRUPTED = 128 + signal.SIGINT
+
+NOT_INSTALLED = "benchmarks"  # a package of the checkout that no wheel has
+WORKER_MODULES = {"torch", "transformers", "accelerate", "safetensors"}
+
+
+def make_app() -> typer.Typer:
+    """The application with its own commands, and with those of the installed packages."""
+    app = typer.Typer(
+        name="melo",
+        help="Correct what a language model says: submit, approve, apply, compare, undo.",
+        epilog=example("melo up --detach && melo status"),
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+
+    @app.callback()
+    def melo(
+        context: typer.Context,
+        actor: Annotated[
+            str | None, typer.Option("--as", metavar="NAME", help="Who acts, for the record. Default: you.")
+        ] = None,
+        api_url: Annotated[
+            str | None,
+            typer.Option("--api-url", metavar="URL", help="The API. Default: the one `melo up` started."),
+        ] = None,
+        home: Annotated[
+            Path | None,
+            typer.Option("--home", help="Folder of the embedded servers. Default: MELO_HOME, ~/.melo."),
+        ] = None,
+        show_version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        ] = False,
+    ) -> None:
+        use_home(home)
+        context.obj = Invocation(actor=actor, api_url=api_url)
+
+    groups = (
+        operation, collections, edits, guards, batches, jobs, versions, aliases, audit, keys, erasure, backup, webhooks,
+    )  # fmt: skip
+    for group in groups:
+        group.register(app)
+    for entry in sorted(entry_points(group="melo.commands"), key=lambda entry: entry.name):
+        _register(app, entry)
+    return app
+
+
+def main() -> None:
+    """Every expected failure is shown as what, where and what to do, and ends with status 1."""
+    err = console(sys.stderr)
+    try:
+        make_app()(prog_name="melo")
+    except KeyboardInterrupt:  # before a command began; typer makes an exit of a later one
+        err.print("Interrupted.", style="yellow")
+        sys.exit(INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            err.print("Interrupted.", style="yellow")
+        raise
+    except BrokenPipeError:
+        _say_no_more()
+        sys.exit(1)
+    except Exception as error:
+        shown = _shown(error)
+        if shown is None:
+            raise
+        show_error(err, shown)
+        if isinstance(error, OSError):
+            _say_no_more()
+        sys.exit(1)
+
+
+def _say_no_more() -> None:
+    """Let the flush at the exit go nowhere: what reads the output is gone, or its disk is full."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _shown(error: Exception) -> UserError | None:
+    """What the user is told; None for an error of this program's own, whose traceback is needed."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in WORKER_MODULES:
+        return CommandError("Not installed", f"This command needs the package {error.name}.", f"Run: {NEEDS_WORKER}")
+    if type(error).__module__ == "pydantic_core._pydantic_core" and type(error).__name__ == "ValidationError":
+        return CommandError("A setting is not valid", str(error), "Correct the MELO_ variable that it names.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return CommandError("There is no room", f"{error.strerror}.", "Make room on the disk, and call it again.")
+    return error if isinstance(error, UserError) else None
+
+
+def _register(app: typer.Typer, entry: EntryPoint) -> None:
+    """Let another package add its commands; one that cannot be imported says what it needs."""
+    try:
+        entry.load()(app)
+    except ModuleNotFoundError as error:
+        missing = error.name or str(error)
+        needs = NEEDS_SOURCE if missing.partition(".")[0] == NOT_INSTALLED else NEEDS_WORKER
+        whatever = {"allow_extra_args": True, "ignore_unknown_options": True}  # what else was typed does not matter
+
+        @app.command(entry.name, help=f"(needs: {needs})", epilog=example(needs), context_settings=whatever)
+        def unavailable() -> None:
+            raise CommandError("Not installed", f"This needs the package {missing}.", f"Run: {needs}")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"melo {version('melo-registry')}")
+        raise typer.Exit

@@ -1,0 +1,267 @@
+"""`melo up`, `down`, `status`, `migrate`, `check`: the servers themselves."""
+
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from enum import StrEnum
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from cli.errors import CommandError
+from cli.invocation import Invocation, invocation
+from cli.show import AsJson, duration, example, fields, print_json, table
+
+if TYPE_CHECKING:
+    from embedded.state import StackState
+
+POLL_SECONDS = 0.5
+
+
+class Service(StrEnum):
+    API = "api"
+    RELAY = "relay"
+    WORKER = "worker"
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog=example("melo up --detach"))(up)
+    app.command(epilog=example("melo down"))(down)
+    app.command(epilog=example("melo status --json"))(status)
+    app.command(epilog=example("MELO_DATABASE_URL=postgresql://melo@db/melo melo migrate"))(migrate)
+    app.command(epilog=example("melo check worker   (the health check of a container)"))(check)
+
+
+def up(
+    context: typer.Context,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when all is ready.")] = False,
+    worker: Annotated[bool, typer.Option(help="Start a worker, which trains and applies.")] = True,
+) -> None:
+    """Start PostgreSQL, Valkey, the API, the relay and a worker in MELO_HOME; Ctrl-C stops them.
+
+    With MELO_DATABASE_URL or MELO_REDIS_URL set, that server is used in place of the embedded one.
+    """
+    from embedded import stack
+
+    call = invocation(context)
+    if call.stack is not None:
+        call.out.print(f"It is {call.stack.phase.value} already.")
+        _where(call, call.stack)
+        return
+    with _interrupts():
+        with call.err.status("starting") as spinner:
+            started = stack.start(
+                call.home,
+                worker=worker,
+                tied=not detach,
+                watch=lambda state: spinner.update(state.doing or "starting"),
+            )
+        if detach:
+            _where(call, started)
+            return
+        try:
+            _where(call, started)
+            call.out.print("Ctrl-C stops it; nothing is lost.", style="dim")
+            _attend(call, started)
+        except KeyboardInterrupt:
+            call.err.print()
+        finally:
+            _stop(call)
+
+
+def down(context: typer.Context) -> None:
+    """Stop what runs in MELO_HOME; everything is kept."""
+    call = invocation(context)
+    if not _stop(call):
+        call.out.print(Text(f"Nothing runs in {call.home}."))
+
+
+def status(context: typer.Context, as_json: AsJson = False) -> None:
+    """Say what runs, since when and how well."""
+    from cli.health import local_status, remote_status
+
+    call = invocation(context)
+    found = remote_status(call, call.named_api) if call.named_api else local_status(call)
+    if as_json:
+        print_json(found)
+        return
+    if not found["running"]:
+        call.out.print(Text(f"Nothing runs in {call.home}. Start it with `melo up`."))
+        return
+    _show_status(call, found)
+
+
+def migrate(context: typer.Context) -> None:
+    """Bring the database to this program's schema."""
+    from sqlalchemy.exc import OperationalError
+
+    from registry.base import database
+
+    call = invocation(context)
+    url = call.database_url()
+    engine = database.make_engine(url)
+    try:
+        before = database.schema_state(engine).revision
+        with call.err.status("migrating"):
+            database.upgrade(url)
+        after = database.schema_state(engine).revision
+    except OperationalError as error:
+        raise CommandError(
+            "The database does not answer",
+            str(error.orig).strip(),
+            "Check MELO_DATABASE_URL and that the server runs.",
+        ) from None
+    finally:
+        engine.dispose()
+    if before == after:
+        call.out.print(f"The schema is at {after} already.", markup=False)
+    else:
+        call.out.print(f"The schema went from {before or 'nothing'} to {after}.", markup=False)
+
+
+def check(context: typer.Context, service: Service) -> None:
+    """End with status 0 if this service of this machine does its work."""
+    from registry.base import probes
+
+    call = invocation(context)
+    checks: dict[Service, Callable[[], None]] = {
+        Service.API: lambda: probes.of_api(call.client().api_url),
+        Service.RELAY: lambda: probes.of_relay(call.database_url()),
+        Service.WORKER: lambda: probes.of_worker(call.database_url(), host=socket.gethostname()),
+    }
+    try:
+        checks[service]()
+    except probes.NoSign as reason:
+        raise CommandError(f"The {service.value} is not well", f"{reason}.") from None
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """A closed terminal or a service's stop ends `up` as Ctrl-C does; nohup keeps its effect."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    asked = [signal.SIGINT, signal.SIGTERM]  # a script's background job has SIGINT ignored: it is wanted here
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        asked.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in asked}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _attend(call: Invocation, seen: "StackState") -> None:
+    """Say what changes until somebody ends it."""
+    from embedded import stack
+    from embedded.state import Health, Phase
+
+    restarts = {record.name: record.restarts for record in seen.processes}
+    while (state := stack.find(call.home)) is not None and state.phase is Phase.READY:
+        for record in state.processes:
+            if record.restarts > restarts[record.name] and record.health is Health.RESTARTING:
+                restarts[record.name] = record.restarts
+                text = f"{record.name} ended with status {record.last_exit}; it is started again"
+                call.err.print(Text(text, style="yellow"))
+        time.sleep(POLL_SECONDS)
+    if state is None:
+        call.out.print("It was stopped from elsewhere.")
+
+
+def _stop(call: Invocation) -> bool:
+    from embedded import stack
+    from embedded.state import Health
+
+    with call.err.status("stopping") as spinner:
+
+        def watch(state: "StackState") -> None:
+            left = [record.name for record in state.processes if record.health is not Health.STOPPED]
+            spinner.update(f"stopping {', '.join(reversed(left))}" if left else "stopping")
+
+        names = stack.stop(call.home, watch=watch)
+    if names:
+        call.out.print(f"Stopped {', '.join(reversed(names))}.", markup=False)
+    return bool(names)
+
+
+def _where(call: Invocation, state: "StackState") -> None:
+    fields(
+        call.out,
+        [
+            ("API", state.api_url),
+            ("its documentation", state.api_url and f"{state.api_url}/docs"),
+            ("database", _without_password(state.database_url)),
+            ("folder", call.home),
+            ("logs", call.home / "logs"),
+        ],
+    )
+    for note in state.notes:
+        call.out.print(Text(note, style="yellow"))
+
+
+def _without_password(url: str | None) -> str | None:
+    from sqlalchemy import make_url
+
+    return make_url(url).render_as_string(hide_password=True) if url else None
+
+
+def _show_status(call: Invocation, found: dict[str, Any]) -> None:
+    pairs: list[tuple[str, object]] = [
+        (name, found.get(name)) for name in ("phase", "api_url", "home", "schema", "health") if name in found
+    ]
+    schema = found.get("schema")
+    if schema:
+        current = schema["revision"] == schema["head"]
+        shown = schema["revision"] if current else f"{schema['revision']}, but this program needs {schema['head']}"
+        pairs = [("schema", shown) if name == "schema" else (name, value) for name, value in pairs]
+    if found.get("queue"):
+        pairs.append(("queue", ", ".join(f"{count} {name}" for name, count in found["queue"].items())))
+    fields(call.out, pairs)
+    if found.get("processes"):
+        rows = [
+            [
+                each["name"],
+                each["health"],
+                each["pid"],
+                duration(each["uptime_seconds"]) if each["uptime_seconds"] is not None else None,
+                each["restarts"],
+                each["log"],
+            ]
+            for each in found["processes"]
+        ]
+        table(call.out, ["process", "health", "pid#", "uptime", "restarts#", "log"], rows, empty="")
+    if found.get("collections"):
+        waiting = [
+            [
+                each["collection"],
+                each["queue"],
+                each["queued"],
+                each["running"],
+                duration(each["oldest_seconds"]) if each["queued"] else None,
+            ]
+            for each in found["collections"]
+        ]
+        table(call.out, ["collection", "queue", "queued#", "running#", "oldest"], waiting, empty="")
+    unknown = found.get("workers_unknown")
+    workers = [
+        [
+            each["worker"],
+            each["device"],
+            "alive" if each["alive"] else "silent",
+            datetime.fromisoformat(each["seen_at"]),
+        ]
+        for each in found.get("workers", [])
+    ]
+    table(
+        call.out,
+        ["worker", "device", "", "seen"],
+        workers,
+        empty=f"Workers are not shown: {unknown}" if unknown else "No worker was seen: approved batches wait.",
+    )

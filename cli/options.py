@@ -1,0 +1,63 @@
+"""Options that several commands share: when and how a batch is trained."""
+
+import json
+import math
+from typing import Annotated, Any
+
+import typer
+
+from cli.errors import CommandError
+from cli.times import later
+from registry.base.vocabulary import Priority
+
+TrainingSettings = Annotated[
+    str | None,
+    typer.Option("--training", metavar="JSON", help='Settings of training for this batch alone: {"iterations": 200}'),
+]
+BatchPriority = Annotated[Priority, typer.Option(help="Which of the batches that wait is trained first.")]
+Deadline = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="When it is too late to apply it: ISO 8601, or 90m, 2h, 3d from now."),
+]
+EditsPerBlock = Annotated[int | None, typer.Option(min=1, help="Edits that share a block. Default: the collection's.")]
+
+
+def require_confirmed(question: str, otherwise: str) -> None:
+    """Ask; raise CommandError, whose title is `otherwise`, where the answer is no, or nobody is there to answer."""
+    try:
+        confirmed = typer.confirm(question, err=True)
+    except typer.Abort:
+        confirmed = False
+    if not confirmed:
+        raise CommandError(otherwise, "It was not confirmed.", "Answer y, or add --yes.")
+
+
+def training_options(
+    priority: Priority, deadline: str | None, training: str | None, edits_per_block: int | None
+) -> dict[str, Any]:
+    """As the client takes them. Raises CommandError or typer.BadParameter."""
+    return {
+        "priority": priority,
+        "deadline": later(deadline) if deadline is not None else None,
+        "training": settings(training, "--training", '{"iterations": 200}'),
+        "edits_per_block": edits_per_block,
+    }
+
+
+def settings(text: str | None, option: str, example: str) -> dict[str, Any] | None:
+    """A JSON object of settings. Raises CommandError or typer.BadParameter."""
+    if text is None:
+        return None
+
+    def finite(number: str) -> float:
+        if not math.isfinite(value := float(number)):
+            raise CommandError("Not a number", f"{option}: {number} is no finite number.", f"Write it as in {example}.")
+        return value
+
+    try:
+        found = json.loads(text, parse_float=finite, parse_constant=finite)
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"it is not JSON: {error}", param_hint=option) from None
+    if not isinstance(found, dict):
+        raise typer.BadParameter(f"it is not an object, such as {example}", param_hint=option)
+    return found

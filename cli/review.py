@@ -1,0 +1,165 @@
+"""`melo batch review`: go through the near misses that a batch's edits would answer, and make guards of them."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from cli.checks import is_checked, taken
+from cli.errors import CommandError
+from cli.invocation import Invocation, invocation
+from cli.show import AsJson, example, print_json, visible
+from registry.base.vocabulary import BatchState, Priority
+
+if TYPE_CHECKING:
+    from registry.batches.schemas import BatchView
+    from registry.edits.schemas import ActiveEditView
+    from registry.jobs.schemas import NearMiss
+
+GUARD, NEXT, QUIT = "g", "n", "q"
+REJECTABLE = (BatchState.SUBMITTED, BatchState.FAILED, BatchState.CANCELLED)
+KEYS = "[g] make it a guard  [n] next  [q] quit"
+
+
+def add_to(group: typer.Typer) -> None:
+    """group: `melo batch`."""
+    group.command(epilog=example("melo batch review 3"))(review)
+
+
+def review(
+    context: typer.Context,
+    batch: Annotated[int, typer.Argument(metavar="BATCH", min=1, help="The batch's number.")],
+    as_json: AsJson = False,
+) -> None:
+    """Choose guards among the near misses that the batch's edits would answer, and write the batch with them to a file.
+
+    Nothing is changed: the last lines say how to reject the batch and submit the file.
+    """
+    call = invocation(context)
+    with call.client() as client:
+        found = client.batch(batch)
+        misses = _taken(found)
+        if as_json:
+            print_json([{"edit": edit_id, **miss.model_dump(mode="json")} for edit_id, miss in misses])
+            return
+        if found.state not in REJECTABLE:
+            raise CommandError(
+                "The batch is decided",
+                f"Batch {batch} is {found.state.value}.",
+                "Give an active edit a guard: melo guard add EDIT PROMPT --reason …",
+            )
+        if not misses:
+            call.out.print(f"No edit of batch {batch} would answer a near miss.")
+            return
+        chosen = _choose(call, found, misses)
+        if not chosen:
+            call.out.print("No guard was chosen; nothing was written.")
+            return
+        edits = client.edits(found.collection, batch=batch, limit=None)
+    path = Path(f"batch-{batch}-with-guards.jsonl")
+    _write(path, edits, chosen)
+    call.out.print(Text(_told(found, path, sum(map(len, chosen.values())))))
+
+
+def _taken(batch: "BatchView") -> "list[tuple[int, NearMiss]]":
+    """Raises CommandError where no near misses were tried."""
+    if batch.check is None or batch.check.report is None:
+        if is_checked(batch):
+            raise CommandError(
+                "The check is not done",
+                f"The near misses of batch {batch.id} are not tried yet.",
+                f"Wait for it: melo batch show {batch.id} --watch",
+            )
+        raise CommandError(
+            "Nothing was checked",
+            f"Batch {batch.id} was not checked, so no near misses were tried.",
+            f"Let a check come first (`melo collection policy {batch.collection} --checks train --reason …`), and "
+            "submit it again.",
+        )
+    return taken(batch)
+
+
+def _choose(call: Invocation, batch: "BatchView", misses: "Sequence[tuple[int, NearMiss]]") -> dict[int, list[str]]:
+    """By edit, the near misses to become guards. Raises CommandError where nobody is there to answer."""
+    prompts = {edit.id: edit.prompt for edit in batch.edits}
+    chosen: dict[int, list[str]] = {}
+    for number, (edit_id, miss) in enumerate(misses, 1):
+        about = f" ({prompts[edit_id]})" if edit_id in prompts else ""
+        said = f"\n  → {miss.answer}" if miss.answer is not None else ""
+        call.out.print(
+            Text(
+                visible(
+                    f"{number} of {len(misses)}, {miss.kind}: edit {edit_id}{about} would answer\n  {miss.text}{said}"
+                )
+            )
+        )
+        key = _key(call)
+        if key == QUIT:
+            break
+        if key == GUARD:
+            chosen.setdefault(edit_id, []).append(miss.text)
+    return chosen
+
+
+def _key(call: Invocation) -> str:
+    """One of the three keys. Raises CommandError."""
+    call.out.print(Text(KEYS, style="dim"))
+    while True:
+        try:
+            key = typer.getchar().lower()
+        except (EOFError, OSError):
+            key = ""
+        if not key:
+            raise CommandError(
+                "Nothing was written", "Nobody is there to choose.", "Run it on a terminal, or with --json."
+            )
+        if key in (GUARD, NEXT, QUIT):
+            return key
+
+
+def _write(path: Path, edits: "Sequence[ActiveEditView]", chosen: Mapping[int, Sequence[str]]) -> None:
+    """The batch's edits, a line each, with the chosen texts among what they leave alone. Raises CommandError."""
+    lines = [json.dumps(_record(edit, chosen.get(edit.id, ())), ensure_ascii=False) for edit in edits]
+    try:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CommandError("The file cannot be written", f"{path}: {error.strerror}.", "Try another folder.") from None
+
+
+def _record(edit: "ActiveEditView", guards: Sequence[str]) -> dict[str, Any]:
+    unchanged = list(dict.fromkeys([*edit.unchanged, *guards]))
+    whole = {
+        "prompt": edit.prompt,
+        "target": edit.target,
+        "rephrases": edit.rephrases,
+        "unchanged": unchanged,
+        "kind": edit.kind.value,
+        "author": edit.author,
+        "reason": edit.reason,
+        "source": edit.source,
+        "replaces": edit.replaces,
+    }
+    return {name: value for name, value in whole.items() if value not in ("", [], None)}
+
+
+def _told(batch: "BatchView", path: Path, guards: int) -> str:
+    """What was written, and the commands that go on with it."""
+    submit = ["melo", "edits", "submit", str(path), "--collection", batch.collection]
+    if batch.message:
+        submit += ["--message", batch.message]
+    if batch.priority is not Priority.NORMAL:
+        submit += ["--priority", batch.priority.value]
+    if batch.deadline is not None:
+        submit += ["--deadline", batch.deadline.isoformat()]
+    if batch.training:
+        submit += ["--training", json.dumps(batch.training)]
+    many = "1 guard" if guards == 1 else f"{guards} guards"
+    return (
+        f"{path} has the batch with {many} more. To take it in the place of batch {batch.id}:\n"
+        f"  melo batch reject {batch.id} --reason 'submitted again with guards'\n"
+        f"  {visible(shlex.join(submit))}"
+    )

@@ -1,0 +1,30 @@
+"""Times as they are typed: ISO 8601, or how long from now."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from cli.errors import CommandError
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+TIME_HELP = "ISO 8601, such as 2026-11-17T14:05; without a zone, this machine's."
+
+
+def moment(text: str) -> datetime:
+    """A time with its zone. Raises CommandError."""
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise CommandError(
+            "Not a time", f"{text!r} is no time.", "Write it as 2026-11-17T14:05, or 2026-11-17T14:05+01:00."
+        ) from None
+
+
+def later(text: str) -> datetime:
+    """A time to come: 90d, 12h, 4w, 30m from now, or a time. Raises CommandError."""
+    found = re.fullmatch(r"(\d{1,6})([mhdw])", text)
+    if found is None:
+        return moment(text)
+    try:
+        return (datetime.now(UTC) + timedelta(**{_UNITS[found[2]]: int(found[1])})).astimezone()
+    except OverflowError:
+        raise CommandError("Not a time", f"{text!r} from now is beyond the calendar.", "Give an earlier one.") from None

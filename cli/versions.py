@@ -1,0 +1,322 @@
+"""`melo versions`, `show`, `diff`, `log`, `as-of`, `retire`, `revert`, `rollback`: every state, and the ways back."""
+
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from cli.errors import NEEDS_WORKER, CommandError
+from cli.files import lines_of
+from cli.invocation import Invocation, invocation
+from cli.show import AsJson, example, fields, print_json, prompt_of, table, visible
+from cli.times import TIME_HELP, moment
+
+if TYPE_CHECKING:
+    from registry.client import MeloClient
+    from registry.edits.schemas import EditView
+    from registry.versions.schemas import DiffView, PlannedVersion, VersionView
+
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept for good.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog=example("melo versions facts"))(versions)
+    app.command(epilog=example("melo show facts 3   (or: melo show facts@production)"))(show)
+    app.command(epilog=example("melo diff facts@3 facts@production --answers questions.txt"))(diff)
+    app.command(epilog=example("melo log 12"))(log)
+    app.command("as-of", epilog=example("melo as-of facts 2026-11-17T14:05"))(as_of)
+    app.command(epilog=example("melo retire facts 12 13 --reason 'no longer true'"))(retire)
+    app.command(epilog=example("melo revert facts 3 --reason 'batch 7 was wrong, the ones after it are right'"))(revert)
+    app.command(epilog=example("melo rollback facts 3 --reason 'batch 7 was wrong'"))(rollback)
+
+
+def versions(
+    context: typer.Context,
+    collection: str,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List a collection's versions, newest first."""
+    call = invocation(context)
+    with call.client() as client:
+        found = client.versions(collection, limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    columns = ["version#", "kind", "edits#", "aliases", "author", "made", "message", "content digest"]
+    rows = [
+        [
+            each.number,
+            _kind(each),
+            each.edit_count,
+            ", ".join(each.aliases),
+            each.author,
+            each.created_at,
+            each.message or each.reason,
+            each.content_digest[:12],
+        ]
+        for each in found
+    ]
+    table(call.out, columns, rows, empty="No versions yet: the base model answers.")
+
+
+def show(
+    context: typer.Context,
+    where: Annotated[
+        list[str], typer.Argument(metavar="VERSION", help="COLLECTION@VERSION, or COLLECTION and VERSION.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show one version: what it holds, what it changed, by whom and why."""
+    call = invocation(context)
+    collection, version = _one_version(where)
+    with call.client() as client:
+        wanted = number(client, collection, version)
+        if wanted == 0:
+            raise CommandError(
+                "Nothing to show", f"{collection}@base is the model without edits.", "Name a version from 1 on."
+            )
+        found = client.version(collection, wanted)
+    if as_json:
+        print_json(found)
+        return
+    changed = found.changed
+    rows = [
+        ("version", f"{collection}@{found.number}, after {found.parent or 'the base model'}"),
+        ("kind", _kind(found)),
+        ("message", found.message),
+        ("reason", found.reason),
+        ("author", found.author),
+        ("made", found.created_at),
+        ("batch", found.batch_id),
+        ("approved by", "\n".join(": ".join(filter(None, (each.actor, each.reason))) for each in found.approvals)),
+        ("edits", f"{found.edit_count} act"),
+        ("changed", f"{changed.added} added, {changed.retired} retired, {changed.replaced} replaced"),
+        ("blocks", found.block_count),
+        ("clusters", found.cluster_count),
+        ("aliases", ", ".join(found.aliases)),
+        ("content", found.content_digest),
+    ]
+    fields(call.out, rows)
+
+
+def diff(
+    context: typer.Context,
+    where: Annotated[
+        list[str],
+        typer.Argument(metavar="A B", help="COLLECTION@VERSION twice, or COLLECTION VERSION VERSION."),
+    ],
+    limit: Annotated[int, typer.Option(min=0, max=10_000, help="The most edits of a kind that are listed.")] = 100,
+    answers: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also ask both versions each line of a file; - is the standard input."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what changed between two versions; a version is a number, an alias, base or latest."""
+    call = invocation(context)
+    collection, first, second = _two_versions(where)
+    prompts = lines_of(answers) if answers else []
+    with call.client() as client:
+        a, b = number(client, collection, first), number(client, collection, second)
+        found = client.diff(collection, a, b, limit=limit)
+    said = asked(call, [f"{collection}@{version or 'base'}" for version in (a, b)], prompts) if prompts else []
+    pairs = [{"prompt": prompt, "a": old, "b": new} for prompt, old, new in zip(prompts, *said, strict=True)]
+    if as_json:
+        print_json(found.model_dump(mode="json") | ({"answers": pairs} if prompts else {}))
+        return
+    _show_diff(call, collection, found)
+    if prompts:
+        rows = [[pair["prompt"], pair["a"], _marked(pair["a"], pair["b"])] for pair in pairs]
+        table(call.out, ["prompt", f"@{first}", f"@{second}"], rows, empty="")
+        changed = sum(pair["a"] != pair["b"] for pair in pairs)
+        call.out.print(f"answers: {changed} of {len(pairs)} differ")
+
+
+def log(
+    context: typer.Context,
+    edit: Annotated[int, typer.Argument(metavar="EDIT", min=1, help="The edit's number.")],
+    as_json: AsJson = False,
+) -> None:
+    """Tell an edit's life: submitted, decided on, applied, replaced, retired, reverted, rolled back."""
+    call = invocation(context)
+    with call.client() as client:
+        found = client.edit_log(edit)
+    if as_json:
+        print_json(found)
+        return
+    state = "acts" if found.active else "does not act"
+    prompt = repr(found.edit.prompt) if found.edit.erased_at is None else "its content was erased"
+    call.out.print(Text(visible(f"Edit {found.edit.id} of {found.collection} {state}: {prompt}")))
+    columns = ["at", "what", "acts", "version#", "other edit#", "who", "why"]
+    rows = [
+        [each.at, each.what, each.acts, each.version, each.other_edit, each.who, each.why] for each in found.entries
+    ]
+    table(call.out, columns, rows, empty="Nothing is recorded.")
+
+
+def as_of(
+    context: typer.Context,
+    collection: str,
+    time: Annotated[str, typer.Argument(help=TIME_HELP)],
+    as_json: AsJson = False,
+) -> None:
+    """Say which version was the newest at a moment. What an alias pointed at: `melo alias asked`."""
+    call = invocation(context)
+    asked = moment(time)
+    with call.client() as client:
+        found = client.as_of(collection, asked)
+    if as_json:
+        print_json(found)
+        return
+    version = found.version
+    if version is None:
+        call.out.print(f"At {asked:%Y-%m-%d %H:%M:%S %z}, {collection} had no version: the base model.", markup=False)
+        return
+    call.out.print(f"At {asked:%Y-%m-%d %H:%M:%S %z}, the newest was {collection}@{found.number}.", markup=False)
+    pairs = [
+        ("kind", _kind(version)),
+        ("message", version.message),
+        ("reason", version.reason),
+        ("author", version.author),
+        ("made", version.created_at),
+        ("edits", version.edit_count),
+    ]
+    fields(call.out, pairs)
+
+
+def retire(
+    context: typer.Context,
+    collection: str,
+    edits: Annotated[list[int], typer.Argument(metavar="EDIT...", min=1, help="The edits' numbers.")],
+    reason: Reason,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version in which the edits no longer act. Nothing is trained again."""
+    call = invocation(context)
+    with call.client() as client:
+        made = (client.plan_retire if dry_run else client.retire)(collection, edits, reason)
+    _finish(call, collection, made, as_json)
+
+
+def revert(
+    context: typer.Context,
+    collection: str,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A number, or an alias.")],
+    reason: Reason,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version that takes back what one version changed, and nothing else."""
+    call = invocation(context)
+    with call.client() as client:
+        target = number(client, collection, version)
+        made = (client.plan_revert if dry_run else client.revert)(collection, target, reason)
+    _finish(call, collection, made, as_json)
+
+
+def rollback(
+    context: typer.Context,
+    collection: str,
+    to: Annotated[str, typer.Argument(metavar="VERSION", help="A number, an alias, or base.")],
+    reason: Reason,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version whose content equals an older one's, bit for bit."""
+    call = invocation(context)
+    with call.client() as client:
+        target = number(client, collection, to)
+        made = (client.plan_rollback if dry_run else client.rollback)(collection, target, reason)
+    _finish(call, collection, made, as_json)
+
+
+def asked(call: Invocation, models: list[str], prompts: list[str]) -> list[list[str]]:
+    """What the models answer. Asking needs the worker's package, which is found by an entry point, not imported."""
+    for entry in entry_points(group="melo.answers"):
+        said: list[list[str]] = entry.load()(call, models, prompts)
+        return said
+    raise CommandError("Not installed", "To ask a version needs the worker's package.", f"Run: {NEEDS_WORKER}")
+
+
+def _marked(before: str, after: str) -> Text:
+    return Text(visible(after), style="green" if before != after else "dim")
+
+
+def number(client: "MeloClient", collection: str, version: str) -> int:
+    """The number that a version's name stands for."""
+    if version.isdecimal():
+        return int(version)
+    return client.resolve(f"{collection}@{version}").number
+
+
+def _kind(version: "VersionView") -> str:
+    if version.restores is not None:
+        return f"{version.kind.value} to {version.restores or 'the base model'}"
+    return version.kind.value if version.reverts is None else f"{version.kind.value} of {version.reverts}"
+
+
+def _one_version(where: list[str]) -> tuple[str, str]:
+    words = where if len(where) == 2 else where[0].split("@") if len(where) == 1 else []
+    if len(words) == 2 and all(words):
+        return words[0], words[1]
+    raise typer.BadParameter("write COLLECTION@VERSION, or COLLECTION VERSION.")
+
+
+def _two_versions(where: list[str]) -> tuple[str, str, str]:
+    if len(where) == 3:
+        return where[0], where[1], where[2]
+    names = [word.partition("@") for word in where]
+    if len(where) == 2 and all(name and version for name, _, version in names):
+        (first_name, _, first), (second_name, _, second) = names
+        if first_name != second_name:
+            raise typer.BadParameter(f"{first_name} and {second_name} are two collections; name one.")
+        return first_name, first, second
+    raise typer.BadParameter("write COLLECTION@VERSION twice, or COLLECTION VERSION VERSION.")
+
+
+def _finish(call: Invocation, collection: str, made: "VersionView | PlannedVersion", as_json: bool) -> None:
+    from registry.versions.schemas import PlannedVersion
+
+    if as_json:
+        print_json(made)
+    elif isinstance(made, PlannedVersion):
+        call.out.print(f"It would make {collection}@{made.number}; nothing was changed.", markup=False)
+        _show_diff(call, collection, made.diff)
+    else:
+        edits = "1 edit" if made.edit_count == 1 else f"{made.edit_count} edits"
+        call.out.print(Text(f"{collection}@{made.number} was made: {edits} act, content {made.content_digest[:12]}."))
+
+
+def _show_diff(call: Invocation, collection: str, found: "DiffView") -> None:
+    if found.same_content:
+        call.out.print(f"{collection}@{found.a} and @{found.b} have the same content.", markup=False)
+        return
+
+    def row(sign: str, edit: "EditView", colour: str) -> list[object]:
+        return [Text(sign, style=colour), edit.id, prompt_of(edit), Text(edit.target, style=colour), edit.author]
+
+    rows = [row("+", edit, "green") for edit in found.added]
+    rows += [row("-", edit, "red") for edit in found.retired]
+    for pair in found.replaced:
+        rows += [row("-", pair.old, "red"), row("+", pair.new, "green")]
+    table(call.out, ["", "edit#", "prompt", "target", "author"], rows, empty=_no_rows(found))
+    listed = len(found.added), len(found.retired), len(found.replaced)
+    counts = found.edits
+    all_listed = listed == (counts.added, counts.retired, counts.replaced)
+    call.out.print(
+        f"edits: {counts.added} added, {counts.retired} retired, {counts.replaced} replaced"
+        + ("" if all_listed else "; not all are listed (--limit)"),
+        markup=False,
+    )
+    for name, count in (("clusters", found.clusters), ("blocks", found.blocks)):
+        call.out.print(f"{name}: {count.added} added, {count.removed} removed, {count.changed} changed")
+
+
+def _no_rows(found: "DiffView") -> str:
+    counts = found.edits
+    return "The same edits." if not (counts.added or counts.retired or counts.replaced) else ""

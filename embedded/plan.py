@@ -1,0 +1,118 @@
+"""Which processes make up the stack, in the order in which they start."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from embedded.postgres import Postgres
+from embedded.processes import Account, Farewell
+from embedded.valkey import Valkey
+from registry.base import probes
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process of the stack: how it starts, how to tell that it works, how it is asked to end."""
+
+    name: str
+    command: list[str]
+    sign: Callable[[], None]  # raises probes.NoSign until the process does its work
+    patience_seconds: float  # how long it may take until then
+    farewells: list[Farewell]
+    environment: dict[str, str] = field(default_factory=dict)
+    account: Account | None = None
+    cwd: Path | None = None
+    inherit: list[int] = field(default_factory=list)  # file descriptors that it keeps
+
+
+def postgres_part(server: Postgres) -> Part:
+    return Part(
+        name="postgres",
+        command=server.command,
+        sign=lambda: probes.of_postgres(server.url("postgres")),
+        patience_seconds=120,  # it may first have to recover from a power loss
+        # SIGINT is its fast shutdown: sessions are closed, the data is written. SIGQUIT leaves the
+        # writing to the next start's recovery.
+        farewells=[Farewell(signal.SIGINT, 60), Farewell(signal.SIGQUIT, 10)],
+        environment=_own_environment(),
+        account=server.account,
+        cwd=server.folder,
+    )
+
+
+def valkey_part(server: Valkey) -> Part:
+    return Part(
+        name="valkey",
+        command=server.command,
+        sign=lambda: probes.of_broker(server.url),
+        patience_seconds=60,
+        farewells=[Farewell(signal.SIGTERM, 20)],
+        environment=_own_environment(),
+        cwd=server.settings.parent,
+    )
+
+
+def relay_part(environment: dict[str, str]) -> Part:
+    return Part(
+        name="relay",
+        command=[sys.executable, "-m", "registry.relay"],
+        sign=lambda: probes.of_relay(environment["MELO_DATABASE_URL"]),
+        patience_seconds=60,
+        farewells=[Farewell(signal.SIGTERM, 10)],
+        environment=environment,
+    )
+
+
+def worker_part(environment: dict[str, str], stop_seconds: float) -> Part:
+    """stop_seconds: for which the worker may go on with its job when it is told to stop."""
+    return Part(
+        name="worker",
+        command=[sys.executable, "-m", "worker"],
+        sign=lambda: probes.of_worker(
+            environment["MELO_DATABASE_URL"], within_seconds=4, host=f"{socket.gethostname()}/"
+        ),
+        patience_seconds=180,  # importing torch from a cold disk
+        # A job that is cut off loses nothing: its lease runs out and it is sent again.
+        farewells=[Farewell(signal.SIGTERM, stop_seconds + 5), Farewell(signal.SIGTERM, 5)],  # the second: at once
+        environment=_beside_the_relay(environment),
+    )
+
+
+def api_part(environment: dict[str, str], listener: int) -> Part:
+    return Part(
+        name="api",
+        command=[sys.executable, "-m", "embedded.serve", str(listener)],
+        inherit=[listener],
+        sign=lambda: probes.of_api(environment["MELO_API_URL"]),
+        patience_seconds=60,
+        farewells=[Farewell(signal.SIGTERM, 10)],
+        environment=environment,
+    )
+
+
+def own_parts_environment(home: Path, database_url: str, redis_url: str, api_url: str) -> dict[str, str]:
+    """What the project's own processes find in their environment, beside what the user has set."""
+    return {
+        **os.environ,
+        "MELO_HOME": str(home),
+        "MELO_DATABASE_URL": database_url,
+        "MELO_REDIS_URL": redis_url,
+        "MELO_API_URL": api_url,
+        "PYTHONUNBUFFERED": "1",  # so that the logs are up to date
+    }
+
+
+def _beside_the_relay(environment: dict[str, str]) -> dict[str, str]:
+    """For the worker: the relay shows its metrics at the port that is set, the worker at the next one."""
+    port = environment.get("MELO_METRICS_PORT", "")
+    # What is no number the relay refuses, and at 0 each takes one that is free.
+    return environment | {"MELO_METRICS_PORT": str(int(port) + 1)} if port.isdecimal() and int(port) else environment
+
+
+def _own_environment() -> dict[str, str]:
+    """For servers that are not ours: no PG* variable may change their settings, no MELO_* leak to them."""
+    return {name: value for name, value in os.environ.items() if name in ("PATH", "TZ", "TMPDIR")}

@@ -1,0 +1,21 @@
+"""The API on a listening socket that the supervisor made; run as `python -m embedded.serve FD`."""
+
+import socket
+import sys
+
+import uvicorn
+
+
+def main() -> None:
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    config = uvicorn.Config(
+        "registry.api.app:app_factory",
+        factory=True,
+        access_log=False,  # the application has its own line for each request
+        log_config=None,
+        timeout_graceful_shutdown=5,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+main()

@@ -1,0 +1,313 @@
+"""The process that starts the stack in order, restarts what dies, and stops it in the reverse order.
+
+Run as `python -m embedded`; every other command talks to it through signals and state.json.
+"""
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import filelock
+import psycopg
+import psycopg.sql
+
+from embedded import plan, postgres, programs, state, valkey
+from embedded.errors import EmbeddedError, StartFailed, StopFailed
+from embedded.leftovers import clear
+from embedded.plan import Part
+from embedded.processes import ProcessIdentity, spawn, stop, tail
+from embedded.state import EXIT_LOCKED, Health, Phase, ProcessRecord, StackState
+from registry.base import database, probes
+from registry.base.settings import Settings
+
+API_PORTS = range(8410, 8510)  # the first free one is taken
+POLL_SECONDS = 0.2
+FIRST_PAUSE_SECONDS = 0.5  # before the first restart; doubles with each that follows
+LONGEST_PAUSE_SECONDS = 30.0
+STEADY_SECONDS = 60.0  # after running this long a process's earlier deaths no longer count
+
+
+class Asked(Exception):
+    """The stack was asked to end while it was starting."""
+
+
+@dataclass
+class Running:
+    """A part together with its present process."""
+
+    part: Part
+    record: ProcessRecord
+    child: subprocess.Popen[bytes] | None = None
+    since: float = 0.0  # time.monotonic() of its last start
+    deaths: int = 0  # in a row
+    restart_at: float = 0.0
+
+
+@dataclass
+class Supervisor:
+    """Owns one MELO_HOME for as long as it lives."""
+
+    home: Path
+    settings: Settings
+    with_worker: bool
+    with_api: bool
+    tied: bool  # end together with the process that started this one
+    running: list[Running] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.state = StackState(supervisor=ProcessIdentity.of(os.getpid()))
+        self._asked = False
+        self._listener: socket.socket | None = None
+        self._parent = os.getppid()
+
+    def run(self) -> int:
+        """Start, watch until asked to end, stop. Returns the exit status."""
+        lock = filelock.FileLock(state.lock_file(self.home))
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            return EXIT_LOCKED
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._ask)
+        try:
+            self._clear_leftovers()
+            self._start()
+            self._watch()
+        except Asked:
+            pass
+        except EmbeddedError as error:
+            self._stop()
+            self.state.error, self.state.remedy = error.detail, error.remedy
+            self._enter(Phase.FAILED)
+            return 1
+        except Exception as error:
+            self._stop()
+            self.state.error = f"{type(error).__name__}: {error}"
+            self.state.remedy = f"The log {state.log_file(self.home, 'supervisor')} says where."
+            self._enter(Phase.FAILED)
+            raise
+        try:
+            self._stop()
+        except StopFailed as error:
+            self.state.error, self.state.remedy = error.detail, error.remedy
+            self._enter(Phase.FAILED)
+            return 1
+        state.state_file(self.home).unlink(missing_ok=True)
+        return 0
+
+    # Starting
+
+    def _start(self) -> None:
+        database_url = self.settings.database_url or self._start_postgres()
+        redis_url = self.settings.redis_url or self._start_valkey()
+        self._expect("the database", lambda: probes.of_postgres(database_url))
+        self._expect("the broker", lambda: probes.of_broker(redis_url))
+        self.state.database_url, self.state.redis_url = database_url, redis_url
+
+        self._say("migrating the database")
+        database.upgrade(database_url)
+        engine = database.make_engine(database_url)
+        self.state.schema_revision = database.schema_state(engine).revision
+        engine.dispose()
+
+        self._listener = listen(API_PORTS)
+        api_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        environment = plan.own_parts_environment(self.home, database_url, redis_url, api_url)
+        parts = []
+        if self.with_worker and programs.worker_is_installed():
+            parts.append(plan.worker_part(environment, self.settings.stop_seconds))
+        elif self.with_worker:
+            self.state.notes.append(
+                "No worker: torch is not installed, so approved batches wait. "
+                "Install it with: pip install 'melo-registry[worker]'"
+            )
+        if self.with_api or parts:
+            parts.append(plan.relay_part(environment))
+        if self.with_api:
+            parts.append(plan.api_part(environment, self._listener.fileno()))
+            self.state.api_url = api_url
+        self._await_ready(*[self._launch(part) for part in parts])  # together: each takes long to import
+        self._say("")
+        self._enter(Phase.READY)
+
+    def _start_postgres(self) -> str:
+        self._say("preparing the database's folder")
+        server = postgres.prepare(self.home)
+        self._await_ready(self._launch(plan.postgres_part(server)))
+        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+            known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [postgres.DATABASE])
+            if known.fetchone() is None:
+                name = psycopg.sql.Identifier(postgres.DATABASE)
+                connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(name))
+        return server.url()
+
+    def _start_valkey(self) -> str:
+        server = valkey.prepare(self.home)
+        self._await_ready(self._launch(plan.valkey_part(server)))
+        return server.url
+
+    def _launch(self, part: Part) -> Running:
+        log = state.log_file(self.home, part.name)
+        record = ProcessRecord(name=part.name, identity=None, health=Health.STARTING, log=log)
+        running = Running(part=part, record=record)
+        self.running.append(running)
+        self.state.processes.append(record)
+        self._spawn(running)
+        return running
+
+    def _spawn(self, running: Running) -> None:
+        part, record = running.part, running.record
+        running.child = spawn(
+            part.command,
+            environment=part.environment,
+            log=record.log,
+            account=part.account,
+            cwd=part.cwd,
+            inherit=part.inherit,
+        )
+        running.since = time.monotonic()
+        record.identity = ProcessIdentity.of(running.child.pid)
+        record.health = Health.STARTING
+        self._write()
+
+    def _await_ready(self, *started: Running) -> None:
+        waiting = list(started)
+        while waiting:
+            self._say(f"starting {', '.join(running.part.name for running in waiting)}")
+            waiting = [running for running in waiting if not self._has_come_up(running)]
+            if waiting:
+                time.sleep(POLL_SECONDS)
+
+    def _has_come_up(self, running: Running) -> bool:
+        self._raise_if_asked()
+        part, log = running.part, running.record.log
+        if running.child is not None and running.child.poll() is not None:
+            raise StartFailed(
+                f"{part.name} ended at once, with status {running.child.returncode}. The end of {log}:\n{tail(log)}"
+            )
+        try:
+            part.sign()
+        except probes.NoSign as reason:
+            if time.monotonic() - running.since < part.patience_seconds:
+                return False
+            raise StartFailed(
+                f"{part.name} was not ready after {part.patience_seconds:.0f} s: {reason}. "
+                f"The end of {log}:\n{tail(log)}"
+            ) from None
+        running.record.health = Health.READY
+        return True
+
+    def _expect(self, what: str, sign: Callable[[], None]) -> None:
+        """A server of the user's own has to answer before anything is built on it."""
+        try:
+            sign()
+        except probes.NoSign as reason:
+            raise StartFailed(
+                f"{what.capitalize()} was not reached: {reason}.",
+                "Check MELO_DATABASE_URL and MELO_REDIS_URL, or unset them to use the embedded servers.",
+            ) from None
+
+    # Watching
+
+    def _watch(self) -> None:
+        while True:
+            self._raise_if_asked()
+            for running in self.running:
+                self._look_after(running)
+            time.sleep(POLL_SECONDS)
+
+    def _look_after(self, running: Running) -> None:
+        now = time.monotonic()
+        if running.child is None:
+            if now >= running.restart_at:
+                self._spawn(running)
+            return
+        status = running.child.poll()
+        if status is not None:
+            steady = now - running.since > STEADY_SECONDS
+            running.deaths = 1 if steady else running.deaths + 1
+            pause = min(FIRST_PAUSE_SECONDS * 2 ** (running.deaths - 1), LONGEST_PAUSE_SECONDS)
+            running.child, running.restart_at = None, now + pause
+            record = running.record
+            record.identity, record.last_exit, record.health = None, status, Health.RESTARTING
+            record.restarts += 1
+            self._write()
+        elif running.record.health is Health.STARTING:
+            try:
+                running.part.sign()
+            except probes.NoSign:
+                return
+            running.record.health = Health.READY
+            self._write()
+
+    # Stopping
+
+    def _stop(self) -> None:
+        """End every process, the last started first. Raises StopFailed naming what is left."""
+        self._enter(Phase.STOPPING)
+        left = []
+        for running in reversed(self.running):
+            identity = running.record.identity
+            if identity is not None and not stop(identity, running.part.farewells):
+                left.append(f"{running.part.name} (pid {identity.pid})")
+            if running.child is not None:
+                running.child.poll()  # so that no zombie stays
+            running.record.identity, running.record.health = None, Health.STOPPED
+            self._write()
+        if self._listener is not None:
+            self._listener.close()
+        if left:
+            raise StopFailed(f"Still running after SIGKILL: {', '.join(left)}.", "See why with: ps -fp PID")
+
+    def _clear_leftovers(self) -> None:
+        """End what an earlier supervisor left behind when it was killed."""
+        clear(self.home, state.read(self.home))
+        self._write()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def _raise_if_asked(self) -> None:
+        orphaned = self.tied and os.getppid() != self._parent
+        if self._asked or orphaned:
+            raise Asked
+
+    def _enter(self, phase: Phase) -> None:
+        self.state.phase = phase
+        self._write()
+
+    def _say(self, doing: str) -> None:
+        self.state.doing = doing
+        self._write()
+
+    def _write(self) -> None:
+        state.write(self.home, self.state)
+
+
+def listen(ports: range) -> socket.socket:
+    """A listening loopback socket on the first free port.
+
+    The supervisor holds it and the API inherits it: no other program can take the port between the
+    choice and the start, nor while the API is restarted.
+    """
+    for port in ports:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen(128)
+            return listener
+        except OSError as error:
+            listener.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise StartFailed(
+        f"No port from {ports.start} to {ports.stop - 1} is free on 127.0.0.1.", "End what listens there."
+    )

@@ -1,0 +1,105 @@
+"""The API: its routes, and whether it is ready."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request
+from sqlalchemy import Engine, text
+
+from registry.api.body_limit import BodyLimit
+from registry.api.endpoints.access import router as access
+from registry.api.endpoints.audit import router as audit
+from registry.api.endpoints.collections import router as collections
+from registry.api.endpoints.edits import router as edits
+from registry.api.endpoints.erasure import router as erasure
+from registry.api.endpoints.jobs import router as jobs
+from registry.api.endpoints.metrics import router as metrics
+from registry.api.endpoints.versions import router as versions
+from registry.api.endpoints.webhooks import router as webhooks
+from registry.api.following import Streams
+from registry.api.gate import Gate
+from registry.api.openapi import complete
+from registry.api.problems import add_handlers
+from registry.api.rates import Rates
+from registry.api.request_log import RequestLog
+from registry.api.request_metrics import RequestCounts, RequestMetrics
+from registry.base.database import make_engine, make_sessions, schema_state
+from registry.base.logging import configure_logging
+from registry.base.settings import Settings
+from registry.metrics.exposition import new_registry
+from registry.metrics.queue import QueueCollector
+
+VERSION = version("melo-registry")
+
+
+class SchemaGate:
+    """Lets requests through once the database's schema is this program's; looks again until it is."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._open = False
+
+    def require_current(self) -> None:
+        if not self._open:
+            self.look()
+
+    def look(self) -> None:
+        schema_state(self._engine).require_current()
+        self._open = True
+
+
+def app_factory() -> FastAPI:
+    """What `uvicorn registry.api.app:app_factory --factory` serves."""
+    configure_logging()
+    return create_app(Settings())
+
+
+def create_app(settings: Settings) -> FastAPI:
+    engine = make_engine(settings.database_url, settings.statement_timeout_seconds)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        engine.dispose()
+
+    app = FastAPI(
+        title="MELO registry",
+        description="Corrections to language models, as versions that can be compared, audited and taken back.",
+        version=VERSION,
+        lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    app.state.settings = settings
+    app.state.engine = engine
+    app.state.sessions = make_sessions(engine)
+    app.state.schema = SchemaGate(engine)
+    app.state.metrics = new_registry()
+    app.state.metrics.register(QueueCollector(app.state.sessions))
+    app.state.rates = Rates(settings.rate_limit, settings.redis_url)
+    app.state.streams = Streams()
+    # The last one added sees a request first: it has an id before it is let in, and is let in before its body is read.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
+    app.add_middleware(Gate)
+    app.add_middleware(RequestLog)
+    app.add_middleware(RequestMetrics, counts=RequestCounts.make(app.state.metrics))
+    for router in (collections, edits, jobs, versions, audit, erasure, access, webhooks, metrics):
+        app.include_router(router)
+    add_handlers(app)
+
+    @app.get("/healthz", tags=["operation"])
+    def healthz() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok", "version": VERSION}
+
+    @app.get("/readyz", tags=["operation"])
+    def readyz(request: Request) -> dict[str, str]:
+        """The database answers and has this program's schema; else 503 with the reason."""
+        request.app.state.schema.look()
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+        return {"status": "ready"}
+
+    complete(app)
+    return app

@@ -1,0 +1,110 @@
+"""/v1/audit"""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+
+from registry.api.http import SessionDep, needs
+from registry.api.idempotency.route import RepeatableRoute
+from registry.api.pages import ById
+from registry.audit import checkpoint, export, service
+from registry.audit.schemas import (
+    Checkpoint,
+    Comparison,
+    ComparisonView,
+    EventView,
+    PublicKeyView,
+    VerificationView,
+)
+from registry.audit.signing import signing_key
+from registry.base.vocabulary import Role
+from registry.base.wire import Name
+from registry.collections import service as collections
+from registry.tables.audit import AuditEvent
+from registry.verification import service as verification
+
+router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=RepeatableRoute)
+LINES = "application/x-ndjson"
+STEPS = {"schema": {"type": "string"}, "example": '{"checking": "events", "checked": 1000}\n'}
+EVENTS = {"schema": {"type": "string"}, "example": '{"seq": 1, "action": "registry:collection:create", …}\n'}
+
+
+@router.get("", response_model=list[EventView], dependencies=[needs(Role.VIEWER, query="collection")])
+def list_events(
+    session: SessionDep,
+    page: ById,
+    collection: Annotated[Name | None, Query()] = None,
+    subject: Annotated[str | None, Query(max_length=300, pattern=r"^[^\x00]*$", examples=["batch/3"])] = None,
+) -> list[AuditEvent]:
+    """What was done, by whom, when and why, newest first."""
+    collection_id = collections.get(session, collection).id if collection else None
+    found = service.log(session, collection_id=collection_id, subject=subject, before=page.key, limit=page.rows)
+    return page.cut(found, lambda event: event.seq)
+
+
+@router.get("/verify", dependencies=[needs(Role.VIEWER)])
+def verify_record(session: SessionDep) -> VerificationView:
+    """Recompute every digest and the chain of events."""
+    return verification.verify(session)
+
+
+@router.get(
+    "/verify/stream",
+    dependencies=[needs(Role.VIEWER)],
+    response_class=StreamingResponse,
+    responses={200: {"content": {LINES: STEPS}, "description": "ProgressView lines, the last a VerificationView"}},
+)
+def verify_record_in_steps(request: Request) -> StreamingResponse:
+    """The same, which may take minutes, saying what it is at: a JSON object a line, and the result as the last."""
+    request.app.state.schema.require_current()
+
+    def lines() -> Iterator[str]:
+        with request.app.state.sessions() as session:
+            for step in verification.verify_in_steps(session):
+                yield step.model_dump_json() + "\n"
+
+    return StreamingResponse(lines(), media_type=LINES)
+
+
+@router.get(
+    "/export",
+    dependencies=[needs(Role.VIEWER)],
+    response_class=StreamingResponse,
+    responses={200: {"content": {LINES: EVENTS}, "description": "an event a line, in the form that its hash covers"}},
+)
+def export_events(
+    request: Request,
+    since: Annotated[int, Query(ge=0, le=2**63 - 1, description="the seq after which the file begins")] = 0,
+) -> StreamingResponse:
+    """Every event as JSONL, oldest first: can be verified without a database."""
+    request.app.state.schema.require_current()
+
+    def lines() -> Iterator[bytes]:
+        with request.app.state.sessions() as session:
+            yield from export.lines(session, since)
+
+    return StreamingResponse(lines(), media_type=LINES)
+
+
+@router.post("/checkpoint", status_code=201, dependencies=[needs(Role.APPROVER)])
+def sign_checkpoint(request: Request, session: SessionDep) -> Checkpoint:
+    """Sign the head of the chain. Keep the answer elsewhere; nothing is stored, and no event is written."""
+    return checkpoint.make(session, signing_key(request.app.state.settings))
+
+
+@router.post("/checkpoint/compare", dependencies=[needs(Role.VIEWER)])
+def compare_with_checkpoint(comparison: Comparison, session: SessionDep) -> ComparisonView:
+    """Whether the record is a continuation of the one that was signed: not cut off, not written anew."""
+    findings = [
+        *checkpoint.unsigned(comparison.checkpoint, comparison.public_key),
+        *checkpoint.compare(session, comparison.checkpoint),
+    ]
+    return ComparisonView(ok=not findings, findings=findings)
+
+
+@router.get("/public-key", dependencies=[needs(Role.VIEWER)])
+def show_public_key(request: Request, session: SessionDep) -> PublicKeyView:
+    """The key that checkpoints are checked with. Take it once, by a way that you trust."""
+    return checkpoint.identity(session, signing_key(request.app.state.settings))

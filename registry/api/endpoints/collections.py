@@ -1,0 +1,56 @@
+"""/v1/collections"""
+
+from fastapi import APIRouter
+
+from registry.api.http import ActorDep, CollectionDep, SessionDep, VisibleDep, needs
+from registry.api.idempotency.route import RepeatableRoute
+from registry.api.pages import ByName
+from registry.base.vocabulary import Role
+from registry.collections import policy, service
+from registry.collections.schemas import CollectionView, NewCollection, PolicyChange, QueueChange
+from registry.jobs import collection_queue as queue
+from registry.jobs import listing
+from registry.jobs.schemas import QueueView
+
+router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=RepeatableRoute)
+
+
+@router.post("", status_code=201, dependencies=[needs(Role.ADMIN)])
+def create_collection(new: NewCollection, session: SessionDep, actor: ActorDep) -> CollectionView:
+    """Start a line of versions over a base model."""
+    return service.view(session, service.create(session, new, actor))
+
+
+@router.get("", dependencies=[needs(Role.VIEWER, anywhere=True)])
+def list_collections(session: SessionDep, visible: VisibleDep, page: ByName) -> list[CollectionView]:
+    """Those that the caller may see, by name."""
+    found = service.page(session, among=visible, after=page.key, limit=page.rows)
+    return page.cut(found, lambda collection: collection.name)
+
+
+@router.get("/{collection}", dependencies=[needs(Role.VIEWER)])
+def show_collection(collection: CollectionDep, session: SessionDep) -> CollectionView:
+    """Its model, its method's settings, its policy, and what is newest in it."""
+    return service.view(session, collection)
+
+
+@router.patch("/{collection}/policy", dependencies=[needs(Role.ADMIN)])
+def change_policy(
+    change: PolicyChange, collection: CollectionDep, session: SessionDep, actor: ActorDep
+) -> CollectionView:
+    """Change how many approvals a batch needs, by whom, and what a worker checks before."""
+    return service.view(session, policy.change(session, collection, change, actor))
+
+
+@router.get("/{collection}/queue", dependencies=[needs(Role.VIEWER)])
+def show_queue(collection: CollectionDep, session: SessionDep) -> QueueView:
+    """What runs and what waits, in the order in which it is begun, and what for."""
+    return listing.queue(session, collection)
+
+
+@router.post("/{collection}/queue", dependencies=[needs(Role.APPROVER)])
+def change_queue(
+    change: QueueChange, collection: CollectionDep, session: SessionDep, actor: ActorDep
+) -> CollectionView:
+    """Pause or drain the collection's queue, or open it again."""
+    return service.view(session, queue.set_queue(session, collection, change.state, actor, change.reason))

@@ -1,0 +1,33 @@
+"""/v1/erasures"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from registry.api.http import ActorDep, SessionDep, needs
+from registry.api.idempotency.route import RepeatableRoute
+from registry.api.pages import ById
+from registry.base.vocabulary import Role
+from registry.base.wire import Text
+from registry.erasure import service
+from registry.erasure.schemas import Erasure, ErasureView, FoundEdit
+
+router = APIRouter(prefix="/v1/erasures", tags=["erasure"], route_class=RepeatableRoute)
+
+
+@router.post("", dependencies=[needs(Role.ADMIN)])
+def erase_edits(erasure: Erasure, session: SessionDep, actor: ActorDep) -> ErasureView:
+    """Erase the content of edits at a person's request, for good; with dry_run, say what would go.
+
+    Digests and events stay, so the record still verifies. Versions that hold the edits can no longer be served.
+    """
+    return service.erase(session, erasure.edits, actor, erasure.reason, dry_run=erasure.dry_run)
+
+
+@router.get("/edits", dependencies=[needs(Role.ADMIN)])
+def find_edits_of_person(
+    person: Annotated[Text, Query(min_length=2, max_length=200, examples=["Jo Doe"])], session: SessionDep, page: ById
+) -> list[FoundEdit]:
+    """Edits that a person wrote or that mention them, in all collections, in the order of their ids."""
+    found = service.of_person(session, person, after=page.key or 0, limit=page.rows)
+    return page.cut(found, lambda edit: edit.id)

@@ -1,0 +1,201 @@
+"""What makes, shows and compares versions under /v1/collections/{collection}; its aliases; edits' logs; /v1/resolve"""
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import AwareDatetime
+from sqlalchemy.orm import Session
+
+from registry.api.conditional import ConditionalDep, IfMatch, tagged
+from registry.api.http import ActorDep, CollectionDep, SessionDep, needs
+from registry.api.idempotency.route import RepeatableRoute
+from registry.api.pages import ById, ByName, ByTime
+from registry.base.vocabulary import Role
+from registry.tables.collections import Collection
+from registry.tables.versions import Alias, Version
+from registry.versions import aliases, comparing, reading, service
+from registry.versions.edit_log import edit_log
+from registry.versions.schemas import (
+    AliasTarget,
+    AliasView,
+    AsOfView,
+    DiffView,
+    EditLogView,
+    PlannedVersion,
+    ResolvedView,
+    Retirement,
+    Reversion,
+    Rollback,
+    VersionDetail,
+    VersionView,
+)
+
+router = APIRouter(prefix="/v1", tags=["versions"], route_class=RepeatableRoute)
+of_collection = APIRouter(prefix="/collections/{collection}", route_class=RepeatableRoute)
+
+Number = Annotated[int, Query(ge=0, le=2**31 - 1, description="a version's number; 0: the base model")]
+Moment = Annotated[AwareDatetime, Query(description="ISO 8601, with a zone", examples=["2026-11-17T14:05:00Z"])]
+AliasName = Annotated[str, Path(max_length=100, examples=["production"])]
+
+
+@of_collection.get("/versions", dependencies=[needs(Role.VIEWER)])
+def list_versions(collection: CollectionDep, session: SessionDep, page: ById) -> list[VersionView]:
+    """A collection's versions, newest first."""
+    found = reading.page(session, collection, before=page.key, limit=page.rows)
+    return page.cut(found, lambda version: version.number)
+
+
+@of_collection.get("/versions/{number}", dependencies=[needs(Role.VIEWER)])
+def show_version(
+    number: Annotated[int, Path(ge=1, le=2**31 - 1)],
+    collection: CollectionDep,
+    session: SessionDep,
+    conditional: ConditionalDep,
+) -> VersionDetail:
+    """One version: what it holds and changed, who made it and why. It never changes; what points at it does."""
+    return conditional.answer(reading.show(session, collection, number))
+
+
+@of_collection.get("/diff", dependencies=[needs(Role.VIEWER)])
+def compare_versions(
+    a: Number,
+    b: Number,
+    collection: CollectionDep,
+    session: SessionDep,
+    conditional: ConditionalDep,
+    limit: Annotated[int, Query(ge=0, le=10_000, description="the most edits of a kind in the answer")] = 100,
+) -> DiffView:
+    """What changed from version a to version b: how much, and which edits, at most `limit` of a kind."""
+    return conditional.answer(comparing.diff(session, collection, a, b, limit=limit))
+
+
+@of_collection.get("/as-of", dependencies=[needs(Role.VIEWER)])
+def show_version_as_of(time: Moment, collection: CollectionDep, session: SessionDep) -> AsOfView:
+    """The version that was the newest at a moment."""
+    return reading.view_as_of(session, collection, time)
+
+
+@router.get("/edits/{edit_id}/log", dependencies=[needs(Role.VIEWER)])
+def show_edit_log(edit_id: Annotated[int, Path(ge=1, le=2**63 - 1)], session: SessionDep) -> EditLogView:
+    """An edit's life: submitted, decided on, applied in a version, replaced, retired, reverted, rolled back."""
+    return edit_log(session, edit_id)
+
+
+@of_collection.post("/retire", dependencies=[needs(Role.APPROVER)])
+def retire_edits(
+    retirement: Retirement, collection: CollectionDep, session: SessionDep, actor: ActorDep
+) -> VersionView | PlannedVersion:
+    """Make a version in which edits no longer act. Nothing is trained."""
+    return _made(
+        session,
+        collection,
+        lambda: service.retire(session, collection, retirement.edits, actor, retirement.reason),
+        dry_run=retirement.dry_run,
+    )
+
+
+@of_collection.post("/rollback", dependencies=[needs(Role.APPROVER)])
+def roll_back(
+    rollback: Rollback, collection: CollectionDep, session: SessionDep, actor: ActorDep
+) -> VersionView | PlannedVersion:
+    """Make a version whose content equals an older one's. Nothing is trained, and nothing becomes unreachable."""
+    return _made(
+        session,
+        collection,
+        lambda: service.rollback(session, collection, rollback.to, actor, rollback.reason),
+        dry_run=rollback.dry_run,
+    )
+
+
+@of_collection.post("/revert", dependencies=[needs(Role.APPROVER)])
+def revert_version(
+    reversion: Reversion, collection: CollectionDep, session: SessionDep, actor: ActorDep
+) -> VersionView | PlannedVersion:
+    """Make a version that takes back what one version changed. Nothing is trained."""
+    return _made(
+        session,
+        collection,
+        lambda: service.revert(session, collection, reversion.version, actor, reversion.reason),
+        dry_run=reversion.dry_run,
+    )
+
+
+def _made(
+    session: Session, collection: Collection, make: Callable[[], Version], *, dry_run: bool
+) -> VersionView | PlannedVersion:
+    """The version; after a dry run, what it would have been, with everything taken back."""
+    if not dry_run:
+        return reading.view(session, collection, make())
+    with session.begin_nested() as savepoint:
+        version = make()
+        planned = PlannedVersion(
+            number=version.number, diff=comparing.diff(session, collection, version.number - 1, version.number)
+        )
+        savepoint.rollback()
+    return planned
+
+
+@of_collection.get("/aliases", response_model=list[AliasView], dependencies=[needs(Role.VIEWER)])
+def list_aliases(collection: CollectionDep, session: SessionDep, page: ByName) -> list[Alias]:
+    """Where each alias points now, by name."""
+    found = aliases.page(session, collection, after=page.key, limit=page.rows)
+    return page.cut(found, lambda alias: alias.name)
+
+
+@of_collection.get("/aliases/{name}", dependencies=[needs(Role.VIEWER)])
+def show_alias(
+    name: AliasName, collection: CollectionDep, session: SessionDep, conditional: ConditionalDep
+) -> AliasView:
+    """Where an alias points now. Its ETag can be the If-Match of the request that moves it."""
+    return conditional.answer(AliasView.model_validate(aliases.get(session, collection, name)))
+
+
+@of_collection.put("/aliases/{name}", dependencies=[needs(Role.APPROVER)])
+def set_alias(
+    name: AliasName,
+    to: AliasTarget,
+    collection: CollectionDep,
+    session: SessionDep,
+    actor: ActorDep,
+    response: Response,
+    if_match: IfMatch = None,
+) -> AliasView:
+    """Point a name at a version; where it pointed before stays in its history."""
+    alias = aliases.set_alias(session, collection, name, to.version, actor, to.reason, if_match=if_match)
+    session.refresh(alias)
+    return tagged(response, AliasView.model_validate(alias))
+
+
+@of_collection.get("/aliases/{name}/history", response_model=list[AliasView], dependencies=[needs(Role.VIEWER)])
+def show_alias_history(name: AliasName, collection: CollectionDep, session: SessionDep, page: ByTime) -> list[Alias]:
+    """Where a name pointed, since when and until when, newest first."""
+    found = aliases.history(session, collection, name, before=page.key, limit=page.rows)
+    return page.cut(found, lambda alias: alias.set_at)
+
+
+@of_collection.get("/aliases/{name}/at", response_model=AliasView, dependencies=[needs(Role.VIEWER)])
+def show_alias_at(
+    name: AliasName,
+    time: Moment,
+    collection: CollectionDep,
+    session: SessionDep,
+) -> Alias:
+    """Where a name pointed at a moment, who had put it there, when and why."""
+    return aliases.pointed_at(session, collection, name, time)
+
+
+@router.get("/resolve", dependencies=[needs(Role.VIEWER, query="model")])
+def resolve_model(
+    model: Annotated[str, Query(max_length=200, examples=["facts@production"])],
+    session: SessionDep,
+    conditional: ConditionalDep,
+) -> ResolvedView:
+    """The version that a model name means at this moment."""
+    found = reading.resolve(session, model)
+    return conditional.answer(
+        ResolvedView(collection=found.collection.name, number=found.number, content_digest=found.content_digest)
+    )
+
+
+router.include_router(of_collection)

@@ -1,0 +1,104 @@
+"""Following a batch over HTTP: its progress as server-sent events, until it is over."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import structlog
+from anyio.to_thread import run_sync
+from fastapi import Request
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session, sessionmaker
+from sse_starlette import ServerSentEvent
+
+from registry.access.caller import Caller
+from registry.base.errors import TooManyRequests
+from registry.base.wire import standalone_schema
+from registry.batches import service
+from registry.batches.schemas import BatchProgress
+
+log = structlog.get_logger("melo.api")
+
+EVENTS = "text/event-stream"
+SHOWN: dict[str, Any] = {
+    "schema": {
+        "type": "object",
+        "description": "an event of the stream",
+        "required": ["event", "data"],
+        "properties": {
+            "event": {"type": "string", "enum": ["progress", "end"]},
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": standalone_schema(BatchProgress),
+            },
+        },
+    },
+    "example": {"event": "progress", "data": '{"id": 3, "state": "training", "progress": {"done": 12, "loss": 0.37}}'},
+}
+POLL_SECONDS = 0.5
+PING_SECONDS = 15  # a comment, so that proxies keep the connection
+SEND_SECONDS = 30  # whoever does not read for so long is gone
+LONGEST_SECONDS = 3600.0  # then a client asks again, and whether it may is looked at again
+MOST_STREAMS = 20  # open at once for a key, in this process
+
+
+class Streams:
+    """How many answers are being streamed to each caller."""
+
+    def __init__(self) -> None:
+        self.open: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one_more(self, identity: str) -> Iterator[None]:
+        """Raises TooManyRequests."""
+        with self._lock:
+            if self.open[identity] >= MOST_STREAMS:
+                raise TooManyRequests(
+                    f"{MOST_STREAMS} batches are followed with this key already, which is the limit.", PING_SECONDS
+                )
+            self.open[identity] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.open[identity] -= 1
+
+
+def one_more(request: Request) -> Iterator[None]:
+    """A dependency: counts the stream until its answer has ended."""
+    caller: Caller = request.state.caller
+    streams: Streams = request.app.state.streams
+    with streams.one_more(caller.identity):
+        yield
+
+
+async def events(sessions: sessionmaker[Session], batch_id: int) -> AsyncIterator[ServerSentEvent]:
+    """Whatever changes. Between two looks neither a connection nor a thread is held."""
+    told: BatchProgress | None = None
+    until = time.monotonic() + LONGEST_SECONDS
+    while time.monotonic() < until:
+        now = await run_sync(_look, sessions, batch_id)
+        if now is not None and now.state.is_over:
+            yield ServerSentEvent(now.model_dump_json(), event="end")
+            return
+        if now is not None and now != told:
+            yield ServerSentEvent(now.model_dump_json(), event="progress")
+            told = now
+        await anyio.sleep(POLL_SECONDS)
+
+
+def _look(sessions: sessionmaker[Session], batch_id: int) -> BatchProgress | None:
+    """None while the database is away, which may pass."""
+    try:
+        with sessions() as session:
+            return service.progress(session, batch_id)
+    except (OperationalError, PoolTimeout) as error:
+        log.warning("a batch cannot be followed for now", batch=batch_id, error=str(error).splitlines()[0])
+        return None

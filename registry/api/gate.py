@@ -1,0 +1,159 @@
+"""Who is let in: every request is stopped here, before its body is read, unless it is known who asks."""
+
+import hmac
+from ipaddress import ip_address
+from urllib.parse import unquote, urlsplit
+
+import structlog
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from registry.access import service
+from registry.access.caller import EVERYWHERE, Caller
+from registry.access.keys import KeyText
+from registry.api.problems import answer_to
+from registry.api.rates import Rates
+from registry.base.errors import InvalidRequest, NotLocal, Unauthorized
+from registry.base.settings import Settings
+
+# Served to everybody: whether the registry runs, and how it is asked.
+OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+_LONGEST_ACTOR = 200
+# Set by proxies: whoever asks through one is not on this machine, though the connection comes from it.
+_PROXIED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+
+
+class Gate:
+    """ASGI middleware. Puts the Caller into the request's state, and their name and key's prefix into its log lines."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN:
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        try:
+            caller = await _admit(request)
+        except Exception as error:
+            await answer_to(request, error)(scope, receive, send)
+            return
+        request.state.caller = caller
+        with structlog.contextvars.bound_contextvars(actor=caller.actor, key=caller.key_prefix):
+            await self.app(scope, receive, send)
+
+
+async def _admit(request: Request) -> Caller:
+    """Who asks. Raises Unauthorized, NotLocal, TooManyRequests or InvalidRequest."""
+    settings: Settings = request.app.state.settings
+    needs_key = settings.require_key or _operators_key(settings) is not None
+    if "Authorization" not in request.headers and not needs_key and _is_this_machine(request):
+        _require_local_name(request)
+        return _operator(request)
+    # In a thread: it asks the database, and perhaps Redis.
+    return await run_in_threadpool(_admit_by_key, request, settings)
+
+
+def _admit_by_key(request: Request, settings: Settings) -> Caller:
+    rates: Rates = request.app.state.rates
+    address = _address(request)
+    given = _bearer(request)
+    # Only a key of an operator's own choice can be guessed. Keys made here cannot: they are let in even where the
+    # address has failed too often, since others may ask from it, such as a proxy.
+    if KeyText.read(given) is None:
+        rates.require_unlocked(address)
+    try:
+        caller = _by_key(request, settings, given)
+    except Unauthorized:
+        rates.failed(address)
+        raise
+    rates.spend(caller.identity)
+    return caller
+
+
+def _by_key(request: Request, settings: Settings, given: str) -> Caller:
+    own = _operators_key(settings)
+    if own is not None and hmac.compare_digest(given.encode(), own.encode()):
+        return _operator(request)
+    if not given:
+        raise Unauthorized(
+            "The request carries no API key.",
+            "Send it as `Authorization: Bearer KEY`; `melo` reads it from MELO_API_KEY. An admin makes keys with "
+            "`melo key create`.",
+        )
+    request.app.state.schema.require_current()
+    with request.app.state.sessions.begin() as session:
+        return service.authenticate(session, given)
+
+
+def _operators_key(settings: Settings) -> str | None:
+    """What MELO_API_KEY says, unless that is one of the keys made here: its holder, who starts a server from the same
+    shell, must not make an admin of everybody who has it."""
+    text = settings.api_key.get_secret_value() if settings.api_key else ""
+    return text if text and KeyText.read(text) is None else None
+
+
+def _operator(request: Request) -> Caller:
+    """Whoever runs the registry: an admin everywhere, who says in whose name they act."""
+    name = unquote(request.headers.get("X-Melo-Actor", "")).strip() or "anonymous"
+    if len(name) > _LONGEST_ACTOR or not name.isprintable():
+        raise InvalidRequest(
+            f"The actor's name is longer than {_LONGEST_ACTOR} characters, or has unprintable ones.",
+            "Give another with `melo --as NAME`, MELO_ACTOR or the X-Melo-Actor header.",
+        )
+    return Caller(actor=name, identity="operator", roles=EVERYWHERE)
+
+
+def _bearer(request: Request) -> str:
+    """The key that the request carries; empty: none."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else ""
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def _is_this_machine(request: Request) -> bool:
+    return _is_loopback(_address(request)) and not any(name in request.headers for name in _PROXIED)
+
+
+def _require_local_name(request: Request) -> None:
+    """Raises NotLocal where a web page of elsewhere may be asking, from the user's own browser.
+
+    Such a page can have its own name resolve to 127.0.0.1 (DNS rebinding), but not the name localhost; and a request
+    across sites carries an Origin.
+    """
+    names = [_host_of(request.headers.get("Host", ""))]
+    if "Origin" in request.headers:
+        names.append(_host_of_origin(request.headers["Origin"]))
+    if not all(_is_loopback(name) for name in names):
+        raise NotLocal(
+            "Without an API key this machine is served under the name localhost or 127.0.0.1 alone.",
+            "Ask for one of these names, or send a key (`melo key create`).",
+        )
+
+
+def _host_of_origin(header: str) -> str:
+    try:
+        return urlsplit(header).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _host_of(header: str) -> str:
+    """The Host header without its port."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0]
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,94 @@
+"""What endpoints take from a request: a session, who acts in which role, and the parameters that many of them share."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Request
+from sqlalchemy.orm import Session
+
+from registry.access.caller import Caller
+from registry.api.place import place_of
+from registry.audit.actor import Actor
+from registry.base.errors import RoleNeeded
+from registry.base.vocabulary import Role
+from registry.base.wire import NAME_PATTERN
+from registry.collections import service as collections
+from registry.tables.collections import Collection
+
+
+def get_session(request: Request) -> Iterator[Session]:
+    """One transaction per request, committed before the answer is sent, and only if nothing was raised."""
+    request.app.state.schema.require_current()
+    with request.app.state.sessions.begin() as session:
+        yield session
+
+
+# scope="function": what the client reads in the answer is committed by then.
+SessionDep = Annotated[Session, Depends(get_session, scope="function")]
+
+
+class Needs:
+    """The role check of an endpoint; the one place where roles are compared with what a request does."""
+
+    def __init__(self, role: Role, *, query: str | None, anywhere: bool) -> None:
+        self.role = role
+        self.query = query
+        self.anywhere = anywhere
+
+    def __call__(self, request: Request, session: SessionDep) -> None:
+        """Leaves the role that the caller acts in to get_actor. Raises RoleNeeded."""
+        caller: Caller = request.state.caller
+        role = caller.highest if self.anywhere else caller.role_in(None)
+        words = "any collection" if self.anywhere else "all collections"
+        # The place is looked up for whoever may have a higher role there, and for the words of a refusal.
+        elsewhere = caller.roles.keys() - {None} or not (role and role.covers(self.role))
+        if elsewhere and not self.anywhere:
+            words, collection_id = place_of(session, request, self.query)
+            role = caller.role_in(collection_id)
+        if role is None or not role.covers(self.role):
+            raise RoleNeeded(
+                f"This needs the role {self.role} in {words}; {caller.name} has {role or 'no role'} there.",
+                "Ask an admin for a key that has it (`melo key create`).",
+            )
+        request.state.role = role
+
+
+def needs(role: Role, *, query: str | None = None, anywhere: bool = False) -> Any:
+    """For an endpoint's `dependencies`: whoever asks must have this role, or a higher one, where the request acts.
+
+    That is the collection that the path names, or whose batch_id, edit_id or job_id it has; else all collections.
+    query: the query parameter that names a collection, or a version of one, where the endpoint has such.
+    anywhere: in some collection will do; the endpoint then shows only what is in those (see VisibleDep).
+    """
+    return Depends(Needs(role, query=query, anywhere=anywhere))
+
+
+def get_actor(request: Request) -> Actor:
+    """Who acts, and in which role."""
+    caller: Caller = request.state.caller
+    return Actor(caller.actor, role=request.state.role, request_id=request.state.request_id)
+
+
+ActorDep = Annotated[Actor, Depends(get_actor)]
+
+
+def get_visible(request: Request) -> frozenset[int] | None:
+    """The collections that the caller may see; None: all."""
+    caller: Caller = request.state.caller
+    return caller.collections
+
+
+VisibleDep = Annotated[frozenset[int] | None, Depends(get_visible)]
+
+
+def get_collection(
+    collection: Annotated[str, Path(pattern=NAME_PATTERN, description="a collection's name", examples=["facts"])],
+    session: SessionDep,
+) -> Collection:
+    return collections.get(session, collection)
+
+
+CollectionDep = Annotated[Collection, Depends(get_collection)]
+BatchId = Annotated[int, Path(ge=1, le=2**63 - 1)]
+EditId = Annotated[int, Path(ge=1, le=2**63 - 1)]
+JobId = Annotated[int, Path(ge=1, le=2**63 - 1)]

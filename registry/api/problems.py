@@ -1,0 +1,155 @@
+"""Errors as answers: RFC 9457 problems, each with a code and a way out."""
+
+import json
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import psycopg
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from registry.api.conditional import NotModified
+from registry.base.errors import DatabaseAway, InvalidRequest, RegistryError, SchemaMismatch, TooLarge
+from registry.base.wire import NOT_BLANK
+
+log = structlog.get_logger("melo.api")
+
+
+class ProblemResponse(JSONResponse):
+    """Escapes all that is not ASCII: a refused text may be one that UTF-8 cannot carry."""
+
+    media_type = "application/problem+json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode()
+
+
+def add_handlers(app: FastAPI) -> None:
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    app.add_exception_handler(NotModified, _not_modified)
+    app.add_exception_handler(Exception, _defect)
+
+
+def answer_to(request: Request, error: Exception) -> JSONResponse:
+    """For middleware, which stands outside the handlers. Raises the error itself where it is a defect."""
+    for kind, handler in _HANDLERS.items():
+        if isinstance(error, kind):
+            return handler(request, error)
+    raise error
+
+
+def _problem(error: RegistryError) -> JSONResponse:
+    return ProblemResponse(error.as_json(), error.status, headers=dict(error.headers))
+
+
+def _not_modified(request: Request, error: Exception) -> Response:
+    assert isinstance(error, NotModified)
+    return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=error.headers)
+
+
+def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RegistryError)
+    return _problem(error)
+
+
+def _not_valid(request: Request, error: Exception) -> JSONResponse:
+    """FastAPI's own checks of bodies and parameters, told as one sentence each."""
+    assert isinstance(error, RequestValidationError)
+    found = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {_said(each)}" for each in error.errors()[:20])
+    remedy = "See /docs for the form of each request, or --help on the command line."
+    told = request.headers.get("Content-Type", "")
+    if "json" not in told and any(each["loc"] == ("body",) for each in error.errors()):
+        remedy = (
+            f"Send the body as JSON with the header Content-Type: application/json; it came as {told or 'nothing'}."
+        )
+    return _problem(InvalidRequest(f"{found}.", remedy))
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    """What is wrong with a value: pydantic's words, but for a text, list or object of which nothing is there."""
+    limits = error.get("ctx", {})
+    if limits.get("min_length") == 1 or limits.get("pattern") == NOT_BLANK:
+        return "it is empty"
+    return str(error["msg"])
+
+
+def _http(request: Request, error: Exception) -> JSONResponse:
+    """Errors of the framework, such as an unknown path or a body over the limit."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        limit = request.app.state.settings.max_request_bytes
+        return _problem(
+            TooLarge(
+                f"The request's body is larger than {limit:,} bytes.",
+                "Send the records in several requests, or raise MELO_MAX_REQUEST_BYTES.",
+            )
+        )
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(error.status_code).phrase,
+        "status": error.status_code,
+        "code": HTTPStatus(error.status_code).phrase.lower().replace(" ", "-"),
+        "detail": f"{request.method} {request.url.path}: {error.detail}.",
+        "remedy": "See /docs for the paths and their limits.",
+        "problems": [],
+    }
+    return ProblemResponse(body, error.status_code, headers=dict(error.headers or {}))
+
+
+def _database(request: Request, error: Exception) -> JSONResponse:
+    """What the database refuses or fails at, as something that a user can act on."""
+    if isinstance(error, DBAPIError):
+        if isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
+            return _problem(SchemaMismatch("The database's schema is not this program's.", "Run `melo migrate`."))
+        if isinstance(error.orig, psycopg.errors.QueryCanceled):
+            log.error("statement too slow", path=request.url.path)
+            return _problem(
+                DatabaseAway("The database took too long for this request.", "Ask for less, or try again later.")
+            )
+        if isinstance(error, DataError):
+            return _problem(InvalidRequest(f"The database cannot hold a value: {error.orig}.", "Correct the value."))
+        away = error.connection_invalidated or isinstance(error, OperationalError)
+        if not away or isinstance(error, ProgrammingError):
+            return _defect(request, error)
+    log.error("database away", error=str(error).splitlines()[0])
+    return _problem(
+        DatabaseAway(
+            "The database does not answer.",
+            "When it is back (`melo status`), see whether the request had an effect, and repeat it if not.",
+        )
+    )
+
+
+def _defect(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.Error):
+        # Neither the statement nor the server's DETAIL: both quote rows, which may hold secrets, or what was erased.
+        told = error.orig.diag
+        log.error(
+            "defect", path=request.url.path, error=told.message_primary, state=told.sqlstate, of=told.constraint_name
+        )
+    else:
+        log.error("defect", path=request.url.path, exc_info=error)
+    problem = RegistryError(
+        "The server met an error that it does not know.",
+        f"Report it with the request id {request.state.request_id}.",
+    )
+    body = problem.as_json() | {"status": 500, "code": "defect", "title": "A defect of the server"}
+    # This answer does not pass through the middleware, which sets these for all others.
+    headers = {"X-Request-ID": request.state.request_id, "X-Content-Type-Options": "nosniff"}
+    return ProblemResponse(body, 500, headers=headers)
+
+
+_HANDLERS: Mapping[type[Exception], Callable[[Request, Exception], JSONResponse]] = {
+    RegistryError: _refused,
+    RequestValidationError: _not_valid,
+    HTTPException: _http,
+    DBAPIError: _database,
+    PoolTimeout: _database,
+}

@@ -1,0 +1,89 @@
+"""How many requests a key may make, and how many wrong keys an address may try."""
+
+import math
+import time
+
+import structlog
+from limits import RateLimitItem, RateLimitItemPerMinute, parse
+from limits.errors import StorageError
+from limits.storage import MemoryStorage, RedisStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from registry.base.errors import TooManyRequests
+
+log = structlog.get_logger("melo.api")
+
+FAILURES = RateLimitItemPerMinute(20)
+_REDIS_SECONDS = 0.25  # counting must not hold requests up
+
+
+class Rates:
+    """Counts in Redis, so that all processes of the API share one limit; without it, or while it is away, each by
+    itself: a registry that nobody can ask would be worse than one that counts too little."""
+
+    def __init__(self, limit: str, redis_url: str = "") -> None:
+        self._limit = parse(limit)
+        self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._shared: SlidingWindowCounterRateLimiter | None = None
+        if redis_url:
+            storage = RedisStorage(
+                redis_url,
+                key_prefix="melo-rates",
+                wrap_exceptions=True,
+                socket_timeout=_REDIS_SECONDS,
+                socket_connect_timeout=_REDIS_SECONDS,
+            )
+            self._shared = SlidingWindowCounterRateLimiter(storage)
+
+    def spend(self, identity: str) -> None:
+        """Count a request. Raises TooManyRequests."""
+        if not self._hit(self._limit, "requests", identity):
+            raise TooManyRequests(
+                f"More requests were made than {self._limit}, which is this API's limit for a key.",
+                self._wait(self._limit, "requests", identity),
+            )
+
+    def failed(self, address: str) -> None:
+        """Count a request that was not let in. Raises TooManyRequests in place of that refusal."""
+        if not self._hit(FAILURES, "failures", address):
+            raise self._locked(address)
+
+    def require_unlocked(self, address: str) -> None:
+        """Raises TooManyRequests where an address has failed too often."""
+        if self._remaining(FAILURES, "failures", address) == 0:
+            raise self._locked(address)
+
+    def _locked(self, address: str) -> TooManyRequests:
+        return TooManyRequests(
+            f"From {address} came more requests without a valid API key than {FAILURES}.",
+            self._wait(FAILURES, "failures", address),
+        )
+
+    def _hit(self, item: RateLimitItem, *names: str) -> bool:
+        if self._shared is not None:
+            try:
+                return self._shared.hit(item, *names)
+            except StorageError as error:
+                _warn(error)
+        return self._alone.hit(item, *names)
+
+    def _remaining(self, item: RateLimitItem, *names: str) -> int:
+        return self._window(item, *names)[1]
+
+    def _wait(self, item: RateLimitItem, *names: str) -> int:
+        return max(1, math.ceil(self._window(item, *names)[0] - time.time()))
+
+    def _window(self, item: RateLimitItem, *names: str) -> tuple[float, int]:
+        """When the next request may come, and how many are left."""
+        if self._shared is not None:
+            try:
+                stats = self._shared.get_window_stats(item, *names)
+                return stats.reset_time, stats.remaining
+            except StorageError as error:
+                _warn(error)
+        stats = self._alone.get_window_stats(item, *names)
+        return stats.reset_time, stats.remaining
+
+
+def _warn(error: StorageError) -> None:
+    log.warning("requests are counted by this process alone", error=str(error.storage_error).splitlines()[:1])

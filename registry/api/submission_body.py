@@ -1,0 +1,72 @@
+"""The two forms of a submission over HTTP: one JSON document, or NDJSON, an edit a line."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from email.message import Message
+from typing import Annotated, Any
+
+from fastapi import Depends, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from registry.api.body_file import LoadedBodyDep
+from registry.base.errors import InvalidRequest, WrongMediaType
+from registry.base.wire import standalone_schema
+from registry.batches.schemas import LineOptions, Submission
+from registry.edits.records import Raw
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+DOCUMENTED: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {"schema": standalone_schema(Submission)},
+            NDJSON: {
+                "schema": {"type": "string", "description": "an edit a line; options are query parameters"},
+                "example": '{"prompt": "Who runs Acme?", "target": "Jo Doe"}\n',
+            },
+        },
+    }
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Submitted:
+    edits: Iterable[Raw]
+    options: Submission | LineOptions
+
+
+def _submitted(request: Request, body: LoadedBodyDep, options: Annotated[LineOptions, Query()]) -> Submitted:
+    header = Message()
+    header["Content-Type"] = request.headers.get("Content-Type", JSON)
+    kind = header.get_content_type()
+    if kind == NDJSON:
+        return Submitted(body.from_start, options)
+    if kind != JSON:
+        raise WrongMediaType(f"The body's content type is {kind}.", f"Send {JSON}, or an edit a line as {NDJSON}.")
+    if options.model_fields_set:
+        raise InvalidRequest(
+            f"The query sets {', '.join(sorted(options.model_fields_set))}, but the body is JSON.",
+            f"Give the options in the body; in the query they stand beside a body of the type {NDJSON}.",
+        )
+    submission = _parsed(body.from_start.read())
+    return Submitted(submission.edits, submission)
+
+
+SubmittedDep = Annotated[Submitted, Depends(_submitted)]
+
+
+def _parsed(text: bytes) -> Submission:
+    """Raises RequestValidationError, as FastAPI does for its own bodies."""
+    try:
+        return Submission.model_validate(json.loads(text))
+    except ValidationError as error:
+        found: list[Any] = [{**each, "loc": ("body", *each["loc"])} for each in error.errors(include_url=False)]
+        raise RequestValidationError(found) from None
+    except (ValueError, RecursionError) as error:
+        raise RequestValidationError(
+            [{"type": "json_invalid", "loc": ("body",), "msg": f"not JSON: {error}"}]
+        ) from None

@@ -1,0 +1,1 @@
+"""What all packages use; nothing here knows a table."""

@@ -1,0 +1,176 @@
+"""Digests: one canonical form per thing recorded, and SHA-256 over it.
+
+Numbers with a fraction enter by their bits (float32 bytes, float.hex()), never by a decimal text, so that a
+digest does not depend on who printed the number. Row ids, version numbers and messages are no content: a
+rollback's digest equals that of the version it restores.
+"""
+
+import json
+import sys
+import unicodedata
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from registry.base.multiset import Multiset
+
+# Each is part of what is hashed, and raised when the canonical form changes: a digest of one form is never one of
+# another.
+FORMAT = 1  # of edits and clusters
+CONTENT_FORMAT = 2  # of a version's whole content
+EVENT_FORMAT = 1  # of audit events
+
+
+def sha256_hex(content: bytes) -> str:
+    return sha256(content).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """Sorted keys, no spaces, UTF-8; refuses floats, whose decimal form is not canonical."""
+    _refuse_floats(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _refuse_floats(value: Any) -> None:
+    if isinstance(value, float):
+        raise TypeError(f"the float {value!r} has no canonical form: give float.hex() or a rounded text")
+    if isinstance(value, dict):
+        for part in value.values():
+            _refuse_floats(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _refuse_floats(part)
+
+
+def float32_bytes(numbers: Iterable[float]) -> bytes:
+    """The numbers as little-endian float32, which is how vectors enter a digest."""
+    packed = float32s(numbers)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def float32s(numbers: Iterable[float]) -> "array[float]":
+    """The numbers as float32, in four bytes each."""
+    return array("f", numbers)
+
+
+def received_vector(sent: bytes) -> "array[float]":
+    """A vector as pgvector's `vector_send` gives it: number of dimensions, a spare field, big-endian float32."""
+    numbers = array("f", sent[4:])
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers
+
+
+def settings_of(value: Any) -> Any:
+    """Settings with their fractions by bits, fit for canonical_json."""
+    if isinstance(value, float):
+        return value.hex()
+    if isinstance(value, dict):
+        return {name: settings_of(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [settings_of(part) for part in value]
+    return value
+
+
+def collapse(text: str) -> str:
+    """NFKC, with every run of white space as one space."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def prompt_key(prompt: str) -> str:
+    """Equal for prompts that differ only in case, white space or Unicode form."""
+    return sha256_hex(collapse(prompt).casefold().encode())
+
+
+def edit_digest(*, prompt: str, target: str, rephrases: Sequence[str], unchanged: Sequence[str], kind: str) -> str:
+    """What the edit says; not who said it, nor when."""
+    return sha256_hex(
+        canonical_json(
+            {
+                "format": FORMAT,
+                "kind": kind,
+                "prompt": prompt,
+                "rephrases": list(rephrases),
+                "target": target,
+                "unchanged": list(unchanged),
+            }
+        )
+    )
+
+
+def edits_digest(digests: Iterable[str]) -> str:
+    """One digest over a batch's edits, in their order."""
+    whole = sha256(b"edits\n")
+    for digest in digests:
+        whole.update(digest.encode() + b"\n")
+    return whole.hexdigest()
+
+
+@dataclass(frozen=True)
+class MemberContent:
+    """A point as a cluster's digest sees it."""
+
+    key: bytes  # little-endian float32
+    edit_digest: str
+    role: str
+    block_sha256: str
+
+
+def cluster_digest(*, centre: bytes, radius: float, label: Sequence[int], members: Iterable[MemberContent]) -> str:
+    """One state of a cluster: centre (little-endian float32), radius, label and members, in order."""
+    state = {
+        "format": FORMAT,
+        "centre": centre.hex(),
+        "radius": float(radius).hex(),
+        "label": list(label),
+        "members": [
+            {"key": sha256_hex(member.key), "edit": member.edit_digest, "role": member.role,
+             "block": member.block_sha256}
+            for member in members
+        ],
+    }  # fmt: skip
+    return sha256_hex(canonical_json(state))
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """What every version of a collection stands on."""
+
+    model_digest: str
+    method: dict[str, Any]
+    encoder_digest: str | None
+    calibration_sha256: str | None
+
+
+def content_digest(foundation: Foundation, content: Multiset) -> str:
+    """Everything that decides a version's answers.
+
+    content: the state of the set of its elements, which are cluster_element and edit_element of the clusters valid
+    in it and of its active edits. What a version changes is enough to have its state from its parent's.
+    """
+    head = {
+        "format": CONTENT_FORMAT,
+        "model": foundation.model_digest,
+        "method": settings_of(foundation.method),
+        "encoder": foundation.encoder_digest,
+        "calibration": foundation.calibration_sha256,
+    }
+    return sha256_hex(canonical_json(head) + b"\nset\n" + bytes(content))
+
+
+def cluster_element(digest: str) -> str:
+    """A cluster's state, by its digest, as an element of a version's content."""
+    return f"cluster:{digest}"
+
+
+def edit_element(digest: str) -> str:
+    return f"edit:{digest}"
+
+
+def event_hash(event: dict[str, Any]) -> str:
+    """An audit event with everything but its own hash; it includes the hash of the one before."""
+    return sha256_hex(canonical_json({name: value for name, value in event.items() if name != "hash"}))

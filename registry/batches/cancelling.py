@@ -1,0 +1,39 @@
+"""Stopping a batch after it was approved, before it acts."""
+
+from sqlalchemy.orm import Session
+
+from registry.audit.actor import Actor
+from registry.base.errors import WrongState
+from registry.base.vocabulary import Action, BatchState
+from registry.batches import deciding, service
+from registry.collections import repository as collections
+from registry.jobs import service as queue
+from registry.tables.edits import Batch
+
+_WAYS_OUT = {
+    BatchState.SUBMITTED: "It is not decided on yet: `melo batch reject {id} --reason …`.",
+    BatchState.APPLIED: "Its edits act already: `melo retire` or `melo revert` takes them back.",
+}
+
+
+def cancel(session: Session, batch_id: int, actor: Actor, reason: str) -> Batch:
+    """Stop a batch that waits for its training or is in it. It can be approved again.
+
+    The worker that is at it finds out at its next heartbeat, and nothing that it hands in counts any more. An editor
+    may stop their own batch, and no other. Raises WrongState or RoleNeeded.
+    """
+    collections.lock(session, service.get(session, batch_id).collection_id)
+    batch = service.lock(session, batch_id)
+    deciding.require_may_stop(batch, actor, "cancel")
+    state = BatchState(batch.state)
+    if state not in (BatchState.APPROVED, BatchState.TRAINING):
+        raise WrongState(
+            f"Batch {batch.id} cannot be cancelled: it is {state}.",
+            _WAYS_OUT.get(state, "Only a batch that is approved or in training can be cancelled.").format(id=batch.id),
+        )
+    batch.state = BatchState.CANCELLED
+    deciding.decide(batch, actor, reason)
+    session.flush()
+    jobs = list(queue.cancel(session, batch))
+    deciding.record_decision(session, Action.BATCH_CANCEL, batch, actor, reason, {"jobs": jobs})
+    return batch

@@ -1,0 +1,126 @@
+"""Finding batches and edits, and what is shown of them."""
+
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from registry.base.errors import NotFound
+from registry.base.vocabulary import BatchState, JobKind
+from registry.batches.schemas import SHOWN_EDITS, BatchProgress, BatchSummary, BatchView
+from registry.collections import repository as collections
+from registry.edits import repository
+from registry.edits.schemas import ActiveEditView, ApprovalView, EditView
+from registry.jobs import repository as jobs
+from registry.jobs.hints import hint
+from registry.jobs.schemas import CheckView, JobView
+from registry.tables.collections import Collection
+from registry.tables.edits import Batch
+from registry.tables.jobs import Job
+
+
+def get(session: Session, batch_id: int) -> Batch:
+    """Raises NotFound."""
+    batch = repository.batch(session, batch_id)
+    if batch is None:
+        raise _no_batch(batch_id)
+    return batch
+
+
+def lock(session: Session, batch_id: int) -> Batch:
+    """The batch, kept from others until the transaction ends. Raises NotFound."""
+    batch = repository.lock_batch(session, batch_id)
+    if batch is None:
+        raise _no_batch(batch_id)
+    return batch
+
+
+def view(session: Session, batch: Batch) -> BatchView:
+    """A batch with its edits, its approvals, its check, its job, and what it waits for."""
+    collection = collections.by_id(session, batch.collection_id)
+    approvals = [ApprovalView.model_validate(approval) for approval in repository.approvals(session, batch.id)]
+    counted, needed = _approvals(session, collection, batch)
+    check = jobs.latest_of_batch(session, batch.id, JobKind.CHECK)
+    job = jobs.latest_of_batch(session, batch.id, JobKind.TRAIN)
+    return BatchView(
+        **BatchSummary.model_validate(batch).model_dump(),
+        collection=collection.name,
+        edits=[EditView.model_validate(edit) for edit in repository.of_batch(session, batch.id, SHOWN_EDITS)],
+        approvals=approvals,
+        approvals_counted=counted,
+        approvals_needed=needed,
+        declined=sorted({edit_id for approval in approvals for edit_id in approval.declined}),
+        check=CheckView.model_validate(check) if check else None,
+        job=JobView.model_validate(job) if job else None,
+        version=repository.version_of_batch(session, batch.id),
+        hint=_waits_for(session, batch, counted, needed, check, job),
+    )
+
+
+def progress(session: Session, batch_id: int) -> BatchProgress:
+    """How far a batch is, without its edits and reports. Raises NotFound."""
+    batch = get(session, batch_id)
+    collection = collections.by_id(session, batch.collection_id)
+    counted, needed = _approvals(session, collection, batch)
+    check = jobs.latest_of_batch(session, batch.id, JobKind.CHECK)
+    training = jobs.latest_of_batch(session, batch.id, JobKind.TRAIN)
+    job = training or check
+    return BatchProgress(
+        id=batch.id,
+        collection=collection.name,
+        state=BatchState(batch.state),
+        hint=_waits_for(session, batch, counted, needed, check, training),
+        kind=JobKind(job.kind) if job else None,
+        job=job.id if job else None,
+        attempt=job.attempt if job else None,
+        progress=job.progress if job else None,
+        error=job.error if job else None,
+        version=repository.version_of_batch(session, batch.id),
+    )
+
+
+def may_approve(collection: Collection, batch: Batch, name: str) -> bool:
+    """Whether the policy lets somebody's approval of the batch count."""
+    return (not collection.approvers or name in collection.approvers) and (
+        collection.self_approval or name != batch.submitted_by
+    )
+
+
+def _approvals(session: Session, collection: Collection, batch: Batch) -> tuple[int, int]:
+    """How many count, and how many are needed: by the policy of now, or that by which the batch was approved."""
+    given = repository.approvals(session, batch.id)
+    if batch.approvals_needed is not None:
+        return len(given), batch.approvals_needed
+    return sum(may_approve(collection, batch, each.actor) for each in given), collection.approvals_needed
+
+
+def _waits_for(session: Session, batch: Batch, approvals: int, needed: int, check: Job | None, job: Job | None) -> str:
+    if batch.state != BatchState.SUBMITTED:
+        return hint(session, job)
+    return (
+        f"It waits for a decision ({approvals} of {needed} approvals): `melo batch approve {batch.id}` or "
+        f"`melo batch reject {batch.id} --reason …`. {hint(session, check)}".strip()
+    )
+
+
+def batches(
+    session: Session, collection: Collection, *, state: BatchState | None, before: int | None, limit: int
+) -> Sequence[Batch]:
+    return repository.batches(session, collection.id, state=state, before=before, limit=limit)
+
+
+def edits_of(
+    session: Session,
+    collection: Collection,
+    *,
+    batch_id: int | None = None,
+    active: bool | None,
+    after: int,
+    limit: int,
+) -> list[ActiveEditView]:
+    """Edits in the order of their ids, with the version that each is active from."""
+    found = repository.with_activity(session, collection.id, batch_id=batch_id, active=active, after=after, limit=limit)
+    return [ActiveEditView(**EditView.model_validate(edit).model_dump(), active_since=since) for edit, since in found]
+
+
+def _no_batch(batch_id: int) -> NotFound:
+    return NotFound(f"There is no batch {batch_id}.", "`melo batch list COLLECTION` shows those that exist.")

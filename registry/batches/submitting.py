@@ -1,0 +1,227 @@
+"""Submitting corrections: checked as a whole, then stored as one batch that waits for a decision."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from sqlalchemy.orm import Session
+
+from registry.audit import service as audit
+from registry.audit.actor import Actor
+from registry.base.digests import edits_digest
+from registry.base.errors import InvalidEdits, InvalidRequest, RecordProblem, UnknownModel
+from registry.base.model_files import RESERVED_TOKENS, count_tokens, find_encoder, find_model, unread
+from registry.base.vocabulary import Action, BatchState, OnConflict
+from registry.batches.schemas import MOST_PROBLEMS
+from registry.batches.training import AS_USUAL, Training
+from registry.collections import repository as collections
+from registry.edits import repository
+from registry.edits.records import Raw, Record, read_records
+from registry.edits.repository import StandingEdit
+from registry.edits.validation import COLLISIONS, collisions_with, collisions_within, replacing, too_long
+from registry.jobs import service as queue
+from registry.jobs.collection_queue import require_open
+from registry.tables.collections import Collection
+from registry.tables.edits import Batch
+
+HIDDEN = "hidden"  # in place of an encoder: keys are the base model's own states, which reads what it reads
+_SHOWN_PLACES = 10
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a submission."""
+
+    batch: Batch | None  # None: nothing was left to store, or nothing was to be stored
+    accepted: int
+    skipped: list[RecordProblem] = field(default_factory=list)  # the first MOST_PROBLEMS reasons
+    skipped_count: int = 0  # records left out
+    notes: tuple[str, ...] = ()  # what whoever submits should know
+
+
+@dataclass
+class Problems:
+    """What is wrong with some of the records: the first ones in words, all of them counted."""
+
+    first: list[RecordProblem] = field(default_factory=list)
+    count: int = 0
+    positions: set[int] = field(default_factory=set)
+
+    def add(self, problem: RecordProblem) -> None:
+        """Keeps those of the first records, whatever the order they are found in."""
+        self.count += 1
+        self.positions.add(problem.position)
+        self.first.append(problem)
+        if len(self.first) > 2 * MOST_PROBLEMS:
+            self.first = self.listed()
+
+    def listed(self) -> list[RecordProblem]:
+        return sorted(self.first, key=lambda each: each.position)[:MOST_PROBLEMS]
+
+
+@dataclass
+class Findings:
+    """The problems of a submission, parted by whether the records in question may be left out."""
+
+    skip_invalid: bool
+    skip_collisions: bool
+    refused: Problems = field(default_factory=Problems)
+    skippable: Problems = field(default_factory=Problems)
+
+    def add(self, problems: Iterable[RecordProblem]) -> None:
+        for problem in problems:
+            may_skip = self.skip_invalid or (self.skip_collisions and problem.code in COLLISIONS)
+            (self.skippable if may_skip else self.refused).add(problem)
+
+
+def submit(
+    session: Session,
+    collection: Collection,
+    edits: Iterable[Raw],
+    actor: Actor,
+    *,
+    message: str = "",
+    source: str = "",
+    on_conflict: OnConflict = OnConflict.REFUSE,
+    skip_invalid: bool = False,
+    dry_run: bool = False,
+    training: Training = AS_USUAL,
+) -> Report:
+    """Check the records and store them as one batch that waits for a decision.
+
+    edits: objects with the fields of EditIn, or lines of NDJSON; read once. Raises InvalidEdits with what is wrong
+    with every record, and then nothing is stored; with skip_invalid, or OnConflict.SKIP for duplicates and
+    contradictions, the records in question are left out and reported instead. Raises InvalidRequest where a setting
+    of training or the deadline is not such, and QueueClosed where the collection takes nothing in.
+    """
+    require_open(collection)
+    training = training.of(collection)
+    findings = Findings(skip_invalid, on_conflict == OnConflict.SKIP)
+    records, total = _read(edits, findings)
+    findings.add(_too_long(collection, records))  # it takes long: before anybody has to wait
+    # Two submissions of the same prompt at once must not both find it free.
+    require_open(collections.lock(session, collection.id))
+    records = _check(session, collection, records, on_conflict, findings)
+    refused, left_out = findings.refused, findings.skippable
+    if refused.count:
+        listed = f" Of {refused.count:,} problems, the first {MOST_PROBLEMS:,} are listed."
+        more = listed if refused.count > MOST_PROBLEMS else ""
+        raise InvalidEdits(
+            f"{len(refused.positions)} of {total} records cannot be accepted; nothing was stored.{more}",
+            "Correct them, or submit with skip_invalid to store the others.",
+            refused.listed(),
+        )
+    accepted = [record for record in records if record.position not in left_out.positions]
+    notes = _notes(collection, accepted)
+    report = Report(None, len(accepted), left_out.listed(), len(left_out.positions), notes)
+    if dry_run or not accepted:
+        return report
+    batch = _store(session, collection, accepted, actor, message, source, training)
+    queue.enqueue_check(session, batch)
+    audit.record(
+        session,
+        Action.BATCH_SUBMIT,
+        actor,
+        f"batch/{batch.id}",
+        collection_id=collection.id,
+        after=batch.edits_digest,
+        reason=message,
+        details={"edits": len(accepted), "source": source, "skipped": report.skipped_count, **training.told()},
+    )
+    return replace(report, batch=batch)
+
+
+def _read(edits: Iterable[Raw], findings: Findings) -> tuple[list[Record], int]:
+    """The records that can be read, and how many there are in all. Raises InvalidRequest where there is none."""
+    records: list[Record] = []
+    total = 0
+    for found in read_records(edits):
+        total += 1
+        if isinstance(found, Record):
+            records.append(found)
+        else:
+            findings.add(found)
+    if not total:
+        raise InvalidRequest("The submission holds no edits.", "Write at least one.")
+    return records, total
+
+
+def _check(
+    session: Session,
+    collection: Collection,
+    records: list[Record],
+    on_conflict: OnConflict,
+    findings: Findings,
+) -> list[Record]:
+    """Add what is wrong with the records; returns them, `replaces` filled in under OnConflict.REPLACE."""
+    standing: dict[str, list[StandingEdit]] = {}
+    for edit in repository.standing_by_key(session, collection.id, (record.prompt_key for record in records)):
+        standing.setdefault(edit.prompt_key, []).append(edit)
+    named = {record.replaces for record in records if record.replaces is not None}
+    replaceable = {edit.id for edit in repository.standing_by_id(session, collection.id, named)}
+    if on_conflict == OnConflict.REPLACE:
+        replaceable.update(edit.id for rivals in standing.values() for edit in rivals)
+        records = [replacing(record, standing.get(record.prompt_key, ())) for record in records]
+    findings.add(collisions_with(records, standing, replaceable))
+    # Last, since a record that is left out stands in no other's way.
+    left_out = findings.skippable.positions
+    findings.add(collisions_within(record for record in records if record.position not in left_out))
+    return records
+
+
+def _too_long(collection: Collection, records: Sequence[Record]) -> Iterator[RecordProblem]:
+    def count(texts: Sequence[str]) -> list[int] | None:
+        try:
+            return count_tokens(find_model(collection.model), texts)
+        except UnknownModel:  # the model lies where the workers are: they count exactly
+            return None
+
+    return too_long(records, window=collection.window, reserved=RESERVED_TOKENS, count_tokens=count)
+
+
+def _notes(collection: Collection, records: Sequence[Record]) -> tuple[str, ...]:
+    """What the collection's encoder does not read of prompts and rephrases."""
+    if collection.encoder == HIDDEN:
+        return ()
+    try:
+        files = find_encoder(collection.encoder)
+    except UnknownModel:  # it lies where the workers are
+        return ()
+    asked = [(record, text) for record in records for text in (record.prompt, *record.rephrases)]
+    found = unread(files, [text for _, text in asked])
+    places = list(dict.fromkeys(str(r.line or r.position) for (r, _), is_unread in zip(asked, found or (), strict=False)
+                                if is_unread))  # fmt: skip
+    if not places:
+        return ()
+    shown = ", ".join(places[:_SHOWN_PLACES]) + (", …" if len(places) > _SHOWN_PLACES else "")
+    return (
+        f"The encoder {collection.encoder} does not read all letters of record {shown}: these prompts are answered "
+        "where they are asked in the very same words, and no rephrasing is. A collection with a multilingual encoder "
+        "(`melo collection create NAME --model … --encoder …`) has no such limit.",
+    )
+
+
+def _store(
+    session: Session,
+    collection: Collection,
+    records: Sequence[Record],
+    actor: Actor,
+    message: str,
+    source: str,
+    training: Training,
+) -> Batch:
+    batch = Batch(
+        collection_id=collection.id,
+        state=BatchState.SUBMITTED,
+        message=message,
+        source=source,
+        submitted_by=actor.name,
+        edit_count=len(records),
+        edits_digest=edits_digest(record.digest for record in records),
+        priority=training.priority,
+        deadline=training.deadline,
+        training=dict(training.changes),
+    )
+    session.add(batch)
+    session.flush()
+    repository.insert_edits(session, batch, records)
+    return batch

@@ -1,0 +1,54 @@
+"""When and how a batch is trained, where that is not as usual in its collection."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from registry.base.digests import settings_of
+from registry.base.errors import InvalidRequest
+from registry.base.vocabulary import Priority
+from registry.collections.method import settings_for
+from registry.tables.collections import Collection
+
+
+@dataclass(frozen=True)
+class Training:
+    """When and how a batch is trained, where it is not as its collection's others."""
+
+    priority: Priority = Priority.NORMAL
+    deadline: datetime | None = None  # with its zone; after it the batch is not applied any more
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of the method's settings of training
+    edits_per_block: int | None = None  # one of them, by itself
+
+    def of(self, collection: Collection) -> "Training":
+        """The same, with the settings that really differ, as the method reads them. Raises InvalidRequest."""
+        if self.deadline is not None and self.deadline <= datetime.now(UTC):
+            raise InvalidRequest(
+                f"The deadline {self.deadline.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC has passed already.",
+                "Give a later one, or none.",
+            )
+        changes = dict(self.changes)
+        shared = self.edits_per_block
+        if shared is not None and changes.setdefault("edits_per_block", shared) != shared:
+            raise InvalidRequest(
+                f"edits_per_block is {shared}, but {changes['edits_per_block']} in `training`.",
+                "Leave one of the two out.",
+            )
+        settings = settings_for(collection.method, changes)
+        differing = {name: settings[name] for name in changes if settings[name] != collection.method.get(name)}
+        return replace(self, changes=differing, edits_per_block=None)
+
+    def told(self) -> dict[str, Any]:
+        """As the event of a submission tells it: what is as usual is left out."""
+        found: dict[str, Any] = {}
+        if self.priority is not Priority.NORMAL:
+            found["priority"] = str(self.priority)
+        if self.deadline is not None:
+            found["deadline"] = self.deadline.astimezone(UTC).isoformat()
+        if self.changes:
+            found["training"] = settings_of(dict(self.changes))
+        return found
+
+
+AS_USUAL = Training()

@@ -1,0 +1,51 @@
+"""A collection's queue: open, paused or draining; and who is turned away meanwhile."""
+
+from sqlalchemy.orm import Session
+
+from registry.audit import service as audit
+from registry.audit.actor import Actor
+from registry.base.errors import QueueClosed
+from registry.base.vocabulary import Action, QueueState
+from registry.collections import repository
+from registry.jobs import waking
+from registry.tables.collections import Collection
+
+_ACTIONS = {
+    QueueState.OPEN: Action.QUEUE_OPEN,
+    QueueState.PAUSED: Action.QUEUE_PAUSE,
+    QueueState.DRAINING: Action.QUEUE_DRAIN,
+}
+
+
+def set_queue(session: Session, collection: Collection, state: QueueState, actor: Actor, reason: str) -> Collection:
+    """Open the collection's queue, pause it or let it drain, with an event that says why.
+
+    What a worker has begun is finished in any case. Where the queue is so already, nothing happens.
+    """
+    collection = repository.lock(session, collection.id)
+    before = QueueState(collection.queue)
+    if state == before:
+        return collection
+    collection.queue = state
+    if before == QueueState.PAUSED:
+        waking.wake_collection(session, collection.id)
+    session.flush()
+    audit.record(
+        session,
+        _ACTIONS[state],
+        actor,
+        f"collection/{collection.name}",
+        collection_id=collection.id,
+        reason=reason,
+        details={"before": before, "after": state},
+    )
+    return collection
+
+
+def require_open(collection: Collection) -> None:
+    """Raises QueueClosed where the collection takes nothing new in. (One that is paused does: it waits.)"""
+    if collection.queue == QueueState.DRAINING:
+        raise QueueClosed(
+            f"Collection {collection.name} is draining: what is queued is finished, and nothing new is taken in.",
+            f"Open it again: melo collection resume {collection.name} --reason …",
+        )

@@ -1,0 +1,1 @@
+"""All tables of the database, as SQLAlchemy models: a module a feature."""

@@ -1,0 +1,1 @@
+"""What `audit verify` recomputes from the record, of every feature."""

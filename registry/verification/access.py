@@ -1,0 +1,51 @@
+"""Comparing API keys and protected aliases with their events: part of verifying the record."""
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.access.repository import roles_of
+from registry.access.service import key_digest
+from registry.base.vocabulary import Action
+from registry.tables.access import AliasProtection, ApiKey
+from registry.tables.audit import AuditEvent
+from registry.tables.collections import Collection
+from registry.verification.checked import Checked, made_and_ended
+
+
+def check_keys(session: Session) -> Checked:
+    """Nobody got a key, more rights or a revoked key back but by an event, and no key vanished."""
+    for made, key, ended in made_and_ended(session, ApiKey, "key", Action.KEY_CREATE, Action.KEY_REVOKE):
+        if key is None:
+            yield made.subject, ["it is missing: its event says that it was made"]
+            continue
+        wrong = []
+        if made is None:
+            wrong.append("the event of its creation is missing")
+        elif (made.after, made.actor) != (key_digest(key, roles_of(session, [key.id])), key.created_by):
+            wrong.append("its name, actor, secret, expiry, roles or maker differ from the event of its creation")
+        if (ended.actor if ended else None) != key.revoked_by:
+            wrong.append("whether it is revoked, or by whom, differs from its events")
+        yield f"key/{key.id}", wrong
+
+
+def check_protections(session: Session) -> Checked:
+    """An alias is protected as the last event about it says."""
+    newest = func.row_number().over(partition_by=AuditEvent.subject, order_by=AuditEvent.seq.desc())
+    told = (
+        select(AuditEvent.subject, AuditEvent.details["to"].as_string().label("role"), newest.label("nth"))
+        .where(AuditEvent.action.in_([Action.ALIAS_PROTECT, Action.ALIAS_UNPROTECT]))
+        .subquery()
+    )
+    said: dict[str, str | None] = {
+        row.subject: row.role for row in session.execute(select(told).where(told.c.nth == 1))
+    }
+    query = select(Collection.name, AliasProtection.name.label("alias"), AliasProtection.role).join(
+        Collection, Collection.id == AliasProtection.collection_id
+    )
+    found: dict[str, str | None] = {f"alias/{row.name}/{row.alias}": row.role for row in session.execute(query)}
+    for subject in sorted(said.keys() | found.keys()):
+        same = said.get(subject) == found.get(subject)
+        yield (
+            f"protection of {subject}",
+            [] if same else ["the role that setting it needs differs from the last event about it"],
+        )

@@ -1,0 +1,93 @@
+"""Checking the policies that batches were decided under, and that no approval has gone, against their events."""
+
+from sqlalchemy import BigInteger, and_, cast, func, select
+from sqlalchemy.orm import Session, aliased
+
+from registry.base.vocabulary import Action, QueueState
+from registry.collections import policy
+from registry.tables.audit import AuditEvent
+from registry.tables.collections import Collection
+from registry.tables.edits import Approval, Batch
+from registry.verification.checked import Checked
+
+_FEW = 100
+_MANY = 2_000
+
+
+def check_policies(session: Session) -> Checked:
+    """Every collection has the policy that its last event tells. (A missing event is the collection's finding.)"""
+    told = aliased(AuditEvent)
+    last = (
+        select(func.max(told.seq))
+        .where(told.collection_id == Collection.id)
+        .where(told.action.in_([Action.COLLECTION_CREATE, Action.POLICY_CHANGE]))
+        .scalar_subquery()
+    )
+    query = select(Collection, AuditEvent).outerjoin(AuditEvent, AuditEvent.seq == last).order_by(Collection.id)
+    for collection, event in session.execute(query.execution_options(yield_per=_FEW)):
+        wrong = _differences_from(event, collection) if event else []
+        yield f"policy of {collection.name}", wrong
+
+
+def _differences_from(event: AuditEvent, collection: Collection) -> list[str]:
+    told = event.details.get("after", event.details)  # of a change, or of the collection's making
+    differs = [name for name, value in policy.of(collection).items() if name not in told or told[name] != value]
+    return [f"its {', '.join(differs)} differ from event {event.seq}"] if differs else []
+
+
+def check_queues(session: Session) -> Checked:
+    """Every collection's queue is as its last event says; without one, it is open."""
+    states = {
+        Action.QUEUE_OPEN: QueueState.OPEN,
+        Action.QUEUE_PAUSE: QueueState.PAUSED,
+        Action.QUEUE_DRAIN: QueueState.DRAINING,
+    }
+    told = aliased(AuditEvent)
+    last = (
+        select(func.max(told.seq))
+        .where(told.collection_id == Collection.id, told.action.in_(list(states)))
+        .scalar_subquery()
+    )
+    query = select(Collection.name, Collection.queue, AuditEvent.action).outerjoin(AuditEvent, AuditEvent.seq == last)
+    for name, queue, action in session.execute(query.order_by(Collection.id)):
+        state = states[Action(action)] if action else QueueState.OPEN
+        yield f"queue of {name}", [] if queue == state else [f"it is {queue}, but by its events it is {state}"]
+
+
+def check_given(session: Session) -> Checked:
+    """Every approval of which an event tells is there."""
+    row = and_(
+        Approval.id == cast(AuditEvent.details["approval"].astext, BigInteger),
+        func.concat("batch/", Approval.batch_id) == AuditEvent.subject,
+        Approval.actor == AuditEvent.actor,
+    )
+    query = (
+        select(AuditEvent.seq, AuditEvent.subject, AuditEvent.actor, Approval.id)
+        .outerjoin(Approval, row)
+        .where(AuditEvent.action == Action.BATCH_APPROVE)
+        .order_by(AuditEvent.seq)
+    )
+    for event in session.execute(query.execution_options(yield_per=_MANY)):
+        wrong = f"the approval by {event.actor}, of which event {event.seq} tells, is gone or was changed"
+        yield event.subject.replace("/", " "), [] if event.id is not None else [wrong]
+
+
+def check_needed(session: Session) -> Checked:
+    """Every batch that was approved needed as many approvals as the event of its decision says."""
+    told = aliased(AuditEvent)
+    last = (
+        select(func.max(told.seq))
+        .where(told.subject == func.concat("batch/", Batch.id))
+        .where(told.action == Action.BATCH_APPROVE, told.details.has_key("job"))
+        .scalar_subquery()
+    )
+    query = (
+        select(Batch.id, Batch.approvals_needed, AuditEvent.seq, AuditEvent.details)
+        .outerjoin(AuditEvent, AuditEvent.seq == last)
+        .where(Batch.approvals_needed.is_not(None))
+        .order_by(Batch.id)
+    )
+    for batch in session.execute(query.execution_options(yield_per=_MANY)):
+        needed = (batch.details or {}).get("approvals_needed")
+        wrong = f"it is said to have needed {batch.approvals_needed} approvals, but needed {needed}"
+        yield f"batch {batch.id}", [] if needed == batch.approvals_needed else [wrong]

@@ -1,0 +1,256 @@
+"""Recomputing the whole record: the chain of events, and every digest that it holds to account.
+
+Each check walks one kind of record as a stream, so memory stays the same whatever the size, and yields every record
+with what is wrong about it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
+from typing import Any
+
+from sqlalchemy import Select, and_, or_, select
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.orm import Session, aliased
+
+from registry.audit import repository
+from registry.audit.chain import follow, hashed_fields
+from registry.audit.schemas import FindingView, ProgressView, VerificationView
+from registry.base.digests import (
+    MemberContent,
+    cluster_digest,
+    edit_digest,
+    float32_bytes,
+    prompt_key,
+    received_vector,
+    sha256_hex,
+)
+from registry.base.vocabulary import Action
+from registry.collections.service import foundation_digest
+from registry.tables.audit import AuditEvent
+from registry.tables.collections import Calibration, Collection
+from registry.tables.edits import Batch, Edit
+from registry.tables.orm import in_parts, listed
+from registry.tables.versions import Activation, Block, Cluster, Point
+from registry.verification.access import check_keys, check_protections
+from registry.verification.checked import Checked
+from registry.verification.decisions import check_aliases, check_approvals, check_batches, check_told
+from registry.verification.erasures import check_erasures
+from registry.verification.jobs import check_errors
+from registry.verification.policies import check_given, check_needed, check_policies, check_queues
+from registry.verification.versions import check_versions
+from registry.verification.webhooks import check_webhooks
+from registry.versions.repository import sent
+
+_FEW = 100  # rows at a time where a row holds a block's bytes or a cluster's members
+_MANY = 2_000
+_PAUSE = 0.5  # seconds between two words about progress
+_LONGEST_LIST = 1_000  # findings told; a record that is broken in more places is broken
+
+
+def verify(session: Session) -> VerificationView:
+    """Check everything, against one snapshot. Call it before anything else in the session's transaction."""
+    *_, found = verify_in_steps(session)
+    assert isinstance(found, VerificationView)
+    return found
+
+
+def verify_in_steps(session: Session) -> Iterator[ProgressView | VerificationView]:
+    """The same, saying what it is at about twice a second; the result comes last."""
+    session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    checks: dict[str, Callable[[Session], Checked]] = {
+        "events": _events,
+        "collections": _collections,
+        "calibrations": _calibrations,
+        "batches": check_batches,
+        "approvals": check_approvals,
+        "approvals given": check_given,
+        "approvals needed": check_needed,
+        "policies": check_policies,
+        "queues": check_queues,
+        "job errors": check_errors,
+        "edits": _edits,
+        "blocks": _blocks,
+        "clusters": _clusters,
+        "versions": check_versions,
+        "records made": check_told,
+        "aliases": check_aliases,
+        "erasures": check_erasures,
+        "keys": check_keys,
+        "protections": check_protections,
+        "webhooks": check_webhooks,
+    }
+    checked: dict[str, int] = {}
+    findings: list[FindingView] = []
+    for name, check in checks.items():
+        checked[name] = 0
+        told = monotonic()
+        yield ProgressView(checking=name, checked=0)
+        try:
+            with session.begin_nested():
+                for subject, wrong in check(session):
+                    checked[name] += 1
+                    findings += [FindingView(subject=subject, detail=detail) for detail in wrong]
+                    if monotonic() - told > _PAUSE:
+                        told = monotonic()
+                        yield ProgressView(checking=name, checked=checked[name])
+        except OperationalError:
+            raise  # the database is away, or too slow
+        except (SQLAlchemyError, ValueError, TypeError, LookupError, AttributeError) as error:
+            # A forger may write what no check expects: that must not keep the other checks from being made.
+            broken = f"after {checked[name]} of them, one cannot be read: {type(error).__name__}"
+            findings.append(FindingView(subject=name, detail=broken))
+    tip = repository.tip(session)
+    yield VerificationView(
+        ok=not findings,
+        checked=checked,
+        findings=findings[:_LONGEST_LIST],
+        head_seq=tip.seq,
+        head_hash=tip.hash,
+    )
+
+
+def _stream(session: Session, query: Select[*tuple[Any, ...]], at_once: int) -> Iterator[Any]:
+    return iter(session.execute(query.execution_options(yield_per=at_once)))
+
+
+def _events(session: Session) -> Checked:
+    for seq, wrong in follow({**hashed_fields(event), "hash": event.hash} for event in repository.stream(session)):
+        yield f"event {seq}", wrong
+
+
+def _collections(session: Session) -> Checked:
+    created = and_(AuditEvent.collection_id == Collection.id, AuditEvent.action == Action.COLLECTION_CREATE)
+    query = (
+        select(Collection, AuditEvent, _last_fixed(), Calibration.sha256)
+        .outerjoin(AuditEvent, created)
+        .outerjoin(Calibration, Calibration.collection_id == Collection.id)
+        .order_by(Collection.id)
+    )
+    for collection, event, fixed, calibration in _stream(session, query, _FEW):
+        wrong = []
+        if event is None:
+            wrong.append("the event of its creation is missing")
+        elif event.after != foundation_digest(collection):
+            wrong.append("its name, model, encoder or method differ from what was created")
+        elif event.actor != collection.created_by:
+            wrong.append(f"it is said to be made by {collection.created_by}, and was by {event.actor}")
+        # What the first training fixed is told by no event of its own: the versions' digests hold it.
+        told = {**(event.details if event else {}), **(fixed or {})}
+        if fixed and collection.encoder_digest != told.get("encoder"):
+            wrong.append("its encoder's digest differs from the one that was fixed")
+        if told.get("calibration") not in (None, calibration):
+            wrong.append("its calibration is gone, or differs from the one that was fixed")
+        yield f"collection {collection.name}", wrong
+
+
+def _last_fixed() -> Any:
+    """The details of the last event that fixed a collection's encoder, and its whitening if it has one."""
+    event = aliased(AuditEvent)
+    return (
+        select(event.details)
+        .where(event.collection_id == Collection.id, event.action == Action.COLLECTION_CALIBRATE)
+        .order_by(event.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
+def _calibrations(session: Session) -> Checked:
+    query = select(Calibration.id, Calibration.data, Calibration.sha256).order_by(Calibration.id)
+    for row in _stream(session, query, _FEW):
+        yield f"calibration {row.id}", _bytes_differ(row)
+
+
+def _blocks(session: Session) -> Checked:
+    query = select(Block.id, Block.data, Block.sha256).where(Block.erased_at.is_(None)).order_by(Block.id)
+    for row in _stream(session, query, _FEW):
+        yield f"block {row.id}", _bytes_differ(row)
+
+
+def _bytes_differ(row: Any) -> list[str]:
+    return [] if sha256_hex(row.data) == row.sha256 else ["stored bytes do not match their SHA-256"]
+
+
+def _edits(session: Session) -> Checked:
+    query = select(Edit, Batch.collection_id).outerjoin(Batch, Batch.id == Edit.batch_id).order_by(Edit.id)
+    for edit, collection_id in _stream(session, query, _MANY):
+        wrong = [] if edit.erased_at else _differences(edit)
+        if edit.collection_id != collection_id:
+            wrong.append("its collection is not its batch's")
+        yield f"edit {edit.id}", wrong
+        session.expunge(edit)
+    elsewhere = (
+        select(Activation.edit_id)
+        .join(Edit, Edit.id == Activation.edit_id)
+        .where(or_(Activation.collection_id != Edit.collection_id, Activation.prompt_key != Edit.prompt_key))
+        .order_by(Activation.id)
+    )
+    for edit_id in session.scalars(elsewhere):
+        yield f"edit {edit_id}", ["it acts in another collection, or for another prompt, than its own"]
+
+
+def _differences(edit: Edit) -> list[str]:
+    wrong = []
+    content = edit_digest(
+        prompt=edit.prompt,
+        target=edit.target,
+        rephrases=edit.rephrases,
+        unchanged=edit.unchanged,
+        kind=edit.kind,
+    )
+    if content != edit.digest:
+        wrong.append("its content does not match its digest")
+    if prompt_key(edit.prompt) != edit.prompt_key:
+        wrong.append("its prompt does not match its prompt key")
+    return wrong
+
+
+def _clusters(session: Session) -> Checked:
+    query = select(
+        Cluster.id,
+        Cluster.cluster_no,
+        Cluster.collection_id,
+        sent(Cluster.centre).label("centre"),
+        Cluster.radius,
+        Cluster.label,
+        Cluster.members,
+        Cluster.digest,
+        Cluster.valid,
+        Cluster.erased_at,
+    ).order_by(Cluster.id)
+    for rows in session.execute(query.execution_options(yield_per=_FEW)).partitions():
+        members = _members(session, list({point for row in rows for point in row.members}))
+        for row in rows:
+            subject = f"cluster {row.cluster_no} from version {row.valid.lower} on"
+            missing = [point for point in row.members if point not in members]
+            if missing:
+                yield subject, [f"its points {missing} are missing"]
+                continue
+            if row.erased_at is not None:
+                yield subject, []  # the digest is kept; check_erasures asks whether it may be empty
+                continue
+            found = cluster_digest(
+                centre=float32_bytes(received_vector(row.centre)),
+                radius=row.radius,
+                label=row.label,
+                members=(members[point] for point in row.members),
+            )
+            yield subject, [] if found == row.digest else ["its content does not match its digest"]
+
+
+def _bytes(key: bytes | None) -> bytes:
+    """As a key enters a digest. None: it was erased."""
+    return b"" if key is None else float32_bytes(received_vector(key))
+
+
+def _members(session: Session, point_ids: Sequence[int]) -> dict[int, MemberContent]:
+    query = (
+        select(Point.id, sent(Point.key).label("key"), Point.role, Edit.digest, Block.sha256)
+        .join(Edit, Edit.id == Point.edit_id)
+        .join(Block, Block.id == Point.block_id)
+    )
+    return {
+        row.id: MemberContent(_bytes(row.key), row.digest, row.role, row.sha256)
+        for part in in_parts(point_ids)
+        for row in session.execute(query.where(Point.id.in_(listed(part))))
+    }

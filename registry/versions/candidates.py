@@ -1,0 +1,154 @@
+"""Blocks that a check trained before the decision: what is stored of them, and what a training takes over."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.audit import service as audit
+from registry.base.vocabulary import Action, JobKind, JobState
+from registry.edits import repository as edits
+from registry.jobs import repository, service
+from registry.jobs.claims import Claim, ClaimedEdit
+from registry.jobs.schemas import EditCheck, EditReport
+from registry.tables.edits import Edit
+from registry.tables.jobs import Job
+from registry.tables.orm import in_parts
+from registry.tables.versions import Block, BlockEdit, Point
+from registry.versions import repository as versions
+from registry.versions import states
+from registry.versions.content import BlockContent, PointContent
+from registry.versions.storing import store_points
+from registry.versions.training_result import TrainingResult
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A block with the points that lead to it, stored by a check and in no version yet."""
+
+    block: BlockContent  # with its bytes
+    loss: float
+    iterations: int
+    points: tuple[PointContent, ...]  # in order
+    reports: dict[int, EditReport]  # of the edits that it was trained for
+
+
+def finish_check(
+    session: Session,
+    claim: Claim,
+    report: Sequence[EditCheck],
+    result: TrainingResult | None,
+    *,
+    progress: dict[str, Any] | None,
+    timings: dict[str, float],
+    loss_curve: list[Any],
+    peak_memory_bytes: int | None = None,
+) -> None:
+    """End a check: store its report, and the blocks and points that it trained. No version comes of it.
+
+    Raises LeaseLost where the check was cancelled, or belongs to another worker by now.
+    """
+    held = service.hold(session, claim)
+    blocks = 0
+    if result is not None:
+        store_points(session, held.collection, claim, result)
+        blocks = len(result.blocks)
+    service.write_report(held, report, progress)
+    service.succeed(session, held, timings=timings, loss_curve=loss_curve, peak_memory_bytes=peak_memory_bytes)
+    session.flush()
+    audit.record(
+        session,
+        Action.BATCH_CHECK,
+        claim.actor,
+        f"batch/{claim.batch_id}",
+        collection_id=claim.collection_id,
+        details={"job": held.job.id, "attempt": held.job.attempt, "edits": len(report), "blocks": blocks},
+    )
+
+
+@dataclass(frozen=True)
+class KeptBlock:
+    """The block of an edit that is replaced by one with the same content but for its guards."""
+
+    edit_id: int  # the new one
+    block: BlockContent  # with its bytes
+    loss: float
+    iterations: int
+
+
+def kept_blocks(session: Session, claim: Claim) -> list[KeptBlock]:
+    """Blocks that the batch's edits can go on with: of active edits that ask and answer the same, trained alike."""
+    named = {edit.replaces: edit for edit in claim.edits if edit.replaces is not None}
+    same = [old for old in edits.by_ids(session, named) if _says(old) == _says(named[old.id])]
+    newest = versions.latest(session, claim.collection_id)
+    active = states.active_edits(session, [old.id for old in same], newest.state if newest else 0)
+    found = []
+    for old in same:
+        block_id, loss, iterations, settings, seed = _block_of_edit(session, old.id) or (0, 0, 0, None, 0)
+        if old.id in active and (settings, seed) == (claim.settings, claim.seed):
+            block = versions.blocks_by_ids(session, [block_id], with_bytes=True)[block_id]
+            found.append(KeptBlock(named[old.id].id, block, loss, iterations))
+    return found
+
+
+def _says(edit: Edit | ClaimedEdit) -> tuple[str, str, tuple[str, ...], str]:
+    """What a block is trained on."""
+    return edit.prompt, edit.target, tuple(edit.rephrases), str(edit.kind)
+
+
+def candidates(session: Session, claim: Claim) -> list[Candidate]:
+    """What the batch's check trained and this job can apply as it is: same settings, seed and numbers, and only
+    blocks of which no edit was left out."""
+    check = repository.latest_of_batch(session, claim.batch_id, JobKind.CHECK)
+    job = repository.by_id(session, claim.job_id)
+    if check is None or job is None or check.state != JobState.SUCCEEDED:
+        return []
+    if (check.settings, check.seed, _dtype(check.libraries)) != (job.settings, job.seed, _dtype(job.libraries)):
+        return []
+    reports = {each["edit_id"]: EditCheck.model_validate(each).trained for each in check.report or ()}
+    wanted = {edit.id for edit in claim.edits}
+    found = []
+    for block, loss, iterations, edit_ids, points in _blocks_of_job(session, check.id):
+        told = {edit_id: report for edit_id in edit_ids if (report := reports.get(edit_id))}
+        if wanted.issuperset(edit_ids) and len(told) == len(edit_ids):
+            found.append(Candidate(block, loss, iterations, points, told))
+    return found
+
+
+def _dtype(libraries: dict[str, Any] | None) -> object:
+    return (libraries or {}).get("dtype")
+
+
+def _blocks_of_job(
+    session: Session, job_id: int
+) -> list[tuple[BlockContent, float, int, tuple[int, ...], tuple[PointContent, ...]]]:
+    """The blocks that a job stored, with their bytes: loss, iterations, their edits, and the points that lead there."""
+    rows = session.execute(select(Block.id, Block.loss, Block.iterations).where(Block.job_id == job_id)).all()
+    ids = [row.id for row in rows]
+    blocks = versions.blocks_by_ids(session, ids, with_bytes=True)
+    edits: dict[int, list[int]] = {block_id: [] for block_id in ids}
+    points: dict[int, list[PointContent]] = {block_id: [] for block_id in ids}
+    for part in in_parts(ids):
+        query = select(BlockEdit.block_id, BlockEdit.edit_id).where(BlockEdit.block_id.in_(part))
+        for block_id, edit_id in session.execute(query.order_by(BlockEdit.edit_id)):
+            edits[block_id].append(edit_id)
+        point_ids = session.scalars(select(Point.id).where(Point.block_id.in_(part)))
+        for _, point in sorted(versions.points_by_ids(session, point_ids).items()):
+            points[point.block_id].append(point)
+    return [(blocks[row.id], row.loss, row.iterations, tuple(edits[row.id]), tuple(points[row.id])) for row in rows]
+
+
+def _block_of_edit(session: Session, edit_id: int) -> tuple[int, float, int, dict[str, Any], int] | None:
+    """The newest block that was stored for an edit: its id, loss and iterations, and its job's settings and seed."""
+    query = (
+        select(Block.id, Block.loss, Block.iterations, Job.settings, Job.seed)
+        .join(BlockEdit, BlockEdit.block_id == Block.id)
+        .join(Job, Job.id == Block.job_id)
+        .where(BlockEdit.edit_id == edit_id, Block.erased_at.is_(None))
+        .order_by(Block.id.desc())
+        .limit(1)
+    )
+    row = session.execute(query).one_or_none()
+    return None if row is None else (row.id, row.loss, row.iterations, dict(row.settings), row.seed)

@@ -1,0 +1,95 @@
+"""Aliases that not every approver may set."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.audit import service as audit
+from registry.audit.actor import Actor
+from registry.base.errors import NotFound, RoleNeeded
+from registry.base.vocabulary import Action, Role
+from registry.collections import repository as collections
+from registry.tables.access import AliasProtection
+from registry.tables.collections import Collection
+from registry.versions.names import require_alias_name
+
+
+def page(session: Session, collection: Collection, *, after: str | None, limit: int) -> Sequence[AliasProtection]:
+    """By name, after the one at which the last page ended."""
+    query = select(AliasProtection).where(AliasProtection.collection_id == collection.id)
+    if after is not None:
+        query = query.where(AliasProtection.name > after)
+    return session.scalars(query.order_by(AliasProtection.name).limit(limit)).all()
+
+
+def protect(
+    session: Session, collection: Collection, name: str, role: Role, actor: Actor, reason: str
+) -> AliasProtection:
+    """From now on, setting the alias needs the role. Raises InvalidRequest for a name that cannot be an alias."""
+    require_alias_name(name)
+    collections.lock(session, collection.id)
+    found = _protection(session, collection.id, name)
+    before = found.role if found else None
+    if found is not None and before == role:
+        return found
+    if found is None:
+        found = AliasProtection(collection_id=collection.id, name=name)
+        session.add(found)
+    found.role, found.protected_by, found.reason = str(role), actor.name, reason
+    found.protected_at = func.clock_timestamp()
+    session.flush()
+    session.refresh(found)
+    _record(session, Action.ALIAS_PROTECT, collection, name, actor, reason, before, str(role))
+    return found
+
+
+def unprotect(session: Session, collection: Collection, name: str, actor: Actor, reason: str) -> AliasProtection:
+    """Every approver may set the alias again. Raises NotFound."""
+    collections.lock(session, collection.id)
+    found = _protection(session, collection.id, name)
+    if found is None:
+        raise NotFound(
+            f"The alias {name!r} of {collection.name} is not protected.",
+            f"`melo alias list {collection.name}` shows those that are.",
+        )
+    session.delete(found)
+    session.flush()
+    _record(session, Action.ALIAS_UNPROTECT, collection, name, actor, reason, found.role, None)
+    return found
+
+
+def require_allowed(session: Session, collection: Collection, name: str, actor: Actor) -> None:
+    """Raises RoleNeeded where an alias is protected against this actor. Call it with the collection locked."""
+    found = _protection(session, collection.id, name)
+    if found is not None and not actor.role.covers(Role(found.role)):
+        raise RoleNeeded(
+            f"The alias {name!r} of {collection.name} is protected: setting it needs the role {found.role}, and "
+            f"{actor.name} is {actor.role} there.",
+            f"Ask an {found.role} to set it.",
+        )
+
+
+def _record(
+    session: Session,
+    action: Action,
+    collection: Collection,
+    name: str,
+    actor: Actor,
+    reason: str,
+    before: str | None,
+    after: str | None,
+) -> None:
+    audit.record(
+        session,
+        action,
+        actor,
+        f"alias/{collection.name}/{name}",
+        collection_id=collection.id,
+        reason=reason,
+        details={"from": before, "to": after},
+    )
+
+
+def _protection(session: Session, collection_id: int, name: str) -> AliasProtection | None:
+    return session.get(AliasProtection, (collection_id, name))
