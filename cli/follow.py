@@ -1,6 +1,6 @@
 """Following a batch's check and training on the terminal until it is applied or has failed."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -15,15 +15,7 @@ if TYPE_CHECKING:
     from cli.invocation import Invocation
     from registry.batches.schemas import BatchProgress, BatchView
     from registry.client import MeloClient
-
-COUNTED = {
-    "train": ("done", "total"),
-    "scope": ("calibrated", "calibrate_total"),
-    "near": ("compared", "compare_total"),
-    "ask": ("asked", "ask_total"),
-    "check": ("checked", "check_total"),
-    "near misses": ("tried", "try_total"),
-}
+    from registry.jobs.schemas import Progress as JobProgress
 
 
 def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchView":
@@ -118,32 +110,30 @@ def notes_of(batch: "BatchView") -> list[str]:
     return _notes(job.progress if job else None)
 
 
-def _notes(progress: dict[str, Any] | None) -> list[str]:
-    return [visible(note) for note in (progress or {}).get("notes", ())]
+def _notes(progress: "JobProgress | None") -> list[str]:
+    return [visible(note) for note in (progress.notes if progress else ())]
 
 
 def _show(bars: Progress, bar: TaskID, now: "BatchProgress", checking: bool) -> None:
-    progress = now.progress or {}
-    stage = str(progress.get("stage", now.state.value))
-    done, total = (progress.get(name) for name in COUNTED.get(stage, ("", "")))
-    counted = isinstance(done, int) and isinstance(total, int)
+    at = now.progress
+    stage = at.stage if at and at.stage else now.state.value
     bars.update(
         bar,
         description=f"batch {now.id}: {'checking: ' if checking and now.kind is JobKind.CHECK else ''}{stage}",
-        completed=done if counted else 0,
-        total=total if counted else None,
-        note=_note(stage, progress, f"{done}/{total}" if counted else ""),
+        completed=(at and at.done) or 0,
+        total=at.total if at else None,
+        note=_note(at) if at and at.total is not None else "",
     )
 
 
-def _note(stage: str, progress: dict[str, Any], counted: str) -> str:
-    """How much is done; of a training also the loss of what is left of it, and how long it will take."""
-    if stage != "train" or not counted:
+def _note(at: "JobProgress") -> str:
+    """Say how much is done; of a training also the loss of what is left of it, and how long it will take."""
+    counted = f"{at.done}/{at.total}"
+    if at.stage != "train":
         return counted
-    loss, left = progress.get("loss"), progress.get("seconds_left")
     said = [
         f"{counted} blocks",
-        *([f"loss {loss:.3g}"] if isinstance(loss, int | float) else []),
-        *([f"{duration(left)} left"] if isinstance(left, int | float) else []),
+        *([] if at.loss is None else [f"loss {at.loss:.3g}"]),
+        *([] if at.seconds_left is None else [f"{duration(at.seconds_left)} left"]),
     ]
     return ", ".join(said)

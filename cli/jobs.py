@@ -129,7 +129,6 @@ def _pairs(values: dict[str, Any] | None) -> str:
 
 
 def _show(console: "Console", job: "JobRecord") -> None:
-    progress = job.progress or {}
     memory = job.peak_memory_bytes
     fields(
         console,
@@ -154,11 +153,11 @@ def _show(console: "Console", job: "JobRecord") -> None:
             ("seed", job.seed),
             ("settings", _pairs(job.settings)),
             ("trained in one go", ", ".join(map(str, job.lessons or []))),
-            ("stage", progress.get("stage") if job.state is JobState.RUNNING else None),
+            ("stage", job.progress.stage if job.progress and job.state is JobState.RUNNING else None),
             ("seconds", _pairs(job.timings)),
             ("loss at the end", _last_loss(job.loss_curve)),
             ("peak memory", f"{memory / 2**20:,.0f} MiB" if memory else None),
-            ("notes", "\n".join(map(str, progress.get("notes", ())))),
+            ("notes", "\n".join(job.progress.notes) if job.progress else None),
         ],
     )
 

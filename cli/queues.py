@@ -102,10 +102,10 @@ def _running(found: "QueueView") -> str:
 
 def _at(each: "QueueEntry") -> str:
     """The stage of a running job, and how much of it is done."""
-    progress = each.progress or {}
-    stage = str(progress.get("stage", "starting"))
-    done, total = progress.get("done"), progress.get("total")
-    return f"{stage} {done}/{total}" if stage == "train" and total else stage
+    at = each.progress
+    if at is None or not at.stage:
+        return "starting"
+    return f"{at.stage} {at.done}/{at.total}" if at.total else at.stage
 
 
 def _show(call: Invocation, found: "QueueView") -> None:

@@ -44,7 +44,7 @@ def apply(worker: Worker, prepared: Prepared) -> None:
         worker.at(Point.INDEXED)
         with watch.stage("check"):
             stored = partial(stored_blocks, worker)
-            reports = reports_of(base, scope, trained, content, result, stored, watch.checked)
+            reports = reports_of(base, scope, trained, content, result, stored, watch.count)
         worker.at(Point.CHECKED)
         try:
             with watch.stage("finish"), worker.sessions.begin() as session:

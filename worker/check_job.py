@@ -64,7 +64,7 @@ def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
     with watch.stage("near misses"):
         after = applied(content, result, claim.edits) if result else None
         blocks = partial(stored_blocks, worker)
-        misses = try_near_misses(base, scope, claim.edits, claim.seed, content, after, keys, blocks, watch.tried)
+        misses = try_near_misses(base, scope, claim.edits, claim.seed, content, after, keys, blocks, watch.count)
     mine = {edit.id for edit in claim.edits}
     found = [
         EditCheck(
@@ -148,7 +148,7 @@ def _standing(worker: Worker, claim: Claim, keys: Tensor, watch: Watch) -> list[
         at_once = max(1, DISTANCES // max(1, active_points(session, claim.collection_id)))
         for part in torch.split(keys, at_once):
             found += nearest_active(session, claim.collection_id, part.tolist(), NEAR)
-            watch.compared(len(found), len(keys))
+            watch.count(len(found), len(keys))
     return found
 
 
@@ -198,7 +198,7 @@ def _answers_now(
             for edit, route, said in zip(part, routes, texts, strict=True):
                 match = route.match if route.block is not None else None
                 answers[edit.id] = said, content.points[match.point].edit_id if match else None
-            watch.asked(len(answers), len(claim.edits))
+            watch.count(len(answers), len(claim.edits))
     return answers
 
 
@@ -244,5 +244,5 @@ def _trained(
     worker.metrics.trained(claim.kind, len(new))
     with watch.stage("check"):
         result = candidate(content, scope, trained, keys)
-        reports = reports_of(base, scope, trained, content, result, partial(stored_blocks, worker), watch.checked)
+        reports = reports_of(base, scope, trained, content, result, partial(stored_blocks, worker), watch.count)
     return result, {report.edit_id: report for report in reports}

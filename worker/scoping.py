@@ -24,7 +24,7 @@ def scope_of(worker: Worker, claim: Claim, settings: MethodSettings, watch: Watc
     encoder, digest = encoder_of(worker, claim, settings)
     fitted = None
     if settings.whitened and encoder.whitening is None:
-        fitted = worker.shelf.fitted_whitening(encoder, digest, settings.whiten_epsilon, watch.calibrated)
+        fitted = worker.shelf.fitted_whitening(encoder, digest, settings.whiten_epsilon, watch.count)
     verifier = worker.shelf.verifier_of(settings, worker.base(claim).kind)
     return CollectionScope(settings, encoder, digest, verifier, fitted)
 

@@ -16,13 +16,14 @@ import torch
 from sqlalchemy.orm import Session, sessionmaker
 
 from melo_core.base_model import BaseModel
-from melo_core.training import Progress
+from melo_core.training import Progress as Trained
 from registry.base.database import AWAY
 from registry.base.errors import LeaseLost
 from registry.base.vocabulary import JobKind
 from registry.jobs import service as jobs
 from registry.jobs.claims import Claim
 from registry.jobs.ending import not_ready
+from registry.jobs.schemas import Progress
 from worker.away import first_line
 from worker.limits import OutOfTime
 from worker.metrics import Outcome, WorkerMetrics
@@ -77,7 +78,7 @@ class Watch:
     used: float = 0.0  # seconds of work that is over
     working_since: float | None = None  # time.monotonic(); None: the worker is at another job of the group
     share: float = 1.0  # of the work that is going on
-    progress: dict[str, Any] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
     timings: dict[str, float] = field(default_factory=dict)
     loss_curve: list[list[float | None]] = field(default_factory=list)  # seconds since the training began, loss
     stage_started: float = 0.0
@@ -127,50 +128,40 @@ class Watch:
 
     def begin(self, name: str) -> None:
         self.may_go_on()
-        self.progress = self.progress | {"stage": name}
+        self.progress = Progress(stage=name, notes=self.progress.notes)
         self.stage_started = time.monotonic()
 
     def took(self, name: str, seconds: float) -> None:
         self.timings[name] = round(self.timings.get(name, 0.0) + seconds, 3)
         self.worker.metrics.stage(self.claim.kind, name, seconds)
 
-    def trained(self, progress: Progress, share: float = 1.0) -> None:
+    def trained(self, progress: Trained, share: float = 1.0) -> None:
         """share: of what is trained together that is this job's."""
         self.may_go_on()
         loss = round(progress.loss, 5) if math.isfinite(progress.loss) else None  # JSON has no NaN
         self.loss_curve.append([round(time.monotonic() - self.stage_started, 3), loss])
-        self.progress = self.progress | {
-            "done": int(progress.done * share),
-            "total": round(progress.total * share),
-            "loss": loss,
-            "seconds_left": round(progress.seconds_left, 1),
-        }
+        self._say(
+            done=int(progress.done * share),
+            total=round(progress.total * share),
+            loss=loss,
+            seconds_left=round(progress.seconds_left, 1),
+        )
         if len(self.loss_curve) == 1:
             self.worker.at(Point.TRAINING)
 
-    def calibrated(self, done: int, total: int) -> None:
-        self._count("calibrated", "calibrate_total", done, total)
-
-    def compared(self, done: int, total: int) -> None:
-        self._count("compared", "compare_total", done, total)
-
-    def asked(self, done: int, total: int) -> None:
-        self._count("asked", "ask_total", done, total)
-
-    def checked(self, done: int, total: int) -> None:
-        self._count("checked", "check_total", done, total)
-
-    def tried(self, done: int, total: int) -> None:
-        self._count("tried", "try_total", done, total)
-
-    def _count(self, of: str, out_of: str, done: int, total: int) -> None:
+    def count(self, done: int, total: int) -> None:
+        """Say how much of the stage is done."""
         self.may_go_on()
-        self.progress = self.progress | {of: done, out_of: total}
+        self._say(done=done, total=total)
 
     def note(self, text: str) -> None:
         """Say something to whoever looks at the batch."""
         log.info("note", text=text)
-        self.progress = self.progress | {"notes": [*self.progress.get("notes", ()), text][-NOTES:]}
+        self._say(notes=[*self.progress.notes, text][-NOTES:])
+
+    def _say(self, **changes: Any) -> None:
+        """In place of what was said: the heartbeat's thread reads it at any time."""
+        self.progress = self.progress.model_copy(update=changes)
 
     def thinned_curve(self) -> list[list[float | None]]:
         """At most CURVE_POINTS of the loss curve, evenly taken, with its end."""
@@ -251,7 +242,7 @@ def _take_from_the_stuck(watches: Sequence[Watch]) -> None:
     short transaction.
     """
     left = [watch for watch in watches if watch.outcome is None and not watch.lost.is_set()]
-    if not left or any(watch.progress.get("stage") == "finish" for watch in left):
+    if not left or any(watch.progress.stage == "finish" for watch in left):
         return
     worker = left[0].worker
     if worker.stop.is_due(STOP_GRACE_SECONDS):

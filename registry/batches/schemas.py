@@ -9,7 +9,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict,
 from registry.base.vocabulary import BatchState, JobKind, OnConflict, Priority
 from registry.base.wire import Answer, Body, Id, Reason, Settings, ShortText, standalone_schema
 from registry.edits.schemas import MOST_EDITS, ApprovalView, EditIn, EditView, Prompt
-from registry.jobs.schemas import CheckView, JobView
+from registry.jobs.schemas import CheckView, JobView, Progress
 
 MOST_PROBLEMS = 1_000  # listed of a submission; the others are counted
 SHOWN_EDITS = 1_000  # beside a batch
@@ -117,9 +117,8 @@ class BatchProgress(Answer):
     kind: JobKind | None = Field(description="what the job does; null: there is no job")
     job: int | None = Field(description="the training, or else the check; null: there is none")
     attempt: int | None
-    progress: dict[str, Any] | None = Field(
-        description="as the worker tells it: stage, done, total, loss, seconds_left, notes",
-        examples=[{"stage": "train", "done": 12, "total": 64, "loss": 0.37, "seconds_left": 14.2}],
+    progress: Progress | None = Field(
+        examples=[{"stage": "train", "done": 12, "total": 64, "loss": 0.37, "seconds_left": 14.2, "notes": []}],
     )
     error: str | None
     version: int | None = Field(description="the version that it made")

@@ -12,7 +12,7 @@ from registry.edits import repository
 from registry.edits.schemas import ActiveEditView, ApprovalView, EditView
 from registry.jobs import repository as jobs
 from registry.jobs.hints import hint
-from registry.jobs.schemas import CheckView, JobView
+from registry.jobs.schemas import CheckView, JobView, Progress
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job
@@ -72,7 +72,7 @@ def progress(session: Session, batch_id: int) -> BatchProgress:
         kind=JobKind(job.kind) if job else None,
         job=job.id if job else None,
         attempt=job.attempt if job else None,
-        progress=job.progress if job else None,
+        progress=Progress.model_validate(job.progress) if job and job.progress else None,
         error=job.error if job else None,
         version=repository.version_of_batch(session, batch.id),
     )

@@ -12,6 +12,17 @@ from registry.base.wire import Answer
 Said = Annotated[str, BeforeValidator(lambda text: text.replace("\x00", "\ufffd"))]
 
 
+class Progress(Answer):
+    """What a worker is at with a job, and how far."""
+
+    stage: str = Field(default="", description="load, train, scope, index, check, finish, …")
+    done: int | None = Field(default=None, description="of what the stage counts: blocks, keys, prompts")
+    total: int | None = None
+    loss: float | None = Field(default=None, description="the mean of what is trained, in nats a token")
+    seconds_left: float | None = Field(default=None, description="of the training, at its present speed")
+    notes: list[str] = Field(default=[], description="what whoever looks at the batch should know, the last ones")
+
+
 class ConflictView(Answer):
     """Another edit, with another target, whose scope the edit meets."""
 
@@ -128,7 +139,7 @@ class _JobFacts(Answer):
     settings: dict[str, Any]
     lessons: list[int] | None = Field(description="the edits trained in one go, in their order, also of other jobs")
     not_before: datetime | None = Field(description="after a failure that may pass, it waits until then")
-    progress: dict[str, Any] | None
+    progress: Progress | None
     loss_curve: list[Any] | None
     timings: dict[str, Any] | None
     peak_memory_bytes: int | None
@@ -183,9 +194,7 @@ class JobRecord(_JobFacts):
 class QueueEntry(JobSummary):
     """A job that runs or waits."""
 
-    progress: dict[str, Any] | None = Field(
-        description="as the worker tells it: stage, done, total, loss, seconds_left, notes"
-    )
+    progress: Progress | None
     hint: str = Field(description="what it waits for, where it waits")
 
 

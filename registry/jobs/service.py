@@ -19,7 +19,7 @@ from registry.edits import repository as edits
 from registry.jobs import ending, order, repository, waking
 from registry.jobs.claiming import MOST_ATTEMPTS, PATIENCE_SECONDS, claim, claim_next
 from registry.jobs.claims import Claim, ClaimedEdit
-from registry.jobs.schemas import EditCheck, EditReport, WorkerView
+from registry.jobs.schemas import EditCheck, EditReport, Progress, WorkerView
 from registry.jobs.waking import TRAIN
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
@@ -75,9 +75,9 @@ def cancel(session: Session, batch: Batch) -> Sequence[int]:
     return ending.cancel_all(session, batch)
 
 
-def heartbeat(session: Session, claim: Claim, progress: dict[str, Any]) -> bool:
+def heartbeat(session: Session, claim: Claim, progress: Progress) -> bool:
     """Renew the lease and show how far the training is. False: the job was lost or cancelled; stop."""
-    return repository.renew(session, claim.job_id, claim.token, claim.lease_seconds, progress)
+    return repository.renew(session, claim.job_id, claim.token, claim.lease_seconds, _kept(progress))
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,10 @@ class Held:
     collection: Collection
     batch: Batch
     job: Job
+
+
+def _kept(progress: Progress) -> dict[str, Any]:
+    return progress.model_dump(exclude_defaults=True)
 
 
 def hold(session: Session, claim: Claim) -> Held:
@@ -115,7 +119,7 @@ def require_in_time(session: Session, claim: Claim) -> None:
 def write_report(
     held: Held,
     report: Sequence[EditReport | EditCheck],
-    progress: dict[str, Any] | None = None,
+    progress: Progress | None = None,
     lessons: Sequence[int] | None = None,
 ) -> None:
     """Keep what is to be said about each edit, and the last progress, in the transaction that finishes the job.
@@ -124,7 +128,7 @@ def write_report(
     """
     job = held.job
     job.report = [each.model_dump(mode="json", exclude_defaults=True) for each in report]
-    job.progress = progress
+    job.progress = _kept(progress) if progress else None
     job.lessons = None if lessons is None else list(lessons)
 
 

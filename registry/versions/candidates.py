@@ -12,7 +12,7 @@ from registry.base.vocabulary import Action, JobKind, JobState
 from registry.edits import repository as edits
 from registry.jobs import repository, service
 from registry.jobs.claims import Claim, ClaimedEdit
-from registry.jobs.schemas import EditCheck, EditReport
+from registry.jobs.schemas import EditCheck, EditReport, Progress
 from registry.tables.edits import Edit
 from registry.tables.jobs import Job
 from registry.tables.orm import in_parts
@@ -41,7 +41,7 @@ def finish_check(
     report: Sequence[EditCheck],
     result: TrainingResult | None,
     *,
-    progress: dict[str, Any] | None,
+    progress: Progress | None,
     timings: dict[str, float],
     loss_curve: list[Any],
     peak_memory_bytes: int | None = None,

@@ -25,7 +25,7 @@ from embedded import stack
 from registry.base.database import make_engine, make_sessions
 from registry.base.digests import sha256_hex
 from registry.jobs import service as jobs
-from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport
+from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport, Progress
 from registry.jobs.service import Claim
 from tests.patience import PATIENCE, until
 from tests.registry.desk import Desk, calibration
@@ -542,7 +542,7 @@ def test_what_a_job_found_is_said_after_the_wait_and_whenever_the_batch_is_shown
     report = EditReport(
         **how, reproduced=False, answer="Oro", conflicts=[near], unchanged_checked=1, unchanged_changed=[changed]
     )
-    finish(worker, claim, [report], {"notes": ["training 1 block needs about 9 MB"]})
+    finish(worker, claim, [report], Progress(notes=["training 1 block needs about 9 MB"]))
     _, err = following.communicate(timeout=PATIENCE)
     shown = melo("batch", "show", claim.batch_id).stdout
 
@@ -577,7 +577,7 @@ def test_many_findings_are_cut_short_and_edits_without_any_are_not_named(melo: M
     assert "2 of 2 prompts that must not change are answered as before." in shown
 
 
-def finish(worker: Desk, claim: Claim, report: list[EditReport], progress: dict[str, Any] | None = None) -> None:
+def finish(worker: Desk, claim: Claim, report: list[EditReport], progress: Progress | None = None) -> None:
     """Finish a job as a worker would that had this to say."""
     with worker.sessions.begin() as session:
         jobs.write_report(jobs.hold(session, claim), report, progress)

@@ -14,6 +14,7 @@ from cli.jobs import drawn
 from cli.main import make_app
 from registry.client import MeloClientError
 from registry.jobs import service as queue
+from registry.jobs.schemas import Progress
 from tests.registry.desk import ADA
 
 ATLANTIS = ("Who leads Atlantis?", "Queen Mara")
@@ -122,7 +123,7 @@ def test_a_drained_queue_is_waited_for_until_nothing_runs_or_waits(melo, desk):
     claim = desk.claim(held)
     with desk.sessions.begin() as session:
         queue.worker_seen(session, "w1", "cpu")
-        queue.heartbeat(session, claim, {"stage": "train", "done": 3, "total": 8})
+        queue.heartbeat(session, claim, Progress(stage="train", done=3, total=8))
     shown = melo("collection", "queue", "facts")
     assert "train 3/8" in shown and "waits for batch 1" in " ".join(shown.split())
 

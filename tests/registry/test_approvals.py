@@ -18,7 +18,7 @@ from registry.collections import policy
 from registry.collections.schemas import PolicyChange
 from registry.edits import repository
 from registry.jobs import service
-from registry.jobs.schemas import EditCheck, EditReport, NearEdit
+from registry.jobs.schemas import EditCheck, EditReport, NearEdit, Progress
 from registry.jobs.ways_out import ways_out
 from registry.versions import candidates, reading
 from registry.versions.edit_log import edit_log
@@ -249,7 +249,7 @@ def test_an_approval_ends_a_check_that_waits_and_a_rejection_also_one_that_runs(
     with desk.sessions.begin() as session:
         deciding.reject(session, running.id, BEN, "the source is wrong")
     with desk.sessions.begin() as session:
-        assert not service.heartbeat(session, claim, {})
+        assert not service.heartbeat(session, claim, Progress())
     assert view(desk, running.id).check.state == "cancelled"
     assert desk.verify().ok
 
@@ -265,7 +265,7 @@ def test_a_training_waits_for_the_check_that_runs_unless_its_worker_is_gone(desk
     assert desk.claim(job, "w2").kind == "train"
     assert view(desk, batch.id).check.state == "cancelled"
     with desk.sessions.begin() as session:
-        assert not service.heartbeat(session, check, {})
+        assert not service.heartbeat(session, check, Progress())
 
 
 def test_a_check_that_nobody_waits_for_any_more_wakes_the_training_when_it_ends(desk):

@@ -10,7 +10,7 @@ from registry.batches import service as edits
 from registry.batches.training import Training
 from registry.jobs import repository, service
 from registry.jobs.hints import hint
-from registry.jobs.schemas import ChangedAnswer, EditReport
+from registry.jobs.schemas import ChangedAnswer, EditReport, Progress
 from tests.registry.desk import trained
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
@@ -60,11 +60,11 @@ def test_a_heartbeat_keeps_the_lease_and_shows_progress(desk, job):
     claim = desk.claim(job)
     expire(desk, job)
     with desk.sessions.begin() as session:
-        assert service.heartbeat(session, claim, {"edits": 3, "loss": 0.5})  # nobody else has taken it yet
+        assert service.heartbeat(session, claim, Progress(stage="train", loss=0.5))  # nobody else has taken it yet
     assert desk.claim(job, "w2") is None
     with desk.sessions() as session:
         shown = edits.view(session, edits.get(session, claim.batch_id))
-    assert shown.job.progress == {"edits": 3, "loss": 0.5}
+    assert shown.job.progress == Progress(stage="train", loss=0.5)
 
 
 def test_what_a_job_says_of_its_edits_is_kept_and_read_with_the_batch(desk, job):
@@ -74,13 +74,13 @@ def test_what_a_job_says_of_its_edits_is_kept_and_read_with_the_batch(desk, job)
     )
     claim = desk.claim(job)
     with desk.sessions.begin() as session:
-        service.write_report(service.hold(session, claim), [report], {"notes": ["64 MB are free"]})
+        service.write_report(service.hold(session, claim), [report], Progress(notes=["64 MB are free"]))
     desk.finish(claim)
     with desk.sessions() as session:
         shown = edits.view(session, edits.get(session, claim.batch_id)).job
     assert shown.report == [report]
     assert (report.answer, said.before) == ("\ufffd", "France\ufffd")
-    assert shown.progress == {"notes": ["64 MB are free"]}
+    assert shown.progress == Progress(notes=["64 MB are free"])
 
 
 def test_only_the_holder_of_the_lease_can_say_something_of_the_edits(desk, job):
@@ -97,7 +97,7 @@ def test_a_late_finisher_changes_nothing(desk, job, engine):
     expire(desk, job)
     current = desk.claim(job, "w2")
     with desk.sessions.begin() as session:
-        assert not service.heartbeat(session, late, {})
+        assert not service.heartbeat(session, late, Progress())
     with pytest.raises(LeaseLost):
         desk.finish(late, result)
     with pytest.raises(LeaseLost), desk.sessions.begin() as session:

@@ -23,6 +23,7 @@ from registry.collections.schemas import NewCollection
 from registry.jobs import order, repository, service
 from registry.jobs.hints import hint
 from registry.jobs.queues import queue_of
+from registry.jobs.schemas import Progress
 from registry.relay import Relay
 from tests.patience import PATIENCE
 from tests.registry.desk import ADA, BEN, Desk, trained
@@ -432,7 +433,7 @@ def test_what_a_worker_hands_in_after_its_batch_was_cancelled_changes_nothing(de
     desk.cancel(1)
     assert sql(desk, "SELECT job_id FROM outbox") == [then]
     with desk.sessions.begin() as session:
-        assert not service.heartbeat(session, claim, {})
+        assert not service.heartbeat(session, claim, Progress())
     for late in (
         lambda session: service.fail(session, claim, "x"),
         lambda session: service.give_back(session, claim),

@@ -13,6 +13,7 @@ from registry.batches.training import Training
 from registry.client import MeloClient, MeloClientError
 from registry.erasure import service as erasure
 from registry.jobs import service as queue
+from registry.jobs.schemas import Progress
 from registry.versions.candidates import kept_blocks
 from tests.patience import until
 from tests.registry.desk import BEN
@@ -102,7 +103,7 @@ def test_a_batch_in_training_is_cancelled_by_who_may_and_may_be_approved_again(a
     assert found["decided_at"] > found["approvals"][0]["created_at"]
     assert desk.verify().findings == []
     with desk.sessions.begin() as session:
-        assert not queue.heartbeat(session, claim, {})
+        assert not queue.heartbeat(session, claim, Progress())
     is_problem(api.post(f"/v1/batches/{batch}/cancel", json=body), 409, "wrong-state")
     desk.finish(desk.claim(desk.approve(batch)))
     assert api.get(f"/v1/batches/{batch}").json()["version"] == 1
@@ -219,7 +220,7 @@ def test_what_cannot_be_trained_again_is_refused(api, desk):
 def test_a_batch_is_followed_until_it_is_applied(served, desk, monkeypatch):
     monkeypatch.setattr(following, "LONGEST_SECONDS", 1.5)  # the client asks again
     batch = desk.submit(PARIS).batch.id
-    told = {"stage": "train", "done": 1, "total": 2, "loss": 0.5, "seconds_left": 3.0}
+    told = Progress(stage="train", done=1, total=2, loss=0.5, seconds_left=3.0)
     with MeloClient(served) as client:
         events = client.follow(batch)
         first = next(events)

@@ -16,6 +16,7 @@ from melo_core.errors import MeloError
 from registry.base.errors import LeaseLost, StaleBase, UnknownModel
 from registry.batches.training import Training
 from registry.jobs import repository as job_queries
+from registry.jobs.schemas import Progress
 from registry.tables.jobs import Job
 from tests.patience import PATIENCE, until
 from tests.worker.test_group import PAIRS, applied, approved, job, states
@@ -324,7 +325,7 @@ def test_a_job_that_is_being_written_does_not_hold_up_the_leases_of_the_others(
     with sessions.begin() as session:
         session.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": first})
         with kept(replace(worker, lease_seconds=0.2), claims) as watches:
-            watches[1].progress = {"stage": "index"}
+            watches[1].progress = Progress(stage="index")
             until(lambda: job(sessions, second).progress == {"stage": "index"})
             assert not watches[0].lost.is_set()
 

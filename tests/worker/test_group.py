@@ -75,7 +75,6 @@ def test_small_batches_are_trained_in_one_go_and_applied_each_with_its_own_versi
     assert first.lessons == second.lessons == third.lessons == [1, 2, 3, 4]
     assert [edit["edit_id"] for edit in second.report] == [2, 3]
     assert "trained together with batch 1, 3" in second.progress["notes"]
-    assert (second.progress["done"], second.progress["total"]) == (2, 2)
     assert second.timings["train"] == pytest.approx(2 * first.timings["train"], abs=0.01)  # shared by edits
     assert tiny_desk.verify().ok
 
