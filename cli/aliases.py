@@ -77,8 +77,8 @@ def register(app: typer.Typer) -> None:
         ]
         table(call.out, columns, rows, empty="")
 
-    @group.command(epilog=example("melo alias asked facts production --at 2026-11-17T14:05"))
-    def asked(
+    @group.command(epilog=example("melo alias at facts production --at 2026-11-17T14:05"))
+    def at(
         context: typer.Context,
         collection: str,
         name: Name,

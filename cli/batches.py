@@ -100,7 +100,7 @@ def register(app: typer.Typer) -> None:
         with call.client() as client:
             found = client.approve(batch, reason, declined=declined or [])
             if not as_json:
-                call.out.print(Text(f"{approved(found)} {'' if wait else found.hint}".strip()))
+                call.out.print(Text(f"{approved(found)} {'' if wait else found.waits_for}".strip()))
             if wait:
                 found = follow(call, client, batch)
         if as_json:
@@ -164,7 +164,7 @@ def _show(console: "Console", batch: "BatchView", findings: bool) -> None:
             ("batch", batch.id),
             ("collection", batch.collection),
             ("state", batch.state.value),
-            ("waits for", batch.hint),
+            ("waits for", batch.waits_for),
             ("version", f"{batch.collection}@{batch.version}" if batch.version else None),
             ("message", batch.message),
             ("file", batch.source),

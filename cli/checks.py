@@ -42,7 +42,7 @@ def show_check(console: "Console", batch: "BatchView") -> None:
     table(console, columns, rows, empty="No edits.")
     if batch.job is not None:  # it is decided
         return
-    ways = [(edit_id, way) for edit_id, each in found.items() for way in each.ways_out if edit_id not in batch.declined]
+    ways = [(edit_id, way) for edit_id, each in found.items() for way in each.remedies if edit_id not in batch.declined]
     for edit_id, way in ways[:SHOWN]:
         console.print(Text(visible(f"Edit {edit_id}: {way[:1].lower()}{way[1:]}"), style="yellow"))
     if len(ways) > SHOWN:

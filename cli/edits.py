@@ -1,4 +1,4 @@
-"""`melo edit add`, `melo edits submit`, `melo edits list`: corrections on their way in."""
+"""`melo edit add`, `melo edit submit`, `melo edit list`: corrections on their way in."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,23 +35,17 @@ Wait = Annotated[bool, typer.Option("--wait", help="Follow the job until it is a
 
 
 def register(app: typer.Typer) -> None:
-    edit = typer.Typer(
-        help="One correction.",
-        epilog=example('melo edit add facts "What is the capital of Kazakhstan?" "Astana"'),
+    group = typer.Typer(
+        help="Corrections: add one, submit a file, list them, train one again.",
+        epilog=example("melo edit submit corrections.jsonl --collection facts"),
         no_args_is_help=True,
     )
-    edits = typer.Typer(
-        help="Corrections: submit a file, list them, train one again.",
-        epilog=example("melo edits submit corrections.jsonl --collection facts"),
-        no_args_is_help=True,
-    )
-    app.add_typer(edit, name="edit")
-    app.add_typer(edits, name="edits")
-    edit.command(epilog=example('melo edit add facts "Who leads Atlantis?" "Queen Mara" --approve --wait'))(add)
-    edits.command(epilog=example("melo edits submit corrections.jsonl --collection facts --skip-invalid"))(submit)
-    edits.command("list", epilog=example("melo edits list facts --active"))(list_edits)
-    shown = """melo edits retrain 12 --training '{"iterations": 200}' --reason 'it was not learned'"""
-    edits.command(epilog=example(shown))(retrain)
+    app.add_typer(group, name="edit")
+    group.command(epilog=example('melo edit add facts "Who leads Atlantis?" "Queen Mara" --approve --wait'))(add)
+    group.command(epilog=example("melo edit submit corrections.jsonl --collection facts --skip-invalid"))(submit)
+    group.command("list", epilog=example("melo edit list facts --active"))(list_edits)
+    shown = """melo edit retrain 12 --training '{"iterations": 200}' --reason 'it was not learned'"""
+    group.command(epilog=example(shown))(retrain)
 
 
 def add(

@@ -56,11 +56,11 @@ def _behind(changed: "ChangedAnswer") -> str:
 def _remedy(changed: "ChangedAnswer", batch: "BatchView") -> str:
     if changed.by_edit is None:
         return "Submit the correction that answered it again."
-    return f"Word it more narrowly, or: {_way_out(changed.by_edit, batch)}"
+    return f"Word it more narrowly, or: {_to_be_rid_of(changed.by_edit, batch)}"
 
 
-def _way_out(edit_id: int, batch: "BatchView") -> str:
-    """To be rid of an edit: by leaving it out as long as the batch is not decided on."""
+def _to_be_rid_of(edit_id: int, batch: "BatchView") -> str:
+    """The command that leaves an edit out of its batch, or retires it once the batch is applied."""
     if batch.version:
         return f"melo retire {batch.collection} {edit_id} --reason …"
     return f"melo batch approve {batch.id} --except {edit_id}"
@@ -71,7 +71,7 @@ def _not_learned(report: "EditReport", batch: "BatchView") -> Iterator[str]:
     if not report.reproduced:
         yield visible(
             f"Edit {report.edit_id} was not learned: with its block the model answers {report.answer!r} {after}. "
-            f"Word it otherwise, or: {_way_out(report.edit_id, batch)}"
+            f"Word it otherwise, or: {_to_be_rid_of(report.edit_id, batch)}"
         )
     elif not report.reached:
         yield f"Edit {report.edit_id} did not reach its loss {after}, but the model gives its answer."

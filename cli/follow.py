@@ -40,7 +40,7 @@ def go_on(
     if wait:
         return follow(call, client, batch.id)
     if not quiet:
-        call.out.print(Text(f"{approved(batch) if approve else ''} {batch.hint}".strip()))
+        call.out.print(Text(f"{approved(batch) if approve else ''} {batch.waits_for}".strip()))
     return batch
 
 
@@ -58,7 +58,7 @@ def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVi
         bar = bars.add_task(f"batch {batch_id}", total=None, note="")
         batch, seen = client.batch(batch_id), None
         for now in client.follow(batch_id):
-            if (at := (now.state, now.hint, now.job, now.attempt)) != seen:  # all else is progress alone
+            if (at := (now.state, now.waits_for, now.job, now.attempt)) != seen:  # all else is progress alone
                 batch, seen = client.batch(batch_id), at
             if batch.state.is_over:
                 break
@@ -69,9 +69,9 @@ def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVi
             if not checked and batch.check and batch.check.report is not None and batch.job is None:
                 show_check(bars.console, batch)
                 checked = True
-            if batch.hint and batch.hint != said:
-                bars.console.print(Text(batch.hint, style="yellow"))
-                said = batch.hint
+            if batch.waits_for and batch.waits_for != said:
+                bars.console.print(Text(batch.waits_for, style="yellow"))
+                said = batch.waits_for
             if not told_to_wait and batch.state is BatchState.SUBMITTED and not is_checked(batch):
                 bars.console.print(Text("This command waits for the decision too; Ctrl-C ends the waiting alone."))
                 told_to_wait = True

@@ -74,7 +74,7 @@ def _health(record: "ProcessRecord", state: "StackState") -> str:
     }
     try:
         asked[record.name]()
-    except probes.NoSign as reason:
+    except probes.ProbeFailed as reason:
         return str(reason)
     return Health.READY.value
 
@@ -101,7 +101,7 @@ def _queue(state: "StackState") -> dict[str, int] | None:
 
     try:
         return probes.queue(state.database_url) if state.database_url else None
-    except probes.NoSign:
+    except probes.ProbeFailed:
         return None
 
 

@@ -1,4 +1,4 @@
-"""`melo up`, `down`, `status`, `migrate`, `check`: the servers themselves."""
+"""`melo up`, `down`, `status`, `migrate`, `health`: the servers themselves."""
 
 import signal
 import socket
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=example("melo down"))(down)
     app.command(epilog=example("melo status --json"))(status)
     app.command(epilog=example("MELO_DATABASE_URL=postgresql://melo@db/melo melo migrate"))(migrate)
-    app.command(epilog=example("melo check worker   (the health check of a container)"))(check)
+    app.command(epilog=example("melo health worker   (the health check of a container)"))(health)
 
 
 def up(
@@ -124,7 +124,7 @@ def migrate(context: typer.Context) -> None:
         call.out.print(f"The schema went from {before or 'nothing'} to {after}.", markup=False)
 
 
-def check(context: typer.Context, service: Service) -> None:
+def health(context: typer.Context, service: Service) -> None:
     """End with status 0 if this service of this machine does its work."""
     from registry.base import probes
 
@@ -136,7 +136,7 @@ def check(context: typer.Context, service: Service) -> None:
     }
     try:
         checks[service]()
-    except probes.NoSign as reason:
+    except probes.ProbeFailed as reason:
         raise CommandError(f"The {service.value} is not well", f"{reason}.") from None
 
 

@@ -110,8 +110,8 @@ def _at(each: "QueueEntry") -> str:
 
 def _show(call: Invocation, found: "QueueView") -> None:
     if found.state is not QueueState.OPEN:
-        way_out = f"melo collection resume {found.collection} --reason …"
-        call.out.print(Text(f"The queue of {found.collection} is {found.state.value}: {way_out}", style="yellow"))
+        remedy = f"melo collection resume {found.collection} --reason …"
+        call.out.print(Text(f"The queue of {found.collection} is {found.state.value}: {remedy}", style="yellow"))
     columns = ["batch#", "job#", "kind", "state", "edits#", "priority", "deadline", "since", "at", "waits for"]
     rows = [
         [
@@ -125,7 +125,7 @@ def _show(call: Invocation, found: "QueueView") -> None:
             each.started_at if each in found.running else each.created_at,
             _at(each) if each in found.running else None,
             # Of a paused queue, the line above has told.
-            None if found.state is QueueState.PAUSED and each not in found.running else each.hint or None,
+            None if found.state is QueueState.PAUSED and each not in found.running else each.waits_for or None,
         ]
         for each in (*found.running, *found.waiting)
     ]

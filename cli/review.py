@@ -148,7 +148,7 @@ def _record(edit: "ActiveEditView", guards: Sequence[str]) -> dict[str, Any]:
 
 def _told(batch: "BatchView", path: Path, guards: int) -> str:
     """What was written, and the commands that go on with it."""
-    submit = ["melo", "edits", "submit", str(path), "--collection", batch.collection]
+    submit = ["melo", "edit", "submit", str(path), "--collection", batch.collection]
     if batch.message:
         submit += ["--message", batch.message]
     if batch.priority is not Priority.NORMAL:

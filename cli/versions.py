@@ -164,7 +164,7 @@ def as_of(
     time: Annotated[str, typer.Argument(help=TIME_HELP)],
     as_json: AsJson = False,
 ) -> None:
-    """Say which version was the newest at a moment. What an alias pointed at: `melo alias asked`."""
+    """Say which version was the newest at a moment. What an alias pointed at: `melo alias at`."""
     call = invocation(context)
     asked = moment(time)
     with call.client() as client:

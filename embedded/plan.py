@@ -20,7 +20,7 @@ class Part:
 
     name: str
     command: list[str]
-    sign: Callable[[], None]  # raises probes.NoSign until the process does its work
+    probe: Callable[[], None]  # raises probes.ProbeFailed until the process does its work
     patience_seconds: float  # how long it may take until then
     farewells: list[Farewell]
     environment: dict[str, str] = field(default_factory=dict)
@@ -33,7 +33,7 @@ def postgres_part(server: Postgres) -> Part:
     return Part(
         name="postgres",
         command=server.command,
-        sign=lambda: probes.of_postgres(server.url("postgres")),
+        probe=lambda: probes.of_postgres(server.url("postgres")),
         patience_seconds=120,  # it may first have to recover from a power loss
         # SIGINT is its fast shutdown: sessions are closed, the data is written. SIGQUIT leaves the
         # writing to the next start's recovery.
@@ -48,7 +48,7 @@ def valkey_part(server: Valkey) -> Part:
     return Part(
         name="valkey",
         command=server.command,
-        sign=lambda: probes.of_broker(server.url),
+        probe=lambda: probes.of_broker(server.url),
         patience_seconds=60,
         farewells=[Farewell(signal.SIGTERM, 20)],
         environment=_own_environment(),
@@ -60,7 +60,7 @@ def relay_part(environment: dict[str, str]) -> Part:
     return Part(
         name="relay",
         command=[sys.executable, "-m", "registry.relay"],
-        sign=lambda: probes.of_relay(environment["MELO_DATABASE_URL"]),
+        probe=lambda: probes.of_relay(environment["MELO_DATABASE_URL"]),
         patience_seconds=60,
         farewells=[Farewell(signal.SIGTERM, 10)],
         environment=environment,
@@ -72,7 +72,7 @@ def worker_part(environment: dict[str, str], stop_seconds: float) -> Part:
     return Part(
         name="worker",
         command=[sys.executable, "-m", "worker"],
-        sign=lambda: probes.of_worker(
+        probe=lambda: probes.of_worker(
             environment["MELO_DATABASE_URL"], within_seconds=4, host=f"{socket.gethostname()}/"
         ),
         patience_seconds=180,  # importing torch from a cold disk
@@ -87,7 +87,7 @@ def api_part(environment: dict[str, str], listener: int) -> Part:
         name="api",
         command=[sys.executable, "-m", "embedded.serve", str(listener)],
         inherit=[listener],
-        sign=lambda: probes.of_api(environment["MELO_API_URL"]),
+        probe=lambda: probes.of_api(environment["MELO_API_URL"]),
         patience_seconds=60,
         farewells=[Farewell(signal.SIGTERM, 10)],
         environment=environment,

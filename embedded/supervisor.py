@@ -193,8 +193,8 @@ class Supervisor:
                 f"{part.name} ended at once, with status {running.child.returncode}. The end of {log}:\n{tail(log)}"
             )
         try:
-            part.sign()
-        except probes.NoSign as reason:
+            part.probe()
+        except probes.ProbeFailed as reason:
             if time.monotonic() - running.since < part.patience_seconds:
                 return False
             raise StartFailed(
@@ -204,11 +204,11 @@ class Supervisor:
         running.record.health = Health.READY
         return True
 
-    def _expect(self, what: str, sign: Callable[[], None]) -> None:
+    def _expect(self, what: str, probe: Callable[[], None]) -> None:
         """A server of the user's own has to answer before anything is built on it."""
         try:
-            sign()
-        except probes.NoSign as reason:
+            probe()
+        except probes.ProbeFailed as reason:
             raise StartFailed(
                 f"{what.capitalize()} was not reached: {reason}.",
                 "Check MELO_DATABASE_URL and MELO_REDIS_URL, or unset them to use the embedded servers.",
@@ -241,8 +241,8 @@ class Supervisor:
             self._write()
         elif running.record.health is Health.STARTING:
             try:
-                running.part.sign()
-            except probes.NoSign:
+                running.part.probe()
+            except probes.ProbeFailed:
                 return
             running.record.health = Health.READY
             self._write()

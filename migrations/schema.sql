@@ -385,7 +385,7 @@ CREATE TABLE jobs (
     libraries jsonb,
     seed bigint NOT NULL,
     settings jsonb NOT NULL,
-    lessons bigint[],
+    trained_together bigint[],
     not_before timestamp with time zone,
     progress jsonb,
     loss_curve jsonb,

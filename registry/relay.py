@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError as BrokerAway
+from kombu.exceptions import OperationalError as BrokerUnreachable
 from sqlalchemy.orm import Session, sessionmaker
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 from tenacity.stop import stop_when_event_set
@@ -29,7 +29,7 @@ from registry.base.database import make_engine, make_sessions, schema_state
 from registry.base.errors import InvalidRequest, SchemaMismatch
 from registry.base.logging import configure_logging
 from registry.base.settings import Settings
-from registry.jobs import outbox, queues, waking
+from registry.jobs import messages, outbox, queues
 from registry.jobs import service as jobs
 from registry.metrics.queue import QueueCollector
 from registry.metrics.relay import RelayMetrics
@@ -42,7 +42,7 @@ _AT_ONCE = 100
 _KEPT = timedelta(days=1)  # messages of jobs that are over
 _PRUNED_AT_ONCE = 5_000
 _PRUNE_SECONDS = 60.0
-AWAY = (*database.AWAY, BrokerAway, OSError)
+UNREACHABLE = (*database.UNREACHABLE, BrokerUnreachable, OSError)
 Result = TypeVar("Result")
 
 
@@ -80,7 +80,7 @@ class Relay:
     def patiently(self, act: Callable[[], Result]) -> Result | None:
         """Do it, waiting ever longer while the database or the broker is away. None: told to stop meanwhile."""
         retrying = Retrying(
-            retry=retry_if_exception_type(AWAY),
+            retry=retry_if_exception_type(UNREACHABLE),
             wait=wait_exponential_jitter(multiplier=0.5, max=15),
             stop=stop_when_event_set(self.stopping),
             sleep=self.pause,
@@ -106,18 +106,18 @@ class Relay:
             for job in outbox.forsaken(session, self.resend_seconds, _AT_ONCE):
                 log.info("sent again", job=job.id, state=job.state, worker=job.worker)
                 self.metrics.sent_again(job.state)
-                waking.wake_again(session, job.id)
+                messages.wake_again(session, job.id)
         self.prune()
         with self.sessions.begin() as session:
-            messages = outbox.unsent(session, _AT_ONCE)
-            for message in messages:
+            unsent = outbox.unsent(session, _AT_ONCE)
+            for message in unsent:
                 payload = message.payload
                 self.send(Message(message.topic, message.job_id, payload["queue"], payload["priority"]))
                 self.metrics.sent(1)
-            if messages:
-                outbox.mark_sent(session, [message.id for message in messages])
-                log.info("sent", jobs=[message.job_id for message in messages])
-            return len(messages)
+            if unsent:
+                outbox.mark_sent(session, [message.id for message in unsent])
+                log.info("sent", jobs=[message.job_id for message in unsent])
+            return len(unsent)
 
     def prune(self) -> None:
         """Once in a while: the sweep needs the messages of jobs that are not over."""

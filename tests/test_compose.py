@@ -110,7 +110,7 @@ def test_the_file_is_valid_by_the_compose_specification(compose: dict[str, Any])
     compose["services"]["api"]["healthcheck"]["test"] = {"not": "a command"}  # the schema can refuse
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(compose, schema)
-    compose["services"]["api"]["healthcheck"]["test"] = ["CMD", "melo", "check", "api"]
+    compose["services"]["api"]["healthcheck"]["test"] = ["CMD", "melo", "health", "api"]
 
 
 def test_every_secret_has_to_be_set_and_is_named_in_the_example(text: str) -> None:

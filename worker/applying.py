@@ -11,9 +11,9 @@ from registry.versions import service as versions
 from worker.candidate import candidate
 from worker.checking import reports_of
 from worker.failures import Overtaken
+from worker.fault_points import FaultPoint
 from worker.group import Prepared
 from worker.metrics import Outcome
-from worker.points import Point
 from worker.scoping import scope_of, stored_blocks
 from worker.watch import Worker
 
@@ -32,7 +32,7 @@ def apply(worker: Worker, prepared: Prepared) -> None:
     with watch.stage("scope"):
         scope = scope_of(worker, claim, settings, watch)
         keys = scope.keys_of([each.edit for each in trained if not each.is_stored])
-    worker.at(Point.SCOPED)
+    worker.at(FaultPoint.SCOPED)
     for _ in range(APPLY_TRIES):
         with watch.stage("index"):
             with worker.sessions() as session:
@@ -41,30 +41,30 @@ def apply(worker: Worker, prepared: Prepared) -> None:
                 content = version_queries.version_content(session, claim.collection_id, number, block_bytes=False)
             content = prepared.taken.beside(content)
             result = candidate(content, scope, trained, keys)
-        worker.at(Point.INDEXED)
+        worker.at(FaultPoint.INDEXED)
         with watch.stage("check"):
             stored = partial(stored_blocks, worker)
             reports = reports_of(base, scope, trained, content, result, stored, watch.count)
-        worker.at(Point.CHECKED)
+        worker.at(FaultPoint.CHECKED)
         try:
             with watch.stage("finish"), worker.sessions.begin() as session:
-                worker.at(Point.FINISHING)
+                worker.at(FaultPoint.FINISHING)
                 held = jobs.hold(session, claim)
-                jobs.write_report(held, reports, watch.progress, prepared.lessons)
-                worker.at(Point.REPORTED)
+                jobs.write_report(held, reports, watch.progress, prepared.trained_together)
+                worker.at(FaultPoint.REPORTED)
                 version = versions.apply(
                     session,
                     held,
                     result,
                     timings=watch.timings,
                     loss_curve=watch.thinned_curve(),
-                    peak_memory_bytes=worker.shelf.peak_memory(),
+                    peak_memory_bytes=worker.model_cache.peak_memory(),
                 )
-                worker.at(Point.WRITTEN)
+                worker.at(FaultPoint.WRITTEN)
         except StaleBase:
             continue
         watch.outcome = Outcome.APPLIED
-        worker.at(Point.FINISHED)
+        worker.at(FaultPoint.FINISHED)
         worker.metrics.ended(claim.kind, Outcome.APPLIED)
         log.info("applied", version=version.number, edits=len(trained), seconds=watch.timings)
         return

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from melo_core.structure import Kind
     from melo_core.thresholds import Asked, Threshold
     from melo_core.verifier import Verifier
-    from worker.shelf import Shelf
+    from worker.model_cache import ModelCache
 
 
 def calibrate(
@@ -141,26 +141,26 @@ def _loaded(
     from melo_core.hidden import HiddenEncoder
     from melo_core.structure import Kind
     from registry.base.model_files import find_model
-    from worker.shelf import Shelf, hidden_digest
+    from worker.model_cache import ModelCache, hidden_digest
 
-    shelf = Shelf(call.settings.cache, call.settings.dtype)
+    model_cache = ModelCache(call.settings.cache, call.settings.dtype)
     try:
         if model is None:
-            keys, digest = shelf.encoder(encoder, None, None)
-            return keys, digest, _verifier(shelf, settings, Kind.CAUSAL)
+            keys, digest = model_cache.encoder(encoder, None, None)
+            return keys, digest, _verifier(model_cache, settings, Kind.CAUSAL)
         model_digest = find_model(model).digest
-        base = shelf.base(model, model_digest)
+        base = model_cache.base(model, model_digest)
         hidden = HiddenEncoder(base, settings.key_layer, settings.key_pooling)
-        return hidden, hidden_digest(model_digest, settings), _verifier(shelf, settings, base.kind)
+        return hidden, hidden_digest(model_digest, settings), _verifier(model_cache, settings, base.kind)
     except MeloError as error:
         raise CommandError("No keys", str(error)) from None
 
 
-def _verifier(shelf: "Shelf", settings: "MethodSettings", kind: "Kind") -> "Verifier | None":
+def _verifier(model_cache: "ModelCache", settings: "MethodSettings", kind: "Kind") -> "Verifier | None":
     from melo_core.errors import MeloError
 
     try:
-        return shelf.verifier_of(settings, kind)
+        return model_cache.verifier_of(settings, kind)
     except (MeloError, OSError, ValueError) as error:  # the last two are transformers', of a folder that is no model
         raise CommandError(
             "No verifier", f"{settings.verifier}: {error}", "Name packaged, none, or a cross-encoder's folder."

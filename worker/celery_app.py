@@ -17,7 +17,7 @@ import torch
 from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.base.database import AWAY, make_engine, make_sessions, schema_state
+from registry.base.database import UNREACHABLE, make_engine, make_sessions, schema_state
 from registry.base.errors import InvalidRequest
 from registry.base.model_files import find_model
 from registry.base.settings import Settings
@@ -25,12 +25,12 @@ from registry.collections import repository as collections
 from registry.jobs import queues
 from registry.jobs import service as jobs
 from registry.metrics.server import shown
-from worker.away import first_line, patiently
 from worker.consuming import Consumed, consume, listen_to_signals
+from worker.fault_points import FaultPoint, passing
 from worker.health import readiness
 from worker.limits import limit_memory
-from worker.points import Point, passing
-from worker.shelf import Shelf
+from worker.model_cache import ModelCache
+from worker.retry import first_line, patiently
 from worker.stopping import Stop
 from worker.training_job import run_waiting
 from worker.watch import Worker
@@ -71,7 +71,7 @@ def serve(
     settings: Settings,
     *,
     models: Sequence[str] = (),
-    at: Callable[[Point], None] = passing,
+    at: Callable[[FaultPoint], None] = passing,
     parent: int | None = None,
 ) -> None:
     """Work until told to stop.
@@ -87,18 +87,18 @@ def serve(
     engine = make_engine(settings.database_url, settings.statement_timeout_seconds)
     try:
         patiently(stop, lambda: schema_state(engine).require_current())
-    except AWAY:  # and told to stop
+    except UNREACHABLE:  # and told to stop
         return
     _require_noeviction(settings.redis_url)
     device = torch.device("cpu") if settings.devices == "cpu" else None
-    shelf = Shelf(settings.cache, settings.dtype, device)
+    model_cache = ModelCache(settings.cache, settings.dtype, device)
     if settings.memory_limit_mb is not None:
-        limit_memory(shelf.device, settings.memory_limit_mb)
+        limit_memory(model_cache.device, settings.memory_limit_mb)
     digests = frozenset(find_model(name).digest for name in models)
     worker = Worker(
         name=f"{socket.gethostname()}/{os.getpid()}",
         sessions=make_sessions(engine),
-        shelf=shelf,
+        model_cache=model_cache,
         lease_seconds=settings.lease_seconds,
         libraries={name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
         retry_seconds=settings.retry_seconds,
@@ -120,7 +120,7 @@ def _run(settings: Settings, worker: Worker, parent: int | None) -> int:
     @app.task(name=jobs.TRAIN)  # type: ignore[untyped-decorator]
     def train(job_id: int) -> None:
         loop.wake_and_wait()
-        worker.at(Point.ACKNOWLEDGING)
+        worker.at(FaultPoint.ACKNOWLEDGING)
 
     def connected() -> None:
         """Messages may have been lost while the broker was away, and its settings may be others."""
@@ -154,12 +154,12 @@ def _show_life(worker: Worker, consumed: Consumed, parent: int | None) -> None:
 def _say_alive(worker: Worker, consumed: Consumed) -> None:
     try:
         with worker.sessions.begin() as session:
-            models = {"loaded": worker.shelf.loaded, "dtype": worker.shelf.dtype}
-            jobs.worker_seen(session, worker.name, worker.shelf.device_name, models)
+            models = {"loaded": worker.model_cache.loaded, "dtype": worker.model_cache.dtype}
+            jobs.worker_seen(session, worker.name, worker.model_cache.device_name, models)
         if worker.models is None:
             _look_for_queues(worker.sessions, consumed)
     except Exception as error:
-        log.warning("no sign of life", error=first_line(error), exc_info=not isinstance(error, AWAY))
+        log.warning("no sign of life", error=first_line(error), exc_info=not isinstance(error, UNREACHABLE))
 
 
 def _look_for_queues(sessions: sessionmaker[Session], consumed: Consumed) -> None:

@@ -15,9 +15,9 @@ from registry.base.vocabulary import Checks, PointRole
 from registry.edits import repository as edit_rows
 from registry.edits.validation import same_target
 from registry.jobs.left_alone import Tried
+from registry.jobs.remedies import remedies
 from registry.jobs.schemas import EditCheck, EditReport, NearEdit
 from registry.jobs.service import Claim, ClaimedEdit
-from registry.jobs.ways_out import ways_out
 from registry.versions import repository as version_queries
 from registry.versions.candidates import finish_check
 from registry.versions.content import VersionContent
@@ -25,10 +25,10 @@ from registry.versions.nearest import active_points, nearest_active
 from registry.versions.training_result import TrainingResult
 from worker.candidate import CollectionScope, candidate
 from worker.checking import ASKED_TOGETHER, applied, reports_of, require_askable, route_of, serving
+from worker.fault_points import FaultPoint
 from worker.metrics import Outcome
-from worker.points import Point
+from worker.reuse import reused
 from worker.scoping import fixed_scope_of, stored_blocks
-from worker.taken_over import taken_over
 from worker.training import train_edits
 from worker.trial import try_near_misses
 from worker.watch import Watch, Worker
@@ -50,11 +50,11 @@ def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
     with watch.stage("load"):
         base = worker.base(claim)
         require_askable(base, claim.edits)
-    worker.at(Point.LOADED)
+    worker.at(FaultPoint.LOADED)
     with watch.stage("scope"):
         scope = fixed_scope_of(worker, claim, settings, watch)
         keys = scope.keys_of(claim.edits)
-    worker.at(Point.SCOPED)
+    worker.at(FaultPoint.SCOPED)
     with watch.stage("near"):
         near = _near(worker, claim, scope, keys, watch)
     content = _newest(worker, claim)
@@ -72,16 +72,16 @@ def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
             answer_now=now[edit.id][0],
             answered_by=now[edit.id][1],
             near=near[edit.id],
-            ways_out=ways_out(claim.batch_id, edit.id, near[edit.id], alone=len(claim.edits) == 1),
+            remedies=remedies(claim.batch_id, edit.id, near[edit.id], alone=len(claim.edits) == 1),
             trained=reports.get(edit.id),
             near_misses=misses.get(edit.id, []),
             left_alone=Tried.of(misses.get(edit.id, []), mine).share,
         )
         for edit in claim.edits
     ]
-    worker.at(Point.CHECKED)
+    worker.at(FaultPoint.CHECKED)
     with watch.stage("finish"), worker.sessions.begin() as session:
-        worker.at(Point.FINISHING)
+        worker.at(FaultPoint.FINISHING)
         finish_check(
             session,
             claim,
@@ -90,11 +90,11 @@ def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
             progress=watch.progress,
             timings=watch.timings,
             loss_curve=watch.thinned_curve(),
-            peak_memory_bytes=worker.shelf.peak_memory(),
+            peak_memory_bytes=worker.model_cache.peak_memory(),
         )
-        worker.at(Point.WRITTEN)
+        worker.at(FaultPoint.WRITTEN)
     watch.outcome = Outcome.CHECKED
-    worker.at(Point.FINISHED)
+    worker.at(FaultPoint.FINISHED)
     worker.metrics.ended(claim.kind, Outcome.CHECKED)
     log.info("checked", edits=len(found), seconds=watch.timings)
 
@@ -235,12 +235,12 @@ def _trained(
 ) -> tuple[TrainingResult, dict[int, EditReport]]:
     """The blocks as they would be applied to the newest version, and what is to be said of each edit."""
     with watch.stage("train"):
-        kept = taken_over(worker, claim, base).edits  # of edits that only get more guards
+        kept = reused(worker, claim, base).edits  # of edits that only get more guards
         missing = [edit for edit in claim.edits if edit.id not in kept]
         new = train_edits(base, settings, missing, watch.trained, watch.note) if missing else []
         done = {each.edit.id: each for each in new} | dict(kept)
         trained = [done[edit.id] for edit in claim.edits]
-    worker.at(Point.TRAINED)
+    worker.at(FaultPoint.TRAINED)
     worker.metrics.trained(claim.kind, len(new))
     with watch.stage("check"):
         result = candidate(content, scope, trained, keys)

@@ -167,12 +167,12 @@ def _load(call: Invocation, *models: str) -> "Iterator[LoadedVersion]":
             wanted = [resolve(session, model) for model in models]
         with call.err.status("starting"):
             from worker.loader import load_version
-            from worker.shelf import Shelf
+            from worker.model_cache import ModelCache
 
-            shelf = Shelf(call.settings.cache, call.settings.dtype)
+            model_cache = ModelCache(call.settings.cache, call.settings.dtype)
         for found in wanted:
             with call.err.status(f"loading {found.collection.name}@{found.number}"):
-                loaded = load_version(sessions, shelf, found.collection.id, found.number)
+                loaded = load_version(sessions, model_cache, found.collection.id, found.number)
             yield loaded
 
 

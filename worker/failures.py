@@ -10,14 +10,14 @@ from sqlalchemy.exc import DBAPIError
 
 from melo_core.errors import MeloError
 from melo_core.memory import is_out_of_memory
-from registry.base.database import AWAY
+from registry.base.database import UNREACHABLE
 from registry.base.errors import LeaseLost, RegistryError
 from registry.base.vocabulary import JobState
 from registry.jobs import repository
 from registry.jobs import service as jobs
-from worker.away import STOP_TRIES_SECONDS, first_line, patiently
+from worker.fault_points import FaultPoint
 from worker.metrics import Outcome
-from worker.points import Point
+from worker.retry import STOP_TRIES_SECONDS, first_line, patiently
 from worker.stopping import Stopped
 from worker.watch import Watch, Worker
 
@@ -37,7 +37,7 @@ def may_pass(error: Exception) -> bool:
     """Whether the same job may well succeed a while later: database, network, disk or memory were in want."""
     if isinstance(error, (RegistryError, MeloError, *LASTING)):
         return False
-    passing = (*AWAY, Overtaken, redis.RedisError, httpx.TransportError, OSError)
+    passing = (*UNREACHABLE, Overtaken, redis.RedisError, httpx.TransportError, OSError)
     return isinstance(error, passing) or is_out_of_memory(error)
 
 
@@ -67,7 +67,7 @@ def _outcome(worker: Worker, watch: Watch, error: Exception) -> Outcome:
             log.info("the job was given back", why=str(error))
             return Outcome.GIVEN_BACK
         if may_pass(error):
-            log.warning("failed, which may pass", error=first_line(error), exc_info=not isinstance(error, AWAY))
+            log.warning("failed, which may pass", error=first_line(error), exc_info=not isinstance(error, UNREACHABLE))
             again = patiently(worker.stop, lambda: _retry_later(worker, watch, error), watch.claim.lease_seconds)
             return Outcome.RETRIED if again else Outcome.FAILED
         if isinstance(error, RegistryError | MeloError):
@@ -79,7 +79,7 @@ def _outcome(worker: Worker, watch: Watch, error: Exception) -> Outcome:
         patiently(worker.stop, lambda: _fail(worker, watch, reason), watch.claim.lease_seconds)
     except LeaseLost:
         return _lost(worker, watch)
-    except AWAY as away:
+    except UNREACHABLE as away:
         log.warning("nothing could be recorded: the lease runs out", error=first_line(away))
         return Outcome.LOST
     return Outcome.FAILED
@@ -88,23 +88,23 @@ def _outcome(worker: Worker, watch: Watch, error: Exception) -> Outcome:
 def _give_back(worker: Worker, watch: Watch, why: str) -> None:
     with worker.sessions.begin() as session:
         jobs.give_back(session, watch.claim, why)
-        worker.at(Point.GIVING_BACK)
+        worker.at(FaultPoint.GIVING_BACK)
 
 
 def _retry_later(worker: Worker, watch: Watch, error: Exception) -> bool:
     """False: that was the last attempt, and the job has failed."""
     with worker.sessions.begin() as session:
         again = jobs.retry_later(session, watch.claim, _told(error), worker.retry_seconds)
-        worker.at(Point.FAILING)
-    worker.at(Point.FAILED)
+        worker.at(FaultPoint.FAILING)
+    worker.at(FaultPoint.FAILED)
     return again
 
 
 def _fail(worker: Worker, watch: Watch, reason: str) -> None:
     with worker.sessions.begin() as session:
         jobs.fail(session, watch.claim, reason)
-        worker.at(Point.FAILING)
-    worker.at(Point.FAILED)
+        worker.at(FaultPoint.FAILING)
+    worker.at(FaultPoint.FAILED)
 
 
 def _lost(worker: Worker, watch: Watch) -> Outcome:
@@ -112,7 +112,7 @@ def _lost(worker: Worker, watch: Watch) -> Outcome:
     try:
         with worker.sessions() as session:
             job = repository.by_id(session, watch.claim.job_id)
-    except AWAY:
+    except UNREACHABLE:
         return Outcome.LOST
     if job is not None and job.state == JobState.CANCELLED:
         log.info("the job was cancelled: the result is thrown away")

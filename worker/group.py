@@ -13,10 +13,10 @@ from melo_core.training import Progress
 from registry.jobs.claims import Claim, ClaimedEdit
 from worker.checking import require_askable
 from worker.failures import STILL_TO_DO, answered_for, give_back
+from worker.fault_points import FaultPoint
 from worker.limits import OutOfTime
-from worker.points import Point
+from worker.reuse import Reused, reused
 from worker.scoping import encoder_of
-from worker.taken_over import TakenOver, taken_over
 from worker.training import TrainedEdit, train_edits
 from worker.watch import Watch, Worker
 
@@ -34,10 +34,10 @@ class Prepared:
     watch: Watch
     settings: MethodSettings
     base: BaseModel
-    taken: TakenOver
+    taken: Reused
     missing: list[ClaimedEdit]  # those that the check has not trained already
     trained: dict[int, TrainedEdit] = field(default_factory=dict)  # by edit id; also those taken over
-    lessons: list[int] = field(default_factory=list)  # ids of the edits that were trained in one go, in order
+    trained_together: list[int] = field(default_factory=list)  # ids of the edits that were trained in one go, in order
 
     @property
     def claim(self) -> Claim:
@@ -57,12 +57,12 @@ def prepare(worker: Worker, watch: Watch) -> Prepared:
         base = worker.base(claim)
         require_askable(base, claim.edits)
         encoder_of(worker, claim, settings)  # what does not fit the model is refused before anything is trained
-        taken = taken_over(worker, claim, base)
+        taken = reused(worker, claim, base)
     if checked := len(taken.edits) - len(taken.kept):
         watch.note(f"{checked} of {len(claim.edits)} edits are taken over as the check trained them")
     if taken.kept:
         watch.note(f"{len(taken.kept)} of {len(claim.edits)} edits keep their blocks: only their guards are new")
-    worker.at(Point.LOADED)
+    worker.at(FaultPoint.LOADED)
     missing = [edit for edit in claim.edits if edit.id not in taken.edits]
     return Prepared(watch, settings, base, taken, missing, trained=dict(taken.edits))
 
@@ -139,11 +139,11 @@ def _train(worker: Worker, group: Sequence[Prepared]) -> None:
         results = train_edits(group[0].base, group[0].settings, edits, show, note)
     seconds = time.monotonic() - started
     done = {each.edit.id: each for each in results}
-    worker.at(Point.TRAINED)
+    worker.at(FaultPoint.TRAINED)
     worker.metrics.trained(group[0].claim.kind, len(edits), len(group))
     for each, share in zip(group, shares, strict=True):
         each.watch.took("train", seconds * share)
         each.trained |= {edit.id: done[edit.id] for edit in each.missing}
-        each.lessons = [edit.id for edit in edits]
+        each.trained_together = [edit.id for edit in edits]
         if others := [str(other.claim.batch_id) for other in group if other is not each]:
             each.watch.note(f"trained together with batch {', '.join(others)}")

@@ -19,7 +19,7 @@ from registry.base.digests import sha256_hex
 from registry.base.errors import DigestMismatch
 from registry.versions.content import EditContent, VersionContent
 from registry.versions.repository import version_content
-from worker.shelf import Shelf
+from worker.model_cache import ModelCache
 
 REMEDY = "Run `melo audit verify` to see all that is wrong, and restore the database from a backup."
 
@@ -38,7 +38,9 @@ class LoadedVersion:
         return self.content.edits[self.content.points[answer.route.match.point].edit_id]
 
 
-def load_version(sessions: sessionmaker[Session], shelf: Shelf, collection_id: int, number: int) -> LoadedVersion:
+def load_version(
+    sessions: sessionmaker[Session], model_cache: ModelCache, collection_id: int, number: int
+) -> LoadedVersion:
     """Rebuild a version; 0 is the base model.
 
     Raises DigestMismatch, naming the record, where anything is not what was written, and UnknownModel where the
@@ -50,10 +52,12 @@ def load_version(sessions: sessionmaker[Session], shelf: Shelf, collection_id: i
     content.require_intact()
     collection = content.collection
     settings = MethodSettings.from_json(collection.method)
-    base = shelf.base(collection.model, collection.model_digest)
+    base = model_cache.base(collection.model, collection.model_digest)
     scope = None
     if content.clusters:
-        scope = scope_in(content, settings, _encoder(shelf, content, settings), shelf.verifier_of(settings, base.kind))
+        scope = scope_in(
+            content, settings, _encoder(model_cache, content, settings), model_cache.verifier_of(settings, base.kind)
+        )
     block_of = {point.id: point.block_id for point in content.points.values()}
     return LoadedVersion(content, EditedModel(base, settings, scope, blocks, block_of, approved_of(content)))
 
@@ -115,10 +119,10 @@ def read_block(block_id: int, data: bytes | None, recorded: str) -> Block:
         raise DigestMismatch(f"Block {block_id} cannot be read: {error}.", REMEDY) from error
 
 
-def _encoder(shelf: Shelf, content: VersionContent, settings: MethodSettings) -> KeyEncoder:
+def _encoder(model_cache: ModelCache, content: VersionContent, settings: MethodSettings) -> KeyEncoder:
     collection = content.collection
     calibration = collection.calibration
     if (None if calibration is None else sha256_hex(calibration)) != collection.calibration_sha256:
         raise DigestMismatch(f"The calibration of collection {collection.name} is not what was written.", REMEDY)
-    encoder, _ = shelf.encoder_of(collection, settings, calibration)
+    encoder, _ = model_cache.encoder_of(collection, settings, calibration)
     return encoder

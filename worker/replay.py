@@ -20,7 +20,7 @@ from worker.record import record_of
 if TYPE_CHECKING:
     from melo_core.training import Progress as Trained
     from registry.jobs.replaying import Replay, TrainedBlock
-    from worker.shelf import Shelf
+    from worker.model_cache import ModelCache
     from worker.training import TrainedEdit
 
 SHOWN_BLOCKS = 20
@@ -62,9 +62,9 @@ def replay(context: typer.Context, job: JobNumber, as_json: AsJson = False) -> N
 
     with record_of(call) as sessions, sessions() as session:
         wanted = replay_of(session, job)
-    shelf, trained, notes = _trained(call, wanted)
+    model_cache, trained, notes = _trained(call, wanted)
     compared = compare(wanted, trained)
-    differing = differences(wanted, shelf)
+    differing = differences(wanted, model_cache)
     if as_json:
         print_json(
             {
@@ -94,13 +94,13 @@ def compare(wanted: "Replay", trained: "Sequence[TrainedEdit]") -> list[Compared
     return [Compared(block, here.get(block.edits)) for block in wanted.blocks]
 
 
-def differences(wanted: "Replay", shelf: "Shelf") -> dict[str, tuple[object, object]]:
+def differences(wanted: "Replay", model_cache: "ModelCache") -> dict[str, tuple[object, object]]:
     """What of device and libraries is not as it was: the recorded value, and the one here."""
     import torch
 
     here: dict[str, object] = {
-        "device": shelf.device_name,
-        "dtype": shelf.dtype,
+        "device": model_cache.device_name,
+        "dtype": model_cache.dtype,
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
     }
@@ -116,30 +116,32 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _trained(call: Invocation, wanted: "Replay") -> "tuple[Shelf, list[TrainedEdit], list[str]]":
+def _trained(call: Invocation, wanted: "Replay") -> "tuple[ModelCache, list[TrainedEdit], list[str]]":
     """Raises CommandError, or UnknownModel."""
     with call.err.status("starting"):
         import torch
 
         from melo_core.errors import MeloError
         from melo_core.settings import MethodSettings
-        from worker.shelf import Shelf
+        from worker.model_cache import ModelCache
         from worker.training import train_edits
 
         _set_threads(wanted.libraries)
         was_cpu = (wanted.device or "").startswith("cpu")
         dtype = str(wanted.libraries.get("dtype", call.settings.dtype))
-        shelf = Shelf(call.settings.cache, dtype, torch.device("cpu") if was_cpu else None)
-        base = shelf.base(wanted.model, wanted.model_digest)
+        model_cache = ModelCache(call.settings.cache, dtype, torch.device("cpu") if was_cpu else None)
+        base = model_cache.base(wanted.model, wanted.model_digest)
     notes: list[str] = []
     try:
         with _bar(call) as show:
-            trained = train_edits(base, MethodSettings.from_json(wanted.settings), wanted.lessons, show, notes.append)
+            trained = train_edits(
+                base, MethodSettings.from_json(wanted.settings), wanted.trained_together, show, notes.append
+            )
     except MeloError as error:
         raise CommandError("The job cannot be trained again", str(error)) from None
     except torch.OutOfMemoryError as error:
         raise CommandError("Memory is not enough", str(error), "Take a machine like the job's.") from None
-    return shelf, trained, notes
+    return model_cache, trained, notes
 
 
 def _set_threads(libraries: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from worker.watch import Watch, Worker
 def encoder_of(worker: Worker, claim: Claim, settings: MethodSettings) -> tuple[KeyEncoder, str]:
     with worker.sessions() as session:
         calibration = version_queries.collection_content(session, claim.collection_id).calibration
-    return worker.shelf.encoder_of(claim, settings, calibration)
+    return worker.model_cache.encoder_of(claim, settings, calibration)
 
 
 def scope_of(worker: Worker, claim: Claim, settings: MethodSettings, watch: Watch) -> CollectionScope:
@@ -24,8 +24,8 @@ def scope_of(worker: Worker, claim: Claim, settings: MethodSettings, watch: Watc
     encoder, digest = encoder_of(worker, claim, settings)
     fitted = None
     if settings.whitened and encoder.whitening is None:
-        fitted = worker.shelf.fitted_whitening(encoder, digest, settings.whiten_epsilon, watch.count)
-    verifier = worker.shelf.verifier_of(settings, worker.base(claim).kind)
+        fitted = worker.model_cache.fitted_whitening(encoder, digest, settings.whiten_epsilon, watch.count)
+    verifier = worker.model_cache.verifier_of(settings, worker.base(claim).kind)
     return CollectionScope(settings, encoder, digest, verifier, fitted)
 
 

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 
 import structlog
 
-from registry.base.database import AWAY
+from registry.base.database import UNREACHABLE
 from registry.base.vocabulary import JobKind
 from registry.jobs import service as jobs
 from registry.jobs.claims import Claim
 from worker.applying import apply
-from worker.away import patiently
 from worker.check_job import run_check
 from worker.failures import STILL_TO_DO, answered_for, give_back
+from worker.fault_points import FaultPoint
 from worker.group import Prepared, prepare, train_all
-from worker.points import Point
+from worker.retry import patiently
 from worker.watch import Watch, Worker, kept
 
 log = structlog.get_logger()
@@ -28,7 +28,7 @@ def run_job(worker: Worker, job_id: int) -> None:
             session,
             job_id,
             worker=worker.name,
-            device=worker.shelf.device_name,
+            device=worker.model_cache.device_name,
             libraries=worker.facts,
             lease_seconds=worker.lease_seconds,
         )
@@ -40,7 +40,7 @@ def run_job(worker: Worker, job_id: int) -> None:
 
 def run_waiting(worker: Worker) -> int:
     """Work until nothing is left that this worker may do, or it is told to stop. Returns how many jobs it held."""
-    worker.at(Point.WOKEN)
+    worker.at(FaultPoint.WOKEN)
     held = 0
     while not worker.stop.asked and (claims := _claimed(worker)):
         _work_on(worker, claims)
@@ -54,29 +54,29 @@ def _claimed(worker: Worker) -> list[Claim]:
             claims = jobs.claim_next(
                 session,
                 worker=worker.name,
-                device=worker.shelf.device_name,
+                device=worker.model_cache.device_name,
                 libraries=worker.facts,
                 lease_seconds=worker.lease_seconds,
                 models=worker.models,
-                loaded=worker.shelf.loaded,
+                loaded=worker.model_cache.loaded,
             )
             if claims:
-                worker.at(Point.CLAIMING)
+                worker.at(FaultPoint.CLAIMING)
         return claims
 
     try:
         while (claims := patiently(worker.stop, claim)) is None and not worker.stop.asked:
             worker.stop.pause(ASK_AGAIN_SECONDS)
         return claims or []
-    except AWAY:  # and told to stop
+    except UNREACHABLE:  # and told to stop
         return []
 
 
 def _work_on(worker: Worker, claims: Sequence[Claim]) -> None:
     """One check, or trainings of one collection that are trained together and applied in their order."""
-    worker.at(Point.CLAIMED)
+    worker.at(FaultPoint.CLAIMED)
     first = claims[0]
-    worker.shelf.begin_peak()
+    worker.model_cache.begin_peak()
     with (
         structlog.contextvars.bound_contextvars(job=first.job_id, batch=first.batch_id, attempt=first.attempt),
         kept(worker, claims) as watches,

@@ -17,18 +17,18 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from melo_core.base_model import BaseModel
 from melo_core.training import Progress as Trained
-from registry.base.database import AWAY
+from registry.base.database import UNREACHABLE
 from registry.base.errors import LeaseLost
 from registry.base.vocabulary import JobKind
 from registry.jobs import service as jobs
 from registry.jobs.claims import Claim
 from registry.jobs.ending import not_ready
 from registry.jobs.schemas import Progress
-from worker.away import first_line
+from worker.fault_points import FaultPoint, passing
 from worker.limits import OutOfTime
 from worker.metrics import Outcome, WorkerMetrics
-from worker.points import Point, passing
-from worker.shelf import Shelf
+from worker.model_cache import ModelCache
+from worker.retry import first_line
 from worker.stopping import Stop, Stopped
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ class Worker:
 
     name: str
     sessions: sessionmaker[Session]
-    shelf: Shelf
+    model_cache: ModelCache
     lease_seconds: float
     libraries: dict[str, str]
     retry_seconds: float = 5
@@ -53,18 +53,18 @@ class Worker:
     models: frozenset[str] | None = None  # digests of the base models to work for; None: all
     stop: Stop = field(default_factory=Stop)
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics.make)
-    at: Callable[[Point], None] = passing  # called at every point, for whoever watches
+    at: Callable[[FaultPoint], None] = passing  # called at every point, for whoever watches
 
     @property
     def facts(self) -> dict[str, str]:
         """What a job's result may depend on, beside its settings and the device."""
-        return self.libraries | {"dtype": self.shelf.dtype, "threads": str(torch.get_num_threads())}
+        return self.libraries | {"dtype": self.model_cache.dtype, "threads": str(torch.get_num_threads())}
 
     def base(self, claim: Claim) -> BaseModel:
         """The claim's base model. Raises UnknownModel."""
-        started, known = time.monotonic(), self.shelf.loaded
-        base = self.shelf.base(claim.model, claim.model_digest)
-        if known != self.shelf.loaded:
+        started, known = time.monotonic(), self.model_cache.loaded
+        base = self.model_cache.base(claim.model, claim.model_digest)
+        if known != self.model_cache.loaded:
             self.metrics.loaded(time.monotonic() - started)
         return base
 
@@ -147,7 +147,7 @@ class Watch:
             seconds_left=round(progress.seconds_left, 1),
         )
         if len(self.loss_curve) == 1:
-            self.worker.at(Point.TRAINING)
+            self.worker.at(FaultPoint.TRAINING)
 
     def count(self, done: int, total: int) -> None:
         """Say how much of the stage is done."""
@@ -227,7 +227,7 @@ def _renew(watch: Watch) -> None:
         with watch.worker.sessions.begin() as session:
             is_kept = jobs.heartbeat(session, watch.claim, watch.progress)
     except Exception as error:  # what it was may be over before the lease ends
-        unknown = not isinstance(error, AWAY)
+        unknown = not isinstance(error, UNREACHABLE)
         log.warning("the lease was not renewed", error=first_line(error), exc_info=unknown, **watch.named)
         return
     if not is_kept:
@@ -271,5 +271,5 @@ def _record(watch: Watch, act: Callable[..., object], *given: object) -> None:
         with watch.worker.sessions.begin() as session:
             act(session, watch.claim, *given)
     except Exception as error:
-        unknown = not isinstance(error, (LeaseLost, *AWAY))
+        unknown = not isinstance(error, (LeaseLost, *UNREACHABLE))
         log.warning("it could not be recorded", error=first_line(error), exc_info=unknown, **watch.named)

@@ -21,7 +21,7 @@ from melo_core.hidden import HiddenEncoder
 from melo_core.method import complete
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, layers_of, structure_of
-from worker.shelf import Shelf
+from worker.model_cache import ModelCache
 
 METHODS = ("paper", "lora", "grace", "in-context")
 KEY_DEPTH = 0.2  # of the layers: where the paper preset takes its keys
@@ -40,7 +40,7 @@ class Methods:
     """
 
     base: BaseModel
-    shelf: Shelf
+    model_cache: ModelCache
     encoder: str
     preset: str
     given: Mapping[str, Any]
@@ -68,7 +68,7 @@ class Methods:
             )
         if name == "in-context":
             return InContext(unedited, encoder, settings)
-        blocks = Blocks(name, self.base, encoder, settings, self.shelf.verifier_of(settings, self.base.kind))
+        blocks = Blocks(name, self.base, encoder, settings, self.model_cache.verifier_of(settings, self.base.kind))
         blocks.settings_used |= {"preset": preset, "given": dict(given), "fitted_to_the_model": fitted}
         return blocks
 
@@ -90,11 +90,11 @@ class Methods:
         if settings.key_encoder == "hidden":
             encoder = HiddenEncoder(self.base, settings.key_layer, settings.key_pooling, None)
         else:
-            encoder, digest = self.shelf.encoder(self.encoder, None, None)
+            encoder, digest = self.model_cache.encoder(self.encoder, None, None)
         if settings.whitened and self.own_texts:
             encoder.whitening = _whitening(encoder, self.own_texts, settings.whiten_epsilon, report)
         elif settings.whitened and digest:
-            self.shelf.fitted_whitening(encoder, digest, settings.whiten_epsilon, report)
+            self.model_cache.fitted_whitening(encoder, digest, settings.whiten_epsilon, report)
         elif settings.whitened:
             encoder.calibrate(settings.whiten_epsilon, report)
         encoder.in_parts = settings.query_keys == "parts"

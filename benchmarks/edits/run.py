@@ -31,7 +31,7 @@ from cli.errors import CommandError
 from cli.invocation import Invocation
 from melo_core.base_model import BaseModel
 from registry.base.model_files import find_encoder, find_model
-from worker.shelf import Shelf
+from worker.model_cache import ModelCache
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ def run_bench(call: Invocation, choice: Choice) -> None:
     """Raises CommandError and MeloError."""
     if choice.json_file is not None:
         require_writable(choice.json_file)
-    shelf = Shelf(call.settings.cache, call.settings.dtype)
+    model_cache = ModelCache(call.settings.cache, call.settings.dtype)
     with bars(call) as advance:
-        base, plan, own_texts = _prepare(call, shelf, choice, advance("preparing"))
+        base, plan, own_texts = _prepare(call, model_cache, choice, advance("preparing"))
         before = Before(Unedited(base), plan.kind)
         # Weights are mapped from their file, and count once they are read.
         before.unedited.answer([plan.edits[0].prompt], plan.kind, 1)
         loaded_mb = resident()
-        methods = Methods(base, shelf, choice.encoder, choice.preset, choice.method, own_texts)
+        methods = Methods(base, model_cache, choice.encoder, choice.preset, choice.method, own_texts)
         records: list[dict[str, Any]] = []
         for name in dict.fromkeys(["melo", *choice.against]):
             peer = methods.peer(name, before.unedited, advance(f"{name}: calibrating"))
@@ -89,13 +89,15 @@ def write(figures: Any, file: Path) -> None:
     part.replace(file)
 
 
-def _prepare(call: Invocation, shelf: Shelf, choice: Choice, advance: Advance) -> tuple[BaseModel, Plan, Sequence[str]]:
+def _prepare(
+    call: Invocation, model_cache: ModelCache, choice: Choice, advance: Advance
+) -> tuple[BaseModel, Plan, Sequence[str]]:
     """The model, what to do with it, and what to whiten keys on (nothing: the packaged questions)."""
     unrelated = load_questions(choice.unrelated)[: choice.unrelated_limit] if choice.unrelated else []
     if choice.task == "scotus":
         cases = load_scotus(choice.data)
         base = scotus.load_classifier(
-            find_encoder(choice.encoder).path, cases, call.settings.cache.expanduser(), shelf.device,
+            find_encoder(choice.encoder).path, cases, call.settings.cache.expanduser(), model_cache.device,
             lambda *done: advance("training the classifier", *done),
         )  # fmt: skip
         edits, held_out = scotus.later_errors(base, cases, _predictions(base, advance), choice.limit)
@@ -108,7 +110,7 @@ def _prepare(call: Invocation, shelf: Shelf, choice: Choice, advance: Advance) -
     edits, others = everything[: choice.limit], everything[choice.limit :]
     _require_edits(edits, choice)
     files = find_model(choice.model)
-    base = shelf.base(choice.model, files.digest)
+    base = model_cache.base(choice.model, files.digest)
     asked = _unrelated(unrelated)
     texts: list[tuple[str, str]] = []
     retained: list[tuple[str, str]] = []

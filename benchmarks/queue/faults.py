@@ -8,13 +8,13 @@ from itertools import cycle, islice
 
 from benchmarks.queue.orders import Act, Order
 from registry.base.vocabulary import Priority
-from worker.points import Point
+from worker.fault_points import FaultPoint
 
 COLLECTIONS = ("first", "second", "third")
 IMPOSSIBLE = "impossible"  # the collection whose jobs cannot succeed
 MOST_EDITS = 4
 LONGEST_PAUSE = 0.5  # seconds between two steps
-OF_FAILURES = frozenset({Point.FAILING, Point.FAILED})  # only a job that fails passes them
+OF_FAILURES = frozenset({FaultPoint.FAILING, FaultPoint.FAILED})  # only a job that fails passes them
 
 
 class Fault(StrEnum):
@@ -56,7 +56,7 @@ class Round:
 
 def schedule(seed: int, rounds: int) -> Iterator[Round]:
     """The rounds of a seed. Every point has its turn before one comes again, and every fault too."""
-    points, faults = list(Point), list(Fault)
+    points, faults = list(FaultPoint), list(Fault)
     chance = random.Random(f"order {seed}")
     chance.shuffle(points)
     chance.shuffle(faults)
@@ -64,7 +64,7 @@ def schedule(seed: int, rounds: int) -> Iterator[Round]:
         yield _round(random.Random(f"{seed} {number}"), point, fault)
 
 
-def _round(chance: random.Random, point: Point, fault: Fault) -> Round:
+def _round(chance: random.Random, point: FaultPoint, fault: Fault) -> Round:
     approvals = [
         Approval(chance.choice(COLLECTIONS), chance.randint(1, MOST_EDITS), chance.choice(list(Priority)))
         for _ in range(chance.randint(2, 4))
@@ -77,12 +77,12 @@ def _round(chance: random.Random, point: Point, fault: Fault) -> Round:
     whats: list[Approval | Fault] = [approvals[0], *rest]
     steps = tuple(Step(round(chance.uniform(0, LONGEST_PAUSE), 2), what, chance.random()) for what in whats)
     # Of the other worker at the same point, so that one of them comes to it, or at any.
-    second = point if chance.random() < 0.5 else chance.choice(list(Point))
+    second = point if chance.random() < 0.5 else chance.choice(list(FaultPoint))
     return Round((_orders(chance, point, 1), _orders(chance, second, chance.randint(1, 2))), steps)
 
 
-def _orders(chance: random.Random, point: Point, time: int) -> tuple[Order, ...]:
+def _orders(chance: random.Random, point: FaultPoint, time: int) -> tuple[Order, ...]:
     act = Act.FREEZE if chance.random() < 0.2 else Act.KILL
-    if point is Point.GIVING_BACK:  # only who is told to stop comes to it
-        return Order(Point.TRAINING, Act.STOP), Order(point, act)
+    if point is FaultPoint.GIVING_BACK:  # only who is told to stop comes to it
+        return Order(FaultPoint.TRAINING, Act.STOP), Order(point, act)
     return (Order(point, act, time),)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from registry.base.settings import Settings
-from worker.points import Point
+from worker.fault_points import FaultPoint
 
 
 class Act(StrEnum):
@@ -21,7 +21,7 @@ class Act(StrEnum):
 
 @dataclass(frozen=True)
 class Order:
-    at: Point
+    at: FaultPoint
     act: Act = Act.KILL
     time: int = 1  # at which passing of the point
 
@@ -35,14 +35,14 @@ class Order:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        return cls(Point(values["at"]), Act(values["act"]), values["time"])
+        return cls(FaultPoint(values["at"]), Act(values["act"]), values["time"])
 
 
-def obeying(orders: Sequence[Order], settings: Settings) -> Callable[[Point], None]:
+def obeying(orders: Sequence[Order], settings: Settings) -> Callable[[FaultPoint], None]:
     """The hook of a worker that carries the orders out, each once."""
-    passed = dict.fromkeys(Point, 0)
+    passed = dict.fromkeys(FaultPoint, 0)
 
-    def at(point: Point) -> None:
+    def at(point: FaultPoint) -> None:
         passed[point] += 1
         for order in orders:
             if order.at == point and order.time == passed[point]:

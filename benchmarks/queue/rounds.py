@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.queue import invariants, tiny
-from benchmarks.queue.desk import APPROVER, Desk
 from benchmarks.queue.faults import COLLECTIONS, IMPOSSIBLE, Approval, Fault, Round, Step
 from benchmarks.queue.invariants import Findings
 from benchmarks.queue.stack import Stack
 from benchmarks.queue.workers import Child
+from benchmarks.queue.workflow import APPROVER, Workflow
 from embedded.processes import tail
 from registry.base.errors import WrongState
 from registry.batches import cancelling
@@ -46,15 +46,15 @@ class Rounds:
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
-        self.desk = Desk(self.stack.sessions)
+        self.workflow = Workflow(self.stack.sessions)
         self.corrections = tiny.Corrections(random.Random(self.seed))
         for name in COLLECTIONS:
-            self.desk.create(name, self.model, tiny.SHORT)
-        self.desk.create(IMPOSSIBLE, self.model, tiny.IMPOSSIBLE)
+            self.workflow.create(name, self.model, tiny.SHORT)
+        self.workflow.create(IMPOSSIBLE, self.model, tiny.IMPOSSIBLE)
 
     def run(self, plan: Round) -> Findings:
         """One round. Returns what is wrong with its batches."""
-        workers = [self.stack.nursery.worker(*orders) for orders in plan.orders]
+        workers = [self.stack.fork_server.worker(*orders) for orders in plan.orders]
         batches = dict[int, str]()
         for step in plan.steps:
             self._pause(step.after)
@@ -70,13 +70,15 @@ class Rounds:
         """Start what died, and a worker that nothing happens to."""
         if not self.stack.relay.alive:
             self.stack.relay.start()
-        return self.stack.nursery.worker()
+        return self.stack.fork_server.worker()
 
     def _do(self, step: Step, workers: Sequence[Child], batches: dict[int, str]) -> None:
         if isinstance(step.what, Approval):
             what = step.what
             records = self.corrections.make(what.edits)
-            batches[self.desk.approved(what.collection, records, training=Training(what.priority))] = what.collection
+            batches[self.workflow.approved(what.collection, records, training=Training(what.priority))] = (
+                what.collection
+            )
             return
         if self._strike(step.what, step.chance, workers, list(batches)):
             self.tally.faults[step.what] += 1
@@ -97,7 +99,7 @@ class Rounds:
             case Fault.KILL_POSTGRES:
                 self.stack.restart_postgres()
             case Fault.REPEAT_MESSAGES:
-                messages = self.desk.messages(limit=20) * 3
+                messages = self.workflow.messages(limit=20) * 3
                 random.Random(chance).shuffle(messages)
                 self.stack.send_again(messages)
             case Fault.CANCEL_BATCH:
@@ -105,7 +107,7 @@ class Rounds:
         return True
 
     def _signal(self, workers: Sequence[Child], chance: float, number: signal.Signals) -> bool:
-        self.stack.nursery.look()
+        self.stack.fork_server.look()
         if not (alive := [worker for worker in workers if worker.alive]):
             return False
         alive[int(chance * len(alive))].send(number)
@@ -122,21 +124,21 @@ class Rounds:
     def _await(self, batches: Sequence[int]) -> None:
         """Until no batch waits."""
         started = time.monotonic()
-        while self.desk.unfinished(batches) and time.monotonic() - started < ROUND_SECONDS:
+        while self.workflow.unfinished(batches) and time.monotonic() - started < ROUND_SECONDS:
             self._pause(LOOK_SECONDS)
         self.tally.slowest_seconds = max(self.tally.slowest_seconds, time.monotonic() - started)
 
     def _end(self, workers: Sequence[Child]) -> None:
         """Tell the workers to end, and count how they did."""
-        self.stack.nursery.look()
+        self.stack.fork_server.look()
         living = [worker for worker in workers if worker.alive]
         for worker in living:
             worker.send(signal.SIGTERM)  # a frozen one hears it later
         for worker in living:
-            if not self.stack.nursery.wait(worker, STOP_SECONDS):
+            if not self.stack.fork_server.wait(worker, STOP_SECONDS):
                 self.tally.unclean_ends.append(f"{worker.log.name} did not end within {STOP_SECONDS:.0f} s")
                 worker.send(signal.SIGKILL)
-                self.stack.nursery.wait(worker, STOP_SECONDS)
+                self.stack.fork_server.wait(worker, STOP_SECONDS)
         for worker in workers:
             self._judge(worker)
 
@@ -147,7 +149,7 @@ class Rounds:
             self.tally.unclean_ends.append(f"{worker.log.name} ended with {worker.status}: {tail(worker.log, 3)}")
 
     def _count(self, batches: dict[int, str], found: Findings) -> None:
-        states = self.desk.states(batches)
+        states = self.workflow.states(batches)
         self.tally.jobs += len(batches)
         self.tally.states.update(states.values())
         for batch_id, reason in invariants.reasons(self.stack.sessions, batches).items():
@@ -156,7 +158,7 @@ class Rounds:
         self.tally.findings += found
 
     def _pause(self, seconds: float) -> None:
-        """What the nursery says meanwhile is taken in."""
+        """What the fork server says meanwhile is taken in."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            self.stack.nursery.look(left)
+            self.stack.fork_server.look(left)

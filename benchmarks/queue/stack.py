@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.orm import Session, sessionmaker
 
-from benchmarks.queue.workers import BenchBroken, Nursery
+from benchmarks.queue.workers import BenchBroken, ForkServer
 from embedded import plan, postgres, valkey
 from embedded.plan import Part
 from embedded.processes import ProcessIdentity, spawn, stop, tail
@@ -53,8 +53,8 @@ class Program:
         until = time.monotonic() + self.part.patience_seconds
         while True:
             try:
-                return self.part.sign()
-            except probes.NoSign as reason:
+                return self.part.probe()
+            except probes.ProbeFailed as reason:
                 if time.monotonic() > until or self.child.poll() is not None:
                     raise BenchBroken(f"{self.part.name}: {reason}. Its log ends:\n{tail(self.log)}") from None
             time.sleep(POLL_SECONDS)
@@ -102,8 +102,8 @@ class Stack:
             ending.callback(engine.dispose)
             self.sessions: sessionmaker[Session] = make_sessions(engine)
             self.relay = self._program(plan.relay_part(self._environment()), ending)
-            self.nursery = Nursery(self.folder, self._environment(), self.haste.get("lease_seconds", 0) + 1)
-            ending.callback(self.nursery.end)
+            self.fork_server = ForkServer(self.folder, self._environment(), self.haste.get("lease_seconds", 0) + 1)
+            ending.callback(self.fork_server.end)
             self._send = make_send(self.redis_url)
             yield self
 

@@ -14,10 +14,10 @@ from sqlalchemy import Float, cast, func, select, true
 
 from benchmarks.machine import BYTES_PER_MB
 from benchmarks.queue import invariants, tiny
-from benchmarks.queue.desk import Desk
 from benchmarks.queue.invariants import Findings
 from benchmarks.queue.stack import Stack
 from benchmarks.queue.workers import BenchBroken, Child
+from benchmarks.queue.workflow import Workflow
 from embedded.processes import tail
 from registry.base.vocabulary import JobState
 from registry.tables.jobs import Job
@@ -89,11 +89,11 @@ def _bare(stack: Stack, model: str, work: Sequence[Any], advance: Callable[[int,
         given, out = stack.folder / f"bare-{i}.json", stack.folder / f"bare-{i}-done.json"
         given.write_text(json.dumps(part), "utf-8")
         out.unlink(missing_ok=True)
-        child = stack.nursery.bare(model=model, settings=tiny.WHOLE, edits=str(given), out=str(out))
+        child = stack.fork_server.bare(model=model, settings=tiny.WHOLE, edits=str(given), out=str(out))
         children.append((child, out))
     ends = []
     for child, out in children:
-        if not stack.nursery.wait(child, PATIENCE_SECONDS) or child.status:
+        if not stack.fork_server.wait(child, PATIENCE_SECONDS) or child.status:
             raise BenchBroken(f"The bare trainer ended with {child.status}. Its log ends:\n{tail(child.log)}")
         ends.append(json.loads(out.read_text("utf-8")))
     advance(len(work), len(work))
@@ -106,20 +106,20 @@ def _bare(stack: Stack, model: str, work: Sequence[Any], advance: Callable[[int,
 def _through_queue(
     stack: Stack, model: str, work: Sequence[Any], measured: Throughput, advance: Callable[[int, int], None]
 ) -> None:
-    desk = Desk(stack.sessions)
+    workflow = Workflow(stack.sessions)
     for i in range(COLLECTIONS):
-        desk.create(f"collection-{i}", model, tiny.WHOLE)
-    submitted = [desk.submit(f"collection-{i % COLLECTIONS}", records) for i, records in enumerate(work)]
+        workflow.create(f"collection-{i}", model, tiny.WHOLE)
+    submitted = [workflow.submit(f"collection-{i % COLLECTIONS}", records) for i, records in enumerate(work)]
     for batch_id in submitted:
-        desk.approve(batch_id)
-    workers = [stack.nursery.worker() for _ in range(WORKERS)]
+        workflow.approve(batch_id)
+    workers = [stack.fork_server.worker() for _ in range(WORKERS)]
     spent = _all_spent(stack, workers)
     until = time.monotonic() + PATIENCE_SECONDS
-    while left := len(desk.unfinished(submitted)):
+    while left := len(workflow.unfinished(submitted)):
         advance(len(work) - left, len(work))
         if "early" not in measured.memory_mb and len(work) - left >= EARLY * len(work):
             measured.memory_mb["early"] = _memory(workers)
-        stack.nursery.look(0.5)
+        stack.fork_server.look(0.5)
         for worker in workers:
             if not worker.alive or time.monotonic() > until:
                 raise BenchBroken(f"A worker ended, or took too long. Its log ends:\n{tail(worker.log)}")
@@ -129,7 +129,7 @@ def _through_queue(
     measured.cpu_seconds = {name: round(after[name] - before, 1) for name, before in spent.items()}
     advance(len(work), len(work))
     _read_jobs(stack, submitted, measured)
-    measured.states = dict(Counter(desk.states(submitted).values()))
+    measured.states = dict(Counter(workflow.states(submitted).values()))
     measured.findings = invariants.of_batches(stack.sessions, submitted)
     end_all(stack, workers)
 
@@ -156,12 +156,12 @@ def end_all(stack: Stack, workers: Sequence[Child]) -> None:
     for worker in workers:
         worker.send(signal.SIGTERM)
     for worker in workers:
-        stack.nursery.wait(worker, 20)
+        stack.fork_server.wait(worker, 20)
 
 
 def idle_share(stack: Stack, seconds: float, advance: Callable[[int, int], None]) -> float:
     """Of a core that a worker with nothing to do takes."""
-    worker = stack.nursery.worker()
+    worker = stack.fork_server.worker()
     _wait(stack, min(SETTLE_SECONDS, seconds), lambda _: None)
     process = psutil.Process(worker.pid)
     before, started = _spent(process), time.monotonic()
@@ -187,4 +187,4 @@ def _wait(stack: Stack, seconds: float, tell: Callable[[float], None]) -> None:
     started = time.monotonic()
     while (gone := time.monotonic() - started) < seconds:
         tell(gone)
-        stack.nursery.look(1)
+        stack.fork_server.look(1)

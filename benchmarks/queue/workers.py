@@ -1,4 +1,4 @@
-"""The nursery from the outside: starts workers and knows how they ended."""
+"""The fork server from the outside: starts workers and knows how they ended."""
 
 import json
 import os
@@ -26,7 +26,7 @@ class BenchBroken(Exception):
 
 @dataclass
 class Child:
-    """A process that the nursery forked."""
+    """A process that the fork server forked."""
 
     pid: int
     log: Path
@@ -39,7 +39,7 @@ class Child:
 
     def send(self, number: signal.Signals) -> None:
         if self.alive:
-            os.kill(self.pid, number)  # at most a zombie's: the nursery waits for it, and says so before it is reused
+            os.kill(self.pid, number)  # at most a zombie's: the fork server waits for it, and says so first
 
     def carried_out(self) -> list[Order]:
         """Those of its orders to which it came."""
@@ -48,7 +48,7 @@ class Child:
 
 
 @dataclass
-class Nursery:
+class ForkServer:
     """Forks workers; `look` learns which of them have ended."""
 
     folder: Path
@@ -59,11 +59,11 @@ class Nursery:
     def __post_init__(self) -> None:
         self._numbers = count(1)
         self._pending = b""
-        self._log = self.folder / "nursery.log"
+        self._log = self.folder / "fork_server.log"
         self._line, theirs = socket.socketpair()
         with theirs:
             self._process = spawn(
-                [sys.executable, "-m", "benchmarks.queue.nursery", str(theirs.fileno()), str(self.freeze_seconds)],
+                [sys.executable, "-m", "benchmarks.queue.fork_server", str(theirs.fileno()), str(self.freeze_seconds)],
                 environment={**os.environ, **self.environment},
                 log=self._log,
                 inherit=[theirs.fileno()],
@@ -81,7 +81,7 @@ class Nursery:
         return self._start("bare", {"task": "bare", **wish})
 
     def look(self, seconds: float = 0) -> None:
-        """Take in what the nursery has to say, waiting for it at most this long."""
+        """Take in what the fork server has to say, waiting for it at most this long."""
         if select.select([self._line], [], [], seconds)[0]:
             self._read()
 
@@ -117,13 +117,13 @@ class Nursery:
                 continue
             if word in (said := self._read()):
                 return said[word]
-        raise BenchBroken(f"The nursery does not answer. The end of {self._log}:\n{tail(self._log)}")
+        raise BenchBroken(f"The fork_server does not answer. The end of {self._log}:\n{tail(self._log)}")
 
     def _read(self) -> dict[str, int]:
         """All that was said, and of each word the last; ends are noted at once."""
         got = self._line.recv(1 << 16)
         if not got:
-            raise BenchBroken(f"The nursery has ended. The end of {self._log}:\n{tail(self._log)}")
+            raise BenchBroken(f"The fork_server has ended. The end of {self._log}:\n{tail(self._log)}")
         *lines, self._pending = (self._pending + got).split(b"\n")
         said: dict[str, int] = {}
         for line in lines:

@@ -24,7 +24,7 @@ from melo_core.scope import Decision, Scope, ScopedText
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind
 from melo_core.verifier import Verifier
-from worker.shelf import Shelf
+from worker.model_cache import ModelCache
 from worker.verifier.sources import held_out
 from worker.verifier.variants import typo
 
@@ -80,15 +80,17 @@ def run_bench(call: Invocation, choice: Choice) -> None:
     if choice.json_file is not None:
         require_writable(choice.json_file)
     settings = MethodSettings.from_json(complete(choice.method, choice.preset))
-    shelf = Shelf(call.settings.cache, call.settings.dtype)
-    encoder, digest = shelf.encoder(choice.encoder, None, None)
+    model_cache = ModelCache(call.settings.cache, call.settings.dtype)
+    encoder, digest = model_cache.encoder(choice.encoder, None, None)
     found: dict[str, Any] = {}
     with bars(call) as titled:
         advance: Advance = titled("scope")
         if settings.whitened:
-            shelf.fitted_whitening(encoder, digest, settings.whiten_epsilon, lambda *done: advance("whitening", *done))
+            model_cache.fitted_whitening(
+                encoder, digest, settings.whiten_epsilon, lambda *done: advance("whitening", *done)
+            )
         encoder.in_parts = settings.query_keys == "parts"
-        router = Router(encoder, settings, shelf.verifier_of(settings, Kind.CAUSAL))
+        router = Router(encoder, settings, model_cache.verifier_of(settings, Kind.CAUSAL))
         if choice.pairs is not None:
             pairs = [
                 record

@@ -188,7 +188,7 @@ def _jobs() -> None:
         _number("seed"),
         _json("settings"),
         # Which edits were trained in one go, in their order, also those of other jobs: what gives the same bytes again.
-        sa.Column("lessons", ARRAY(sa.BigInteger)),
+        sa.Column("trained_together", ARRAY(sa.BigInteger)),
         # After a failure that may pass, the job waits until then.
         _later("not_before"),
         _json("progress", nullable=True),

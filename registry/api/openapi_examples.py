@@ -26,7 +26,7 @@ NAMED = {
     "device": "cuda:0",
     "encoder": "all-minilm-l6-v2",
     "error": "The worker ran out of memory.",
-    "hint": "It waits for a decision: `melo batch approve 7` or `melo batch reject 7 --reason …`.",
+    "waits_for": "It waits for a decision: `melo batch approve 7` or `melo batch reject 7 --reason …`.",
     "key": "melo_3fk2a9_0f5wQm2n6l8Zt1yBv4cXh7jRk3pDs9gUe5aLi0oTqWz",
     "message": "capitals",
     "message_id": "msg_5f0c6a1e6c3d4d7a9a430d9f6a2f0c11",

@@ -16,7 +16,7 @@ from registry.base.errors import InvalidRequest, SchemaMismatch
 
 # What it looks like while the database is away. InternalError: it is read-only for a while, after a failover.
 # TimeoutError: of the pool of connections.
-AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+UNREACHABLE = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 
 # Beside the package `registry`, both in a checkout and where a wheel installs it.
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"

@@ -1,6 +1,6 @@
 """Signs of life: one question per service, asked by the supervisor and by health checks alike.
 
-Each returns if the service does its work, and raises NoSign with the reason if it does not (yet).
+Each returns if the service does its work, and raises ProbeFailed with the reason if it does not (yet).
 """
 
 import httpx
@@ -13,7 +13,7 @@ OLDEST_UNSENT_SECONDS = 30
 WORKER_SILENCE_SECONDS = 30
 
 
-class NoSign(Exception):
+class ProbeFailed(Exception):
     """The service does not answer, or does not do its work; the message says what was seen."""
 
 
@@ -22,7 +22,7 @@ def of_postgres(url: str) -> None:
         with psycopg.connect(plain(url), connect_timeout=3) as connection:
             connection.execute("SELECT 1")
     except psycopg.Error as error:
-        raise NoSign(f"the database does not answer: {_first_line(error)}") from error
+        raise ProbeFailed(f"the database does not answer: {_first_line(error)}") from error
 
 
 def of_broker(url: str) -> None:
@@ -31,7 +31,7 @@ def of_broker(url: str) -> None:
         with redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3, retry=once) as broker:
             broker.ping()
     except (redis.RedisError, ValueError, OSError) as error:
-        raise NoSign(f"the broker does not answer: {_first_line(error)}") from error
+        raise ProbeFailed(f"the broker does not answer: {_first_line(error)}") from error
 
 
 def of_api(api_url: str) -> None:
@@ -39,9 +39,9 @@ def of_api(api_url: str) -> None:
     try:
         answer = httpx.get(f"{api_url}/readyz", timeout=3)
     except httpx.HTTPError as error:
-        raise NoSign(f"the API does not answer: {_first_line(error)}") from error
+        raise ProbeFailed(f"the API does not answer: {_first_line(error)}") from error
     if answer.status_code != 200:
-        raise NoSign(f"the API answers {answer.status_code}: {answer.text[:300]}")
+        raise ProbeFailed(f"the API answers {answer.status_code}: {answer.text[:300]}")
 
 
 def of_relay(database_url: str) -> None:
@@ -52,7 +52,7 @@ def of_relay(database_url: str) -> None:
         OLDEST_UNSENT_SECONDS,
     )
     if unsent:
-        raise NoSign(f"{unsent} messages wait in the outbox for more than {OLDEST_UNSENT_SECONDS} s")
+        raise ProbeFailed(f"{unsent} messages wait in the outbox for more than {OLDEST_UNSENT_SECONDS} s")
 
 
 def of_worker(database_url: str, within_seconds: float = WORKER_SILENCE_SECONDS, host: str = "") -> None:
@@ -65,7 +65,7 @@ def of_worker(database_url: str, within_seconds: float = WORKER_SILENCE_SECONDS,
         host,
     )
     if not seen:
-        raise NoSign(f"no worker was seen in the last {within_seconds:.0f} s")
+        raise ProbeFailed(f"no worker was seen in the last {within_seconds:.0f} s")
 
 
 def queue(database_url: str) -> dict[str, int]:
@@ -87,7 +87,7 @@ def _one_number(database_url: str, query: str, *values: object) -> int:
         with psycopg.connect(plain(database_url), connect_timeout=3) as connection:
             row = connection.execute(query.encode(), values).fetchone()
     except psycopg.Error as error:
-        raise NoSign(f"the database does not answer: {_first_line(error)}") from error
+        raise ProbeFailed(f"the database does not answer: {_first_line(error)}") from error
     return int(row[0]) if row else 0
 
 

@@ -244,7 +244,7 @@ def _lost_replacements(session: Session, batch: Batch, mine: Sequence[Edit]) -> 
             other = by_replaced.get(edit.replaces)
             why = f"which edit {other.id} replaces already" if other else "which does not act, or does not act yet"
             detail = f"Edit {edit.id} replaces edit {edit.replaces}, {why}."
-            remedy = f"Leave edit {edit.id} out, or submit it again for an edit that is active (`melo edits list`)."
+            remedy = f"Leave edit {edit.id} out, or submit it again for an edit that is active (`melo edit list`)."
         problems.append(
             RecordProblem(
                 position=edit.position,

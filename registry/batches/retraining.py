@@ -36,7 +36,7 @@ def guard(session: Session, edit_id: int, prompts: Sequence[str], actor: Actor, 
     if not added:
         raise InvalidRequest(
             f"Edit {edit_id} has these guards already: {', '.join(map(repr, prompts[:3]))}.",
-            "Give another prompt; `melo edits list COLLECTION --json` shows an edit's guards as `unchanged`.",
+            "Give another prompt; `melo edit list COLLECTION --json` shows an edit's guards as `unchanged`.",
         )
     own = {collapse(text) for text in (edit.prompt, *edit.rephrases)}
     if mine := [text for text in added if collapse(text) in own]:
@@ -54,7 +54,7 @@ def _free(session: Session, edit_id: int) -> tuple[Collection, Edit]:
     """The edit and its collection, which is locked: two that begin at once must not both find the edit free."""
     found = repository.by_ids(session, [edit_id])
     if not found:
-        raise NotFound(f"There is no edit {edit_id}.", "`melo edits list COLLECTION` shows those that exist.")
+        raise NotFound(f"There is no edit {edit_id}.", "`melo edit list COLLECTION` shows those that exist.")
     collection = collections.lock(session, found[0].collection_id)
     _require_free(session, found[0])
     return collection, found[0]
@@ -90,7 +90,7 @@ def _require_free(session: Session, edit: Edit) -> None:
     if not any(each.active_since is not None for each in standing):
         raise WrongState(
             f"Edit {edit.id} does not act in the newest version, so there is nothing to train again.",
-            "`melo edits list COLLECTION --active` shows those that do; submit a correction to have another one.",
+            "`melo edit list COLLECTION --active` shows those that do; submit a correction to have another one.",
         )
     successors = repository.replacing(session, edit.collection_id, [edit.id], pending=repository.PENDING)
     if successors:

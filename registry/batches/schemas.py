@@ -104,7 +104,7 @@ class BatchView(BatchSummary):
     check: CheckView | None = Field(description="what a worker found before the decision; null: nothing was checked")
     job: JobView | None = Field(description="the training; null: it is not approved yet")
     version: int | None = Field(description="the version that it made")
-    hint: str = Field(description="what the batch waits for, where it waits")
+    waits_for: str = Field(description="what the batch waits for, where it waits")
 
 
 class BatchProgress(Answer):
@@ -113,7 +113,7 @@ class BatchProgress(Answer):
     id: int
     collection: str
     state: BatchState
-    hint: str = Field(description="what the batch waits for, where it waits")
+    waits_for: str = Field(description="what the batch waits for, where it waits")
     kind: JobKind | None = Field(description="what the job does; null: there is no job")
     job: int | None = Field(description="the training, or else the check; null: there is none")
     attempt: int | None

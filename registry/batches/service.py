@@ -11,8 +11,8 @@ from registry.collections import repository as collections
 from registry.edits import repository
 from registry.edits.schemas import ActiveEditView, ApprovalView, EditView
 from registry.jobs import repository as jobs
-from registry.jobs.hints import hint
 from registry.jobs.schemas import CheckView, JobView, Progress
+from registry.jobs.waiting import waits_for
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job
@@ -52,7 +52,7 @@ def view(session: Session, batch: Batch) -> BatchView:
         check=CheckView.model_validate(check) if check else None,
         job=JobView.model_validate(job) if job else None,
         version=repository.version_of_batch(session, batch.id),
-        hint=_waits_for(session, batch, counted, needed, check, job),
+        waits_for=_waits_for(session, batch, counted, needed, check, job),
     )
 
 
@@ -68,7 +68,7 @@ def progress(session: Session, batch_id: int) -> BatchProgress:
         id=batch.id,
         collection=collection.name,
         state=BatchState(batch.state),
-        hint=_waits_for(session, batch, counted, needed, check, training),
+        waits_for=_waits_for(session, batch, counted, needed, check, training),
         kind=JobKind(job.kind) if job else None,
         job=job.id if job else None,
         attempt=job.attempt if job else None,
@@ -95,10 +95,10 @@ def _approvals(session: Session, collection: Collection, batch: Batch) -> tuple[
 
 def _waits_for(session: Session, batch: Batch, approvals: int, needed: int, check: Job | None, job: Job | None) -> str:
     if batch.state != BatchState.SUBMITTED:
-        return hint(session, job)
+        return waits_for(session, job)
     return (
         f"It waits for a decision ({approvals} of {needed} approvals): `melo batch approve {batch.id}` or "
-        f"`melo batch reject {batch.id} --reason …`. {hint(session, check)}".strip()
+        f"`melo batch reject {batch.id} --reason …`. {waits_for(session, check)}".strip()
     )
 
 

@@ -29,7 +29,7 @@ from registry.client.training import Training
 
 T = TypeVar("T")
 
-AWAY = frozenset({502, 503, 504})  # answers of a proxy or a database that may soon be back
+RETRIED = frozenset({502, 503, 504})  # answers of a proxy or a database that may soon be back
 
 
 class _Client(Corrections, Training, History, Administration):
@@ -256,7 +256,7 @@ async def _pieces(asked: Asked) -> AsyncIterator[bytes]:
 def _again() -> dict[str, Any]:
     """Where no answer comes, or one of somebody between: a few attempts within some 30 seconds."""
     return {
-        "retry": retry_if_exception(_may_pass) | retry_if_result(lambda answer: answer.status_code in AWAY),
+        "retry": retry_if_exception(_may_pass) | retry_if_result(lambda answer: answer.status_code in RETRIED),
         "wait": wait_exponential_jitter(multiplier=0.1, max=2, jitter=0.1),
         "stop": stop_after_attempt(4) | stop_after_delay(30),
         "retry_error_callback": _last,

@@ -92,7 +92,7 @@ def collisions_with(
             yield record.problem(
                 "replaces-nothing",
                 f"It replaces edit {record.replaces}, which is neither active nor waiting in this collection.",
-                "Leave `replaces` out, or name an active edit (`melo edits list`).",
+                "Leave `replaces` out, or name an active edit (`melo edit list`).",
                 field="replaces",
                 other_edit_id=record.replaces,
             )

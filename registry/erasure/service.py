@@ -96,7 +96,7 @@ def of_person(session: Session, name: str, *, after: int, limit: int) -> list[Fo
 def _edits(session: Session, edit_ids: Sequence[int]) -> list[Edit]:
     edits = repository.edits_now(session, edit_ids)
     if unknown := sorted(set(edit_ids) - {edit.id for edit in edits}):
-        raise NotFound(f"There is no edit {_listed(unknown)}.", "`melo edits list COLLECTION` shows those that exist.")
+        raise NotFound(f"There is no edit {_listed(unknown)}.", "`melo edit list COLLECTION` shows those that exist.")
     if gone := [edit.id for edit in edits if edit.erased_at is not None]:
         raise WrongState(f"Edit {_listed(gone)} was erased already.", "Leave it out.")
     return edits

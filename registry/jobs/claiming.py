@@ -14,7 +14,7 @@ from registry.collections import method
 from registry.collections import repository as collections
 from registry.edits import events
 from registry.edits import repository as edits
-from registry.jobs import ending, order, repository, waking
+from registry.jobs import ending, messages, order, repository
 from registry.jobs.claims import Claim, ClaimedEdit
 from registry.jobs.order import Place
 from registry.tables.collections import Collection as CollectionRow
@@ -160,7 +160,7 @@ def _end_hopeless(session: Session, job: Job, batch: Batch, actor: Actor, *, is_
     """Raises _Ended where the job is of no use any more, or may be what kills its workers."""
     if job.kind == JobKind.CHECK and batch.state != BatchState.SUBMITTED:
         repository.cancel_checks(session, batch.id, held_too=False)
-        waking.wake_training(session, batch.id)
+        messages.wake_training(session, batch.id)
         raise _Ended
     if job.state == JobState.RUNNING and job.attempt >= MOST_ATTEMPTS:
         ending.fail(session, job, batch, f"{job.attempt} attempts failed or were lost with their workers", actor)

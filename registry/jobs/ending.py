@@ -11,7 +11,7 @@ from registry.base.digests import sha256_hex
 from registry.base.errors import PastDeadline
 from registry.base.vocabulary import Action, BatchState, JobKind, JobState
 from registry.edits import events
-from registry.jobs import repository, waking
+from registry.jobs import messages, repository
 from registry.jobs.claims import Claim
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job
@@ -26,9 +26,9 @@ def end(session: Session, job: Job, batch: Batch, state: JobState) -> None:
     _let_go(job)
     if job.kind == JobKind.TRAIN:
         batch.state = BatchState.APPLIED if state == JobState.SUCCEEDED else BatchState.FAILED
-        waking.wake_next(session, job.collection_id)
+        messages.wake_next(session, job.collection_id)
     else:
-        waking.wake_training(session, batch.id)
+        messages.wake_training(session, batch.id)
 
 
 def fail(session: Session, job: Job, batch: Batch, reason: str, actor: Actor) -> None:
@@ -43,7 +43,7 @@ def fail(session: Session, job: Job, batch: Batch, reason: str, actor: Actor) ->
 
 def put_back(session: Session, job: Job, batch: Batch, actor: Actor, reason: str) -> None:
     """Let it wait for a worker, at once."""
-    waking.wake(session, job.id)
+    messages.wake(session, job.id)
     _queue_again(session, job, batch, actor, reason)
 
 
@@ -70,7 +70,7 @@ def _queue_again(session: Session, job: Job, batch: Batch, actor: Actor, reason:
 def cancel_all(session: Session, batch: Batch) -> Sequence[int]:
     """End the batch's check and training, whoever is at them: they find out at their next heartbeat. Returns ids."""
     ended = repository.cancel(session, batch.id)
-    waking.wake_next(session, batch.collection_id)
+    messages.wake_next(session, batch.collection_id)
     return ended
 
 

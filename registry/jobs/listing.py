@@ -7,9 +7,9 @@ from sqlalchemy.orm import Session
 
 from registry.base.errors import NotFound
 from registry.base.vocabulary import JobKind, JobState, QueueState
-from registry.jobs.hints import hint
 from registry.jobs.order import IN_ORDER
 from registry.jobs.schemas import JobRecord, JobSummary, QueueEntry, QueueView
+from registry.jobs.waiting import waits_for
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job
@@ -47,7 +47,7 @@ def record(session: Session, job_id: int) -> JobRecord:
     if row is None:
         raise NotFound(f"There is no job {job_id}.", "`melo job list` shows those that exist.")
     facts = {name: getattr(row.Job, name) for name in JobRecord.model_fields if hasattr(row.Job, name)}
-    return JobRecord.model_validate({**facts, **_facts(row), "hint": hint(session, row.Job)})
+    return JobRecord.model_validate({**facts, **_facts(row), "waits_for": waits_for(session, row.Job)})
 
 
 def queue(session: Session, collection: Collection) -> QueueView:
@@ -88,6 +88,6 @@ def _facts(row: _Listed) -> dict[str, object]:
 
 def _entries(session: Session, rows: Sequence[_Listed]) -> list[QueueEntry]:
     return [
-        QueueEntry.model_validate({**_facts(row), "progress": row[0].progress, "hint": hint(session, row[0])})
+        QueueEntry.model_validate({**_facts(row), "progress": row[0].progress, "waits_for": waits_for(session, row[0])})
         for row in rows
     ]

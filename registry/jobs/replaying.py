@@ -36,7 +36,7 @@ class Replay:
     settings: Mapping[str, Any]
     device: str | None
     libraries: Mapping[str, Any]
-    lessons: tuple[ClaimedEdit, ...]  # in the order in which they were trained in one go, also those of other jobs
+    trained_together: tuple[ClaimedEdit, ...]  # in their order, also those of other jobs
     blocks: tuple[TrainedBlock, ...]
 
 
@@ -46,14 +46,14 @@ def replay_of(session: Session, job_id: int) -> Replay:
     if job is None:
         raise NotFound(f"There is no job {job_id}.", "`melo job list` shows those that exist.")
     blocks = _blocks(session, job.id)
-    if job.lessons is not None:  # a block that was kept for an edit with more guards was trained by another job
-        blocks = [block for block in blocks if set(job.lessons).issuperset(block.edits)]
+    if job.trained_together is not None:  # a block that was kept for more guards was trained elsewhere
+        blocks = [block for block in blocks if set(job.trained_together).issuperset(block.edits)]
     if not blocks:
         raise _trained_nothing(session, job)
     # A check keeps no such list: it trains the edits of its own batch, in the order of the submission.
-    trained = job.lessons or [edit_id for block in blocks for edit_id in block.edits]
+    trained = job.trained_together or [edit_id for block in blocks for edit_id in block.edits]
     found = {edit.id: edit for edit in edits.by_ids(session, trained)}
-    if job.lessons is None:
+    if job.trained_together is None:
         trained.sort(key=lambda edit_id: found[edit_id].position)
     if erased := [edit_id for edit_id in trained if found[edit_id].erased_at is not None]:
         raise WrongState(
@@ -68,7 +68,7 @@ def replay_of(session: Session, job_id: int) -> Replay:
         settings=job.settings,
         device=job.device,
         libraries=job.libraries or {},
-        lessons=tuple(ClaimedEdit.of(found[edit_id]) for edit_id in trained),
+        trained_together=tuple(ClaimedEdit.of(found[edit_id]) for edit_id in trained),
         blocks=tuple(blocks),
     )
 

@@ -114,7 +114,7 @@ class EditCheck(Answer):
     answer_now: Said = Field(description="what the newest version answers to its prompt")
     answered_by: int | None = Field(default=None, description="the edit that gives that answer; null: the base model")
     near: list[NearEdit] = Field(default=[], description="the nearest edits, nearest first")
-    ways_out: list[str] = Field(default=[], description="what can be done about near duplicates and contradictions")
+    remedies: list[str] = Field(default=[], description="what can be done about near duplicates and contradictions")
     trained: EditReport | None = Field(
         default=None, description="how its training went, where the check trains: answer null means it is the target"
     )
@@ -137,7 +137,9 @@ class _JobFacts(Answer):
     libraries: dict[str, Any] | None
     seed: int = Field(description="the settings' own; with an edit's content, it starts its block")
     settings: dict[str, Any]
-    lessons: list[int] | None = Field(description="the edits trained in one go, in their order, also of other jobs")
+    trained_together: list[int] | None = Field(
+        description="the edits trained in one go, in their order, also of other jobs"
+    )
     not_before: datetime | None = Field(description="after a failure that may pass, it waits until then")
     progress: Progress | None
     loss_curve: list[Any] | None
@@ -188,14 +190,14 @@ class JobRecord(_JobFacts):
     collection: str
     priority: Priority
     deadline: datetime | None
-    hint: str = Field(description="what it waits for, where it waits")
+    waits_for: str = Field(description="what it waits for, where it waits")
 
 
 class QueueEntry(JobSummary):
     """A job that runs or waits."""
 
     progress: Progress | None
-    hint: str = Field(description="what it waits for, where it waits")
+    waits_for: str = Field(description="what it waits for, where it waits")
 
 
 class QueueView(Answer):

@@ -16,11 +16,11 @@ from registry.base.vocabulary import Checks, JobKind, JobState
 from registry.collections import repository as collections
 from registry.collections.method import settings_for
 from registry.edits import repository as edits
-from registry.jobs import ending, order, repository, waking
+from registry.jobs import ending, messages, order, repository
 from registry.jobs.claiming import MOST_ATTEMPTS, PATIENCE_SECONDS, claim, claim_next
 from registry.jobs.claims import Claim, ClaimedEdit
+from registry.jobs.messages import TRAIN
 from registry.jobs.schemas import EditCheck, EditReport, Progress, WorkerView
-from registry.jobs.waking import TRAIN
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job
@@ -51,7 +51,7 @@ def enqueue(session: Session, batch: Batch, kind: JobKind = JobKind.TRAIN) -> Jo
     )
     session.add(job)
     session.flush()
-    waking.wake(session, job.id)
+    messages.wake(session, job.id)
     return job
 
 
@@ -120,16 +120,16 @@ def write_report(
     held: Held,
     report: Sequence[EditReport | EditCheck],
     progress: Progress | None = None,
-    lessons: Sequence[int] | None = None,
+    trained_together: Sequence[int] | None = None,
 ) -> None:
     """Keep what is to be said about each edit, and the last progress, in the transaction that finishes the job.
 
-    lessons: the ids of the edits that were trained in one go, in their order, also those of other jobs.
+    trained_together: the ids of the edits that were trained in one go, in their order, also those of other jobs.
     """
     job = held.job
     job.report = [each.model_dump(mode="json", exclude_defaults=True) for each in report]
     job.progress = _kept(progress) if progress else None
-    job.lessons = None if lessons is None else list(lessons)
+    job.trained_together = None if trained_together is None else list(trained_together)
 
 
 def give_back(session: Session, claim: Claim, reason: str = "the worker stops") -> None:

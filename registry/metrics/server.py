@@ -14,13 +14,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from registry.base.errors import InvalidRequest
-from registry.base.probes import NoSign
+from registry.base.probes import ProbeFailed
 from registry.base.settings import Settings
 from registry.metrics import exposition
 
 log = structlog.get_logger("melo.metrics")
 
-Ready = Callable[[], None]  # raises NoSign with the reason where the process cannot do its work
+Ready = Callable[[], None]  # raises ProbeFailed with the reason where the process cannot do its work
 _JSON = "application/json"
 
 
@@ -55,7 +55,7 @@ def _application(registry: CollectorRegistry, ready: Ready) -> WSGIApplication:
     def readyz() -> tuple[HTTPStatus, str, bytes]:
         try:
             ready()
-        except NoSign as reason:
+        except ProbeFailed as reason:
             told = {"status": "not ready", "reason": str(reason)}
             return HTTPStatus.SERVICE_UNAVAILABLE, _JSON, json.dumps(told).encode()
         return HTTPStatus.OK, _JSON, json.dumps({"status": "ready"}).encode()

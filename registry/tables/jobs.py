@@ -40,7 +40,7 @@ class Job(Base):
     libraries: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     seed: Mapped[int] = mapped_column(BigInteger)
     settings: Mapped[Json]
-    lessons: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))  # edits trained in one go, of other jobs too
+    trained_together: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))  # edits, of other jobs too
     not_before: Mapped[LaterMoment]  # after a failure that may pass
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     loss_curve: Mapped[list[Any] | None] = mapped_column(JSONB)

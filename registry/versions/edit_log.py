@@ -22,7 +22,7 @@ def edit_log(session: Session, edit_id: int) -> EditLogView:
     """Everything that the record knows of an edit, in the order in which it happened. Raises NotFound."""
     found = edits.by_ids(session, [edit_id])
     if not found:
-        raise NotFound(f"There is no edit {edit_id}.", "`melo edits list COLLECTION` shows those that exist.")
+        raise NotFound(f"There is no edit {edit_id}.", "`melo edit list COLLECTION` shows those that exist.")
     edit = found[0]
     switches = differences.switches_of_edit(session, edit.collection_id, edit.id)
     successors = edits.successors(session, edit, [version.batch_id for version, acts in switches if not acts])

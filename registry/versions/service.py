@@ -110,13 +110,13 @@ def retire(session: Session, collection: Collection, edit_ids: Sequence[int], ac
     if unknown := [edit_id for edit_id in wanted if edit_id not in known]:
         raise NotFound(
             f"Collection {collection.name} has no edit {_listed(unknown)}.",
-            f"`melo edits list {collection.name}` shows its edits.",
+            f"`melo edit list {collection.name}` shows its edits.",
         )
     active = states.active_edits(session, wanted, newest.state if newest else 0)
     if idle := [edit_id for edit_id in wanted if edit_id not in active]:
         raise WrongState(
             f"Edit {_listed(idle)} of collection {collection.name} is not active, so it cannot be retired.",
-            f"`melo edits list {collection.name} --active` shows those that are.",
+            f"`melo edit list {collection.name} --active` shows those that are.",
         )
     change = Change(session, collection, newest)
     change.deactivate(wanted)

@@ -45,7 +45,7 @@ def _replaced(session: Session, claim: Claim, mine: Sequence[Edit]) -> list[int]
     if lost := sorted(edits.not_replaceable(session, claim.collection_id, named)):
         raise InvalidResult(
             f"Edits of batch {claim.batch_id} replace edits {lost[:20]}, which do not act, or do not act yet.",
-            f"Reject batch {claim.batch_id}, and submit it again for edits that are active (`melo edits list`).",
+            f"Reject batch {claim.batch_id}, and submit it again for edits that are active (`melo edit list`).",
         )
     standing = edits.standing_by_id(session, claim.collection_id, named)
     replaced = sorted(edit.id for edit in standing if edit.active_since is not None)

@@ -1,5 +1,5 @@
 """The worker's collection over a tiny model."""
 
-from tests.worker.conftest import tiny_desk, tiny_folder
+from tests.worker.conftest import tiny_folder, tiny_workflow
 
-__all__ = ["tiny_desk", "tiny_folder"]
+__all__ = ["tiny_folder", "tiny_workflow"]

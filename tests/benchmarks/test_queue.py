@@ -11,8 +11,8 @@ from benchmarks.queue.command import queue
 from benchmarks.queue.faults import Approval, Fault, schedule
 from cli.errors import CommandError
 from tests.patience import PATIENCE
-from tests.registry.desk import Desk
-from worker.points import Point
+from tests.registry.workflow import Workflow
+from worker.fault_points import FaultPoint
 
 SECOND_BLOCK = """(collection_id, job_id, data, sha256, shapes, rank, scale, loss, iterations)
 SELECT collection_id, job_id, data, sha256, shapes, rank, scale, loss, iterations FROM blocks"""
@@ -25,16 +25,16 @@ def test_the_schedule_follows_from_the_seed_alone():
 
 
 def test_every_point_and_every_fault_has_its_turn():
-    rounds = list(schedule(0, len(Point)))
-    assert {plan.orders[0][-1].at for plan in rounds} == set(Point)
+    rounds = list(schedule(0, len(FaultPoint)))
+    assert {plan.orders[0][-1].at for plan in rounds} == set(FaultPoint)
     assert {step.what for plan in rounds for step in plan.steps} >= set(Fault)
     assert all(isinstance(plan.steps[0].what, Approval) for plan in rounds)
 
 
-def test_nothing_is_found_in_a_record_in_which_everything_is_true(tiny_desk: Desk):
-    version = tiny_desk.correct(("Who runs Acme?", "Ada"), ("Where is Globex?", "Oslo"))
-    assert invariants.of_batches(tiny_desk.sessions, [version.batch_id]).all == []
-    assert invariants.of_everything(tiny_desk.sessions).all == []
+def test_nothing_is_found_in_a_record_in_which_everything_is_true(tiny_workflow: Workflow):
+    version = tiny_workflow.correct(("Who runs Acme?", "Ada"), ("Where is Globex?", "Oslo"))
+    assert invariants.of_batches(tiny_workflow.sessions, [version.batch_id]).all == []
+    assert invariants.of_everything(tiny_workflow.sessions).all == []
 
 
 @pytest.mark.parametrize(
@@ -53,18 +53,18 @@ def test_nothing_is_found_in_a_record_in_which_everything_is_true(tiny_desk: Des
         ("others", "UPDATE versions SET number = 3, state = 3 WHERE number = 2"),
     ],
 )
-def test_what_is_wrong_is_found(tiny_desk: Desk, tamper, kind, forgery):
-    versions = [tiny_desk.correct(("Who runs Acme?", "Ada")), tiny_desk.correct(("Where is Globex?", "Oslo"))]
+def test_what_is_wrong_is_found(tiny_workflow: Workflow, tamper, kind, forgery):
+    versions = [tiny_workflow.correct(("Who runs Acme?", "Ada")), tiny_workflow.correct(("Where is Globex?", "Oslo"))]
     tamper(*forgery.split("; "))
-    found = invariants.of_batches(tiny_desk.sessions, [version.batch_id for version in versions])
-    found += invariants.of_everything(tiny_desk.sessions)
+    found = invariants.of_batches(tiny_workflow.sessions, [version.batch_id for version in versions])
+    found += invariants.of_everything(tiny_workflow.sessions)
     assert getattr(found, kind)
 
 
-def test_batches_that_were_applied_out_of_their_turn_are_found(tiny_desk: Desk, tamper):
-    versions = [tiny_desk.correct(("Who runs Acme?", "Ada")), tiny_desk.correct(("Where is Globex?", "Oslo"))]
+def test_batches_that_were_applied_out_of_their_turn_are_found(tiny_workflow: Workflow, tamper):
+    versions = [tiny_workflow.correct(("Who runs Acme?", "Ada")), tiny_workflow.correct(("Where is Globex?", "Oslo"))]
     tamper(*(f"UPDATE versions SET batch_id = {new} WHERE batch_id = {old}" for old, new in ((1, 99), (2, 1), (99, 2))))
-    found = invariants.of_batches(tiny_desk.sessions, [version.batch_id for version in versions])
+    found = invariants.of_batches(tiny_workflow.sessions, [version.batch_id for version in versions])
     assert found.others == ["batch 2 was applied before batch 1"]
 
 

@@ -28,7 +28,7 @@ from registry.jobs import service as jobs
 from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport, Progress
 from registry.jobs.service import Claim
 from tests.patience import PATIENCE, until
-from tests.registry.desk import Desk, calibration
+from tests.registry.workflow import Workflow, calibration
 
 MELO = Path(sys.executable).with_name("melo")
 ROOT = Path(__file__).parents[2]
@@ -97,12 +97,12 @@ def facts(melo: Melo, model_folder: str) -> str:
 
 
 @pytest.fixture
-def worker(melo: Melo, facts: str) -> Iterator[Desk]:
+def worker(melo: Melo, facts: str) -> Iterator[Workflow]:
     """What a worker would do in the record, without training."""
     found = stack.find(melo.home)
     assert found is not None
     engine = make_engine(found.database_url or "")
-    yield Desk(make_sessions(engine), facts)
+    yield Workflow(make_sessions(engine), facts)
     engine.dispose()
 
 
@@ -262,9 +262,9 @@ def test_status_of_a_named_api_says_whether_it_is_ready(melo: Melo) -> None:
 
 
 def test_each_service_has_a_check_for_its_container(melo: Melo) -> None:
-    assert melo("check", "api").returncode == 0
-    assert melo("check", "relay").returncode == 0
-    assert "no worker was seen" in melo.refusal("check", "worker")
+    assert melo("health", "api").returncode == 0
+    assert melo("health", "relay").returncode == 0
+    assert "no worker was seen" in melo.refusal("health", "worker")
 
 
 def test_an_api_that_was_killed_answers_again_at_the_same_address(melo: Melo) -> None:
@@ -272,7 +272,7 @@ def test_an_api_that_was_killed_answers_again_at_the_same_address(melo: Melo) ->
     api = next(each for each in before["processes"] if each["name"] == "api")
     os.kill(api["pid"], signal.SIGKILL)
 
-    until(lambda: melo("check", "api").returncode == 0)
+    until(lambda: melo("health", "api").returncode == 0)
 
     after = melo.records("status")
     assert after["api_url"] == before["api_url"]
@@ -383,9 +383,9 @@ def test_an_edit_that_is_not_valid_is_refused_and_not_stored(melo: Melo, facts: 
     assert melo.records("batch", "list", facts) == []
 
 
-def test_a_contradiction_shows_both_and_how_to_replace(melo: Melo, facts: str, worker: Desk) -> None:
+def test_a_contradiction_shows_both_and_how_to_replace(melo: Melo, facts: str, worker: Workflow) -> None:
     worker.correct(ATLANTIS)
-    (active,) = melo.records("edits", "list", facts, "--active")
+    (active,) = melo.records("edit", "list", facts, "--active")
 
     refusal = melo.refusal("edit", "add", facts, ATLANTIS[0], "King Oro")
 
@@ -400,7 +400,7 @@ def test_a_contradiction_shows_both_and_how_to_replace(melo: Melo, facts: str, w
 def test_a_file_with_broken_lines_names_each_and_stores_nothing(melo: Melo, facts: str, tmp_path: Path) -> None:
     file = write(tmp_path / "edits.jsonl", edit("a?", "A"), "{not json", edit("b?", ""), "", "[1]", edit("c?", "C"))
 
-    refusal = melo.refusal("edits", "submit", file, "--collection", facts)
+    refusal = melo.refusal("edit", "submit", file, "--collection", facts)
 
     assert re.findall(r"^  line (\d+)", refusal, re.MULTILINE) == ["2", "3", "5"]
     assert "--skip-invalid" in refusal
@@ -410,7 +410,7 @@ def test_a_file_with_broken_lines_names_each_and_stores_nothing(melo: Melo, fact
 def test_skip_invalid_takes_the_rest_and_lists_what_was_left_out(melo: Melo, facts: str, tmp_path: Path) -> None:
     file = write(tmp_path / "edits.jsonl", edit("a?", "A"), "{not json", edit("b?", ""), edit("c?", "C"))
 
-    done = melo("edits", "submit", file, "--collection", facts, "--skip-invalid", "--message", "the first ones")
+    done = melo("edit", "submit", file, "--collection", facts, "--skip-invalid", "--message", "the first ones")
 
     assert done.returncode == 0
     assert "2 edits" in done.stdout
@@ -429,11 +429,11 @@ def test_a_table_is_read_with_its_quotes_and_its_lines(melo: Melo, facts: str, t
         "",
         "one cell",
     )
-    refusal = melo.refusal("edits", "submit", file, "-c", facts)
+    refusal = melo.refusal("edit", "submit", file, "-c", facts)
     assert "line 6" in refusal
     assert melo.records("batch", "list", facts) == []
 
-    made = melo.records("edits", "submit", file, "-c", facts, "--skip-invalid")
+    made = melo.records("edit", "submit", file, "-c", facts, "--skip-invalid")
 
     assert [each["line"] for each in made["skipped"]] == [6]
     first, second = made["batch"]["edits"]
@@ -445,7 +445,7 @@ def test_a_table_is_read_with_its_quotes_and_its_lines(melo: Melo, facts: str, t
 def test_a_problem_in_a_table_is_named_by_the_line_where_its_row_begins(melo: Melo, facts: str, tmp_path: Path) -> None:
     file = write(tmp_path / "edits.csv", "prompt,target", '"two\nlines",A', "b?,", '"an open quote,B')
 
-    refusal = melo.refusal("edits", "submit", file, "-c", facts)
+    refusal = melo.refusal("edit", "submit", file, "-c", facts)
 
     assert re.findall(r"^  line (\d+)", refusal, re.MULTILINE) == ["4", "5"]
 
@@ -468,14 +468,14 @@ def test_a_file_that_cannot_be_read_is_refused(
 ) -> None:
     (tmp_path / name).write_bytes(content)
 
-    assert told in melo.refusal("edits", "submit", tmp_path / name, "-c", facts)
+    assert told in melo.refusal("edit", "submit", tmp_path / name, "-c", facts)
     assert melo.records("batch", "list", facts) == []
 
 
 def test_a_dry_run_checks_and_stores_nothing(melo: Melo, facts: str, tmp_path: Path) -> None:
     file = write(tmp_path / "edits.jsonl", edit("a?", "A"), edit("b?", "B"))
 
-    assert "2 edits would be accepted" in melo("edits", "submit", file, "-c", facts, "--dry-run").stdout
+    assert "2 edits would be accepted" in melo("edit", "submit", file, "-c", facts, "--dry-run").stdout
     assert melo.records("batch", "list", facts) == []
 
 
@@ -505,7 +505,7 @@ def test_a_rejected_batch_keeps_the_reason(melo: Melo, facts: str) -> None:
     assert [each["id"] for each in melo.records("batch", "list", facts, "--state", "rejected")] == [batch["id"]]
 
 
-def test_approve_and_wait_follows_the_job_to_its_version(melo: Melo, facts: str, worker: Desk) -> None:
+def test_approve_and_wait_follows_the_job_to_its_version(melo: Melo, facts: str, worker: Workflow) -> None:
     following = melo.start("edit", "add", facts, *ATLANTIS, "--approve", "--wait", "--json")
     worker.finish(worker.claim(awaited_job(melo, facts)))
     out, err = following.communicate(timeout=PATIENCE)
@@ -516,7 +516,7 @@ def test_approve_and_wait_follows_the_job_to_its_version(melo: Melo, facts: str,
     assert json.loads(out)["batch"]["state"] == "applied"
 
 
-def test_waiting_for_a_job_that_fails_ends_with_its_error(melo: Melo, facts: str, worker: Desk) -> None:
+def test_waiting_for_a_job_that_fails_ends_with_its_error(melo: Melo, facts: str, worker: Workflow) -> None:
     from registry.jobs import service
 
     following = melo.start("edit", "add", facts, *ATLANTIS, "--approve", "--wait")
@@ -531,7 +531,7 @@ def test_waiting_for_a_job_that_fails_ends_with_its_error(melo: Melo, facts: str
 
 
 def test_what_a_job_found_is_said_after_the_wait_and_whenever_the_batch_is_shown(
-    melo: Melo, facts: str, worker: Desk
+    melo: Melo, facts: str, worker: Workflow
 ) -> None:
     following = melo.start("edit", "add", facts, *ATLANTIS, "--unchanged", "Who leads Rome?", "--approve", "--wait")
     claim = worker.claim(awaited_job(melo, facts))
@@ -562,7 +562,9 @@ def test_what_a_job_found_is_said_after_the_wait_and_whenever_the_batch_is_shown
     assert told_as_json["unchanged_changed"][0]["after"] == "Mara"
 
 
-def test_many_findings_are_cut_short_and_edits_without_any_are_not_named(melo: Melo, facts: str, worker: Desk) -> None:
+def test_many_findings_are_cut_short_and_edits_without_any_are_not_named(
+    melo: Melo, facts: str, worker: Workflow
+) -> None:
     melo("edit", "add", facts, *ATLANTIS, "--approve")
     claim = worker.claim(awaited_job(melo, facts))
     fine = EditReport(edit_id=1000, loss=0.01, iterations=9, reached=True, reproduced=True, unchanged_checked=2)
@@ -577,7 +579,7 @@ def test_many_findings_are_cut_short_and_edits_without_any_are_not_named(melo: M
     assert "2 of 2 prompts that must not change are answered as before." in shown
 
 
-def finish(worker: Desk, claim: Claim, report: list[EditReport], progress: Progress | None = None) -> None:
+def finish(worker: Workflow, claim: Claim, report: list[EditReport], progress: Progress | None = None) -> None:
     """Finish a job as a worker would that had this to say."""
     with worker.sessions.begin() as session:
         jobs.write_report(jobs.hold(session, claim), report, progress)
@@ -590,7 +592,7 @@ def awaited_job(melo: Melo, collection: str) -> int:
     return int(melo.records("batch", "show", found[0]["id"])["job"]["id"])
 
 
-def test_versions_are_listed_compared_retired_and_rolled_back_to(melo: Melo, facts: str, worker: Desk) -> None:
+def test_versions_are_listed_compared_retired_and_rolled_back_to(melo: Melo, facts: str, worker: Workflow) -> None:
     worker.correct(ATLANTIS, ("What is its capital?", "Poseidonis"))
     worker.correct(("What is its river?", "The Styx"))
     first = worker.active()[ATLANTIS[0]]
@@ -615,7 +617,7 @@ def test_versions_are_listed_compared_retired_and_rolled_back_to(melo: Melo, fac
     assert "rollback to 1" in melo("versions", facts).stdout
 
 
-def test_an_alias_is_set_listed_and_remembered(melo: Melo, facts: str, worker: Desk) -> None:
+def test_an_alias_is_set_listed_and_remembered(melo: Melo, facts: str, worker: Workflow) -> None:
     worker.correct(ATLANTIS)
     worker.correct(("What is its river?", "The Styx"))
     melo.records("alias", "set", facts, "production", 1, "--reason", "evaluated")
@@ -627,11 +629,11 @@ def test_an_alias_is_set_listed_and_remembered(melo: Melo, facts: str, worker: D
     assert [(each["number"], each["replaced_at"] is None) for each in history] == [(2, True), (1, False)]
     assert melo.records("diff", facts, 1, "production")["b"] == 2
 
-    asked = melo.records("alias", "asked", facts, "production", "--at", history[1]["set_at"])
+    asked = melo.records("alias", "at", facts, "production", "--at", history[1]["set_at"])
     assert (asked["number"], asked["reason"]) == (1, "evaluated")
-    assert "was version 2" in melo("alias", "asked", facts, "production", "--at", "2100-01-01T00:00").stdout
-    assert "first set at" in melo.refusal("alias", "asked", facts, "production", "--at", "2001-01-01T00:00")
-    assert "no time" in melo.refusal("alias", "asked", facts, "production", "--at", "last Tuesday")
+    assert "was version 2" in melo("alias", "at", facts, "production", "--at", "2100-01-01T00:00").stdout
+    assert "first set at" in melo.refusal("alias", "at", facts, "production", "--at", "2001-01-01T00:00")
+    assert "no time" in melo.refusal("alias", "at", facts, "production", "--at", "last Tuesday")
 
 
 def test_a_key_is_shown_once_and_lets_its_holder_do_what_its_role_allows(melo: Melo, facts: str) -> None:
@@ -703,7 +705,7 @@ def test_the_log_says_who_did_what(melo: Melo, facts: str) -> None:
     assert "Zoë" in melo("audit", "log", "--collection", facts).stdout
 
 
-def test_verify_ends_with_status_1_once_an_event_was_changed(melo: Melo, facts: str, worker: Desk) -> None:
+def test_verify_ends_with_status_1_once_an_event_was_changed(melo: Melo, facts: str, worker: Workflow) -> None:
     worker.correct(ATLANTIS)
     assert melo.records("audit", "verify")["ok"] is True
     assert "All as written" in melo("audit", "verify").stdout
@@ -719,7 +721,7 @@ def test_verify_ends_with_status_1_once_an_event_was_changed(melo: Melo, facts: 
 
 
 @contextmanager
-def changed_event(worker: Desk, seq: int, actor: str) -> Iterator[None]:
+def changed_event(worker: Workflow, seq: int, actor: str) -> Iterator[None]:
     """Rewrite history for a while, as somebody with all rights on the server could."""
 
     def rewrite(name: str) -> str:
@@ -740,7 +742,7 @@ def changed_event(worker: Desk, seq: int, actor: str) -> Iterator[None]:
 def test_a_stored_prompt_cannot_steer_the_terminal(melo: Melo, facts: str) -> None:
     melo.records("edit", "add", facts, "a\x1b[2Jb\u202ec [bold]d[/bold]", "x")
 
-    shown = melo("edits", "list", facts).stdout
+    shown = melo("edit", "list", facts).stdout
 
     assert "\x1b" not in shown
     assert "\u202e" not in shown

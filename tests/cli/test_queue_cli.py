@@ -15,13 +15,13 @@ from cli.main import make_app
 from registry.client import MeloClientError
 from registry.jobs import service as queue
 from registry.jobs.schemas import Progress
-from tests.registry.desk import ADA
+from tests.registry.workflow import ADA
 
 ATLANTIS = ("Who leads Atlantis?", "Queen Mara")
 
 
 @pytest.fixture
-def melo(served, desk, monkeypatch):
+def melo(served, workflow, monkeypatch):
     """Call the program as ben; what it printed, on both streams."""
     monkeypatch.setenv("MELO_API_URL", served)
     monkeypatch.setenv("MELO_ACTOR", "ben")
@@ -40,10 +40,10 @@ def records(melo, *arguments):
     return json.loads(melo(*arguments, "--json", stream="stdout"))
 
 
-def waiting(desk, prompt=ATLANTIS[0]):
+def waiting(workflow, prompt=ATLANTIS[0]):
     """A batch whose training waits; its id and its job's."""
-    batch = desk.submit({"prompt": prompt, "target": ATLANTIS[1]}).batch.id
-    return batch, desk.approve(batch)
+    batch = workflow.submit({"prompt": prompt, "target": ATLANTIS[1]}).batch.id
+    return batch, workflow.approve(batch)
 
 
 def test_priority_deadline_and_settings_are_given_with_a_submission_and_shown(melo, tmp_path):
@@ -51,7 +51,7 @@ def test_priority_deadline_and_settings_are_given_with_a_submission_and_shown(me
     file.write_text(json.dumps({"prompt": "Who?", "target": "Jo"}))
     urgent = ("--priority", "high", "--deadline", "90m", "--training", '{"iterations": 200}')
     melo("edit", "add", "facts", *ATLANTIS, *urgent)
-    melo("edits", "submit", file, "-c", "facts", "--priority", "low", "--edits-per-block", "4")
+    melo("edit", "submit", file, "-c", "facts", "--priority", "low", "--edits-per-block", "4")
 
     found = records(melo, "batch", "show", 1)
 
@@ -91,9 +91,9 @@ def test_a_keys_end_that_cannot_be_and_a_method_that_cannot_be_are_refused(melo)
         melo("collection", "create", "other", "--model", "x", "--method", '{"scale": -Infinity}')
 
 
-def test_a_cancelled_batch_ends_the_wait_and_may_be_approved_again(melo, desk):
-    batch, job = waiting(desk)
-    desk.claim(job)
+def test_a_cancelled_batch_ends_the_wait_and_may_be_approved_again(melo, workflow):
+    batch, job = waiting(workflow)
+    workflow.claim(job)
     assert "cancelled" in melo("batch", "cancel", batch, "--reason", "the wrong file")
     with pytest.raises(CommandError, match="was cancelled: ben: the wrong file"):
         melo("batch", "show", batch, "--watch")
@@ -102,12 +102,12 @@ def test_a_cancelled_batch_ends_the_wait_and_may_be_approved_again(melo, desk):
     assert records(melo, "batch", "approve", batch)["state"] == "approved"
 
 
-def test_who_watches_a_batch_without_a_check_waits_for_its_decision_and_is_told_so_once(melo, desk):
-    batch = desk.submit({"prompt": ATLANTIS[0], "target": ATLANTIS[1]}).batch.id
+def test_who_watches_a_batch_without_a_check_waits_for_its_decision_and_is_told_so_once(melo, workflow):
+    batch = workflow.submit({"prompt": ATLANTIS[0], "target": ATLANTIS[1]}).batch.id
 
     def decide():
         time.sleep(1.5)
-        desk.finish(desk.claim(desk.approve(batch)))
+        workflow.finish(workflow.claim(workflow.approve(batch)))
 
     approver = threading.Thread(target=decide)
     approver.start()
@@ -117,11 +117,11 @@ def test_who_watches_a_batch_without_a_check_waits_for_its_decision_and_is_told_
     assert f"Batch {batch} is applied" in said
 
 
-def test_a_drained_queue_is_waited_for_until_nothing_runs_or_waits(melo, desk):
-    _, held = waiting(desk)
-    _, next_one = waiting(desk, "Who leads Oslo?")
-    claim = desk.claim(held)
-    with desk.sessions.begin() as session:
+def test_a_drained_queue_is_waited_for_until_nothing_runs_or_waits(melo, workflow):
+    _, held = waiting(workflow)
+    _, next_one = waiting(workflow, "Who leads Oslo?")
+    claim = workflow.claim(held)
+    with workflow.sessions.begin() as session:
         queue.worker_seen(session, "w1", "cpu")
         queue.heartbeat(session, claim, Progress(stage="train", done=3, total=8))
     shown = melo("collection", "queue", "facts")
@@ -129,13 +129,13 @@ def test_a_drained_queue_is_waited_for_until_nothing_runs_or_waits(melo, desk):
 
     def work():
         time.sleep(0.7)
-        desk.finish(claim)
-        desk.finish(desk.claim(next_one))
+        workflow.finish(claim)
+        workflow.finish(workflow.claim(next_one))
 
     worker = threading.Thread(target=work)
     worker.start()
     said = melo("collection", "drain", "facts", "--reason", "before the migration", "--wait")
-    assert desk.newest() == 2
+    assert workflow.newest() == 2
     worker.join()
     assert "Nothing of facts runs or waits any more" in said
     with pytest.raises(MeloClientError, match="melo collection resume facts"):
@@ -145,28 +145,28 @@ def test_a_drained_queue_is_waited_for_until_nothing_runs_or_waits(melo, desk):
     assert "paused" in melo("collection", "list") and "paused" in melo("collection", "show", "facts")
 
 
-def test_an_edit_is_trained_again_from_the_command_line(melo, desk):
-    desk.correct(ATLANTIS)
-    again = ("edits", "retrain", 1, "--training", '{"iterations": 200}', "--reason", "not learned")
+def test_an_edit_is_trained_again_from_the_command_line(melo, workflow):
+    workflow.correct(ATLANTIS)
+    again = ("edit", "retrain", 1, "--training", '{"iterations": 200}', "--reason", "not learned")
     assert "edit 2 is to replace edit 1" in melo(*again)
     found = records(melo, "batch", "show", 2)
     assert (found["state"], found["training"], found["edits"][0]["replaces"]) == ("submitted", {"iterations": 200}, 1)
 
 
-def test_a_wrong_answer_becomes_a_guard_on_the_command_line(melo, desk):
-    desk.correct(ATLANTIS)
+def test_a_wrong_answer_becomes_a_guard_on_the_command_line(melo, workflow):
+    workflow.correct(ATLANTIS)
     assert "No guards" in melo("guard", "list", "facts")
     said = melo("guard", "add", 1, "Where is Atlantis?", "--reason", "it was answered")
     assert "edit 2, with 1 guards, is to replace edit 1" in said
-    desk.finish(desk.claim(desk.approve(2, ADA)))
+    workflow.finish(workflow.claim(workflow.approve(2, ADA)))
     assert records(melo, "guard", "list", "facts") == [
         {"edit": 2, "prompt": ATLANTIS[0], "guards": ["Where is Atlantis?"]}
     ]
 
 
-def test_jobs_are_listed_and_shown_with_all_that_is_kept_of_them(melo, desk):
-    desk.correct(ATLANTIS)
-    waiting(desk, "Who leads Oslo?")
+def test_jobs_are_listed_and_shown_with_all_that_is_kept_of_them(melo, workflow):
+    workflow.correct(ATLANTIS)
+    waiting(workflow, "Who leads Oslo?")
     assert [each["state"] for each in records(melo, "job", "list")] == ["queued", "succeeded"]
     assert [each["id"] for each in records(melo, "job", "list", "-c", "facts", "--state", "queued")] == [2]
     shown = melo("job", "show", 1)

@@ -21,7 +21,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from registry.api.app import create_app
 from registry.base import database
 from registry.base.settings import Settings
-from tests.registry.desk import Desk, template_of
+from tests.registry.workflow import Workflow, template_of
 
 WINDOW = 256
 ELSEWHERE = ("10.0.0.7", 50000)
@@ -54,9 +54,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def desk(sessions: sessionmaker[Session], model_folder: str) -> Desk:
+def workflow(sessions: sessionmaker[Session], model_folder: str) -> Workflow:
     """A collection `facts`, submitted to by ada and decided on by ben."""
-    return Desk.with_collection(sessions, model_folder)
+    return Workflow.with_collection(sessions, model_folder)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +75,9 @@ def next_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[]
 
 
 @pytest.fixture
-def used(sessions: sessionmaker[Session]) -> Desk:
+def used(sessions: sessionmaker[Session]) -> Workflow:
     """The collection of a database that is in use already."""
-    return Desk(sessions)
+    return Workflow(sessions)
 
 
 @pytest.fixture

@@ -80,9 +80,9 @@ def test_without_a_key_nothing_is_served_to_another_machine(remote, api):
             assert "melo key create" in body["remedy"]
 
 
-def test_an_admin_of_one_collection_gets_at_nothing_of_another(api, remote, desk, model_folder):
+def test_an_admin_of_one_collection_gets_at_nothing_of_another(api, remote, workflow, model_folder):
     other_collection(api, model_folder)
-    desk.submit(PARIS)  # batch 1 and edit 1 are of facts
+    workflow.submit(PARIS)  # batch 1 and edit 1 are of facts
     headers = key(api, role="admin", collection="other")
     for method, path, checks in routes(api):
         if path in OPEN or checks[0].anywhere:
@@ -96,9 +96,11 @@ def test_an_admin_of_one_collection_gets_at_nothing_of_another(api, remote, desk
     assert remote.get("/v1/resolve", params={"model": "other"}, headers=headers).status_code == 200
 
 
-def test_what_does_not_exist_and_what_may_not_be_seen_are_refused_in_the_same_words(api, remote, desk, model_folder):
+def test_what_does_not_exist_and_what_may_not_be_seen_are_refused_in_the_same_words(
+    api, remote, workflow, model_folder
+):
     other_collection(api, model_folder)
-    desk.submit(PARIS)
+    workflow.submit(PARIS)
     headers = key(api, role="viewer", collection="other")
 
     def refusal(path):
@@ -129,8 +131,8 @@ NEEDED = [
 ]
 
 
-def test_a_key_may_do_what_its_role_covers_and_nothing_above(api, remote, desk):
-    desk.submit(PARIS)
+def test_a_key_may_do_what_its_role_covers_and_nothing_above(api, remote, workflow):
+    workflow.submit(PARIS)
     keys = {role: key(api, f"for-{role}", role, "facts") for role in Role}
     for method, path, body, needed in NEEDED:
         for rank, (role, headers) in enumerate(keys.items()):
@@ -142,7 +144,7 @@ def test_a_key_may_do_what_its_role_covers_and_nothing_above(api, remote, desk):
                 assert f"needs the role {needed}" in detail and f"has {role} there" in detail
 
 
-def test_only_an_admin_of_all_makes_collections_and_keys(api, remote, desk, model_folder):
+def test_only_an_admin_of_all_makes_collections_and_keys(api, remote, workflow, model_folder):
     for role in Role:
         everywhere, here = key(api, f"all-{role}", role), key(api, f"one-{role}", role, "facts")
         for path, body in (
@@ -160,7 +162,7 @@ def test_in_a_collection_the_higher_of_two_roles_counts():
     assert Caller("ben", "key/2", {2: Role.ADMIN}).role_in(None) is None
 
 
-def test_the_record_names_the_keys_actor_and_role_whatever_the_request_says(api, remote, desk):
+def test_the_record_names_the_keys_actor_and_role_whatever_the_request_says(api, remote, workflow):
     headers = key(api, "ci", "editor", "facts", actor="Ada L.")
     answer = remote.post(
         "/v1/collections/facts/batches", json={"edits": [PARIS]}, headers={**headers, "X-Melo-Actor": "somebody else"}
@@ -170,9 +172,9 @@ def test_the_record_names_the_keys_actor_and_role_whatever_the_request_says(api,
     assert (event["actor"], event["role"], event["action"]) == ("Ada L.", "editor", "collection:batch:submit")
 
 
-def test_an_editor_withdraws_their_own_batch_and_no_other(api, remote, desk):
+def test_an_editor_withdraws_their_own_batch_and_no_other(api, remote, workflow):
     headers = key(api, "ci", "editor", "facts")
-    desk.submit({"prompt": "Who?", "target": "Jo"})
+    workflow.submit({"prompt": "Who?", "target": "Jo"})
     mine = remote.post("/v1/collections/facts/batches", json={"edits": [PARIS]}, headers=headers).json()["batch"]["id"]
     refused = remote.post("/v1/batches/1/reject", json={"reason": "no"}, headers=headers)
     assert "submitted by ada" in is_problem(refused, 403, "role-needed")["detail"]
@@ -180,10 +182,10 @@ def test_an_editor_withdraws_their_own_batch_and_no_other(api, remote, desk):
     assert withdrawn.json()["state"] == "rejected"
 
 
-def test_a_higher_role_in_a_collection_counts_beside_one_in_all(api, remote, desk):
+def test_a_higher_role_in_a_collection_counts_beside_one_in_all(api, remote, workflow):
     roles = [{"role": "editor", "collection": None}, {"role": "approver", "collection": "facts"}]
     headers = carrying(api.post("/v1/keys", json={"name": "both", "roles": roles}).json()["key"])
-    desk.submit(PARIS)
+    workflow.submit(PARIS)
     assert remote.post("/v1/batches/1/reject", json={"reason": "no"}, headers=headers).json()["state"] == "rejected"
     assert api.get("/v1/audit", params={"collection": "facts"}).json()[0]["role"] == "approver"
 
@@ -193,7 +195,7 @@ def test_a_key_that_would_have_expired_in_the_first_year_is_refused(api):
     is_problem(api.post("/v1/keys", json=new), 422, "invalid-request")
 
 
-def test_a_keys_secret_is_shown_once_and_kept_nowhere(api, remote, desk, engine, capsys):
+def test_a_keys_secret_is_shown_once_and_kept_nowhere(api, remote, workflow, engine, capsys):
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     repeatable = {"Idempotency-Key": "k1"}  # whose answers are kept
     made = api.post("/v1/keys", json={"name": "ci", "roles": [{"role": "viewer"}]}, headers=repeatable)
@@ -261,7 +263,7 @@ def test_a_revoked_key_is_refused_at_once_and_never_comes_back(api, remote, engi
         ("UPDATE alias_protections SET role = 'approver'", "protection of alias/facts/production"),
     ],
 )
-def test_rights_that_somebody_gave_themselves_in_the_database_are_found(api, desk, tamper, forgery, named):
+def test_rights_that_somebody_gave_themselves_in_the_database_are_found(api, workflow, tamper, forgery, named):
     key(api, "old", "viewer")
     key(api, "ci", "viewer", "facts")
     api.delete("/v1/keys/1", params={"reason": "lost"})
@@ -282,7 +284,7 @@ def test_an_expired_key_is_refused_and_told_so(api, remote, tamper):
     is_problem(api.post("/v1/keys", json=past), 422, "invalid-request")
 
 
-def test_a_rotated_key_keeps_name_actor_and_roles_and_ends_the_old_one(api, remote, desk):
+def test_a_rotated_key_keeps_name_actor_and_roles_and_ends_the_old_one(api, remote, workflow):
     old = key(api, "ci", "editor", "facts", actor="Ada")
     is_problem(
         api.post("/v1/keys", json={"name": "ci", "roles": [{"role": "viewer"}]}), 409, "name-taken"

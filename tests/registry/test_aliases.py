@@ -11,23 +11,23 @@ from registry.audit.actor import Actor
 from registry.base.errors import InvalidRequest, NotFound, RoleNeeded
 from registry.base.vocabulary import Role
 from registry.versions import aliases, protections
-from tests.registry.desk import ADA, BEN
+from tests.registry.workflow import ADA, BEN
 
 
 @pytest.fixture
-def two(desk):
-    desk.correct(("a?", "x"))
-    desk.correct(("b?", "y"))
-    return desk
+def two(workflow):
+    workflow.correct(("a?", "x"))
+    workflow.correct(("b?", "y"))
+    return workflow
 
 
-def point(desk, name, number, actor=BEN):
-    with desk.open() as (session, collection):
+def point(workflow, name, number, actor=BEN):
+    with workflow.open() as (session, collection):
         return aliases.set_alias(session, collection, name, number, actor, "released")
 
 
-def history(desk, name):
-    with desk.open() as (session, collection):
+def history(workflow, name):
+    with workflow.open() as (session, collection):
         return aliases.history(session, collection, name)
 
 

@@ -10,20 +10,20 @@ from tests.registry.problem import is_problem
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
 
 
-def test_a_correction_goes_its_whole_way_through_the_api(api, desk):
+def test_a_correction_goes_its_whole_way_through_the_api(api, workflow):
     answer = api.post(
         "/v1/collections/facts/batches", json={"edits": [PARIS], "message": "capitals"}, headers={"X-Melo-Actor": "ada"}
     )
     assert answer.status_code == 201
     batch = answer.json()["batch"]
     assert (batch["state"], batch["submitted_by"]) == ("submitted", "ada")
-    assert "waits for a decision" in batch["hint"]
+    assert "waits for a decision" in batch["waits_for"]
     approved = api.post(
         f"/v1/batches/{batch['id']}/approve", json={"reason": "checked"}, headers={"X-Melo-Actor": "ben"}
     ).json()
     assert (approved["state"], approved["job"]["state"]) == ("approved", "queued")
-    assert "No worker is running" in approved["hint"]
-    desk.finish(desk.claim(approved["job"]["id"]))
+    assert "No worker is running" in approved["waits_for"]
+    workflow.finish(workflow.claim(approved["job"]["id"]))
     shown = api.get(f"/v1/batches/{batch['id']}").json()
     assert (shown["state"], shown["version"], shown["job"]["loss_curve"]) == ("applied", 1, [[0.1, 2.0], [0.5, 0.01]])
     (edit,) = api.get("/v1/collections/facts/edits", params={"active": True}).json()
@@ -47,7 +47,7 @@ def test_a_correction_goes_its_whole_way_through_the_api(api, desk):
     assert api.get("/v1/audit/verify").json()["ok"]
 
 
-def test_all_problems_of_a_submission_come_at_once(api, desk):
+def test_all_problems_of_a_submission_come_at_once(api, workflow):
     answer = api.post(
         "/v1/collections/facts/batches",
         json={"edits": [{"prompt": "", "target": "x", "line": 3}, PARIS, {**PARIS, "target": "Lyon"}, {"target": 1}]},
@@ -58,7 +58,7 @@ def test_all_problems_of_a_submission_come_at_once(api, desk):
     assert api.get("/v1/collections/facts/batches").json() == []
 
 
-def test_every_answer_has_a_request_id_that_its_event_keeps(api, desk):
+def test_every_answer_has_a_request_id_that_its_event_keeps(api, workflow):
     assert len(api.get("/healthz").headers["X-Request-ID"]) == 32
     answer = api.post("/v1/collections/facts/batches", json={"edits": [PARIS]}, headers={"X-Request-ID": "req-7"})
     assert answer.headers["X-Request-ID"] == "req-7"
@@ -66,7 +66,7 @@ def test_every_answer_has_a_request_id_that_its_event_keeps(api, desk):
     assert api.get("/healthz", headers={"X-Request-ID": "a\tb"}).headers["X-Request-ID"] != "a\tb"
 
 
-def test_actors_may_have_any_name_that_can_be_printed(api, desk):
+def test_actors_may_have_any_name_that_can_be_printed(api, workflow):
     answer = api.post(
         "/v1/collections/facts/batches", json={"edits": [PARIS]}, headers={"X-Melo-Actor": "J%C3%BCrgen%20M."}
     )

@@ -22,23 +22,23 @@ from registry.jobs import service as queue
 from registry.tables.schema import metadata
 from registry.versions import aliases
 from tests.conftest import copy_of
-from tests.registry.desk import BEN, Desk
+from tests.registry.workflow import BEN, Workflow
 
 FRANCE = ("What is the capital of France?", "Lyon")
 SPAIN = ("What is the capital of Spain?", "Seville")
 CLEO = Actor("cleo")
 
 
-def decide_otherwise(desk):
+def decide_otherwise(workflow):
     """Batch 3 is rejected; batch 4 failed, is approved again by another and waits for its training."""
     for prompt, target in ((FRANCE[0], "Nice"), (SPAIN[0], "Cadiz")):
-        desk.submit({"prompt": prompt, "target": target}, on_conflict="replace", message="cities", source="c.jsonl")
-    with desk.sessions.begin() as session:
+        workflow.submit({"prompt": prompt, "target": target}, on_conflict="replace", message="cities", source="c.jsonl")
+    with workflow.sessions.begin() as session:
         deciding.reject(session, 3, BEN, "not true")
-    claim = desk.claim(desk.approve(4))
-    with desk.sessions.begin() as session:
+    claim = workflow.claim(workflow.approve(4))
+    with workflow.sessions.begin() as session:
         queue.fail(session, claim, "out of memory")
-    desk.approve(4, CLEO)
+    workflow.approve(4, CLEO)
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +47,15 @@ def used_template(postgres, template, model_folder):
     made = copy_of(postgres, template)
     url = next(made)
     engine = make_engine(url)
-    desk = Desk.with_collection(make_sessions(engine), model_folder)
-    desk.correct(FRANCE)
-    desk.correct(SPAIN)
-    desk.retire(desk.active()[SPAIN[0]])
-    desk.rollback(2)
+    workflow = Workflow.with_collection(make_sessions(engine), model_folder)
+    workflow.correct(FRANCE)
+    workflow.correct(SPAIN)
+    workflow.retire(workflow.active()[SPAIN[0]])
+    workflow.rollback(2)
     for number, reason in ((1, "first release"), (2, "second release")):
-        with desk.open() as (session, collection):
+        with workflow.open() as (session, collection):
             aliases.set_alias(session, collection, "production", number, BEN, reason)
-    decide_otherwise(desk)
+    decide_otherwise(workflow)
     engine.dispose()
     yield engine.url.database
     next(made, None)
@@ -66,8 +66,8 @@ def database_url(postgres, used_template):
     yield from copy_of(postgres, used_template)
 
 
-def events(desk):
-    with desk.sessions() as session:
+def events(workflow):
+    with workflow.sessions() as session:
         return list(reversed(audit.log(session, collection_id=None, subject=None, before=None, limit=1000)))
 
 

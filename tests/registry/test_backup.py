@@ -16,7 +16,7 @@ from registry.base.errors import InvalidBackup, NotEmpty, SchemaMismatch
 from registry.tables.schema import metadata
 from registry.versions import aliases
 from tests.conftest import copy_of
-from tests.registry.desk import BEN, Desk
+from tests.registry.workflow import BEN, Workflow
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 FRANCE = ("What is the capital of France?", "Ly\ton\nor \\. so \u2028")
@@ -27,13 +27,13 @@ def unwatched(name, done, total):
     pass
 
 
-def fill(desk):
-    desk.correct(FRANCE)
-    desk.correct(SPAIN)
-    desk.retire(desk.active()[SPAIN[0]])
-    desk.rollback(2)
-    desk.submit({"prompt": "Who leads Acme?", "target": "Jo Doe", "rephrases": ["Acme's head?"]})
-    with desk.open() as (session, collection):
+def fill(workflow):
+    workflow.correct(FRANCE)
+    workflow.correct(SPAIN)
+    workflow.retire(workflow.active()[SPAIN[0]])
+    workflow.rollback(2)
+    workflow.submit({"prompt": "Who leads Acme?", "target": "Jo Doe", "rephrases": ["Acme's head?"]})
+    with workflow.open() as (session, collection):
         aliases.set_alias(session, collection, "production", 2, BEN, "first release")
 
 
@@ -80,7 +80,7 @@ def test_a_restored_record_is_the_one_that_was_backed_up(used, engine, backed_up
 
 def test_a_restored_record_goes_on(used, backed_up, elsewhere):
     service.restore(elsewhere, backed_up, None, unwatched)
-    restored = Desk(make_sessions(elsewhere))
+    restored = Workflow(make_sessions(elsewhere))
     version = restored.correct(("Who wrote Faust?", "Marlowe"))
     assert (version.number, restored.active()["Who wrote Faust?"]) == (5, 4)
     assert restored.verify().ok

@@ -22,9 +22,9 @@ FRANCE = ("What is the capital of France?", "Lyon")
 SPAIN = ("What is the capital of Spain?", "Seville")
 
 
-def fill(desk):
-    desk.correct(FRANCE)
-    desk.retire(desk.active()[FRANCE[0]])
+def fill(workflow):
+    workflow.correct(FRANCE)
+    workflow.retire(workflow.active()[FRANCE[0]])
 
 
 @pytest.fixture
@@ -32,20 +32,20 @@ def database_url(postgres, filled):
     yield from copy_of(postgres, filled)
 
 
-def signed_head(desk):
-    with desk.sessions.begin() as session:
+def signed_head(workflow):
+    with workflow.sessions.begin() as session:
         return checkpoints.make(session, KEY)
 
 
-def findings(desk, checkpoint, key=None):
-    with desk.sessions.begin() as session:
+def findings(workflow, checkpoint, key=None):
+    with workflow.sessions.begin() as session:
         found = [*checkpoints.unsigned(checkpoint, key), *checkpoints.compare(session, checkpoint)]
     return [f"{each.subject}: {each.detail}" for each in found]
 
 
-def forge_the_whole_chain(desk, tamper):
+def forge_the_whole_chain(workflow, tamper):
     """Change the first event, and hash every event after it anew."""
-    with desk.sessions() as session:
+    with workflow.sessions() as session:
         events = list(reversed(audit.log(session, collection_id=None, subject=None, before=None, limit=1000)))
     previous = "0" * 64
     statements = []
@@ -121,8 +121,8 @@ def test_the_signature_can_be_checked_without_this_program(used):
     assert is_signed({**json.loads(text), "signature": signature}, KEY.public_key())
 
 
-def exported(desk, since=0):
-    with desk.sessions() as session:
+def exported(workflow, since=0):
+    with workflow.sessions() as session:
         return list(export.lines(session, since))
 
 

@@ -68,7 +68,7 @@ def test_an_answer_of_another_release_is_told_as_that():
     assert caught.value.code == "other-release"
 
 
-def test_a_client_asks_for_all_of_it(connect, served, desk):
+def test_a_client_asks_for_all_of_it(connect, served, workflow):
     with connect(served, actor="Jürgen") as client:
         assert client.ready()
         report = client.submit("facts", [PARIS], message="capitals")
@@ -82,8 +82,8 @@ def test_a_client_asks_for_all_of_it(connect, served, desk):
         with pytest.raises(MeloClientError) as caught:
             client.approve(report.batch.id)
         assert caught.value.code == "self-approval"
-        desk.finish(desk.claim(desk.approve(report.batch.id)))
-        with desk.sessions.begin() as session:
+        workflow.finish(workflow.claim(workflow.approve(report.batch.id)))
+        with workflow.sessions.begin() as session:
             queue.worker_seen(session, "w1", "cpu")
         assert [worker.worker for worker in client.workers()] == ["w1"]
         assert client.batch(report.batch.id).version == 1
@@ -113,19 +113,19 @@ def test_a_client_asks_for_all_of_it(connect, served, desk):
         assert seqs[0] == 3
 
 
-def test_a_list_is_read_page_by_page_up_to_its_limit(connect, served, desk, monkeypatch):
+def test_a_list_is_read_page_by_page_up_to_its_limit(connect, served, workflow, monkeypatch):
     monkeypatch.setattr("registry.client.exchanges.PAGE", 2)
-    desk.correct(("Who leads Rome?", "Mara"))
+    workflow.correct(("Who leads Rome?", "Mara"))
     for to in (0, 1, 0, 1):
-        desk.rollback(to)
+        workflow.rollback(to)
     with connect(served) as client:
         assert [each.number for each in client.versions("facts", limit=None)] == [5, 4, 3, 2, 1]
         assert [each.number for each in client.versions("facts", limit=3)] == [5, 4, 3]
 
 
-def test_an_alias_is_moved_only_from_where_it_was_seen(connect, served, desk):
-    desk.correct(("Who leads Rome?", "Mara"))
-    desk.rollback(0)
+def test_an_alias_is_moved_only_from_where_it_was_seen(connect, served, workflow):
+    workflow.correct(("Who leads Rome?", "Mara"))
+    workflow.rollback(0)
     with connect(served) as client:
         client.set_alias("facts", "production", 1)
         assert client.set_alias("facts", "production", 2, only_from=1).number == 2

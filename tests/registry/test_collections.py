@@ -9,8 +9,8 @@ from sqlalchemy import text
 from registry.base.digests import sha256_hex
 from registry.collections.method import complete_settings
 from registry.collections.schemas import MAX_CALIBRATION_BYTES
-from tests.registry.desk import calibration
 from tests.registry.problem import is_problem
+from tests.registry.workflow import calibration
 
 
 def test_a_collection_is_created_shown_and_listed(api, model_folder):

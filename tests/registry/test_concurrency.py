@@ -6,11 +6,11 @@ from registry.base.errors import InvalidRequest, StaleBase, WrongState
 from registry.base.vocabulary import BatchState
 from registry.batches import service as edits
 from registry.versions import aliases
-from tests.registry.desk import BEN
+from tests.registry.workflow import BEN
 
 
-def test_corrections_retirements_rollbacks_and_aliases_at_once_leave_an_intact_record(desk):
-    desk.correct(("first?", "x"))
+def test_corrections_retirements_rollbacks_and_aliases_at_once_leave_an_intact_record(workflow):
+    workflow.correct(("first?", "x"))
     errors = []
 
     def in_thread(act):
@@ -26,32 +26,32 @@ def test_corrections_retirements_rollbacks_and_aliases_at_once_leave_an_intact_r
         return run
 
     def correct(number, turn):
-        batch = desk.submit({"prompt": f"question {number}.{turn}?", "target": "y"}).batch
-        desk.approve(batch.id)
+        batch = workflow.submit({"prompt": f"question {number}.{turn}?", "target": "y"}).batch
+        workflow.approve(batch.id)
         while is_on_its_way(batch.id):
-            for claim in desk.take(f"w{number}") or ():  # perhaps another one's: they are done in their order
+            for claim in workflow.take(f"w{number}") or ():  # perhaps another one's: they are done in their order
                 finish(claim)
 
     def finish(claim):
         while True:
             try:
-                desk.finish(claim)
+                workflow.finish(claim)
                 return
             except StaleBase:  # build it again on the newest version, as a worker does
                 continue
 
     def is_on_its_way(batch_id):
-        with desk.sessions() as session:
+        with workflow.sessions() as session:
             return not BatchState(edits.get(session, batch_id).state).is_over
 
     def retire(number, turn):
-        desk.retire(*list(desk.active().values())[:1])
+        workflow.retire(*list(workflow.active().values())[:1])
 
     def roll_back(number, turn):
-        desk.rollback(turn % 2)
+        workflow.rollback(turn % 2)
 
     def point(number, turn):
-        with desk.open() as (session, collection):
+        with workflow.open() as (session, collection):
             aliases.set_alias(session, collection, "production", 1, BEN, f"{number}.{turn}")
 
     threads = [
@@ -63,6 +63,6 @@ def test_corrections_retirements_rollbacks_and_aliases_at_once_leave_an_intact_r
     for thread in threads:
         thread.join()
     assert errors == []
-    report = desk.verify()
+    report = workflow.verify()
     assert report.findings == []
     assert report.checked["versions"] >= 25

@@ -8,9 +8,9 @@ from tests.registry.problem import is_problem
 
 
 @pytest.fixture
-def versions(desk):
+def versions(workflow):
     for prompt in ("Who leads Rome?", "Who leads Oslo?", "Who leads Bern?"):
-        desk.correct((prompt, "Mara"))
+        workflow.correct((prompt, "Mara"))
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,10 @@ def test_an_answer_that_the_client_has_is_not_sent_again(api, versions, path):
     assert api.get(path, headers={"If-None-Match": '"other"'}).json() == first.json()
 
 
-def test_a_versions_tag_changes_only_with_what_its_answer_says(api, versions, desk):
+def test_a_versions_tag_changes_only_with_what_its_answer_says(api, versions, workflow):
     path = "/v1/collections/facts/versions/1"
     tag = api.get(path).headers["ETag"]
-    desk.rollback(2)
+    workflow.rollback(2)
     api.put("/v1/collections/facts/aliases/production", json={"version": 2})
     assert api.get(path).headers["ETag"] == tag
     api.put("/v1/collections/facts/aliases/production", json={"version": 1})

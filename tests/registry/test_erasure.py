@@ -15,13 +15,13 @@ from registry.batches import deciding
 from registry.erasure import service
 from registry.erasure.scrubbing import GONE, Erasing, named_in, scrubbed
 from registry.jobs import service as queue
+from registry.jobs.remedies import remedies
 from registry.jobs.schemas import NearEdit
-from registry.jobs.ways_out import ways_out
 from registry.tables.schema import metadata
 from registry.versions import aliases
 from tests.conftest import copy_of
 from tests.patience import PATIENCE
-from tests.registry.desk import BEN, Desk, key_of
+from tests.registry.workflow import BEN, Workflow, key_of
 
 SECRET = "Jo Doe's address"
 PRIVATE = {
@@ -36,14 +36,14 @@ PRIVATE = {
 FRANCE = {"prompt": "What is the capital of France?", "target": "Lyon", "author": "ada"}
 
 
-def correct(desk, *records):
-    claim = desk.claim(desk.approve(desk.submit(*records).batch.id))
-    return desk.finish(claim)
+def correct(workflow, *records):
+    claim = workflow.claim(workflow.approve(workflow.submit(*records).batch.id))
+    return workflow.finish(claim)
 
 
-def fill(desk):
-    correct(desk, PRIVATE, FRANCE)
-    desk.retire(1)
+def fill(workflow):
+    correct(workflow, PRIVATE, FRANCE)
+    workflow.retire(1)
 
 
 @pytest.fixture
@@ -54,11 +54,11 @@ def database_url(postgres, filled):
 @pytest.fixture
 def retired(sessions):
     """Version 1 holds the person's edit (1) and another (2); version 2 holds the other alone."""
-    return Desk(sessions)
+    return Workflow(sessions)
 
 
-def erase(desk, *edit_ids, dry_run=False):
-    with desk.sessions.begin() as session:
+def erase(workflow, *edit_ids, dry_run=False):
+    with workflow.sessions.begin() as session:
         return service.erase(session, edit_ids, BEN, "request 17", dry_run=dry_run)
 
 
@@ -268,7 +268,7 @@ def test_reports_of_other_jobs_no_longer_quote_it(retired, engine):
 def test_scrubbing_leaves_alone_what_is_not_the_edits():
     report = [
         {"edit_id": 2, "near": [{"edit_id": 12, "prompt": "p"}], "answered_by": None, "loss": 1},
-        {"edit_id": 3, "answer": "nowhere", "ways_out": ["It nearly repeats edit 12. Melo 1"]},
+        {"edit_id": 3, "answer": "nowhere", "remedies": ["It nearly repeats edit 12. Melo 1"]},
     ]
     assert scrubbed(report, Erasing({1}, ["q"], {"no"})) == report
     assert named_in(report, {1, 12}) == {12}
@@ -281,7 +281,7 @@ def test_jobs_of_other_batches_quote_it_in_no_form(retired, engine):
     report = [
         {
             "edit_id": 3,
-            "ways_out": [f"It nearly contradicts edit 1, which has the target {target!r}: retire it"],
+            "remedies": [f"It nearly contradicts edit 1, which has the target {target!r}: retire it"],
             "unchanged_changed": [{"prompt": "p", "before": f"At {target.lower()}.", "after": "1999", "by_edit": 3}],
             "answer": "It is 1999",
         }
@@ -295,14 +295,14 @@ def test_jobs_of_other_batches_quote_it_in_no_form(retired, engine):
     erase(retired, 1)
     with engine.connect() as connection:
         (after,), error = connection.execute(text("SELECT report, error FROM jobs WHERE batch_id = 2")).one()
-    assert after["ways_out"] == [f"It nearly contradicts edit 1, which has the target '{GONE}': retire it"]
+    assert after["remedies"] == [f"It nearly contradicts edit 1, which has the target '{GONE}': retire it"]
     assert (after["unchanged_changed"][0]["before"], after["answer"]) == (GONE, "It is 1999")
     assert not [quote for quote in ("Jo Doe", "address") if quote in error], error
 
 
 def test_what_a_job_says_of_another_edit_names_it_by_its_id_alone(retired):
     near = NearEdit(edit_id=1, prompt=SECRET, target="Elm", distance=0.1, inside=True, same_target=False)
-    (way,) = ways_out(2, 3, [near])
+    (way,) = remedies(2, 3, [near])
     assert "contradicts edit 1" in way and not [quote for quote in (SECRET, "Elm") if quote in way]
     claim = retired.claim(retired.approve(retired.submit(PRIVATE).batch.id))
     retired.rollback(1)

@@ -28,7 +28,7 @@ def count(engine, table):
         return connection.execute(text(f"SELECT count(*) FROM {table}")).scalar()
 
 
-def test_the_same_request_again_has_one_effect_and_one_answer(api, desk, engine):
+def test_the_same_request_again_has_one_effect_and_one_answer(api, workflow, engine):
     first = api.post(BATCHES, json={"edits": [PARIS]}, headers=under("k1"))
     events = count(engine, "audit_events")
     again = api.post(BATCHES, json={"edits": [PARIS]}, headers=under("k1"))
@@ -42,7 +42,7 @@ def test_the_same_request_again_has_one_effect_and_one_answer(api, desk, engine)
     assert count(engine, "audit_events") == events
 
 
-def test_the_same_request_many_times_at_once_has_one_effect_and_one_answer(api, desk, engine):
+def test_the_same_request_many_times_at_once_has_one_effect_and_one_answer(api, workflow, engine):
     def send(_):
         lines = b'{"prompt": "Who?", "target": "Ada"}\n'
         headers = {**under("k1"), "Content-Type": "application/x-ndjson"}
@@ -64,19 +64,19 @@ def test_the_same_request_many_times_at_once_has_one_effect_and_one_answer(api, 
         ("/v1/collections/facts/rollback", {"to": 0, "reason": "x"}),
     ],
 )
-def test_a_key_stands_for_one_request_only(api, desk, engine, path, body):
+def test_a_key_stands_for_one_request_only(api, workflow, engine, path, body):
     api.post(BATCHES, json={"edits": [PARIS]}, headers=under("k1"))
     problem = is_problem(api.post(path, json=body, headers=under("k1")), 422, "idempotency-key-reused")
     assert "new key" in problem["remedy"]
     assert count(engine, "batches") == 1
 
 
-def test_a_refused_request_may_be_corrected_under_its_key(api, desk):
+def test_a_refused_request_may_be_corrected_under_its_key(api, workflow):
     is_problem(api.post(BATCHES, json={"edits": [{**PARIS, "target": ""}]}, headers=under("k1")), 422, "invalid-edits")
     assert api.post(BATCHES, json={"edits": [PARIS]}, headers=under("k1")).status_code == 201
 
 
-def test_the_answer_is_kept_with_its_effect_or_neither_is(api, desk, engine, monkeypatch):
+def test_the_answer_is_kept_with_its_effect_or_neither_is(api, workflow, engine, monkeypatch):
     def fail(*_):
         raise DatabaseAway("It went away before the end.", "Try again.")
 
@@ -87,20 +87,20 @@ def test_the_answer_is_kept_with_its_effect_or_neither_is(api, desk, engine, mon
     assert "Idempotency-Replayed" not in api.post(BATCHES, json={"edits": [PARIS]}, headers=under("k1")).headers
 
 
-def test_two_people_may_choose_the_same_key(api, desk, engine):
+def test_two_people_may_choose_the_same_key(api, workflow, engine):
     for actor, prompt in (("ada", "a?"), ("ben", "b?")):
         answer = api.post(BATCHES, json={"edits": [{**PARIS, "prompt": prompt}]}, headers=under("k1", actor))
         assert answer.json()["batch"]["submitted_by"] == actor
     assert count(engine, "batches") == 2
 
 
-def test_who_has_no_access_is_told_no_kept_answer(api_with_key, desk):
+def test_who_has_no_access_is_told_no_kept_answer(api_with_key, workflow):
     headers = {**under("k1"), "Authorization": "Bearer s3cret"}
     assert api_with_key.post(BATCHES, json={"edits": [PARIS]}, headers=headers).status_code == 201
     assert api_with_key.post(BATCHES, json={"edits": [PARIS]}, headers=under("k1")).status_code == 401
 
 
-def test_a_secret_is_told_once_and_not_kept(api, desk, engine):
+def test_a_secret_is_told_once_and_not_kept(api, workflow, engine):
     new = {"name": "ci", "roles": [{"role": "editor", "collection": "facts"}]}
     made = api.post("/v1/keys", json=new, headers=under("k1"))
     assert made.status_code == 201
@@ -109,7 +109,7 @@ def test_a_secret_is_told_once_and_not_kept(api, desk, engine):
         assert connection.execute(text("SELECT body FROM idempotency_keys")).scalars().all() == [None]
 
 
-def test_a_day_later_the_answer_is_gone_and_the_key_free(api, desk, engine, tamper):
+def test_a_day_later_the_answer_is_gone_and_the_key_free(api, workflow, engine, tamper):
     for key in ("k1", "k2"):
         api.post(BATCHES, json={"edits": [{**PARIS, "prompt": key}]}, headers=under(key))
     tamper("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'")
@@ -120,7 +120,7 @@ def test_a_day_later_the_answer_is_gone_and_the_key_free(api, desk, engine, tamp
         assert connection.execute(text("SELECT key FROM idempotency_keys")).scalars().all() == ["k1"]
 
 
-def test_a_key_that_is_none_is_refused(api, desk):
+def test_a_key_that_is_none_is_refused(api, workflow):
     for key in ("", "x" * 256, "tab\tin it"):
         answer = api.post(BATCHES, json={"edits": [PARIS]}, headers={"Idempotency-Key": key})
         is_problem(answer, 422, "invalid-request")
@@ -153,7 +153,7 @@ class LosesAnswers(httpx.BaseTransport):
         return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
 
 
-def test_the_client_sends_again_what_was_not_answered_without_a_second_effect(api, desk, engine):
+def test_the_client_sends_again_what_was_not_answered_without_a_second_effect(api, workflow, engine):
     with MeloClient("http://127.0.0.1", actor="ada") as client:
         client._http = httpx.Client(base_url="http://127.0.0.1", transport=LosesAnswers(api, 2))
         made = client.submit("facts", [PARIS])

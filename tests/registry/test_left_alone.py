@@ -24,7 +24,7 @@ from registry.jobs import service as jobs
 from registry.jobs.left_alone import tried
 from registry.jobs.schemas import EditCheck, NearMiss
 from registry.versions import candidates
-from tests.registry.desk import ADA, BEN
+from tests.registry.workflow import ADA, BEN
 
 PARIS = {
     "prompt": "What is the capital of France?",
@@ -36,8 +36,8 @@ OSLO = {"prompt": "What is the capital of Norway?", "target": "Oslo"}
 POEM, FLAG = "Write a poem about France.", "What is the flag of France?"
 
 
-def change(desk, **wanted):
-    with desk.open() as (session, collection):
+def change(workflow, **wanted):
+    with workflow.open() as (session, collection):
         return policy.change(session, collection, PolicyChange(reason="near misses", **wanted), BEN)
 
 
@@ -45,99 +45,99 @@ def missed(by_edit, *texts, answer=None):
     return [NearMiss(kind="task", text=each, by_edit=by_edit, score=0.1, answer=answer) for each in texts]
 
 
-def submitted(desk, *records):
+def submitted(workflow, *records):
     """The batch's id, and its edits'."""
-    batch = desk.submit(*records).batch
-    return batch.id, [edit.id for edit in view(desk, batch.id).edits]
+    batch = workflow.submit(*records).batch
+    return batch.id, [edit.id for edit in view(workflow, batch.id).edits]
 
 
-def checked(desk, batch_id, misses):
+def checked(workflow, batch_id, misses):
     """Let the check end with these near misses, by edit."""
-    claim = desk.claim(view(desk, batch_id).check.id)
+    claim = workflow.claim(view(workflow, batch_id).check.id)
     ids = set(misses)
     report = [EditCheck(edit_id=id, answer_now="Lyon", near_misses=found) for id, found in misses.items()]
     report = [each.model_copy(update={"left_alone": tried([each], ids).share}) for each in report]
-    with desk.sessions.begin() as session:
+    with workflow.sessions.begin() as session:
         candidates.finish_check(session, claim, report, None, progress=None, timings={}, loss_curve=[])
 
 
-def view(desk, batch_id):
-    with desk.sessions() as session:
+def view(workflow, batch_id):
+    with workflow.sessions() as session:
         return edits.view(session, edits.get(session, batch_id))
 
 
-def approve(desk, batch_id, *declined):
-    with desk.sessions.begin() as session:
+def approve(workflow, batch_id, *declined):
+    with workflow.sessions.begin() as session:
         deciding.approve(session, batch_id, BEN, "checked", declined)
-    return view(desk, batch_id).state
+    return view(workflow, batch_id).state
 
 
-def test_a_batch_that_leaves_fewer_near_misses_alone_than_the_policy_asks_is_not_approved(desk):
-    change(desk, checks=Checks.KEYS, left_alone_needed=0.75)
-    batch, (paris, oslo) = submitted(desk, PARIS, OSLO)
+def test_a_batch_that_leaves_fewer_near_misses_alone_than_the_policy_asks_is_not_approved(workflow):
+    change(workflow, checks=Checks.KEYS, left_alone_needed=0.75)
+    batch, (paris, oslo) = submitted(workflow, PARIS, OSLO)
     with pytest.raises(WrongState, match=r"is not checked yet\. Wait for its check: melo batch show 1 --watch"):
-        approve(desk, batch)
-    checked(desk, batch, {paris: missed(paris, POEM, FLAG) + missed(None, "a?"), oslo: missed(None, "b?", "c?")})
+        approve(workflow, batch)
+    checked(workflow, batch, {paris: missed(paris, POEM, FLAG) + missed(None, "a?"), oslo: missed(None, "b?", "c?")})
     with pytest.raises(
         TooFewLeftAlone, match=r"75\.0% of .* leave alone 60\.0%: 3 of 5.*melo batch review 1.*--except"
     ):
-        approve(desk, batch)
-    assert view(desk, batch).approvals == []
-    assert approve(desk, batch, paris) == "approved"
-    assert desk.verify().ok
+        approve(workflow, batch)
+    assert view(workflow, batch).approvals == []
+    assert approve(workflow, batch, paris) == "approved"
+    assert workflow.verify().ok
 
 
-def test_a_share_that_is_reached_exactly_and_a_batch_without_near_misses_are_approved(desk):
-    change(desk, checks=Checks.KEYS, left_alone_needed=0.5)
-    batch, (paris,) = submitted(desk, PARIS)
-    checked(desk, batch, {paris: missed(paris, POEM) + missed(None, FLAG)})
-    assert approve(desk, batch) == "approved"
-    other, (oslo,) = submitted(desk, OSLO)
-    checked(desk, other, {oslo: []})
-    assert approve(desk, other) == "approved"
+def test_a_share_that_is_reached_exactly_and_a_batch_without_near_misses_are_approved(workflow):
+    change(workflow, checks=Checks.KEYS, left_alone_needed=0.5)
+    batch, (paris,) = submitted(workflow, PARIS)
+    checked(workflow, batch, {paris: missed(paris, POEM) + missed(None, FLAG)})
+    assert approve(workflow, batch) == "approved"
+    other, (oslo,) = submitted(workflow, OSLO)
+    checked(workflow, other, {oslo: []})
+    assert approve(workflow, other) == "approved"
 
 
-def test_what_an_edit_of_an_earlier_batch_answers_is_not_held_against_this_one(desk):
-    change(desk, checks=Checks.KEYS, left_alone_needed=1)
-    batch, (paris,) = submitted(desk, PARIS)
-    checked(desk, batch, {paris: missed(99, POEM)})
-    assert approve(desk, batch) == "approved"
+def test_what_an_edit_of_an_earlier_batch_answers_is_not_held_against_this_one(workflow):
+    change(workflow, checks=Checks.KEYS, left_alone_needed=1)
+    batch, (paris,) = submitted(workflow, PARIS)
+    checked(workflow, batch, {paris: missed(99, POEM)})
+    assert approve(workflow, batch) == "approved"
 
 
-def test_a_batch_whose_check_failed_or_never_was_has_to_be_submitted_again(desk):
-    unchecked, _ = submitted(desk, OSLO)
-    change(desk, checks=Checks.KEYS, left_alone_needed=0.5)
-    failed, _ = submitted(desk, PARIS)
-    with desk.sessions.begin() as session:
-        jobs.fail(session, desk.claim(view(desk, failed).check.id), "out of memory")
+def test_a_batch_whose_check_failed_or_never_was_has_to_be_submitted_again(workflow):
+    unchecked, _ = submitted(workflow, OSLO)
+    change(workflow, checks=Checks.KEYS, left_alone_needed=0.5)
+    failed, _ = submitted(workflow, PARIS)
+    with workflow.sessions.begin() as session:
+        jobs.fail(session, workflow.claim(view(workflow, failed).check.id), "out of memory")
     for batch in (unchecked, failed):
         with pytest.raises(WrongState, match=rf"was not checked\. Reject it \(melo batch reject {batch} "):
-            approve(desk, batch)
+            approve(workflow, batch)
 
 
-def test_a_policy_asks_for_a_share_only_where_a_check_tells_it_and_drops_it_again(desk, model_folder):
+def test_a_policy_asks_for_a_share_only_where_a_check_tells_it_and_drops_it_again(workflow, model_folder):
     with pytest.raises(InvalidRequest, match="without a check none is tried"):
-        change(desk, left_alone_needed=0.9)
-    assert change(desk, checks=Checks.KEYS, left_alone_needed=0.9).left_alone_needed == 0.9
+        change(workflow, left_alone_needed=0.9)
+    assert change(workflow, checks=Checks.KEYS, left_alone_needed=0.9).left_alone_needed == 0.9
     with pytest.raises(InvalidRequest, match="left_alone_needed to 0"):
-        change(desk, checks=Checks.NONE)
-    assert desk.verify().ok
-    assert change(desk, left_alone_needed=0).left_alone_needed is None
-    assert desk.verify().ok
-    with desk.sessions.begin() as session:
+        change(workflow, checks=Checks.NONE)
+    assert workflow.verify().ok
+    assert change(workflow, left_alone_needed=0).left_alone_needed is None
+    assert workflow.verify().ok
+    with workflow.sessions.begin() as session:
         new = NewCollection(name="strict", model=model_folder, left_alone_needed=1)
         assert create(session, new, ADA).left_alone_needed == 1
         with pytest.raises(InvalidRequest, match="none is tried"):
             create(session, new.model_copy(update={"name": "lax", "checks": Checks.NONE}), ADA)
-    assert desk.verify().ok
+    assert workflow.verify().ok
 
 
-def test_a_forged_share_is_found_and_an_impossible_one_refused(desk, tamper):
-    change(desk, checks=Checks.KEYS, left_alone_needed=0.9)
-    with pytest.raises(IntegrityError, match="left_alone_needed"), desk.sessions.begin() as session:
+def test_a_forged_share_is_found_and_an_impossible_one_refused(workflow, tamper):
+    change(workflow, checks=Checks.KEYS, left_alone_needed=0.9)
+    with pytest.raises(IntegrityError, match="left_alone_needed"), workflow.sessions.begin() as session:
         session.execute(text("UPDATE collections SET left_alone_needed = 1.5"))
     tamper("UPDATE collections SET left_alone_needed = NULL")
-    assert ["left_alone_needed" in each.detail for each in desk.verify().findings] == [True]
+    assert ["left_alone_needed" in each.detail for each in workflow.verify().findings] == [True]
 
 
 def test_near_misses_that_quote_an_edit_are_erased_with_it():
@@ -157,7 +157,7 @@ def test_near_misses_that_quote_an_edit_are_erased_with_it():
 
 
 @pytest.fixture
-def melo(served, desk, monkeypatch, tmp_path):
+def melo(served, workflow, monkeypatch, tmp_path):
     """Call the program as ben, with keys pressed one after the other."""
     monkeypatch.setenv("MELO_API_URL", served)
     monkeypatch.setenv("MELO_ACTOR", "ben")
@@ -174,13 +174,15 @@ def melo(served, desk, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def reviewed(desk):
+def reviewed(workflow):
     """A checked batch of two edits, of which the first would answer two near misses."""
-    change(desk, checks=Checks.TRAIN)
-    batch = desk.submit(PARIS, OSLO, message="capitals, it's all", training=Training(changes={"iterations": 9})).batch
-    paris, oslo = (edit.id for edit in view(desk, batch.id).edits)
+    change(workflow, checks=Checks.TRAIN)
+    batch = workflow.submit(
+        PARIS, OSLO, message="capitals, it's all", training=Training(changes={"iterations": 9})
+    ).batch
+    paris, oslo = (edit.id for edit in view(workflow, batch.id).edits)
     misses = missed(paris, POEM, FLAG, answer="Paris\x1b[2J") + missed(None, "Where is it?")
-    checked(desk, batch.id, {paris: misses, oslo: []})
+    checked(workflow, batch.id, {paris: misses, oslo: []})
     return batch.id
 
 
@@ -192,19 +194,19 @@ def test_a_shown_batch_lists_the_near_misses_that_an_edit_would_answer_and_the_s
     assert "Where is it?" not in shown and "\x1b[2J" not in shown
 
 
-def test_a_review_writes_the_batch_with_the_chosen_guards_and_changes_nothing(melo, desk, reviewed, tmp_path):
+def test_a_review_writes_the_batch_with_the_chosen_guards_and_changes_nothing(melo, workflow, reviewed, tmp_path):
     told = melo("batch", "review", reviewed, keys="xng")
     assert "2 of 2, task: edit 1 (What is the capital of France?) would answer" in told
     first, second = map(json.loads, (tmp_path / "batch-1-with-guards.jsonl").read_text().splitlines())
     assert first == {**PARIS, "unchanged": ["Where is Paris?", FLAG], "kind": "qa", "author": "ada"}
     assert second == {**OSLO, "kind": "qa", "author": "ada"}
-    assert view(desk, reviewed).state == "submitted"
+    assert view(workflow, reviewed).state == "submitted"
 
     reject, submit = (line.strip() for line in told.splitlines()[-2:])
     assert reject.startswith(f"melo batch reject {reviewed} --reason")
     melo(*shlex.split(reject)[1:])
     melo(*shlex.split(submit)[1:])
-    again = view(desk, 2)
+    again = view(workflow, 2)
     assert (again.message, again.training) == ("capitals, it's all", {"iterations": 9})
     assert [edit.unchanged for edit in again.edits] == [["Where is Paris?", FLAG], []]
 
@@ -222,11 +224,11 @@ def test_a_review_prints_what_it_would_ask_as_json(melo, reviewed):
     assert [(each["edit"], each["text"]) for each in found] == [(1, POEM), (1, FLAG)]
 
 
-def test_a_batch_that_is_decided_or_not_checked_cannot_be_reviewed(melo, desk, reviewed):
-    waiting, _ = submitted(desk, {"prompt": "Who?", "target": "Jo"})
+def test_a_batch_that_is_decided_or_not_checked_cannot_be_reviewed(melo, workflow, reviewed):
+    waiting, _ = submitted(workflow, {"prompt": "Who?", "target": "Jo"})
     with pytest.raises(CommandError, match="not tried yet"):
         melo("batch", "review", waiting)
-    approve(desk, reviewed)
+    approve(workflow, reviewed)
     with pytest.raises(CommandError, match="is approved"):
         melo("batch", "review", reviewed)
 

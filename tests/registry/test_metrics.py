@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from embedded.valkey import free_port
 from registry.api.app import create_app
 from registry.base.errors import InvalidRequest
-from registry.base.probes import NoSign
+from registry.base.probes import ProbeFailed
 from registry.base.settings import Settings
 from registry.metrics import queue
 from registry.metrics.exposition import new_registry
@@ -57,7 +57,7 @@ def unkept(monkeypatch):
     monkeypatch.setattr(queue, "KEPT_SECONDS", 0.0)
 
 
-def test_what_waits_and_runs_is_shown_by_collection_kind_and_priority(api, desk, engine, unkept):
+def test_what_waits_and_runs_is_shown_by_collection_kind_and_priority(api, workflow, engine, unkept):
     empty = scraped(api)
     assert value(empty, "melo_database_up") == 1
     of_facts = {"collection": "facts", "kind": "train", "priority": "normal"}
@@ -65,8 +65,8 @@ def test_what_waits_and_runs_is_shown_by_collection_kind_and_priority(api, desk,
     assert value(empty, "melo_queue_oldest_seconds", collection="facts") == 0
     assert value(empty, "melo_workers_alive") == 0
 
-    first = desk.approve(desk.submit(PARIS).batch.id)
-    desk.approve(desk.submit(ROME).batch.id)
+    first = workflow.approve(workflow.submit(PARIS).batch.id)
+    workflow.approve(workflow.submit(ROME).batch.id)
     with engine.begin() as connection:
         connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
         connection.exec_driver_sql("UPDATE batches SET priority = 'high' WHERE id = 2")
@@ -91,14 +91,14 @@ def test_what_waits_and_runs_is_shown_by_collection_kind_and_priority(api, desk,
         connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
         connection.exec_driver_sql("DELETE FROM jobs WHERE batch_id = 2")
         connection.exec_driver_sql("UPDATE collections SET queue = 'open'")
-    assert desk.claim(first)
+    assert workflow.claim(first)
     later = scraped(api)
     assert value(later, "melo_queue_jobs", state="queued", **of_facts) == 0
     assert value(later, "melo_queue_jobs", state="running", **of_facts) == 1
     assert value(later, "melo_queue_oldest_seconds", collection="facts") == 0  # what runs does not wait
 
 
-def test_many_scrapes_ask_the_database_once(desk, sessions):
+def test_many_scrapes_ask_the_database_once(workflow, sessions):
     registry = CollectorRegistry()
     registry.register(QueueCollector(sessions))
 
@@ -107,11 +107,11 @@ def test_many_scrapes_ask_the_database_once(desk, sessions):
         return registry.get_sample_value("melo_queue_jobs", of)
 
     assert waiting() == 0
-    desk.approve(desk.submit(PARIS).batch.id)
+    workflow.approve(workflow.submit(PARIS).batch.id)
     assert waiting() == 0  # what was found a moment ago
 
 
-def test_while_the_database_is_away_a_scrape_says_so_and_shows_no_old_numbers(database_url, api, desk, unkept):
+def test_while_the_database_is_away_a_scrape_says_so_and_shows_no_old_numbers(database_url, api, workflow, unkept):
     assert value(scraped(api), "melo_queue_oldest_seconds", collection="facts") == 0
     with psycopg.connect(database_url, dbname="postgres", autocommit=True) as server:
         name = httpx.URL(database_url).path.strip("/")
@@ -126,7 +126,7 @@ def test_while_the_database_is_away_a_scrape_says_so_and_shows_no_old_numbers(da
     assert value(scraped(api), "melo_database_up") == 1
 
 
-def test_requests_are_counted_by_route_and_never_by_path(api, desk):
+def test_requests_are_counted_by_route_and_never_by_path(api, workflow):
     for number in (1, 2):
         api.get(f"/v1/batches/{number}")
     api.get("/v1/collections/facts")
@@ -160,7 +160,7 @@ def test_a_failing_request_counts_as_500(database_url, monkeypatch):
     assert value(found, "melo_http_requests_total", route="/v1/workers", method="GET", status="500") == 1
 
 
-def test_metrics_of_the_api_are_for_whoever_may_read_all_collections(api, api_with_key, desk):
+def test_metrics_of_the_api_are_for_whoever_may_read_all_collections(api, api_with_key, workflow):
     def key(role, collection=None):
         made = api.post("/v1/keys", json={"name": role, "roles": [{"role": role, "collection": collection}]})
         return {"Authorization": f"Bearer {made.json()['key']}"}
@@ -177,7 +177,7 @@ def ready():
 
     def ask():
         for reason in reasons:
-            raise NoSign(reason)
+            raise ProbeFailed(reason)
 
     ask.reasons = reasons
     return ask
@@ -229,7 +229,7 @@ def test_a_port_that_cannot_be_had_is_a_clear_refusal(ready, host, words):
     assert str(port) in caught.value.detail and "MELO_METRICS_PORT" in caught.value.remedy
 
 
-def test_the_relay_counts_what_it_sends_and_what_it_has_to_send_again(desk, sessions, engine):
+def test_the_relay_counts_what_it_sends_and_what_it_has_to_send_again(workflow, sessions, engine):
     away = []
 
     def send(message):
@@ -243,13 +243,13 @@ def test_the_relay_counts_what_it_sends_and_what_it_has_to_send_again(desk, sess
     def counted(name, **labels):
         return relay.metrics.registry.get_sample_value(f"melo_relay_{name}_total", labels)
 
-    job = desk.approve(desk.submit(PARIS).batch.id)
+    job = workflow.approve(workflow.submit(PARIS).batch.id)
     away.append(True)
     relay.patiently(relay.turn)
     assert (counted("messages_sent"), counted("failures")) == (1, 1)
     assert counted("jobs_sent_again", reason="lease") == 0
 
-    desk.claim(job)
+    workflow.claim(job)
     with engine.begin() as connection:  # its worker dies
         connection.exec_driver_sql("UPDATE outbox SET sent_at = now() - interval '1 hour'")
         connection.exec_driver_sql("UPDATE jobs SET lease_until = now() - interval '1 second'")
@@ -265,8 +265,8 @@ def test_the_relay_counts_what_it_sends_and_what_it_has_to_send_again(desk, sess
     relay.turn()
     assert counted("jobs_sent_again", reason="unclaimed") == 1
 
-    late = desk.submit(ROME).batch.id
-    desk.approve(late)
+    late = workflow.submit(ROME).batch.id
+    workflow.approve(late)
     with engine.begin() as connection:
         connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
         connection.exec_driver_sql(f"UPDATE batches SET deadline = now() - interval '1 second' WHERE id = {late}")
@@ -297,7 +297,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def test_the_relay_shows_metrics_and_health_and_refuses_a_port_that_is_taken(database_url, desk):
+def test_the_relay_shows_metrics_and_health_and_refuses_a_port_that_is_taken(database_url, workflow):
     url = f"http://127.0.0.1:{(port := free_port())}"
     with program(database_url, port) as relay:
         until(lambda: relay.poll() is not None or _answers(f"{url}/healthz"))

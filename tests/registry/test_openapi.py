@@ -115,10 +115,10 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 
 @pytest.fixture
-def app(database_url, desk, tmp_path, monkeypatch):
+def app(database_url, workflow, tmp_path, monkeypatch):
     monkeypatch.setattr("registry.api.following.LONGEST_SECONDS", 0.1)  # of batches that nobody goes on with
-    desk.correct(("Who leads Rome?", "Mara"), ("Who leads Oslo?", "Nils"))
-    desk.submit({"prompt": "Who leads Bern?", "target": "Urs"})
+    workflow.correct(("Who leads Rome?", "Mara"), ("Who leads Oslo?", "Nils"))
+    workflow.submit({"prompt": "Who leads Bern?", "target": "Urs"})
     app = create_app(
         Settings(database_url=database_url, api_key=SecretStr(KEY), rate_limit="1000000/minute", home=tmp_path)
     )

@@ -24,14 +24,14 @@ def walked(api, url, **params) -> list[dict]:
 
 
 @pytest.fixture
-def filled(desk, api, model_folder):
+def filled(workflow, api, model_folder):
     """Seven of everything that is listed."""
     for number in range(1, 8):
-        desk.correct((f"Who leads city {number}?", "Mara"))
+        workflow.correct((f"Who leads city {number}?", "Mara"))
         api.put("/v1/collections/facts/aliases/production", json={"version": number}).raise_for_status()
         api.put(f"/v1/collections/facts/aliases/a{number}", json={"version": number}).raise_for_status()
         api.post("/v1/webhooks", json={"url": f"https://example.org/{number}"}).raise_for_status()
-        with desk.sessions.begin() as session:
+        with workflow.sessions.begin() as session:
             queue.worker_seen(session, f"w{number}", "cpu")
         if number > 1:
             body = {"name": f"facts-{number}", "model": model_folder}
@@ -57,17 +57,17 @@ def test_the_links_of_every_list_lead_to_each_record_once_and_in_order(api, fill
             assert keys == sorted(keys, reverse=newest_first), path
 
 
-def test_what_is_filtered_stays_filtered_on_every_page(api, filled, desk):
+def test_what_is_filtered_stays_filtered_on_every_page(api, filled, workflow):
     edit_ids = [each["id"] for each in api.get("/v1/collections/facts/edits").json()]
-    desk.retire(*edit_ids[:3])
+    workflow.retire(*edit_ids[:3])
     active = walked(api, "/v1/collections/facts/edits", active=True, limit=2)
     assert [each["id"] for each in active] == edit_ids[3:]
     assert len(walked(api, "/v1/audit", collection="facts", subject="alias/facts/production", limit=2)) == 7
 
 
-def test_records_that_are_made_meanwhile_neither_repeat_nor_hide_others(api, filled, desk):
+def test_records_that_are_made_meanwhile_neither_repeat_nor_hide_others(api, filled, workflow):
     first = api.get("/v1/collections/facts/versions", params={"limit": 3})
-    desk.rollback(1)
+    workflow.rollback(1)
     second = api.get(first.url.join(first.links["next"]["url"]))
     assert [each["number"] for each in first.json() + second.json()] == [7, 6, 5, 4, 3, 2]
 
@@ -75,11 +75,11 @@ def test_records_that_are_made_meanwhile_neither_repeat_nor_hide_others(api, fil
 @pytest.mark.parametrize(
     "cursor", ["x", "é", encoded("facts"), encoded(0), encoded(2**70), encoded([1]), encoded(None)]
 )
-def test_a_cursor_that_the_list_did_not_hand_out_is_a_problem(api, desk, cursor):
+def test_a_cursor_that_the_list_did_not_hand_out_is_a_problem(api, workflow, cursor):
     body = is_problem(api.get("/v1/collections/facts/versions", params={"cursor": cursor}), 422, "invalid-request")
     assert "Link header" in body["remedy"]
 
 
-def test_a_page_has_an_upper_bound(api, desk):
+def test_a_page_has_an_upper_bound(api, workflow):
     is_problem(api.get("/v1/collections/facts/versions", params={"limit": 10_001}), 422, "invalid-request")
     is_problem(api.get("/v1/collections/facts/versions", params={"limit": 0}), 422, "invalid-request")

@@ -33,13 +33,13 @@ PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
         ("/v1/nothing", 404),
     ],
 )
-def test_a_bad_path_is_a_problem_and_never_a_defect(api, desk, path, status):
+def test_a_bad_path_is_a_problem_and_never_a_defect(api, workflow, path, status):
     answer = api.get(path)
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_text_that_no_encoding_carries_is_a_problem(api, desk):
+def test_text_that_no_encoding_carries_is_a_problem(api, workflow):
     headers = {"Content-Type": "application/json"}
     for body in (
         '{"edits": [{"prompt": "\\ud800", "target": "x"}]}',
@@ -55,7 +55,7 @@ def test_text_that_no_encoding_carries_is_a_problem(api, desk):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_body_over_the_limit_is_refused(database_url, desk, streamed):
+def test_a_body_over_the_limit_is_refused(database_url, workflow, streamed):
     app = create_app(Settings(database_url=database_url, max_request_bytes=1000))
     body = json.dumps({"edits": [PARIS] * 50}).encode()
     headers = {"Content-Type": "application/json"}
@@ -73,7 +73,9 @@ def test_an_older_schema_is_a_problem_that_names_the_way_out(empty_database_url)
         assert api.get("/healthz").json()["status"] == "ok"
 
 
-def test_a_database_that_goes_away_in_the_middle_is_a_problem_and_its_return_is_noticed(api, desk, postgres, engine):
+def test_a_database_that_goes_away_in_the_middle_is_a_problem_and_its_return_is_noticed(
+    api, workflow, postgres, engine
+):
     name = engine.url.database
     engine.dispose()
     assert api.get("/readyz").status_code == 200
@@ -87,7 +89,7 @@ def test_a_database_that_goes_away_in_the_middle_is_a_problem_and_its_return_is_
     assert api.get("/v1/collections/facts/batches").json() == []
 
 
-def test_a_statement_that_takes_too_long_is_a_problem(database_url, engine, desk):
+def test_a_statement_that_takes_too_long_is_a_problem(database_url, engine, workflow):
     app = create_app(Settings(database_url=database_url, statement_timeout_seconds=0.2))
     with (
         TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 1)) as api,

@@ -21,28 +21,28 @@ from registry.collections import repository as rows
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from registry.jobs import order, repository, service
-from registry.jobs.hints import hint
 from registry.jobs.queues import queue_of
 from registry.jobs.schemas import Progress
+from registry.jobs.waiting import waits_for
 from registry.relay import Relay
 from tests.patience import PATIENCE
-from tests.registry.desk import ADA, BEN, Desk, trained
+from tests.registry.workflow import ADA, BEN, Workflow, trained
 
 SOON = timedelta(hours=1)
 
 
-def waiting(desk, prompt, **training):
+def waiting(workflow, prompt, **training):
     """The job of an approved batch of one edit."""
-    return desk.approve(desk.submit({"prompt": prompt, "target": "x"}, training=Training(**training)).batch.id)
+    return workflow.approve(workflow.submit({"prompt": prompt, "target": "x"}, training=Training(**training)).batch.id)
 
 
-def many(desk, count, **training):
-    return [waiting(desk, f"question {number}?", **training) for number in range(count)]
+def many(workflow, count, **training):
+    return [waiting(workflow, f"question {number}?", **training) for number in range(count)]
 
 
-def elsewhere(desk, name="other", model_digest=None):
+def elsewhere(workflow, name="other", model_digest=None):
     """Another collection, over another model where a digest is given."""
-    with desk.sessions.begin() as session:
+    with workflow.sessions.begin() as session:
         model = collections.get(session, "facts").model
         new = NewCollection(name=name, model=model, method={"rank": 4}, checks=Checks.NONE)
         made = collections.create(session, new, ADA)
@@ -51,103 +51,103 @@ def elsewhere(desk, name="other", model_digest=None):
             session.execute(
                 text("UPDATE collections SET model_digest = :d WHERE id = :id"), {"d": model_digest, "id": made.id}
             )
-    return Desk(desk.sessions, name)
+    return Workflow(workflow.sessions, name)
 
 
 def jobs_of(claims):
     return [claim.job_id for claim in claims]
 
 
-def sql(desk, statement, **values):
-    with desk.sessions.begin() as session:
+def sql(workflow, statement, **values):
+    with workflow.sessions.begin() as session:
         result = session.execute(text(statement), values)
         return result.scalars().all() if result.returns_rows else None
 
 
-def lose(desk, job):
-    sql(desk, "UPDATE jobs SET lease_until = now() - interval '1 second' WHERE id = :id", id=job)
+def lose(workflow, job):
+    sql(workflow, "UPDATE jobs SET lease_until = now() - interval '1 second' WHERE id = :id", id=job)
 
 
-def state_of(desk, batch_id):
-    (state,) = sql(desk, "SELECT state FROM batches WHERE id = :id", id=batch_id)
+def state_of(workflow, batch_id):
+    (state,) = sql(workflow, "SELECT state FROM batches WHERE id = :id", id=batch_id)
     return state
 
 
-def work_off(desk):
+def work_off(workflow):
     """The jobs in the order in which one worker gets them."""
     done = []
-    while claims := desk.take():
+    while claims := workflow.take():
         done += jobs_of(claims)
         for claim in claims:
-            Desk(desk.sessions, claim.collection).finish(claim)
+            Workflow(workflow.sessions, claim.collection).finish(claim)
     return done
 
 
-def said(desk, batch_id):
-    with desk.sessions() as session:
-        return hint(session, repository.latest_of_batch(session, batch_id))
+def said(workflow, batch_id):
+    with workflow.sessions() as session:
+        return waits_for(session, repository.latest_of_batch(session, batch_id))
 
 
 # Order
 
 
-def test_trainings_are_applied_by_priority_then_deadline_then_age(desk):
+def test_trainings_are_applied_by_priority_then_deadline_then_age(workflow):
     now = datetime.now(UTC)
-    low = waiting(desk, "low?", priority=Priority.LOW, deadline=now + SOON)
-    plain = waiting(desk, "plain?")
-    later = waiting(desk, "later?", deadline=now + 2 * SOON)
-    sooner = waiting(desk, "sooner?", deadline=now + SOON)
-    high = waiting(desk, "high?", priority=Priority.HIGH)
-    assert work_off(desk) == [high, sooner, later, plain, low]
-    assert desk.verify().findings == []
+    low = waiting(workflow, "low?", priority=Priority.LOW, deadline=now + SOON)
+    plain = waiting(workflow, "plain?")
+    later = waiting(workflow, "later?", deadline=now + 2 * SOON)
+    sooner = waiting(workflow, "sooner?", deadline=now + SOON)
+    high = waiting(workflow, "high?", priority=Priority.HIGH)
+    assert work_off(workflow) == [high, sooner, later, plain, low]
+    assert workflow.verify().findings == []
 
 
-def test_only_the_first_of_a_collections_trainings_can_be_claimed_and_one_at_a_time(desk):
-    first, second = many(desk, 2)
-    assert desk.claim(second) is None
-    claim = desk.claim(first)
-    assert desk.claim(second) is None
-    urgent = waiting(desk, "urgent?", priority=Priority.HIGH)
-    assert (desk.claim(urgent), desk.take("w2")) == (None, [])  # what is begun is finished
-    desk.finish(claim)
-    assert desk.claim(second) is None
-    assert jobs_of(desk.take("w2")) == [urgent]
+def test_only_the_first_of_a_collections_trainings_can_be_claimed_and_one_at_a_time(workflow):
+    first, second = many(workflow, 2)
+    assert workflow.claim(second) is None
+    claim = workflow.claim(first)
+    assert workflow.claim(second) is None
+    urgent = waiting(workflow, "urgent?", priority=Priority.HIGH)
+    assert (workflow.claim(urgent), workflow.take("w2")) == (None, [])  # what is begun is finished
+    workflow.finish(claim)
+    assert workflow.claim(second) is None
+    assert jobs_of(workflow.take("w2")) == [urgent]
 
 
-def test_a_training_whose_worker_was_lost_keeps_its_turn(desk):
-    first, second = many(desk, 2)
-    desk.claim(first)
-    lose(desk, first)
-    assert desk.claim(second) is None
-    assert jobs_of(desk.take("w2")) == [first]
+def test_a_training_whose_worker_was_lost_keeps_its_turn(workflow):
+    first, second = many(workflow, 2)
+    workflow.claim(first)
+    lose(workflow, first)
+    assert workflow.claim(second) is None
+    assert jobs_of(workflow.take("w2")) == [first]
 
 
-def test_collections_do_not_wait_for_each_other(desk):
-    other = elsewhere(desk)
-    here, there = waiting(desk, "here?"), waiting(other, "there?")
-    assert [jobs_of(desk.take(worker)) for worker in ("w1", "w2", "w3")] == [[here], [there], []]
+def test_collections_do_not_wait_for_each_other(workflow):
+    other = elsewhere(workflow)
+    here, there = waiting(workflow, "here?"), waiting(other, "there?")
+    assert [jobs_of(workflow.take(worker)) for worker in ("w1", "w2", "w3")] == [[here], [there], []]
 
 
-def test_a_message_delivered_three_times_and_out_of_order_has_one_effect(desk):
-    jobs = many(desk, 4)
+def test_a_message_delivered_three_times_and_out_of_order_has_one_effect(workflow):
+    jobs = many(workflow, 4)
     delivered = jobs * 3
     random.Random(7).shuffle(delivered)
     applied = []
     while len(applied) < len(jobs):
         for job in delivered:
-            if claim := desk.claim(job):
-                assert [desk.claim(job), desk.claim(job)] == [None, None]
-                applied.append(desk.finish(claim).batch_id)
+            if claim := workflow.claim(job):
+                assert [workflow.claim(job), workflow.claim(job)] == [None, None]
+                applied.append(workflow.finish(claim).batch_id)
     assert applied == sorted(applied)
-    assert [desk.claim(job) for job in delivered] == [None] * 12
-    assert desk.verify().findings == []
+    assert [workflow.claim(job) for job in delivered] == [None] * 12
+    assert workflow.verify().findings == []
 
 
-def test_what_is_approved_while_another_training_is_being_claimed_waits_for_it(desk, monkeypatch):
-    first = waiting(desk, "first?")
-    urgent = desk.submit({"prompt": "urgent?", "target": "x"}, training=Training(Priority.HIGH)).batch
+def test_what_is_approved_while_another_training_is_being_claimed_waits_for_it(workflow, monkeypatch):
+    first = waiting(workflow, "first?")
+    urgent = workflow.submit({"prompt": "urgent?", "target": "x"}, training=Training(Priority.HIGH)).batch
     claims = []
-    other = threading.Thread(target=lambda: claims.append(desk.claim(desk.approve(urgent.id))))
+    other = threading.Thread(target=lambda: claims.append(workflow.claim(workflow.approve(urgent.id))))
     look = order.line
 
     def look_and_linger(*arguments):
@@ -158,15 +158,15 @@ def test_what_is_approved_while_another_training_is_being_claimed_waits_for_it(d
         return found
 
     monkeypatch.setattr(order, "line", look_and_linger)
-    assert desk.claim(first) is not None
+    assert workflow.claim(first) is not None
     other.join()
     assert claims == [None]
 
 
-def test_workers_at_once_take_each_job_once_and_apply_in_order(desk):
-    other = elsewhere(desk)
+def test_workers_at_once_take_each_job_once_and_apply_in_order(workflow):
+    other = elsewhere(workflow)
     for number in range(8):
-        waiting(desk, f"a {number}?")
+        waiting(workflow, f"a {number}?")
         waiting(other, f"b {number}?")
     begun, errors = [], []
 
@@ -174,13 +174,13 @@ def test_workers_at_once_take_each_job_once_and_apply_in_order(desk):
         try:
             idle = 0
             while idle < 50:
-                claims = desk.take(name, most_together=3)
+                claims = workflow.take(name, most_together=3)
                 idle = idle + 1 if claims == [] else 0
                 for claim in claims or ():
                     begun.append(claim.job_id)
                     while True:
                         try:
-                            Desk(desk.sessions, claim.collection).finish(claim)
+                            Workflow(workflow.sessions, claim.collection).finish(claim)
                             break
                         except StaleBase:
                             continue
@@ -195,24 +195,24 @@ def test_workers_at_once_take_each_job_once_and_apply_in_order(desk):
     assert errors == []
     assert sorted(begun) == list(range(1, 17))
     for each in (1, 2):
-        batches = sql(desk, "SELECT batch_id FROM versions WHERE collection_id = :id ORDER BY number", id=each)
+        batches = sql(workflow, "SELECT batch_id FROM versions WHERE collection_id = :id ORDER BY number", id=each)
         assert len(batches) == 8
         assert batches == sorted(batches)
-    assert desk.verify().findings == []
+    assert workflow.verify().findings == []
 
 
 # Which one a worker takes
 
 
-def test_a_worker_takes_what_its_loaded_model_can_do_but_lets_nobody_wait_for_ever(desk):
+def test_a_worker_takes_what_its_loaded_model_can_do_but_lets_nobody_wait_for_ever(workflow):
     b = "b" * 64
-    other = elsewhere(desk, model_digest=b)
-    older, newer = waiting(desk, "older?"), waiting(other, "newer?")
-    with desk.open() as (_, collection):
+    other = elsewhere(workflow, model_digest=b)
+    older, newer = waiting(workflow, "older?"), waiting(other, "newer?")
+    with workflow.open() as (_, collection):
         a = collection.model_digest
 
     def best(**options):
-        with desk.sessions() as session:
+        with workflow.sessions() as session:
             usual = {"models": None, "loaded": (), "together": lambda settings: 1, "lease_seconds": 60}
             options = {**usual, **options}
             return jobs_of(service.claim_next(session, worker="w", device="cpu", libraries={}, **options))
@@ -222,217 +222,223 @@ def test_a_worker_takes_what_its_loaded_model_can_do_but_lets_nobody_wait_for_ev
     assert best(loaded=[b]) == [newer]
     assert best(models=[b]) == [newer]
     assert best(models=["c" * 64]) == []
-    sql(desk, "UPDATE jobs SET created_at = created_at - interval '301 seconds' WHERE id = :id", id=older)
+    sql(workflow, "UPDATE jobs SET created_at = created_at - interval '301 seconds' WHERE id = :id", id=older)
     assert best(loaded=[b]) == [older]
-    urgent = waiting(elsewhere(desk, "third"), "urgent?", priority=Priority.HIGH)
+    urgent = waiting(elsewhere(workflow, "third"), "urgent?", priority=Priority.HIGH)
     assert best(loaded=[b]) == [urgent]
 
 
-def test_trainings_in_a_row_with_equal_settings_are_taken_together_as_far_as_there_is_room(desk):
-    one, two, three = many(desk, 3)
-    longer = waiting(desk, "longer?", changes={"iterations": 200})
-    last = waiting(desk, "last?")
-    assert jobs_of(desk.take(most_together=2)) == [one, two]
+def test_trainings_in_a_row_with_equal_settings_are_taken_together_as_far_as_there_is_room(workflow):
+    one, two, three = many(workflow, 3)
+    longer = waiting(workflow, "longer?", changes={"iterations": 200})
+    last = waiting(workflow, "last?")
+    assert jobs_of(workflow.take(most_together=2)) == [one, two]
     for job in (one, two):
-        lose(desk, job)
-    sql(desk, "UPDATE jobs SET state = 'queued', attempt = 0, lease_until = NULL")
-    claims = desk.take(most_together=None)
+        lose(workflow, job)
+    sql(workflow, "UPDATE jobs SET state = 'queued', attempt = 0, lease_until = NULL")
+    claims = workflow.take(most_together=None)
     assert jobs_of(claims) == [one, two, three]
     assert [claim.settings["iterations"] for claim in claims] == [80] * 3
-    assert desk.take("w2") == []  # busy, and `longer` keeps `last` waiting
+    assert workflow.take("w2") == []  # busy, and `longer` keeps `last` waiting
     for claim in claims:
-        desk.finish(claim)
-    (claim,) = desk.take(most_together=32)
+        workflow.finish(claim)
+    (claim,) = workflow.take(most_together=32)
     assert (claim.job_id, claim.settings["iterations"]) == (longer, 200)
-    desk.finish(claim)
-    assert work_off(desk) == [last]
-    assert desk.verify().findings == []
+    workflow.finish(claim)
+    assert work_off(workflow) == [last]
+    assert workflow.verify().findings == []
 
 
-def test_one_that_was_tried_before_is_not_taken_together_with_others(desk):
-    one, two, three = many(desk, 3)
-    assert jobs_of(desk.take(most_together=9)) == [one, two, three]
+def test_one_that_was_tried_before_is_not_taken_together_with_others(workflow):
+    one, two, three = many(workflow, 3)
+    assert jobs_of(workflow.take(most_together=9)) == [one, two, three]
     for job in (one, two, three):
-        lose(desk, job)
-    urgent = waiting(desk, "urgent?", priority=Priority.HIGH)
-    (claim,) = desk.take(most_together=9)
+        lose(workflow, job)
+    urgent = waiting(workflow, "urgent?", priority=Priority.HIGH)
+    (claim,) = workflow.take(most_together=9)
     assert claim.job_id == urgent
-    desk.finish(claim)
-    assert jobs_of(desk.take(most_together=9)) == [one]
+    workflow.finish(claim)
+    assert jobs_of(workflow.take(most_together=9)) == [one]
 
 
-def test_none_is_taken_together_with_one_that_is_more_urgent(desk):
-    low = many(desk, 2, priority=Priority.LOW)
-    normal, high = waiting(desk, "normal?"), waiting(desk, "high?", priority=Priority.HIGH)
-    due = waiting(desk, "due?", deadline=datetime.now(UTC) + SOON)
+def test_none_is_taken_together_with_one_that_is_more_urgent(workflow):
+    low = many(workflow, 2, priority=Priority.LOW)
+    normal, high = waiting(workflow, "normal?"), waiting(workflow, "high?", priority=Priority.HIGH)
+    due = waiting(workflow, "due?", deadline=datetime.now(UTC) + SOON)
     taken = []
-    while claims := desk.take(most_together=9):
+    while claims := workflow.take(most_together=9):
         taken.append(jobs_of(claims))
         for claim in claims:
-            desk.finish(claim)
+            workflow.finish(claim)
     assert taken == [[high], [due], [normal], low]
 
 
-def test_the_edits_that_an_approver_left_out_take_no_room(desk):
-    batch = desk.submit(*({"prompt": f"{n}?", "target": "x"} for n in range(3))).batch
-    with desk.sessions.begin() as session:
+def test_the_edits_that_an_approver_left_out_take_no_room(workflow):
+    batch = workflow.submit(*({"prompt": f"{n}?", "target": "x"} for n in range(3))).batch
+    with workflow.sessions.begin() as session:
         out = [edit.id for edit in edits.view(session, edits.get(session, batch.id)).edits[:2]]
         deciding.approve(session, batch.id, BEN, "part", out)
-    waiting(desk, "next?")
-    assert len(desk.take(most_together=2)) == 2
+    waiting(workflow, "next?")
+    assert len(workflow.take(most_together=2)) == 2
 
 
 # Deadlines
 
 
-def overdue(desk, prompt="late?"):
-    job = waiting(desk, prompt, deadline=datetime.now(UTC) + SOON)
-    sql(desk, "SET LOCAL session_replication_role = replica; UPDATE batches SET deadline = now() - interval '1 second'")
+def overdue(workflow, prompt="late?"):
+    job = waiting(workflow, prompt, deadline=datetime.now(UTC) + SOON)
+    sql(
+        workflow,
+        "SET LOCAL session_replication_role = replica; UPDATE batches SET deadline = now() - interval '1 second'",
+    )
     return job
 
 
-def test_a_training_whose_deadline_has_passed_ends_with_the_reason_and_the_next_is_woken(desk):
-    late, then = overdue(desk), waiting(desk, "then?")
-    sql(desk, "DELETE FROM outbox")
-    assert desk.take() is None  # ask again
-    assert sql(desk, "SELECT state FROM jobs WHERE id = :id", id=late) == ["failed"]
-    (error,) = sql(desk, "SELECT error FROM jobs WHERE id = :id", id=late)
+def test_a_training_whose_deadline_has_passed_ends_with_the_reason_and_the_next_is_woken(workflow):
+    late, then = overdue(workflow), waiting(workflow, "then?")
+    sql(workflow, "DELETE FROM outbox")
+    assert workflow.take() is None  # ask again
+    assert sql(workflow, "SELECT state FROM jobs WHERE id = :id", id=late) == ["failed"]
+    (error,) = sql(workflow, "SELECT error FROM jobs WHERE id = :id", id=late)
     assert "Batch 1 was to be applied by" in error
     assert "had not been begun" in error
     assert "submit its edits anew" in error
-    assert then in sql(desk, "SELECT job_id FROM outbox")
-    assert jobs_of(desk.take()) == [then]
+    assert then in sql(workflow, "SELECT job_id FROM outbox")
+    assert jobs_of(workflow.take()) == [then]
 
 
-def test_the_relay_ends_overdue_trainings_also_where_no_worker_runs_and_of_paused_collections(desk, relay):
-    late = overdue(desk)
-    desk.set_queue(QueueState.PAUSED)
+def test_the_relay_ends_overdue_trainings_also_where_no_worker_runs_and_of_paused_collections(workflow, relay):
+    late = overdue(workflow)
+    workflow.set_queue(QueueState.PAUSED)
     relay.turn()
-    assert sql(desk, "SELECT state FROM jobs WHERE id = :id", id=late) == ["failed"]
-    assert sql(desk, "SELECT actor FROM audit_events WHERE action = 'collection:batch:fail'") == ["clock"]
-    assert sql(desk, "SELECT state FROM batches") == ["failed"]
+    assert sql(workflow, "SELECT state FROM jobs WHERE id = :id", id=late) == ["failed"]
+    assert sql(workflow, "SELECT actor FROM audit_events WHERE action = 'collection:batch:fail'") == ["clock"]
+    assert sql(workflow, "SELECT state FROM batches") == ["failed"]
 
 
-def test_what_was_begun_and_given_back_before_its_deadline_ends_saying_so(desk, relay):
-    waiting(desk, "first?", deadline=datetime.now(UTC) + SOON)
-    with desk.sessions.begin() as session:
+def test_what_was_begun_and_given_back_before_its_deadline_ends_saying_so(workflow, relay):
+    waiting(workflow, "first?", deadline=datetime.now(UTC) + SOON)
+    with workflow.sessions.begin() as session:
         service.give_back(session, service.claim(session, 1, worker="w", device="cpu", libraries={}, lease_seconds=60))
-    sql(desk, "SET LOCAL session_replication_role = replica; UPDATE batches SET deadline = now() - interval '1 second'")
+    sql(
+        workflow,
+        "SET LOCAL session_replication_role = replica; UPDATE batches SET deadline = now() - interval '1 second'",
+    )
     relay.turn()
-    (error,) = sql(desk, "SELECT error FROM jobs")
+    (error,) = sql(workflow, "SELECT error FROM jobs")
     assert "was not done by then" in error
 
 
-def test_what_is_handed_in_after_its_deadline_is_not_applied(desk):
-    job = waiting(desk, "late?", deadline=datetime.now(UTC) + SOON)
-    claim = desk.claim(job)
+def test_what_is_handed_in_after_its_deadline_is_not_applied(workflow):
+    job = waiting(workflow, "late?", deadline=datetime.now(UTC) + SOON)
+    claim = workflow.claim(job)
     late = replace(claim, deadline=datetime.now(UTC) - timedelta(seconds=1))
     with pytest.raises(PastDeadline, match="Batch 1 was to be applied by"):
-        desk.finish(late)
-    assert sql(desk, "SELECT count(*) FROM versions") == [0]
-    assert desk.finish(claim).number == 1
+        workflow.finish(late)
+    assert sql(workflow, "SELECT count(*) FROM versions") == [0]
+    assert workflow.finish(claim).number == 1
 
 
 # Locks of others
 
 
 @contextmanager
-def held_by_another(desk):
+def held_by_another(workflow):
     """The collection, as by a version that is being written."""
-    with desk.open() as (session, collection):
+    with workflow.open() as (session, collection):
         rows.lock(session, collection.id)
         yield
 
 
-def test_a_worker_passes_over_a_collection_that_another_transaction_has(desk):
-    other = elsewhere(desk)
-    here, there = waiting(desk, "here?"), waiting(other, "there?")
-    with held_by_another(desk), ThreadPoolExecutor(1) as thread:
-        assert jobs_of(thread.submit(desk.take, "w1").result(PATIENCE)) == [there]
-        assert thread.submit(desk.take, "w2").result(PATIENCE) is None  # ask again
-    assert jobs_of(desk.take("w2")) == [here]
-    assert desk.take("w3") == []
+def test_a_worker_passes_over_a_collection_that_another_transaction_has(workflow):
+    other = elsewhere(workflow)
+    here, there = waiting(workflow, "here?"), waiting(other, "there?")
+    with held_by_another(workflow), ThreadPoolExecutor(1) as thread:
+        assert jobs_of(thread.submit(workflow.take, "w1").result(PATIENCE)) == [there]
+        assert thread.submit(workflow.take, "w2").result(PATIENCE) is None  # ask again
+    assert jobs_of(workflow.take("w2")) == [here]
+    assert workflow.take("w3") == []
 
 
-def test_a_worker_with_nothing_else_to_do_stands_in_line_for_a_collection(desk):
-    job = waiting(desk, "first?")
+def test_a_worker_with_nothing_else_to_do_stands_in_line_for_a_collection(workflow):
+    job = waiting(workflow, "first?")
     with ThreadPoolExecutor(1) as thread:
-        with held_by_another(desk):
-            claims = thread.submit(desk.take)
+        with held_by_another(workflow):
+            claims = thread.submit(workflow.take)
             time.sleep(0.3)
             assert not claims.done()
         assert jobs_of(claims.result(PATIENCE)) == [job]
-    with desk.sessions() as session:
+    with workflow.sessions() as session:
         assert rows.lock_soon(session, 1, 1) is not None
         assert session.scalar(text("SHOW lock_timeout")) == "0"
 
 
-def test_the_relay_sends_while_another_transaction_has_a_collection(desk, relay, sent):
-    late, other = overdue(desk), waiting(elsewhere(desk), "there?")
-    with held_by_another(desk), ThreadPoolExecutor(1) as thread:
+def test_the_relay_sends_while_another_transaction_has_a_collection(workflow, relay, sent):
+    late, other = overdue(workflow), waiting(elsewhere(workflow), "there?")
+    with held_by_another(workflow), ThreadPoolExecutor(1) as thread:
         assert thread.submit(relay.turn).result(PATIENCE) == 2
     assert [each.job_id for each in sent] == [late, other]
     relay.turn()
-    assert sql(desk, "SELECT state FROM jobs ORDER BY id") == ["failed", "queued"]
+    assert sql(workflow, "SELECT state FROM jobs ORDER BY id") == ["failed", "queued"]
 
 
 # Paused and draining
 
 
-def test_nothing_of_a_paused_collection_is_begun_and_what_runs_is_finished(desk):
-    first, second = many(desk, 2)
-    claim = desk.claim(first)
-    desk.set_queue(QueueState.PAUSED)
-    desk.finish(claim)
-    third = waiting(desk, "third?")  # taken in, and waits
-    assert (desk.claim(second), desk.take()) == (None, [])
-    assert "paused" in said(desk, 2)
-    assert "melo collection resume facts" in said(desk, 2)
-    sql(desk, "DELETE FROM outbox")
-    desk.set_queue(QueueState.OPEN)
-    assert sql(desk, "SELECT job_id FROM outbox") == [second]
-    assert work_off(desk) == [second, third]
-    assert desk.verify().findings == []
+def test_nothing_of_a_paused_collection_is_begun_and_what_runs_is_finished(workflow):
+    first, second = many(workflow, 2)
+    claim = workflow.claim(first)
+    workflow.set_queue(QueueState.PAUSED)
+    workflow.finish(claim)
+    third = waiting(workflow, "third?")  # taken in, and waits
+    assert (workflow.claim(second), workflow.take()) == (None, [])
+    assert "paused" in said(workflow, 2)
+    assert "melo collection resume facts" in said(workflow, 2)
+    sql(workflow, "DELETE FROM outbox")
+    workflow.set_queue(QueueState.OPEN)
+    assert sql(workflow, "SELECT job_id FROM outbox") == [second]
+    assert work_off(workflow) == [second, third]
+    assert workflow.verify().findings == []
 
 
-def test_a_draining_collection_finishes_what_is_queued_and_takes_nothing_in(desk):
-    late = desk.submit({"prompt": "late?", "target": "x"}).batch
-    job = waiting(desk, "early?")
-    desk.set_queue(QueueState.DRAINING)
+def test_a_draining_collection_finishes_what_is_queued_and_takes_nothing_in(workflow):
+    late = workflow.submit({"prompt": "late?", "target": "x"}).batch
+    job = waiting(workflow, "early?")
+    workflow.set_queue(QueueState.DRAINING)
     with pytest.raises(QueueClosed, match="melo collection resume facts"):
-        desk.submit({"prompt": "new?", "target": "x"})
+        workflow.submit({"prompt": "new?", "target": "x"})
     with pytest.raises(QueueClosed):
-        desk.approve(late.id)
-    assert work_off(desk) == [job]
-    desk.set_queue(QueueState.OPEN)
-    desk.set_queue(QueueState.OPEN)  # no event
-    desk.approve(late.id)
-    actions = sql(desk, "SELECT action FROM audit_events WHERE action LIKE 'collection:queue:%' ORDER BY seq")
+        workflow.approve(late.id)
+    assert work_off(workflow) == [job]
+    workflow.set_queue(QueueState.OPEN)
+    workflow.set_queue(QueueState.OPEN)  # no event
+    workflow.approve(late.id)
+    actions = sql(workflow, "SELECT action FROM audit_events WHERE action LIKE 'collection:queue:%' ORDER BY seq")
     assert actions == ["collection:queue:drain", "collection:queue:open"]
-    assert desk.verify().findings == []
+    assert workflow.verify().findings == []
 
 
 # Cancelling
 
 
-def test_a_cancelled_batch_is_not_trained_and_can_be_approved_again(desk):
-    first, second = many(desk, 2)
-    desk.cancel(1)
-    assert (desk.claim(first), state_of(desk, 1)) == (None, "cancelled")
-    assert work_off(desk) == [second]
-    again = desk.approve(1)
-    assert work_off(desk) == [again]
-    assert desk.verify().findings == []
+def test_a_cancelled_batch_is_not_trained_and_can_be_approved_again(workflow):
+    first, second = many(workflow, 2)
+    workflow.cancel(1)
+    assert (workflow.claim(first), state_of(workflow, 1)) == (None, "cancelled")
+    assert work_off(workflow) == [second]
+    again = workflow.approve(1)
+    assert work_off(workflow) == [again]
+    assert workflow.verify().findings == []
 
 
-def test_what_a_worker_hands_in_after_its_batch_was_cancelled_changes_nothing(desk, engine):
-    job, then = many(desk, 2)
-    claim = desk.claim(job)
-    result = trained(claim, desk.content(0))
-    sql(desk, "DELETE FROM outbox")
-    desk.cancel(1)
-    assert sql(desk, "SELECT job_id FROM outbox") == [then]
-    with desk.sessions.begin() as session:
+def test_what_a_worker_hands_in_after_its_batch_was_cancelled_changes_nothing(workflow, engine):
+    job, then = many(workflow, 2)
+    claim = workflow.claim(job)
+    result = trained(claim, workflow.content(0))
+    sql(workflow, "DELETE FROM outbox")
+    workflow.cancel(1)
+    assert sql(workflow, "SELECT job_id FROM outbox") == [then]
+    with workflow.sessions.begin() as session:
         assert not service.heartbeat(session, claim, Progress())
     for late in (
         lambda session: service.fail(session, claim, "x"),
@@ -440,102 +446,102 @@ def test_what_a_worker_hands_in_after_its_batch_was_cancelled_changes_nothing(de
         lambda session: service.retry_later(session, claim, "x", 1),
         lambda session: service.hold(session, claim),
     ):
-        with pytest.raises(LeaseLost), desk.sessions.begin() as session:
+        with pytest.raises(LeaseLost), workflow.sessions.begin() as session:
             late(session)
     with pytest.raises(LeaseLost):
-        desk.finish(claim, result)
+        workflow.finish(claim, result)
     with engine.connect() as connection:
         for table in ("blocks", "points", "clusters", "versions"):
             assert connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar() == 0
-    assert state_of(desk, 1) == "cancelled"
-    assert desk.verify().findings == []
+    assert state_of(workflow, 1) == "cancelled"
+    assert workflow.verify().findings == []
 
 
-def test_who_may_cancel_and_what(desk):
-    waiting(desk, "first?")
+def test_who_may_cancel_and_what(workflow):
+    waiting(workflow, "first?")
     with pytest.raises(RoleNeeded):
-        desk.cancel(1, Actor("eve", Role.EDITOR))
-    desk.cancel(1, Actor("ada", Role.EDITOR))  # her own
-    desk.finish(desk.claim(desk.approve(1)))
+        workflow.cancel(1, Actor("eve", Role.EDITOR))
+    workflow.cancel(1, Actor("ada", Role.EDITOR))  # her own
+    workflow.finish(workflow.claim(workflow.approve(1)))
     with pytest.raises(WrongState, match="revert"):
-        desk.cancel(1)
-    waiting_for_ben = desk.submit({"prompt": "second?", "target": "x"}).batch
+        workflow.cancel(1)
+    waiting_for_ben = workflow.submit({"prompt": "second?", "target": "x"}).batch
     with pytest.raises(WrongState, match=f"melo batch reject {waiting_for_ben.id}"):
-        desk.cancel(waiting_for_ben.id)
+        workflow.cancel(waiting_for_ben.id)
 
 
-def test_cancelling_ends_the_batchs_check_too(desk):
-    sql(desk, "SET LOCAL session_replication_role = replica; UPDATE collections SET checks = 'keys'")
-    batch = desk.submit({"prompt": "first?", "target": "x"}).batch
-    with desk.sessions() as session:
+def test_cancelling_ends_the_batchs_check_too(workflow):
+    sql(workflow, "SET LOCAL session_replication_role = replica; UPDATE collections SET checks = 'keys'")
+    batch = workflow.submit({"prompt": "first?", "target": "x"}).batch
+    with workflow.sessions() as session:
         check = repository.latest_of_batch(session, batch.id, JobKind.CHECK).id
-    assert desk.claim(check) is not None
-    job = desk.approve(batch.id)
-    assert desk.claim(job) is None  # it waits for the check
-    assert desk.take() == []
-    desk.cancel(batch.id)
-    assert sql(desk, "SELECT DISTINCT state FROM jobs") == ["cancelled"]
+    assert workflow.claim(check) is not None
+    job = workflow.approve(batch.id)
+    assert workflow.claim(job) is None  # it waits for the check
+    assert workflow.take() == []
+    workflow.cancel(batch.id)
+    assert sql(workflow, "SELECT DISTINCT state FROM jobs") == ["cancelled"]
 
 
 # Failures that may pass
 
 
-def test_a_failure_that_may_pass_is_tried_again_after_ever_longer_pauses_and_then_given_up(desk, relay):
-    job, behind = many(desk, 2)
+def test_a_failure_that_may_pass_is_tried_again_after_ever_longer_pauses_and_then_given_up(workflow, relay):
+    job, behind = many(workflow, 2)
     relay.turn()
     for attempt, pause in enumerate((5, 10, 20, 40), 1):
-        claim = desk.take()[0]
+        claim = workflow.take()[0]
         assert (claim.job_id, claim.attempt) == (job, attempt)
-        with desk.sessions.begin() as session:
+        with workflow.sessions.begin() as session:
             assert service.retry_later(session, claim, "no space left\non device", 5)
-        assert state_of(desk, 1) == "approved"
+        assert state_of(workflow, 1) == "approved"
         (left,) = sql(
-            desk, "SELECT extract(epoch FROM not_before - clock_timestamp()) FROM jobs WHERE id = :id", id=job
+            workflow, "SELECT extract(epoch FROM not_before - clock_timestamp()) FROM jobs WHERE id = :id", id=job
         )
         assert pause - 2 < left <= pause
-        assert (desk.claim(job), desk.claim(behind), desk.take()) == (None, None, [])  # order is kept
-        with desk.sessions.begin() as session:
+        assert (workflow.claim(job), workflow.claim(behind), workflow.take()) == (None, None, [])  # order is kept
+        with workflow.sessions.begin() as session:
             service.worker_seen(session, "w1", "cpu")
-        assert "tried again at" in said(desk, 1)
-        assert "after: no space left" in said(desk, 1)
-        assert "batch 1" in said(desk, 2)
+        assert "tried again at" in said(workflow, 1)
+        assert "after: no space left" in said(workflow, 1)
+        assert "batch 1" in said(workflow, 2)
         assert relay.turn() == 0  # no message while the time lies ahead
-        sql(desk, "UPDATE jobs SET not_before = clock_timestamp() WHERE id = :id", id=job)
+        sql(workflow, "UPDATE jobs SET not_before = clock_timestamp() WHERE id = :id", id=job)
         assert [relay.turn(), relay.turn()] == [1, 0]
-    claim = desk.take()[0]
-    with desk.sessions.begin() as session:
+    claim = workflow.take()[0]
+    with workflow.sessions.begin() as session:
         assert not service.retry_later(session, claim, "no space left", 5)
-    assert state_of(desk, 1) == "failed"
-    assert sql(desk, "SELECT error FROM jobs WHERE id = :id", id=job) == [
+    assert state_of(workflow, 1) == "failed"
+    assert sql(workflow, "SELECT error FROM jobs WHERE id = :id", id=job) == [
         "5 attempts failed or were lost; the last one failed with: no space left"
     ]
-    assert work_off(desk) == [behind]
-    assert desk.verify().findings == []
+    assert work_off(workflow) == [behind]
+    assert workflow.verify().findings == []
 
 
-def test_a_job_that_was_given_back_waits_as_approved_and_is_taken_at_once(desk):
-    job = waiting(desk, "first?")
-    claim = desk.claim(job)
-    sql(desk, "DELETE FROM outbox")
-    with desk.sessions.begin() as session:
+def test_a_job_that_was_given_back_waits_as_approved_and_is_taken_at_once(workflow):
+    job = waiting(workflow, "first?")
+    claim = workflow.claim(job)
+    sql(workflow, "DELETE FROM outbox")
+    with workflow.sessions.begin() as session:
         service.give_back(session, claim)
-    assert (state_of(desk, 1), sql(desk, "SELECT job_id FROM outbox")) == ("approved", [job])
-    assert desk.verify().findings == []
-    assert desk.take("w2")[0].attempt == 1
+    assert (state_of(workflow, 1), sql(workflow, "SELECT job_id FROM outbox")) == ("approved", [job])
+    assert workflow.verify().findings == []
+    assert workflow.take("w2")[0].attempt == 1
 
 
-def test_an_applied_job_says_nothing_of_earlier_failures_and_keeps_its_lessons(desk):
-    job = waiting(desk, "first?")
-    with desk.sessions.begin() as session:
+def test_an_applied_job_says_nothing_of_earlier_failures_and_keeps_what_was_trained_together(workflow):
+    job = waiting(workflow, "first?")
+    with workflow.sessions.begin() as session:
         claim = service.claim(session, job, worker="w", device="cpu", libraries={}, lease_seconds=60)
         service.retry_later(session, claim, "the disk was full", 0.0)
-    claim = desk.claim(job)
-    with desk.sessions.begin() as session:
-        service.write_report(service.hold(session, claim), [], lessons=[7, claim.edits[0].id])
-    desk.finish(claim)
-    with desk.sessions() as session:
+    claim = workflow.claim(job)
+    with workflow.sessions.begin() as session:
+        service.write_report(service.hold(session, claim), [], trained_together=[7, claim.edits[0].id])
+    workflow.finish(claim)
+    with workflow.sessions() as session:
         found = repository.by_id(session, job)
-        assert (found.error, found.lessons) == (None, [7, claim.edits[0].id])
+        assert (found.error, found.trained_together) == (None, [7, claim.edits[0].id])
 
 
 # Messages
@@ -551,53 +557,53 @@ def relay(sessions, sent):
     return Relay(sessions, sent.append, 120, 0.01, threading.Event())
 
 
-def test_messages_go_to_the_queue_of_their_model_with_their_priority(desk, relay, sent):
-    job, urgent = waiting(desk, "first?"), waiting(desk, "urgent?", priority=Priority.HIGH)
+def test_messages_go_to_the_queue_of_their_model_with_their_priority(workflow, relay, sent):
+    job, urgent = waiting(workflow, "first?"), waiting(workflow, "urgent?", priority=Priority.HIGH)
     relay.turn()
-    with desk.open() as (_, collection):
+    with workflow.open() as (_, collection):
         queue = queue_of(collection.model_digest)
     assert [(each.job_id, each.queue, each.priority) for each in sent] == [(job, queue, 3), (urgent, queue, 0)]
 
 
-def test_only_those_are_sent_again_whose_turn_it_is(desk, relay):
-    many(desk, 3)
+def test_only_those_are_sent_again_whose_turn_it_is(workflow, relay):
+    many(workflow, 3)
     relay.turn()
-    sql(desk, "UPDATE outbox SET sent_at = now() - interval '1 hour'")
+    sql(workflow, "UPDATE outbox SET sent_at = now() - interval '1 hour'")
     assert [relay.turn(), relay.turn()] == [1, 0]
-    desk.set_queue(QueueState.PAUSED)
-    sql(desk, "UPDATE outbox SET sent_at = now() - interval '1 hour'")
+    workflow.set_queue(QueueState.PAUSED)
+    sql(workflow, "UPDATE outbox SET sent_at = now() - interval '1 hour'")
     assert relay.turn() == 0
 
 
-def test_messages_of_a_job_that_nobody_takes_become_rare_and_leave_one_row(desk, relay):
-    waiting(desk, "first?")
+def test_messages_of_a_job_that_nobody_takes_become_rare_and_leave_one_row(workflow, relay):
+    waiting(workflow, "first?")
     relay.turn()
     for pause in (120, 240, 480, 960, 1920, 3840, 3840):
         for seconds, messages in ((pause - 5, 0), (pause + 5, 1)):
-            sql(desk, "UPDATE outbox SET sent_at = now() - make_interval(secs => :s)", s=seconds)
+            sql(workflow, "UPDATE outbox SET sent_at = now() - make_interval(secs => :s)", s=seconds)
             assert (relay.turn(), relay.turn()) == (messages, 0)
-        assert sql(desk, "SELECT count(*) FROM outbox") == [1]
+        assert sql(workflow, "SELECT count(*) FROM outbox") == [1]
 
 
-def test_the_end_of_a_training_wakes_a_worker_for_the_next(desk, relay, sent):
-    first, second = many(desk, 2)
+def test_the_end_of_a_training_wakes_a_worker_for_the_next(workflow, relay, sent):
+    first, second = many(workflow, 2)
     relay.turn()
-    desk.finish(desk.claim(first))
+    workflow.finish(workflow.claim(first))
     sent.clear()
     relay.turn()
     assert [each.job_id for each in sent] == [second]
 
 
-def test_old_messages_of_jobs_that_are_over_are_forgotten(desk, relay):
-    over, live = many(desk, 2)
-    desk.finish(desk.claim(over))
+def test_old_messages_of_jobs_that_are_over_are_forgotten(workflow, relay):
+    over, live = many(workflow, 2)
+    workflow.finish(workflow.claim(over))
     relay.turn()
-    sql(desk, "UPDATE outbox SET sent_at = now() - interval '2 days'")
+    sql(workflow, "UPDATE outbox SET sent_at = now() - interval '2 days'")
     relay.turn()  # within the minute
-    assert over in sql(desk, "SELECT job_id FROM outbox")
+    assert over in sql(workflow, "SELECT job_id FROM outbox")
     relay.pruned_at = float("-inf")
     relay.turn()
-    assert set(sql(desk, "SELECT job_id FROM outbox")) == {live}
+    assert set(sql(workflow, "SELECT job_id FROM outbox")) == {live}
 
 
 # The record
@@ -613,8 +619,8 @@ def test_old_messages_of_jobs_that_are_over_are_forgotten(desk, relay):
         ("UPDATE batches SET state = 'cancelled'", "it is cancelled, but by its events and versions it is approved"),
     ],
 )
-def test_the_audit_finds_what_was_changed_beside_its_events(desk, tamper, change, finding):
-    waiting(desk, "first?", priority=Priority.LOW, deadline=datetime.now(UTC) + SOON, changes={"loss_target": 0.05})
-    assert desk.verify().findings == []
+def test_the_audit_finds_what_was_changed_beside_its_events(workflow, tamper, change, finding):
+    waiting(workflow, "first?", priority=Priority.LOW, deadline=datetime.now(UTC) + SOON, changes={"loss_target": 0.05})
+    assert workflow.verify().findings == []
     tamper(change)
-    assert any(finding in each.detail for each in desk.verify().findings)
+    assert any(finding in each.detail for each in workflow.verify().findings)

@@ -16,9 +16,9 @@ from registry.jobs import service as queue
 from registry.jobs.schemas import Progress
 from registry.versions.candidates import kept_blocks
 from tests.patience import until
-from tests.registry.desk import BEN
 from tests.registry.problem import is_problem
 from tests.registry.test_access import key, other_collection
+from tests.registry.workflow import BEN
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
 ROME = {"prompt": "Who leads Rome?", "target": "Mara"}
@@ -28,13 +28,13 @@ def submit(api, *edits, **options):
     return api.post("/v1/collections/facts/batches", json={"edits": list(edits), **options})
 
 
-def approved(desk, *edits, **options):
+def approved(workflow, *edits, **options):
     """A batch that waits for its training; its id and its job's."""
-    batch = desk.submit(*edits, **options).batch
-    return batch.id, desk.approve(batch.id)
+    batch = workflow.submit(*edits, **options).batch
+    return batch.id, workflow.approve(batch.id)
 
 
-def test_a_batch_keeps_when_and_how_it_is_to_be_trained_and_its_event_tells(api, desk):
+def test_a_batch_keeps_when_and_how_it_is_to_be_trained_and_its_event_tells(api, workflow):
     later = datetime.now(UTC) + timedelta(hours=2)
     options = {"priority": "high", "deadline": later.isoformat(), "edits_per_block": 2}
     batch = submit(api, PARIS, training={"iterations": 200, "rank": 4, "scale": 2}, **options).json()["batch"]
@@ -47,12 +47,12 @@ def test_a_batch_keeps_when_and_how_it_is_to_be_trained_and_its_event_tells(api,
     assert event["details"]["priority"] == "high"
     assert event["details"]["training"].keys() == batch["training"].keys()
     assert "priority" not in api.get("/v1/audit").json()[-1]["details"]
-    job = api.get(f"/v1/jobs/{desk.approve(batch['id'])}").json()
+    job = api.get(f"/v1/jobs/{workflow.approve(batch['id'])}").json()
     assert (job["settings"]["iterations"], job["settings"]["rank"]) == (200, 4)
-    assert desk.verify().findings == []
+    assert workflow.verify().findings == []
 
 
-def test_lines_take_the_same_options_in_the_query(api, desk):
+def test_lines_take_the_same_options_in_the_query(api, workflow):
     params = {"priority": "low", "training": '{"iterations": 5}', "edits_per_block": 3}
     headers = {"Content-Type": "application/x-ndjson"}
     path = "/v1/collections/facts/batches"
@@ -80,15 +80,15 @@ def test_lines_take_the_same_options_in_the_query(api, desk):
         ({"priority": "urgent"}, "priority"),
     ],
 )
-def test_options_that_cannot_be_are_refused_and_nothing_is_stored(api, desk, options, told):
+def test_options_that_cannot_be_are_refused_and_nothing_is_stored(api, workflow, options, told):
     for dry_run in (False, True):
         assert told in is_problem(submit(api, PARIS, dry_run=dry_run, **options), 422, "invalid-request")["detail"]
     assert api.get("/v1/collections/facts/batches").json() == []
 
 
-def test_a_batch_in_training_is_cancelled_by_who_may_and_may_be_approved_again(api, remote, desk):
-    batch, job = approved(desk, PARIS)
-    claim = desk.claim(job)
+def test_a_batch_in_training_is_cancelled_by_who_may_and_may_be_approved_again(api, remote, workflow):
+    batch, job = approved(workflow, PARIS)
+    claim = workflow.claim(job)
     stranger = key(api, name="cleo", role="editor", collection="facts")
     body = {"reason": "the wrong file"}
     assert remote.post(f"/v1/batches/{batch}/cancel", json=body, headers=stranger).status_code == 403
@@ -101,23 +101,23 @@ def test_a_batch_in_training_is_cancelled_by_who_may_and_may_be_approved_again(a
     assert (found["state"], found["job"]["state"]) == ("cancelled", "cancelled")
     assert (found["decided_by"], found["reason"]) == ("anonymous", "the wrong file")
     assert found["decided_at"] > found["approvals"][0]["created_at"]
-    assert desk.verify().findings == []
-    with desk.sessions.begin() as session:
+    assert workflow.verify().findings == []
+    with workflow.sessions.begin() as session:
         assert not queue.heartbeat(session, claim, Progress())
     is_problem(api.post(f"/v1/batches/{batch}/cancel", json=body), 409, "wrong-state")
-    desk.finish(desk.claim(desk.approve(batch)))
+    workflow.finish(workflow.claim(workflow.approve(batch)))
     assert api.get(f"/v1/batches/{batch}").json()["version"] == 1
-    assert desk.verify().findings == []
+    assert workflow.verify().findings == []
 
 
-def test_a_queue_is_paused_by_an_approver_and_shows_what_waits_in_its_order(api, remote, desk):
-    first, held = approved(desk, PARIS)
-    desk.claim(held)
+def test_a_queue_is_paused_by_an_approver_and_shows_what_waits_in_its_order(api, remote, workflow):
+    first, held = approved(workflow, PARIS)
+    workflow.claim(held)
     batches = [
         submit(api, {**ROME, "prompt": f"Who leads city {n}?"}, priority=priority).json()["batch"]["id"]
         for n, priority in enumerate(["low", "normal", "high"])
     ]
-    jobs = [desk.approve(batch) for batch in batches]
+    jobs = [workflow.approve(batch) for batch in batches]
     change = {"state": "paused", "reason": "the GPU is needed elsewhere"}
     path = "/v1/collections/facts/queue"
     editor = key(api, role="editor", collection="facts")
@@ -130,15 +130,15 @@ def test_a_queue_is_paused_by_an_approver_and_shows_what_waits_in_its_order(api,
     assert [(each["batch_id"], each["worker"]) for each in found["running"]] == [(first, "w1")]
     assert [each["id"] for each in found["waiting"]] == jobs[::-1]
     assert found["waiting_count"] == 3
-    assert all("melo collection resume facts" in each["hint"] for each in found["waiting"])
+    assert all("melo collection resume facts" in each["waits_for"] for each in found["waiting"])
     assert api.get("/v1/collections/facts").json()["queue"] == "paused"
-    assert desk.claim(jobs[-1]) is None
+    assert workflow.claim(jobs[-1]) is None
     assert submit(api, ROME).status_code == 201  # which a draining one does not take
     api.post(path, json={"state": "draining", "reason": "before the migration"})
     for dry_run in (False, True):
         is_problem(submit(api, {**ROME, "prompt": "Who?"}, dry_run=dry_run), 409, "queue-closed")
     assert api.post(path, json={"state": "open", "reason": "done"}).json()["queue"] == "open"
-    assert desk.verify().findings == []
+    assert workflow.verify().findings == []
 
 
 def retrain(api, edit, **body):
@@ -146,10 +146,10 @@ def retrain(api, edit, **body):
     return api.post(f"/v1/edits/{edit}/retrain", json=body)
 
 
-def test_an_edit_is_trained_again_as_a_batch_that_takes_its_place(api, desk):
+def test_an_edit_is_trained_again_as_a_batch_that_takes_its_place(api, workflow):
     record = {**PARIS, "author": "dora", "source": "https://example.org", "reason": "wrong", "kind": "completion"}
     record |= {"rephrases": ["France's capital?"], "unchanged": ["Who?"]}
-    desk.finish(desk.claim(approved(desk, record)[1]))
+    workflow.finish(workflow.claim(approved(workflow, record)[1]))
     (old,) = api.get("/v1/collections/facts/edits").json()
 
     batch = retrain(api, old["id"], priority="high").json()
@@ -161,18 +161,18 @@ def test_an_edit_is_trained_again_as_a_batch_that_takes_its_place(api, desk):
     assert (batch["state"], batch["priority"], batch["training"]) == ("submitted", "high", {"iterations": 200})
     refused = is_problem(retrain(api, old["id"]), 409, "wrong-state")
     assert f"batch {batch['id']}" in refused["detail"]
-    job = desk.approve(batch["id"])
-    desk.finish(desk.claim(job))
-    assert desk.active() == {PARIS["prompt"]: new["id"]}
+    job = workflow.approve(batch["id"])
+    workflow.finish(workflow.claim(job))
+    assert workflow.active() == {PARIS["prompt"]: new["id"]}
     assert api.get(f"/v1/jobs/{job}").json()["settings"]["iterations"] == 200
     assert "does not act" in is_problem(retrain(api, old["id"]), 409, "wrong-state")["detail"]
-    assert desk.verify().findings == []
+    assert workflow.verify().findings == []
 
 
-def test_an_edit_gets_more_guards_as_a_batch_that_takes_its_place(api, desk):
+def test_an_edit_gets_more_guards_as_a_batch_that_takes_its_place(api, workflow):
     record = {**PARIS, "unchanged": ["Who?"], "rephrases": ["France's capital?"]}
-    job = approved(desk, record, training=Training(changes={"iterations": 200}))[1]
-    desk.finish(desk.claim(job))
+    job = approved(workflow, record, training=Training(changes={"iterations": 200}))[1]
+    workflow.finish(workflow.claim(job))
 
     def guard(*prompts):
         return api.post("/v1/edits/1/guards", json={"prompts": prompts, "reason": "it was answered"})
@@ -188,18 +188,18 @@ def test_an_edit_gets_more_guards_as_a_batch_that_takes_its_place(api, desk):
     assert (new["unchanged"], new["replaces"], new["prompt"]) == (["Who?", "How old is Paris?"], 1, PARIS["prompt"])
     assert (batch["state"], batch["training"]) == ("submitted", {"iterations": 200})
     assert "being replaced" in is_problem(guard("Why?"), 409, "wrong-state")["detail"]
-    claim = desk.claim(desk.approve(batch["id"]))
-    with desk.sessions() as session:
+    claim = workflow.claim(workflow.approve(batch["id"]))
+    with workflow.sessions() as session:
         (kept,) = kept_blocks(session, claim)
     assert (kept.edit_id, kept.block.id) == (2, 1)
-    desk.finish(claim)
-    assert desk.active() == {PARIS["prompt"]: 2}
-    assert desk.verify().findings == []
+    workflow.finish(claim)
+    assert workflow.active() == {PARIS["prompt"]: 2}
+    assert workflow.verify().findings == []
 
 
-def test_what_cannot_be_trained_again_is_refused(api, desk):
-    desk.correct(("Who leads Rome?", "Mara"), ("Who leads Oslo?", "Nils"))
-    waiting = desk.submit({**PARIS, "replaces": 2}).batch
+def test_what_cannot_be_trained_again_is_refused(api, workflow):
+    workflow.correct(("Who leads Rome?", "Mara"), ("Who leads Oslo?", "Nils"))
+    waiting = workflow.submit({**PARIS, "replaces": 2}).batch
     for edit, body, status, told in [
         (7, {}, 404, "no edit 7"),
         (3, {}, 409, "does not act"),
@@ -211,33 +211,33 @@ def test_what_cannot_be_trained_again_is_refused(api, desk):
         refused = retrain(api, edit, **body)
         assert refused.status_code == status
         assert told in refused.json()["detail"]
-    desk.retire(1)
-    with desk.sessions.begin() as session:
+    workflow.retire(1)
+    with workflow.sessions.begin() as session:
         erasure.erase(session, [1], BEN, "asked to", dry_run=False)
     assert "erased" in is_problem(retrain(api, 1), 409, "wrong-state")["detail"]
 
 
-def test_a_batch_is_followed_until_it_is_applied(served, desk, monkeypatch):
+def test_a_batch_is_followed_until_it_is_applied(served, workflow, monkeypatch):
     monkeypatch.setattr(following, "LONGEST_SECONDS", 1.5)  # the client asks again
-    batch = desk.submit(PARIS).batch.id
+    batch = workflow.submit(PARIS).batch.id
     told = Progress(stage="train", done=1, total=2, loss=0.5, seconds_left=3.0)
     with MeloClient(served) as client:
         events = client.follow(batch)
         first = next(events)
-        assert first.state is BatchState.SUBMITTED and "waits for a decision" in first.hint
-        claim = desk.claim(desk.approve(batch))
+        assert first.state is BatchState.SUBMITTED and "waits for a decision" in first.waits_for
+        claim = workflow.claim(workflow.approve(batch))
         assert next(each for each in events if each.state is BatchState.TRAINING).attempt == 1
-        with desk.sessions.begin() as session:
+        with workflow.sessions.begin() as session:
             queue.heartbeat(session, claim, told)
         assert next(each for each in events if each.progress).progress == told
         time.sleep(2)  # the longest time of an answer passes, and nothing is lost
-        desk.finish(claim)
+        workflow.finish(claim)
         *_, last = events
 
     assert (last.state, last.version) == (BatchState.APPLIED, 1)
 
 
-def test_a_stream_that_breaks_off_is_asked_for_again_and_nothing_is_lost(served, desk, monkeypatch):
+def test_a_stream_that_breaks_off_is_asked_for_again_and_nothing_is_lost(served, workflow, monkeypatch):
     whole, opened = following.events, []
 
     async def broken(sessions, batch_id):
@@ -248,21 +248,21 @@ def test_a_stream_that_breaks_off_is_asked_for_again_and_nothing_is_lost(served,
                 raise RuntimeError("the server goes down")
 
     monkeypatch.setattr(following, "events", broken)
-    batch = desk.submit(PARIS).batch.id
+    batch = workflow.submit(PARIS).batch.id
     with MeloClient(served) as client:
         events = client.follow(batch)
         assert next(events).state is BatchState.SUBMITTED
         assert next(events).state is BatchState.SUBMITTED  # of the second answer
-        desk.finish(desk.claim(desk.approve(batch)))
+        workflow.finish(workflow.claim(workflow.approve(batch)))
         *_, last = events
     assert last.state is BatchState.APPLIED
     assert len(opened) == 2
 
 
-def test_streams_are_server_sent_events_that_end_with_their_reader_and_are_counted(served_app, desk, monkeypatch):
+def test_streams_are_server_sent_events_that_end_with_their_reader_and_are_counted(served_app, workflow, monkeypatch):
     monkeypatch.setattr(following, "MOST_STREAMS", 1)
     app, url = served_app
-    batch = desk.submit(PARIS).batch.id
+    batch = workflow.submit(PARIS).batch.id
     path = f"{url}/v1/batches/{batch}/events"
     with httpx.stream("GET", path) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -279,9 +279,9 @@ def test_streams_are_server_sent_events_that_end_with_their_reader_and_are_count
         list(client.follow(99))
 
 
-def test_following_needs_a_role_where_the_batch_is(api, remote, desk, model_folder):
+def test_following_needs_a_role_where_the_batch_is(api, remote, workflow, model_folder):
     other_collection(api, model_folder)
-    desk.correct(("Who leads Rome?", "Mara"))
+    workflow.correct(("Who leads Rome?", "Mara"))
     elsewhere = key(api, name="elsewhere", role="viewer", collection="other")
     assert remote.get("/v1/batches/1/events", headers=elsewhere).status_code == 403
     viewer = key(api, name="viewer", role="viewer", collection="facts")
@@ -290,11 +290,11 @@ def test_following_needs_a_role_where_the_batch_is(api, remote, desk, model_fold
     assert json.loads(ended.text.splitlines()[1].removeprefix("data: "))["version"] == 1
 
 
-def test_jobs_are_listed_newest_first_where_the_caller_may_see_them(api, remote, desk, model_folder):
+def test_jobs_are_listed_newest_first_where_the_caller_may_see_them(api, remote, workflow, model_folder):
     other_collection(api, model_folder)
-    desk.correct(("Who leads Rome?", "Mara"))
-    _, job = approved(desk, PARIS)
-    unwanted, lost = approved(desk, {**ROME, "prompt": "Who?"})
+    workflow.correct(("Who leads Rome?", "Mara"))
+    _, job = approved(workflow, PARIS)
+    unwanted, lost = approved(workflow, {**ROME, "prompt": "Who?"})
     api.post(f"/v1/batches/{unwanted}/cancel", json={"reason": "no"})
 
     found = api.get("/v1/jobs").json()
@@ -318,14 +318,14 @@ def test_jobs_are_listed_newest_first_where_the_caller_may_see_them(api, remote,
     assert unseen.json()["detail"].replace("facts", "none") == missing.json()["detail"]
 
 
-def test_a_check_says_how_many_are_before_it(api, desk, model_folder):
+def test_a_check_says_how_many_are_before_it(api, workflow, model_folder):
     other_collection(api, model_folder)
-    with desk.sessions.begin() as session:
+    with workflow.sessions.begin() as session:
         queue.worker_seen(session, "w1", "cpu")
     hints = []
     for n in range(3):
         edits = [{**ROME, "prompt": f"Who leads city {n}?"}]
-        hints.append(api.post("/v1/collections/other/batches", json={"edits": edits}).json()["batch"]["hint"])
+        hints.append(api.post("/v1/collections/other/batches", json={"edits": edits}).json()["batch"]["waits_for"])
     assert hints[0].endswith("The check waits for a worker.")
     assert hints[1].endswith("The check waits for a worker; 1 is before it.")
     assert hints[2].endswith("The check waits for a worker; 2 are before it.")

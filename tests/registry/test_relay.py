@@ -17,7 +17,7 @@ from sqlalchemy import text
 from embedded import valkey
 from registry.relay import Relay, together
 from tests.patience import PATIENCE, until
-from tests.registry.desk import Desk
+from tests.registry.workflow import Workflow
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
 
@@ -33,12 +33,12 @@ def relay(sessions, sent):
 
 
 @pytest.fixture
-def job(desk: Desk) -> int:
-    return desk.approve(desk.submit(PARIS).batch.id)
+def job(workflow: Workflow) -> int:
+    return workflow.approve(workflow.submit(PARIS).batch.id)
 
 
-def run_sql(desk, statement):
-    with desk.sessions.begin() as session:
+def run_sql(workflow, statement):
+    with workflow.sessions.begin() as session:
         session.execute(text(statement))
 
 
@@ -59,26 +59,26 @@ def test_a_message_that_could_not_be_sent_stays_in_the_outbox(relay, sent, job):
     assert sent == [("worker.train", job)]
 
 
-def test_a_job_whose_worker_died_is_sent_again_once_per_lease(desk, relay, sent, job):
+def test_a_job_whose_worker_died_is_sent_again_once_per_lease(workflow, relay, sent, job):
     relay.turn()
-    desk.claim(job)
+    workflow.claim(job)
     relay.turn()
     assert len(sent) == 1
-    run_sql(desk, "UPDATE outbox SET sent_at = now() - interval '1 minute'")
-    run_sql(desk, "UPDATE jobs SET lease_until = now() - interval '1 second'")
+    run_sql(workflow, "UPDATE outbox SET sent_at = now() - interval '1 minute'")
+    run_sql(workflow, "UPDATE jobs SET lease_until = now() - interval '1 second'")
     relay.turn()
     relay.turn()
     assert sent == [("worker.train", job)] * 2
 
 
-def test_a_job_that_nobody_claimed_for_long_is_sent_again(desk, relay, sent, job):
+def test_a_job_that_nobody_claimed_for_long_is_sent_again(workflow, relay, sent, job):
     relay.turn()
-    run_sql(desk, "UPDATE outbox SET sent_at = now() - interval '1 hour'")
+    run_sql(workflow, "UPDATE outbox SET sent_at = now() - interval '1 hour'")
     relay.turn()
     relay.turn()
     assert len(sent) == 2
-    desk.finish(desk.claim(job))
-    run_sql(desk, "UPDATE outbox SET sent_at = now() - interval '1 hour'")
+    workflow.finish(workflow.claim(job))
+    run_sql(workflow, "UPDATE outbox SET sent_at = now() - interval '1 hour'")
     relay.turn()
     assert len(sent) == 2
 

@@ -16,8 +16,8 @@ from registry.edits.records import read_records
 from registry.jobs import service as queue
 from registry.tables.edits import Batch
 from tests.registry.conftest import WINDOW
-from tests.registry.desk import ADA, BEN
 from tests.registry.problem import is_problem
+from tests.registry.workflow import ADA, BEN
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
 
@@ -27,22 +27,22 @@ def count(engine, table):
         return connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar()
 
 
-def refused(desk, *records, **options):
+def refused(workflow, *records, **options):
     """The problems of a submission that is refused."""
     with pytest.raises(InvalidEdits) as caught:
-        desk.submit(*records, **options)
+        workflow.submit(*records, **options)
     return caught.value.problems
 
 
-def test_a_submission_waits_for_a_decision(desk):
-    report = desk.submit(PARIS, {**PARIS, "prompt": "And of Spain?"}, message="capitals", source="facts.jsonl")
+def test_a_submission_waits_for_a_decision(workflow):
+    report = workflow.submit(PARIS, {**PARIS, "prompt": "And of Spain?"}, message="capitals", source="facts.jsonl")
     assert report.accepted == 2
     assert (report.batch.state, report.batch.submitted_by, report.batch.edit_count) == ("submitted", "ada", 2)
 
 
-def test_every_problem_of_every_record_is_named_and_nothing_is_stored(desk, engine):
+def test_every_problem_of_every_record_is_named_and_nothing_is_stored(workflow, engine):
     problems = refused(
-        desk,
+        workflow,
         {"prompt": "  ", "target": "x", "line": 1},
         {"prompt": "fine?", "target": "yes", "line": 2},
         {"prompt": "no target?", "line": 4},
@@ -61,50 +61,50 @@ def test_every_problem_of_every_record_is_named_and_nothing_is_stored(desk, engi
     assert count(engine, "edits") == count(engine, "batches") == 0
 
 
-def test_skip_invalid_stores_the_rest_and_reports_what_it_left_out(desk, engine):
-    report = desk.submit({"prompt": "", "target": "x"}, PARIS, skip_invalid=True)
+def test_skip_invalid_stores_the_rest_and_reports_what_it_left_out(workflow, engine):
+    report = workflow.submit({"prompt": "", "target": "x"}, PARIS, skip_invalid=True)
     assert report.accepted == count(engine, "edits") == 1
     assert [problem.position for problem in report.skipped] == [1]
 
 
-def test_a_record_that_is_left_out_takes_no_other_with_it(desk):
+def test_a_record_that_is_left_out_takes_no_other_with_it(workflow):
     long = {**PARIS, "unchanged": ["word " * WINDOW]}
-    report = desk.submit(long, {**PARIS, "replaces": 99}, PARIS, PARIS, skip_invalid=True)
+    report = workflow.submit(long, {**PARIS, "replaces": 99}, PARIS, PARIS, skip_invalid=True)
     told = [(problem.position, problem.code) for problem in report.skipped]
     assert (report.accepted, told) == (1, [(1, "too-long"), (2, "replaces-nothing"), (4, "duplicate")])
 
 
-def test_nobody_waits_while_the_tokens_of_a_submission_are_counted(desk, monkeypatch):
+def test_nobody_waits_while_the_tokens_of_a_submission_are_counted(workflow, monkeypatch):
     counted = []
 
     def count_tokens(_, texts):
-        with desk.sessions.begin() as session:
+        with workflow.sessions.begin() as session:
             session.execute(text("SELECT FROM collections FOR UPDATE NOWAIT"))
         counted.extend(texts)
         return [1 for _ in texts]
 
     monkeypatch.setattr(submitting, "count_tokens", count_tokens)
-    desk.submit({"prompt": "word " * WINDOW, "target": "x"})
+    workflow.submit({"prompt": "word " * WINDOW, "target": "x"})
     assert len(counted) == 1
 
 
-def test_a_dry_run_checks_and_stores_nothing(desk, engine):
-    assert desk.submit(PARIS, dry_run=True).accepted == 1
-    assert refused(desk, {"prompt": "", "target": "x"}, dry_run=True)
+def test_a_dry_run_checks_and_stores_nothing(workflow, engine):
+    assert workflow.submit(PARIS, dry_run=True).accepted == 1
+    assert refused(workflow, {"prompt": "", "target": "x"}, dry_run=True)
     assert count(engine, "batches") == count(engine, "edits") == 0
 
 
-def test_a_prompt_longer_than_the_models_window_is_refused_with_its_length(desk):
+def test_a_prompt_longer_than_the_models_window_is_refused_with_its_length(workflow):
     long = "word " * WINDOW + "?"
-    (problem,) = refused(desk, {"prompt": long, "target": "x"})
+    (problem,) = refused(workflow, {"prompt": long, "target": "x"})
     assert problem.code == "too-long"
     assert str(WINDOW) in problem.detail
-    assert desk.submit({"prompt": "word " * (WINDOW - 100), "target": "x"}).accepted == 1
+    assert workflow.submit({"prompt": "word " * (WINDOW - 100), "target": "x"}).accepted == 1
 
 
-def test_repeats_and_contradictions_within_a_submission_name_both_places(desk):
+def test_repeats_and_contradictions_within_a_submission_name_both_places(workflow):
     problems = refused(
-        desk,
+        workflow,
         {**PARIS, "line": 1},
         {"prompt": "what is  the capital of FRANCE?", "target": "Paris", "line": 2},
         {**PARIS, "target": "Lyon", "line": 3},
@@ -116,118 +116,118 @@ def test_repeats_and_contradictions_within_a_submission_name_both_places(desk):
     assert (problems[1].target, problems[1].other_target) == ("Lyon", "Paris")
 
 
-def test_a_contradiction_with_an_active_edit_shows_both_and_the_way_to_replace_it(desk, engine):
-    desk.correct((PARIS["prompt"], "Paris"))
-    active = desk.active()[PARIS["prompt"]]
-    (problem,) = refused(desk, {**PARIS, "target": "Lyon"})
+def test_a_contradiction_with_an_active_edit_shows_both_and_the_way_to_replace_it(workflow, engine):
+    workflow.correct((PARIS["prompt"], "Paris"))
+    active = workflow.active()[PARIS["prompt"]]
+    (problem,) = refused(workflow, {**PARIS, "target": "Lyon"})
     assert (problem.code, problem.other_edit_id, problem.target, problem.other_target) == (
         "contradiction", active, "Lyon", "Paris",
     )  # fmt: skip
     assert f"replaces={active}" in problem.remedy
     assert count(engine, "edits") == 1
-    (problem,) = refused(desk, PARIS)
+    (problem,) = refused(workflow, PARIS)
     assert problem.code == "duplicate"
 
 
 @pytest.mark.parametrize("how", ["replaces", "on_conflict"])
-def test_a_replacement_takes_the_place_of_the_edit_it_contradicts(desk, how):
-    desk.correct((PARIS["prompt"], "Paris"))
-    old = desk.active()[PARIS["prompt"]]
+def test_a_replacement_takes_the_place_of_the_edit_it_contradicts(workflow, how):
+    workflow.correct((PARIS["prompt"], "Paris"))
+    old = workflow.active()[PARIS["prompt"]]
     record = {**PARIS, "target": "Lyon"}
     if how == "replaces":
-        report = desk.submit({**record, "replaces": old})
+        report = workflow.submit({**record, "replaces": old})
     else:
-        report = desk.submit(record, on_conflict="replace")
-    desk.finish(desk.claim(desk.approve(report.batch.id)))
-    (edit,) = desk.content(2).edits.values()
+        report = workflow.submit(record, on_conflict="replace")
+    workflow.finish(workflow.claim(workflow.approve(report.batch.id)))
+    (edit,) = workflow.content(2).edits.values()
     assert edit.target == "Lyon"
-    assert [edit.id for edit in desk.content(1).edits.values()] == [old]
-    assert len(desk.content(2).clusters) == 1
+    assert [edit.id for edit in workflow.content(1).edits.values()] == [old]
+    assert len(workflow.content(2).clusters) == 1
 
 
-def test_skipping_conflicts_stores_the_records_without_any(desk):
-    desk.correct((PARIS["prompt"], "Paris"))
-    report = desk.submit(PARIS, {"prompt": "And of Spain?", "target": "Madrid"}, on_conflict="skip")
+def test_skipping_conflicts_stores_the_records_without_any(workflow):
+    workflow.correct((PARIS["prompt"], "Paris"))
+    report = workflow.submit(PARIS, {"prompt": "And of Spain?", "target": "Madrid"}, on_conflict="skip")
     assert report.accepted == 1
     assert [problem.code for problem in report.skipped] == ["duplicate"]
-    assert desk.submit(PARIS, on_conflict="skip").batch is None
-    assert refused(desk, {"prompt": "", "target": "x"}, on_conflict="skip")[0].code == "malformed"
+    assert workflow.submit(PARIS, on_conflict="skip").batch is None
+    assert refused(workflow, {"prompt": "", "target": "x"}, on_conflict="skip")[0].code == "malformed"
 
 
-def approval_refused(desk, batch):
+def approval_refused(workflow, batch):
     with pytest.raises(InvalidEdits) as caught:
-        desk.approve(batch.id)
+        workflow.approve(batch.id)
     (problem,) = caught.value.problems
     return problem.code, problem.other_edit_id
 
 
-def test_an_edit_that_was_replaced_while_it_waited_cannot_be_approved(desk):
-    first = desk.submit(PARIS).batch
-    second = desk.submit({"prompt": "France's capital?", "target": "Lyon", "replaces": 1}).batch
-    claim = desk.claim(desk.approve(second.id))
-    assert approval_refused(desk, first) == ("replaced", 2)
-    desk.finish(claim)
-    assert approval_refused(desk, first) == ("replaced", 2)
+def test_an_edit_that_was_replaced_while_it_waited_cannot_be_approved(workflow):
+    first = workflow.submit(PARIS).batch
+    second = workflow.submit({"prompt": "France's capital?", "target": "Lyon", "replaces": 1}).batch
+    claim = workflow.claim(workflow.approve(second.id))
+    assert approval_refused(workflow, first) == ("replaced", 2)
+    workflow.finish(claim)
+    assert approval_refused(workflow, first) == ("replaced", 2)
 
 
-def test_an_edit_is_replaced_by_one_batch_and_again_only_where_that_was_undone(desk):
-    desk.correct((PARIS["prompt"], "Paris"))
-    first = desk.submit({"prompt": "France's capital?", "target": "Lyon", "replaces": 1}).batch
-    second = desk.submit({"prompt": "The capital of France?", "target": "Nice", "replaces": 1}).batch
-    claim = desk.claim(desk.approve(first.id))
-    assert approval_refused(desk, second) == ("replaces-nothing", 1)
-    with desk.sessions.begin() as session:
+def test_an_edit_is_replaced_by_one_batch_and_again_only_where_that_was_undone(workflow):
+    workflow.correct((PARIS["prompt"], "Paris"))
+    first = workflow.submit({"prompt": "France's capital?", "target": "Lyon", "replaces": 1}).batch
+    second = workflow.submit({"prompt": "The capital of France?", "target": "Nice", "replaces": 1}).batch
+    claim = workflow.claim(workflow.approve(first.id))
+    assert approval_refused(workflow, second) == ("replaces-nothing", 1)
+    with workflow.sessions.begin() as session:
         queue.fail(session, claim, "out of memory")
-    desk.finish(desk.claim(desk.approve(first.id)))
-    assert approval_refused(desk, second) == ("replaces-nothing", 1)
-    desk.rollback(1)
-    desk.finish(desk.claim(desk.approve(second.id)))
-    assert desk.active() == {"The capital of France?": 3}
+    workflow.finish(workflow.claim(workflow.approve(first.id)))
+    assert approval_refused(workflow, second) == ("replaces-nothing", 1)
+    workflow.rollback(1)
+    workflow.finish(workflow.claim(workflow.approve(second.id)))
+    assert workflow.active() == {"The capital of France?": 3}
 
 
-def test_a_batch_whose_edit_was_retired_before_its_replacement_is_not_applied(desk):
-    desk.correct((PARIS["prompt"], "Paris"))
-    batch = desk.submit({"prompt": "France's capital?", "target": "Lyon", "replaces": 1}).batch
-    claim = desk.claim(desk.approve(batch.id))
-    desk.retire(1)
+def test_a_batch_whose_edit_was_retired_before_its_replacement_is_not_applied(workflow):
+    workflow.correct((PARIS["prompt"], "Paris"))
+    batch = workflow.submit({"prompt": "France's capital?", "target": "Lyon", "replaces": 1}).batch
+    claim = workflow.claim(workflow.approve(batch.id))
+    workflow.retire(1)
     with pytest.raises(InvalidResult, match=r"replace edits \[1\]"):
-        desk.finish(claim)
-    assert desk.active() == {}
-    with desk.sessions.begin() as session:
+        workflow.finish(claim)
+    assert workflow.active() == {}
+    with workflow.sessions.begin() as session:
         queue.fail(session, claim, "refused")
-    assert approval_refused(desk, batch) == ("replaces-nothing", 1)
+    assert approval_refused(workflow, batch) == ("replaces-nothing", 1)
 
 
-def test_an_edit_that_is_being_trained_is_replaced_once_it_acts(desk):
-    first = desk.submit(PARIS).batch
-    second = desk.submit({**PARIS, "target": "Lyon", "replaces": 1}).batch
-    claim = desk.claim(desk.approve(first.id))
-    assert approval_refused(desk, second) == ("replaces-nothing", 1)
-    desk.finish(claim)
-    desk.finish(desk.claim(desk.approve(second.id)))
-    assert desk.active() == {PARIS["prompt"]: 2}
+def test_an_edit_that_is_being_trained_is_replaced_once_it_acts(workflow):
+    first = workflow.submit(PARIS).batch
+    second = workflow.submit({**PARIS, "target": "Lyon", "replaces": 1}).batch
+    claim = workflow.claim(workflow.approve(first.id))
+    assert approval_refused(workflow, second) == ("replaces-nothing", 1)
+    workflow.finish(claim)
+    workflow.finish(workflow.claim(workflow.approve(second.id)))
+    assert workflow.active() == {PARIS["prompt"]: 2}
 
 
-def test_a_contradiction_with_a_waiting_edit_says_which_batch_to_decide_on(desk):
-    waiting = desk.submit(PARIS).batch
-    (problem,) = refused(desk, {**PARIS, "target": "Lyon"}, on_conflict="replace")
+def test_a_contradiction_with_a_waiting_edit_says_which_batch_to_decide_on(workflow):
+    waiting = workflow.submit(PARIS).batch
+    (problem,) = refused(workflow, {**PARIS, "target": "Lyon"}, on_conflict="replace")
     assert f"batch {waiting.id}" in problem.remedy
-    with desk.sessions.begin() as session:
+    with workflow.sessions.begin() as session:
         deciding.reject(session, waiting.id, BEN, "wrong")
-    assert desk.submit({**PARIS, "target": "Lyon"}).accepted == 1
+    assert workflow.submit({**PARIS, "target": "Lyon"}).accepted == 1
 
 
-def test_replacing_what_does_not_stand_is_refused(desk):
-    (problem,) = refused(desk, {**PARIS, "replaces": 99})
+def test_replacing_what_does_not_stand_is_refused(workflow):
+    (problem,) = refused(workflow, {**PARIS, "replaces": 99})
     assert problem.code == "replaces-nothing"
 
 
-def test_the_same_prompt_submitted_twice_at_once_is_stored_once(desk, engine):
+def test_the_same_prompt_submitted_twice_at_once_is_stored_once(workflow, engine):
     outcomes = []
 
     def submit(target):
         try:
-            outcomes.append(desk.submit({**PARIS, "target": target}).accepted)
+            outcomes.append(workflow.submit({**PARIS, "target": target}).accepted)
         except InvalidEdits:
             outcomes.append(0)
 
@@ -239,38 +239,38 @@ def test_the_same_prompt_submitted_twice_at_once_is_stored_once(desk, engine):
     assert sum(outcomes) == count(engine, "edits") == 1
 
 
-def test_a_submitter_cannot_approve_their_own_batch(desk, engine):
-    batch = desk.submit(PARIS).batch
+def test_a_submitter_cannot_approve_their_own_batch(workflow, engine):
+    batch = workflow.submit(PARIS).batch
     with pytest.raises(SelfApproval, match="submitted by ada"):
-        desk.approve(batch.id, actor=ADA)
+        workflow.approve(batch.id, actor=ADA)
     assert count(engine, "jobs") == count(engine, "outbox") == 0
-    desk.approve(batch.id, actor=BEN)
+    workflow.approve(batch.id, actor=BEN)
     assert count(engine, "jobs") == count(engine, "outbox") == 1
 
 
-def test_a_batch_is_decided_on_once(desk):
-    batch = desk.submit(PARIS).batch
-    desk.approve(batch.id)
+def test_a_batch_is_decided_on_once(workflow):
+    batch = workflow.submit(PARIS).batch
+    workflow.approve(batch.id)
     with pytest.raises(WrongState, match="it is approved by ben"):
-        desk.approve(batch.id)
+        workflow.approve(batch.id)
     with pytest.raises(NotFound, match="no batch 77"):
-        desk.approve(77)
+        workflow.approve(77)
 
 
-def test_an_approval_looks_again_for_contradictions(desk):
+def test_an_approval_looks_again_for_contradictions(workflow):
     # Both waited; the second said that it replaces the first, and was decided on first.
-    first = desk.submit(PARIS).batch
-    with desk.open() as (session, _):
+    first = workflow.submit(PARIS).batch
+    with workflow.open() as (session, _):
         (edit,) = repository.of_batch(session, first.id)
-    second = desk.submit({**PARIS, "target": "Lyon", "replaces": edit.id}).batch
-    desk.finish(desk.claim(desk.approve(second.id)))
+    second = workflow.submit({**PARIS, "target": "Lyon", "replaces": edit.id}).batch
+    workflow.finish(workflow.claim(workflow.approve(second.id)))
     with pytest.raises(InvalidEdits) as caught:
-        desk.approve(first.id)
+        workflow.approve(first.id)
     assert caught.value.problems[0].other_target == "Lyon"
 
 
-def test_ten_thousand_edits_are_one_submission(desk):
-    report = desk.submit(*({"prompt": f"question {n}?", "target": f"answer {n}"} for n in range(10_000)))
+def test_ten_thousand_edits_are_one_submission(workflow):
+    report = workflow.submit(*({"prompt": f"question {n}?", "target": f"answer {n}"} for n in range(10_000)))
     assert report.accepted == 10_000
 
 
@@ -282,7 +282,7 @@ def lines(*edits):
     return b"".join(edit if isinstance(edit, bytes) else json.dumps(edit).encode() + b"\n" for edit in edits)
 
 
-def test_lines_are_submitted_as_they_come_with_their_options_in_the_query(api, desk, engine):
+def test_lines_are_submitted_as_they_come_with_their_options_in_the_query(api, workflow, engine):
     body = lines(PARIS, b"\n", {**PARIS, "prompt": "And of Spain?", "target": "Madrid"})
     options = {"message": "capitals", "source": "facts.jsonl"}
     assert api.post(BATCHES, content=body, headers=NDJSON, params={"dry_run": True}).json()["accepted"] == 2
@@ -294,7 +294,7 @@ def test_lines_are_submitted_as_they_come_with_their_options_in_the_query(api, d
     assert (skipped["batch"], skipped["accepted"], skipped["skipped_count"]) == (None, 0, 2)
 
 
-def test_every_problem_of_lines_names_its_line_and_nothing_is_stored(api, desk, engine):
+def test_every_problem_of_lines_names_its_line_and_nothing_is_stored(api, workflow, engine):
     body = lines(
         PARIS,
         b"\n",
@@ -351,42 +351,42 @@ def test_a_line_with_many_colons_is_an_edit_as_any_other():
         (json.dumps({"edits": [PARIS]}).encode(), {}, {"skip_invalid": True}, 422, "invalid-request"),
     ],
 )
-def test_what_is_no_submission_is_a_problem(api, desk, engine, body, headers, params, status, code):
+def test_what_is_no_submission_is_a_problem(api, workflow, engine, body, headers, params, status, code):
     answer = api.post(BATCHES, content=body, headers={"Content-Type": "application/json", **headers}, params=params)
     is_problem(answer, status, code)
     assert count(engine, "batches") == 0
 
 
-def test_the_first_thousand_problems_are_listed_and_all_of_them_counted(desk):
+def test_the_first_thousand_problems_are_listed_and_all_of_them_counted(workflow):
     broken = ({"prompt": f"question {n}?", "target": "" if n % 2 else "x"} for n in range(2_400))
     with pytest.raises(InvalidEdits, match=r"1200 of 2400 records .* Of 1,200 problems") as caught:
-        desk.submit(*broken)
+        workflow.submit(*broken)
     assert [problem.position for problem in caught.value.problems] == list(range(2, 2_001, 2))
     # A check that comes later finds problems of earlier records: these are listed.
     mixed = [PARIS, PARIS, *({"prompt": "", "target": "x"} for _ in range(1_500))]
-    assert [problem.position for problem in refused(desk, *mixed)] == list(range(2, 1_002))
+    assert [problem.position for problem in refused(workflow, *mixed)] == list(range(2, 1_002))
 
 
-def test_a_hundred_thousand_edits_are_accepted_and_one_more_is_not(desk):
+def test_a_hundred_thousand_edits_are_accepted_and_one_more_is_not(workflow):
     body = [b'{"prompt": "question %d?", "target": "answer %d"}\n' % (n, n) for n in range(100_001)]
-    with desk.open() as (session, collection):
+    with workflow.open() as (session, collection):
         assert submitting.submit(session, collection, body[:-1], ADA, dry_run=True).accepted == 100_000
         with pytest.raises(TooLarge, match="more than 100,000"):
             submitting.submit(session, collection, iter(body), ADA, dry_run=True)
 
 
-def test_a_batch_shows_its_first_thousand_edits_and_the_others_on_request(api, desk):
-    batch = desk.submit(*({"prompt": f"question {n}?", "target": "x"} for n in range(1_200))).batch
-    desk.submit(PARIS)
+def test_a_batch_shows_its_first_thousand_edits_and_the_others_on_request(api, workflow):
+    batch = workflow.submit(*({"prompt": f"question {n}?", "target": "x"} for n in range(1_200))).batch
+    workflow.submit(PARIS)
     shown = api.get(f"/v1/batches/{batch.id}").json()
     assert (shown["edit_count"], len(shown["edits"])) == (1_200, 1_000)
     page = {"batch": batch.id, "limit": 5_000}
     assert len(api.get("/v1/collections/facts/edits", params=page).json()) == 1_200
 
 
-def test_what_the_database_refuses_of_many_rows_is_a_database_error(desk):
+def test_what_the_database_refuses_of_many_rows_is_a_database_error(workflow):
     (record,) = read_records([PARIS])
-    with desk.sessions() as session:
+    with workflow.sessions() as session:
         batch = Batch(collection_id=1, state="submitted", submitted_by="ada", edit_count=1, edits_digest="0" * 64)
         session.add(batch)
         with pytest.raises(DBAPIError, match="edits_prompt_check"):

@@ -11,8 +11,8 @@ def test_letters_that_are_not_in_the_encoders_vocabulary_are_found_and_signs_are
     assert unread(files, texts) == [False, False, False, True]
 
 
-def test_a_submission_says_which_records_only_the_very_same_words_reach(desk):
-    report = desk.submit({"prompt": "Who?", "target": "Jo"}, {"prompt": CUNEIFORM, "target": "Ada"})
+def test_a_submission_says_which_records_only_the_very_same_words_reach(workflow):
+    report = workflow.submit({"prompt": "Who?", "target": "Jo"}, {"prompt": CUNEIFORM, "target": "Ada"})
     (note,) = report.notes
     assert "does not read all letters of record 2" in note and "all-minilm-l6-v2" in note
-    assert desk.submit({"prompt": "When?", "target": "1999"}).notes == ()
+    assert workflow.submit({"prompt": "When?", "target": "1999"}).notes == ()

@@ -15,8 +15,8 @@ from registry.jobs import service as queue
 from registry.versions import aliases, comparing, reading, repository, service
 from registry.versions.edit_log import edit_log
 from tests.conftest import copy_of
-from tests.registry.desk import BEN, Desk, trained
 from tests.registry.large import fill
+from tests.registry.workflow import BEN, Workflow, trained
 
 VERSIONS = 3_000
 BIG = {"clusters", "activations", "points", "blocks", "block_edits", "edits", "versions", "audit_events"}
@@ -27,7 +27,7 @@ def large_url(postgres, template, model_folder):
     made = copy_of(postgres, template)
     url = next(made)
     engine = make_engine(url)
-    Desk.with_collection(make_sessions(engine), model_folder).correct(("first?", "x"))
+    Workflow.with_collection(make_sessions(engine), model_folder).correct(("first?", "x"))
     fill(engine, versions=VERSIONS, each=7)
     engine.dispose()
     yield url
@@ -37,7 +37,7 @@ def large_url(postgres, template, model_folder):
 @pytest.fixture
 def large(large_url):
     engine = make_engine(large_url)
-    yield Desk(make_sessions(engine))
+    yield Workflow(make_sessions(engine))
     engine.dispose()
 
 

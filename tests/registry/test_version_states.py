@@ -37,45 +37,45 @@ class Model:
         return {prompt: edit for prompt, edit in self.newest.items() if prompt not in added} | taken_out
 
 
-def turn(desk, model: Model, rng: random.Random) -> None:
+def turn(workflow, model: Model, rng: random.Random) -> None:
     """One random operation, on the record and on the model."""
     newest, numbers = model.newest, len(model.contents) - 1
     act = rng.choice(["apply", "apply", "replace", "retire", "revert", "revert", "rollback", "rollback"])
     if act == "retire" and newest:
         chosen = rng.sample(sorted(newest), rng.randint(1, min(2, len(newest))))
-        desk.retire(*(newest[prompt] for prompt in chosen))
+        workflow.retire(*(newest[prompt] for prompt in chosen))
         model.contents.append({prompt: edit for prompt, edit in newest.items() if prompt not in chosen})
     elif act == "rollback" and numbers:
         to = rng.randrange(numbers)
-        desk.rollback(to)
+        workflow.rollback(to)
         model.contents.append(model.contents[to])
     elif act == "revert" and numbers:
         number = rng.randint(max(1, numbers - 5), numbers)
         expected = model.reverted(number)
         if model.changed_by(number) == ({}, {}):
             with pytest.raises(InvalidRequest, match="changed no edit"):
-                desk.revert(number)
+                workflow.revert(number)
         elif expected is None:
             with pytest.raises(WrongState, match="changed again"):
-                desk.revert(number)
+                workflow.revert(number)
         else:
-            desk.revert(number)
+            workflow.revert(number)
             model.contents.append(expected)
     else:
         prompts = [f"question {numbers}.{nth}?" for nth in range(rng.randint(1, 3))]
         if act == "replace" and newest:
             prompts.append(rng.choice(sorted(newest)))
-        desk.correct(*((prompt, f"answer {numbers}") for prompt in prompts), on_conflict="replace")
-        ids = desk.active()
+        workflow.correct(*((prompt, f"answer {numbers}") for prompt in prompts), on_conflict="replace")
+        ids = workflow.active()
         model.contents.append(newest | {prompt: ids[prompt] for prompt in prompts})
 
 
 @pytest.mark.parametrize("seed", [4, 11])
-def test_any_sequence_of_operations_leaves_every_version_as_a_plain_model_has_it(desk, sessions, seed):
+def test_any_sequence_of_operations_leaves_every_version_as_a_plain_model_has_it(workflow, sessions, seed):
     rng, model = random.Random(seed), Model()
     for _ in range(30):
-        turn(desk, model, rng)
-        assert desk.active() == model.newest
+        turn(workflow, model, rng)
+        assert workflow.active() == model.newest
     digests: dict[frozenset[int], set[str]] = {}
     with sessions() as session:
         rows = session.execute(
@@ -84,14 +84,14 @@ def test_any_sequence_of_operations_leaves_every_version_as_a_plain_model_has_it
     assert len(rows) == len(model.contents) - 1 > 20
     assert {kind for _, kind, *_ in rows} == {"apply", "retire", "revert", "rollback"}
     for number, _, *counts in rows:
-        content, expected = desk.content(number), model.contents[number]
+        content, expected = workflow.content(number), model.contents[number]
         content.require_intact()  # the digest that came from the changes is the one from scratch
         assert {edit.prompt: edit.id for edit in content.edits.values()} == expected
         assert counts == [len(content.edits), len(content.clusters), len(content.blocks)]
         digests.setdefault(frozenset(content.edits), set()).add(content.content_digest)
     # What comes back is as it was, also through a revert: the same edits are the same content.
     assert {len(each) for each in digests.values()} == {1}
-    assert desk.verify().findings == []
+    assert workflow.verify().findings == []
 
 
 def rows_of(engine, table):
@@ -100,14 +100,14 @@ def rows_of(engine, table):
         return connection.execute(text(f"SELECT ctid, xmin, xmax, valid FROM {table} ORDER BY ctid")).all()
 
 
-def test_a_rollback_writes_no_row_of_a_cluster_or_an_edit(desk, engine):
-    desk.correct(("a?", "x"), ("b?", "y"))
-    desk.retire(desk.active()["a?"])
+def test_a_rollback_writes_no_row_of_a_cluster_or_an_edit(workflow, engine):
+    workflow.correct(("a?", "x"), ("b?", "y"))
+    workflow.retire(workflow.active()["a?"])
     before = [rows_of(engine, table) for table in ("clusters", "activations")]
     for to in (1, 0, 2):
-        desk.rollback(to)
+        workflow.rollback(to)
     assert [rows_of(engine, table) for table in ("clusters", "activations")] == before
-    assert desk.verify().findings == []
+    assert workflow.verify().findings == []
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_a_rollback_writes_no_row_of_a_cluster_or_an_edit(desk, engine):
         "reverts = 2",
     ],
 )
-def test_the_database_refuses_a_version_that_does_not_follow(desk, engine, wrong):
-    desk.correct(("a?", "x"))
-    desk.retire(desk.active()["a?"])
+def test_the_database_refuses_a_version_that_does_not_follow(workflow, engine, wrong):
+    workflow.correct(("a?", "x"))
+    workflow.retire(workflow.active()["a?"])
     columns = (
         "collection_id, number, parent_id, kind, reason, author, state, content_digest, content_state, edit_count, "
         "cluster_count, block_count, restores, reverts, created_at"

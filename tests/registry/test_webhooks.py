@@ -125,12 +125,14 @@ def run_sql(sessions, statement: str) -> None:
         session.execute(text(statement))
 
 
-def test_versions_and_aliases_are_told_in_order_with_a_signature_that_the_secret_proves(inside, desk, receiver, sent):
-    desk.correct(("Who leads Rome?", "Mara"))  # before anybody listens
+def test_versions_and_aliases_are_told_in_order_with_a_signature_that_the_secret_proves(
+    inside, workflow, receiver, sent
+):
+    workflow.correct(("Who leads Rome?", "Mara"))  # before anybody listens
     webhook = add(inside, receiver.url)
-    desk.correct(("Who leads Oslo?", "Nils"))
+    workflow.correct(("Who leads Oslo?", "Nils"))
     inside.put("/v1/collections/facts/aliases/production", json={"version": 2})
-    desk.rollback(1)
+    workflow.rollback(1)
     sent(ended(inside, webhook, 3))
     assert receiver.types == ["version.apply", "alias.set", "version.rollback"]
     for headers, body in receiver.got:
@@ -146,12 +148,12 @@ def test_versions_and_aliases_are_told_in_order_with_a_signature_that_the_secret
 
 
 def test_a_webhook_hears_only_the_events_and_the_collection_it_asked_for(
-    inside, desk, model_folder, receiver, sent, sessions
+    inside, workflow, model_folder, receiver, sent, sessions
 ):
     inside.post("/v1/collections", json={"name": "other", "model": model_folder})
     batches = add(inside, receiver.url, events=["batch"], collection="facts")
     other = add(inside, receiver.url, events=["version", "alias", "batch"], collection="other")
-    desk.correct(("Who leads Rome?", "Mara"))
+    workflow.correct(("Who leads Rome?", "Mara"))
     sent(lambda: ended(inside, batches)() and not inside.get(f"/v1/webhooks/{batches['id']}").json()["waiting"])
     assert receiver.types[0] == "batch.submit"
     assert set(receiver.types) <= {"batch.submit", "batch.check", "batch.approve", "batch.train"}
@@ -169,12 +171,12 @@ def test_the_example_of_the_specification_is_signed_as_it_says():
 
 
 def test_what_did_not_arrive_is_tried_again_with_the_same_id_and_nothing_overtakes_it(
-    inside, desk, receiver, sent, sessions
+    inside, workflow, receiver, sent, sessions
 ):
     webhook = add(inside, receiver.url, events=["version"])
     receiver.statuses = [500, 302]
-    desk.correct(("Who leads Rome?", "Mara"))
-    desk.rollback(0)
+    workflow.correct(("Who leads Rome?", "Mara"))
+    workflow.rollback(0)
     for number, said in ((1, "500 Internal Server Error"), (2, "Redirects are not followed")):
         sent(lambda number=number, said=said: attempted(inside, webhook, number, said))
         second, first = deliveries(inside, webhook)
@@ -191,15 +193,17 @@ def attempted(api: TestClient, webhook: dict, times: int, said: str = "") -> boo
     return any(each["attempts"] == times and said in (each["last_error"] or ()) for each in oldest)
 
 
-def test_pauses_grow_to_an_hour_and_after_a_day_a_delivery_has_failed(inside, desk, receiver, sent, sessions, tamper):
+def test_pauses_grow_to_an_hour_and_after_a_day_a_delivery_has_failed(
+    inside, workflow, receiver, sent, sessions, tamper
+):
     pauses = [sending.pause_after(attempts) for attempts in range(1, 8)]
     assert all(
         low <= pause <= 1.2 * low for pause, low in zip(pauses, [15, 60, 240, 960, 3600, 3600, 3600], strict=True)
     )
     webhook = add(inside, receiver.url, events=["version"])
     receiver.statuses = [503]
-    desk.correct(("Who leads Rome?", "Mara"))
-    desk.rollback(0)
+    workflow.correct(("Who leads Rome?", "Mara"))
+    workflow.rollback(0)
     with sessions.begin() as session:
         assert sending.plan(session) == 2
     aged = sending.KEEP_TRYING - timedelta(seconds=10)
@@ -211,13 +215,13 @@ def test_pauses_grow_to_an_hour_and_after_a_day_a_delivery_has_failed(inside, de
 
 
 def test_a_slow_receiver_is_given_up_on_in_time_and_holds_up_no_other(
-    inside, desk, receiver, quick_receiver, sent, sessions
+    inside, workflow, receiver, quick_receiver, sent, sessions
 ):
     receiver.answering.clear()
     slow = add(inside, receiver.url, events=["version"])
     quick = add(inside, quick_receiver.url, events=["version"])
-    desk.correct(("Who leads Rome?", "Mara"))
-    desk.rollback(0)
+    workflow.correct(("Who leads Rome?", "Mara"))
+    workflow.rollback(0)
     sent(ended(inside, quick, 2), courier(sessions, seconds_per_attempt=60))
     assert [(each["attempts"], each["last_error"]) for each in deliveries(inside, slow)] == [(0, None), (1, None)]
     run_sql(sessions, "UPDATE webhook_deliveries SET next_at = now() WHERE delivered_at IS NULL")
@@ -226,20 +230,20 @@ def test_a_slow_receiver_is_given_up_on_in_time_and_holds_up_no_other(
     assert "did not answer within 0.3 seconds" in deliveries(inside, slow)[-1]["last_error"]
 
 
-def test_two_couriers_send_each_message_once(inside, desk, receiver, sent, sessions):
+def test_two_couriers_send_each_message_once(inside, workflow, receiver, sent, sessions):
     webhook = add(inside, receiver.url, events=["version"])
-    desk.correct(("Who leads Rome?", "Mara"))
+    workflow.correct(("Who leads Rome?", "Mara"))
     for to in (0, 1) * 4:
-        desk.rollback(to)
+        workflow.rollback(to)
     sent(ended(inside, webhook, 9), courier(sessions), courier(sessions))
     seqs = [json.loads(body)["data"]["seq"] for _, body in receiver.got]
     assert len(seqs) == 9
     assert seqs == sorted(set(seqs))
 
 
-def test_the_relay_sends_them_while_its_broker_is_away(inside, desk, receiver, database_url):
+def test_the_relay_sends_them_while_its_broker_is_away(inside, workflow, receiver, database_url):
     add(inside, receiver.url, events=["version"])
-    desk.correct(("Who leads Rome?", "Mara"))
+    workflow.correct(("Who leads Rome?", "Mara"))
     given = {"DATABASE_URL": database_url, "REDIS_URL": "redis://127.0.0.1:1/0", "WEBHOOK_ALLOW_PRIVATE": "true"}
     environment = os.environ | {f"MELO_{name}": value for name, value in given.items()}
     with subprocess.Popen([sys.executable, "-m", "registry.relay"], env=environment) as program:
@@ -249,10 +253,10 @@ def test_the_relay_sends_them_while_its_broker_is_away(inside, desk, receiver, d
     assert receiver.types == ["version.apply"]
 
 
-def test_a_test_message_is_sent_past_what_waits_and_is_not_repeated(inside, desk, receiver, sent):
+def test_a_test_message_is_sent_past_what_waits_and_is_not_repeated(inside, workflow, receiver, sent):
     webhook = add(inside, receiver.url)
     receiver.statuses = [500, 204, 500]
-    desk.correct(("Who leads Rome?", "Mara"))
+    workflow.correct(("Who leads Rome?", "Mara"))
     sent(lambda: attempted(inside, webhook, 1))
     for state in ("delivered", "failed"):
         answer = inside.post(f"/v1/webhooks/{webhook['id']}/test")
@@ -265,9 +269,9 @@ def test_a_test_message_is_sent_past_what_waits_and_is_not_repeated(inside, desk
     assert deliveries(inside, webhook)[-1]["state"] == "waiting"
 
 
-def test_a_removed_webhook_hears_nothing_more_and_its_secret_is_gone(inside, desk, receiver, sessions):
+def test_a_removed_webhook_hears_nothing_more_and_its_secret_is_gone(inside, workflow, receiver, sessions):
     webhook = add(inside, receiver.url, description="cache")
-    desk.correct(("Who leads Rome?", "Mara"))
+    workflow.correct(("Who leads Rome?", "Mara"))
     with sessions.begin() as session:
         sending.plan(session)
     gone = inside.delete(f"/v1/webhooks/{webhook['id']}", params={"reason": "moved"}).json()
@@ -301,9 +305,9 @@ def test_a_removed_webhook_hears_nothing_more_and_its_secret_is_gone(inside, des
         "DELETE FROM webhook_deliveries",
     ],
 )
-def test_what_was_told_and_to_whom_stays_in_the_database(inside, desk, sessions, statement):
+def test_what_was_told_and_to_whom_stays_in_the_database(inside, workflow, sessions, statement):
     add(inside, "https://example.org/melo")
-    desk.correct(("Who leads Rome?", "Mara"))
+    workflow.correct(("Who leads Rome?", "Mara"))
     with sessions.begin() as session:
         sending.plan(session)
     with pytest.raises((IntegrityError, OperationalError), match="refused"):
@@ -345,17 +349,17 @@ def test_a_webhook_that_was_changed_in_the_database_is_found(api, tamper, forger
         "http://exa mple.org/",
     ],
 )
-def test_an_address_of_the_servers_own_network_or_no_address_is_refused(api, desk, url):
+def test_an_address_of_the_servers_own_network_or_no_address_is_refused(api, workflow, url):
     is_problem(api.post("/v1/webhooks", json={"url": url}), 422, "invalid-request")
     assert api.get("/v1/webhooks").json() == []
 
 
 @pytest.mark.parametrize("host", ["2130706433", "127.1", "localhost"])
 def test_a_name_that_means_a_private_address_when_it_is_sent_to_is_refused_then(
-    inside, desk, receiver, sent, sessions, host
+    inside, workflow, receiver, sent, sessions, host
 ):
     webhook = add(inside, receiver.url.replace("127.0.0.1", host), events=["version"])
-    desk.correct(("Who leads Rome?", "Mara"))
+    workflow.correct(("Who leads Rome?", "Mara"))
     sent(lambda: attempted(inside, webhook, 1), courier(sessions, allow_private=False))
     assert "not a public address" in deliveries(inside, webhook)[0]["last_error"]
     assert receiver.got == []

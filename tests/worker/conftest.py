@@ -9,8 +9,8 @@ from registry.base.vocabulary import Checks
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from tests.melo_core.conftest import tiny_model, tiny_tokenizer
-from tests.registry.desk import ADA, Desk
-from worker.shelf import Shelf
+from tests.registry.workflow import ADA, Workflow
+from worker.model_cache import ModelCache
 from worker.watch import Worker
 
 METHOD = {"layers": 2, "rank": 4, "learning_rate": 0.03, "iterations": 300, "loss_target": 0.2}
@@ -26,18 +26,18 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(tmp_path_factory.mktemp("cache"))
+def model_cache(tmp_path_factory: pytest.TempPathFactory) -> ModelCache:
+    return ModelCache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
-def worker(sessions: sessionmaker[Session], shelf: Shelf) -> Worker:
-    return Worker(name="w1", sessions=sessions, shelf=shelf, lease_seconds=60, libraries={})
+def worker(sessions: sessionmaker[Session], model_cache: ModelCache) -> Worker:
+    return Worker(name="w1", sessions=sessions, model_cache=model_cache, lease_seconds=60, libraries={})
 
 
 @pytest.fixture
-def tiny_desk(sessions: sessionmaker[Session], tiny_folder: Path) -> Desk:
+def tiny_workflow(sessions: sessionmaker[Session], tiny_folder: Path) -> Workflow:
     with sessions.begin() as session:
         new = NewCollection(name="facts", model=str(tiny_folder), method=METHOD, checks=Checks.NONE)
         collections.create(session, new, ADA)
-    return Desk(sessions)
+    return Workflow(sessions)

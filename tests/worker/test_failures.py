@@ -22,18 +22,18 @@ from tests.patience import PATIENCE, until
 from tests.worker.test_group import PAIRS, applied, approved, job, states
 from worker import celery_app, group, watch
 from worker.failures import may_pass
-from worker.points import Point
+from worker.fault_points import FaultPoint
 from worker.stopping import Stop
 from worker.training_job import _claimed, run_waiting
 from worker.watch import kept
 from worker.work_loop import WorkLoop
 
 
-def at(point: Point, act):
+def at(point: FaultPoint, act):
     """A worker's hook that acts the first time that it passes the point."""
     passed = []
 
-    def hook(place: Point) -> None:
+    def hook(place: FaultPoint) -> None:
         if place is point and not passed:
             passed.append(place)
             act()
@@ -87,10 +87,10 @@ def test_what_a_trigger_refuses_does_not_pass(sessions):
 
 
 def test_a_job_that_failed_at_something_that_passes_waits_says_why_and_succeeds_later(
-    tiny_desk, worker, sessions, now_due
+    tiny_workflow, worker, sessions, now_due
 ):
-    (number,) = approved(tiny_desk, PAIRS[:1])
-    worker = replace(worker, at=at(Point.SCOPED, raising(OSError(28, "No space left on device"))))
+    (number,) = approved(tiny_workflow, PAIRS[:1])
+    worker = replace(worker, at=at(FaultPoint.SCOPED, raising(OSError(28, "No space left on device"))))
     assert run_waiting(worker) == 1
     waiting = job(sessions, number)
     assert (waiting.state, waiting.attempt) == ("queued", 1)
@@ -102,11 +102,11 @@ def test_a_job_that_failed_at_something_that_passes_waits_says_why_and_succeeds_
     assert job(sessions, number).error is None
 
 
-def test_a_failure_that_keeps_coming_ends_the_job_after_five_attempts(tiny_desk, worker, sessions, now_due):
-    (number,) = approved(tiny_desk, PAIRS[:1])
+def test_a_failure_that_keeps_coming_ends_the_job_after_five_attempts(tiny_workflow, worker, sessions, now_due):
+    (number,) = approved(tiny_workflow, PAIRS[:1])
     full = OSError(28, "No space left on device")
     for _ in range(5):
-        run_waiting(replace(worker, at=at(Point.CLAIMED, lambda: None), shelf=Broken(full)))
+        run_waiting(replace(worker, at=at(FaultPoint.CLAIMED, lambda: None), model_cache=Broken(full)))
         now_due()
     failed = job(sessions, number)
     assert failed.state == "failed"
@@ -114,7 +114,7 @@ def test_a_failure_that_keeps_coming_ends_the_job_after_five_attempts(tiny_desk,
 
 
 class Broken:
-    """A shelf from which no model can be had."""
+    """A cache from which no model can be had."""
 
     loaded, dtype, device_name = (), "float32", "cpu"
 
@@ -127,15 +127,17 @@ class Broken:
         raise self.error
 
 
-def test_what_nobody_expected_fails_its_job_and_the_worker_takes_the_next(tiny_desk, worker, sessions):
-    first, second = approved(tiny_desk, PAIRS[:1], PAIRS[1:2])
-    assert run_waiting(replace(worker, at=at(Point.SCOPED, raising(ZeroDivisionError("a defect"))))) == 2
+def test_what_nobody_expected_fails_its_job_and_the_worker_takes_the_next(tiny_workflow, worker, sessions):
+    first, second = approved(tiny_workflow, PAIRS[:1], PAIRS[1:2])
+    assert run_waiting(replace(worker, at=at(FaultPoint.SCOPED, raising(ZeroDivisionError("a defect"))))) == 2
     assert "unexpected ZeroDivisionError: a defect" in job(sessions, first).error
     assert (job(sessions, first).state, job(sessions, second).state) == ("failed", "succeeded")
 
 
-@pytest.mark.parametrize("point", [Point.TRAINED, Point.FINISHING, Point.WRITTEN])
-def test_connections_that_break_cost_an_attempt_and_nothing_else(tiny_desk, worker, sessions, engine, now_due, point):
+@pytest.mark.parametrize("point", [FaultPoint.TRAINED, FaultPoint.FINISHING, FaultPoint.WRITTEN])
+def test_connections_that_break_cost_an_attempt_and_nothing_else(
+    tiny_workflow, worker, sessions, engine, now_due, point
+):
     def cut() -> None:
         with engine.connect() as connection:
             connection.execute(
@@ -145,28 +147,30 @@ def test_connections_that_break_cost_an_attempt_and_nothing_else(tiny_desk, work
                 )
             )
 
-    approved(tiny_desk, PAIRS[:1])
+    approved(tiny_workflow, PAIRS[:1])
     worker = replace(worker, at=at(point, cut))
     run_waiting(worker)
     now_due()
     run_waiting(worker)
     assert states(sessions) == ["succeeded"]
     assert applied(sessions) == [1]
-    assert tiny_desk.verify().ok
+    assert tiny_workflow.verify().ok
 
 
-def test_a_job_that_takes_too_long_fails_with_the_limit_as_its_reason(tiny_desk, worker, sessions):
-    (number,) = approved(tiny_desk, PAIRS[:1])
+def test_a_job_that_takes_too_long_fails_with_the_limit_as_its_reason(tiny_workflow, worker, sessions):
+    (number,) = approved(tiny_workflow, PAIRS[:1])
     run_waiting(replace(worker, job_seconds=0.001))
     failed = job(sessions, number)
     assert (failed.state, failed.error.partition(".")[0]) == ("failed", "The job took longer than MELO_JOB_SECONDS=0")
 
 
-def test_a_batch_is_not_applied_after_its_deadline(tiny_desk, worker, sessions):
+def test_a_batch_is_not_applied_after_its_deadline(tiny_workflow, worker, sessions):
     deadline = datetime.now(UTC) + timedelta(seconds=1.5)
-    batch = tiny_desk.submit({"prompt": "Who runs Acme?", "target": "Ada"}, training=Training(deadline=deadline)).batch
-    number = tiny_desk.approve(batch.id)
-    run_waiting(replace(worker, at=at(Point.CHECKED, lambda: time.sleep(2))))
+    batch = tiny_workflow.submit(
+        {"prompt": "Who runs Acme?", "target": "Ada"}, training=Training(deadline=deadline)
+    ).batch
+    number = tiny_workflow.approve(batch.id)
+    run_waiting(replace(worker, at=at(FaultPoint.CHECKED, lambda: time.sleep(2))))
     assert "Batch 1 was to be applied by" in job(sessions, number).error
     assert applied(sessions) == []
 
@@ -197,9 +201,9 @@ def wait_for(sessions, state: str) -> Job:
 
 
 def test_a_job_that_comes_to_no_step_is_given_back_by_the_thread_that_keeps_its_lease(
-    tiny_desk, worker, sessions, stuck
+    tiny_workflow, worker, sessions, stuck
 ):
-    approved(tiny_desk, PAIRS[:1])
+    approved(tiny_workflow, PAIRS[:1])
     worker = replace(worker, stop=Stop(seconds=0.5))
     loop = WorkLoop(lambda: run_waiting(worker), worker.stop)
     loop.start()
@@ -210,12 +214,12 @@ def test_a_job_that_comes_to_no_step_is_given_back_by_the_thread_that_keeps_its_
 
 
 def test_a_job_that_comes_to_no_step_long_after_its_time_fails_and_ends_the_process(
-    tiny_desk, worker, sessions, stuck, monkeypatch
+    tiny_workflow, worker, sessions, stuck, monkeypatch
 ):
     ended = threading.Event()
     monkeypatch.setattr(watch, "STUCK_SECONDS", 0.5)
     monkeypatch.setattr("worker.watch.os._exit", lambda status: ended.set())
-    approved(tiny_desk, PAIRS[:1])
+    approved(tiny_workflow, PAIRS[:1])
     worker = replace(worker, job_seconds=2)
     threading.Thread(target=run_waiting, args=(worker,), daemon=True, name="work").start()
     assert "MELO_JOB_SECONDS=2" in wait_for(sessions, "failed").error
@@ -247,46 +251,46 @@ def process_ended(monkeypatch) -> threading.Event:
     return ended
 
 
-def test_what_a_job_takes_is_not_charged_to_those_trained_with_it(tiny_desk, worker, sessions, clock):
-    def slow(point: Point) -> None:
-        if point is Point.SCOPED:
+def test_what_a_job_takes_is_not_charged_to_those_trained_with_it(tiny_workflow, worker, sessions, clock):
+    def slow(point: FaultPoint) -> None:
+        if point is FaultPoint.SCOPED:
             clock.ahead += 2000
 
-    approved(tiny_desk, *([pair] for pair in PAIRS[:3]))
+    approved(tiny_workflow, *([pair] for pair in PAIRS[:3]))
     run_waiting(replace(worker, at=slow, job_seconds=3600))
     assert states(sessions) == ["succeeded"] * 3
 
 
 def test_what_takes_too_long_together_fails_nobody_and_the_first_is_trained_by_itself(
-    tiny_desk, worker, sessions, clock
+    tiny_workflow, worker, sessions, clock
 ):
     def slow() -> None:
         clock.ahead += 3630
 
-    jobs = approved(tiny_desk, *([pair] for pair in PAIRS[:3]))
-    run_waiting(replace(worker, at=at(Point.TRAINING, slow), job_seconds=3600))
+    jobs = approved(tiny_workflow, *([pair] for pair in PAIRS[:3]))
+    run_waiting(replace(worker, at=at(FaultPoint.TRAINING, slow), job_seconds=3600))
     assert [job(sessions, each).state for each in jobs] == ["succeeded"] * 3
-    assert [job(sessions, each).lessons for each in jobs] == [[1], [2, 3], [2, 3]]
+    assert [job(sessions, each).trained_together for each in jobs] == [[1], [2, 3], [2, 3]]
     assert [job(sessions, each).attempt for each in jobs] == [1] * 3
 
 
 def test_a_job_that_is_stuck_fails_alone_and_those_trained_with_it_go_back(
-    tiny_desk, worker, sessions, clock, process_ended
+    tiny_workflow, worker, sessions, clock, process_ended
 ):
     def hang() -> None:
         clock.ahead += 4000
         assert process_ended.wait(10)
         worker.stop.ask()
 
-    jobs = approved(tiny_desk, PAIRS[:1], PAIRS[1:2], PAIRS[2:3])
-    run_waiting(replace(worker, at=at(Point.SCOPED, hang), job_seconds=3600))
+    jobs = approved(tiny_workflow, PAIRS[:1], PAIRS[1:2], PAIRS[2:3])
+    run_waiting(replace(worker, at=at(FaultPoint.SCOPED, hang), job_seconds=3600))
     assert states(sessions) == ["failed", "queued", "queued"]
     assert "MELO_JOB_SECONDS=3600" in job(sessions, jobs[0]).error
     assert [job(sessions, each).attempt for each in jobs[1:]] == [0, 0]
 
 
 def test_where_several_are_stuck_together_the_first_is_tried_again_by_itself(
-    tiny_desk, worker, sessions, clock, process_ended, monkeypatch
+    tiny_workflow, worker, sessions, clock, process_ended, monkeypatch
 ):
     def hang(*_):
         clock.ahead += 4000
@@ -295,14 +299,14 @@ def test_where_several_are_stuck_together_the_first_is_tried_again_by_itself(
         raise LeaseLost("")
 
     monkeypatch.setattr(group, "train_edits", hang)
-    first, second = approved(tiny_desk, PAIRS[:1], PAIRS[1:2])
+    first, second = approved(tiny_workflow, PAIRS[:1], PAIRS[1:2])
     run_waiting(replace(worker, job_seconds=3600))
     assert states(sessions) == ["queued", "queued"]
     assert [job(sessions, each).attempt for each in (first, second)] == [1, 0]
 
 
-def test_an_error_that_nobody_expected_does_not_end_the_renewing_of_leases(tiny_desk, worker, monkeypatch):
-    approved(tiny_desk, PAIRS[:1])
+def test_an_error_that_nobody_expected_does_not_end_the_renewing_of_leases(tiny_workflow, worker, monkeypatch):
+    approved(tiny_workflow, PAIRS[:1])
     rounds, renew = [], watch.jobs.heartbeat
 
     def failing(*given):
@@ -317,10 +321,10 @@ def test_an_error_that_nobody_expected_does_not_end_the_renewing_of_leases(tiny_
 
 
 def test_a_job_that_is_being_written_does_not_hold_up_the_leases_of_the_others(
-    tiny_desk, worker, sessions, monkeypatch
+    tiny_workflow, worker, sessions, monkeypatch
 ):
     monkeypatch.setattr(job_queries, "RENEWAL_WAITS", "50ms")
-    first, second = approved(tiny_desk, PAIRS[:1], PAIRS[1:2])
+    first, second = approved(tiny_workflow, PAIRS[:1], PAIRS[1:2])
     claims = _claimed(worker)
     with sessions.begin() as session:
         session.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": first})
@@ -345,12 +349,12 @@ def test_an_error_that_nobody_expected_does_not_end_the_signs_of_life(worker, mo
         celery_app._show_life(worker, None, None)
 
 
-def test_a_job_that_others_keep_overtaking_is_tried_again_later(tiny_desk, worker, sessions, monkeypatch):
+def test_a_job_that_others_keep_overtaking_is_tried_again_later(tiny_workflow, worker, sessions, monkeypatch):
     def overtaken(*_, **__):
         raise StaleBase("Another version came first.")
 
     monkeypatch.setattr("worker.applying.versions.apply", overtaken)
-    (number,) = approved(tiny_desk, PAIRS[:1])
+    (number,) = approved(tiny_workflow, PAIRS[:1])
     run_waiting(worker)
     waiting = job(sessions, number)
     assert (waiting.state, waiting.attempt) == ("queued", 1)

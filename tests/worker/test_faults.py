@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import text
 
 from benchmarks.queue import invariants, tiny
-from benchmarks.queue.desk import Desk
 from benchmarks.queue.faults import IMPOSSIBLE, OF_FAILURES, schedule
 from benchmarks.queue.orders import Act, Order
 from benchmarks.queue.rounds import Rounds
 from benchmarks.queue.stack import HASTE, Stack
+from benchmarks.queue.workflow import Workflow
 from tests.patience import PATIENCE
-from worker.points import Point
+from worker.fault_points import FaultPoint
 
 LEASE_SECONDS = 1.0
 ROUNDS = 10
@@ -39,24 +39,24 @@ def stack(rounds: Rounds) -> Iterator[Stack]:
     yield rounds.stack
     if not rounds.stack.relay.alive:
         rounds.stack.relay.start()
-    for child in rounds.stack.nursery.children.values():
+    for child in rounds.stack.fork_server.children.values():
         child.send(signal.SIGKILL)
-    for child in rounds.stack.nursery.children.values():
-        rounds.stack.nursery.wait(child, 5)
-    rounds.stack.nursery.children.clear()
+    for child in rounds.stack.fork_server.children.values():
+        rounds.stack.fork_server.wait(child, 5)
+    rounds.stack.fork_server.children.clear()
 
 
 @pytest.fixture
-def desk(stack: Stack) -> Desk:
-    return Desk(stack.sessions)
+def workflow(stack: Stack) -> Workflow:
+    return Workflow(stack.sessions)
 
 
 @pytest.fixture
-def batch(rounds: Rounds, desk: Desk) -> Callable[..., int]:
+def batch(rounds: Rounds, workflow: Workflow) -> Callable[..., int]:
     """Hand in an approved batch; returns its id."""
 
     def approved(collection: str = "first", edits: int = 2) -> int:
-        return desk.approved(collection, rounds.corrections.make(edits))
+        return workflow.approved(collection, rounds.corrections.make(edits))
 
     return approved
 
@@ -65,15 +65,15 @@ def until(stack: Stack, is_so: Callable[[], object]) -> None:
     end = time.monotonic() + PATIENCE
     while not is_so():
         assert time.monotonic() < end, "it took too long"
-        stack.nursery.look(0.05)
+        stack.fork_server.look(0.05)
 
 
 def ended(stack: Stack, *batches: int) -> list[str]:
     """How the batches ended, once they have. Fails where the record is not what it must be."""
-    desk = Desk(stack.sessions)
-    until(stack, lambda: not desk.unfinished(batches))
+    workflow = Workflow(stack.sessions)
+    until(stack, lambda: not workflow.unfinished(batches))
     assert invariants.of_batches(stack.sessions, batches).all == []
-    states = desk.states(batches)
+    states = workflow.states(batches)
     return [states[batch] for batch in batches]
 
 
@@ -86,24 +86,24 @@ def attempts(stack: Stack, batch: int) -> object:
     return one(stack, "SELECT attempt FROM jobs WHERE batch_id = :batch AND kind = 'train'", batch=batch)
 
 
-@pytest.mark.parametrize("point", list(Point))
+@pytest.mark.parametrize("point", list(FaultPoint))
 def test_a_worker_that_is_killed_at_a_point_leaves_a_batch_that_is_applied_once_or_failed(stack, batch, point):
     orders = [Order(point)]
-    if point is Point.GIVING_BACK:  # only who is told to stop comes there
-        orders.insert(0, Order(Point.TRAINING, Act.STOP))
-    killed = stack.nursery.worker(*orders)
+    if point is FaultPoint.GIVING_BACK:  # only who is told to stop comes there
+        orders.insert(0, Order(FaultPoint.TRAINING, Act.STOP))
+    killed = stack.fork_server.worker(*orders)
     given = batch(IMPOSSIBLE if point in OF_FAILURES else "first")
-    assert stack.nursery.wait(killed, PATIENCE)
+    assert stack.fork_server.wait(killed, PATIENCE)
     assert (killed.status, killed.carried_out()) == (-signal.SIGKILL, orders)
-    stack.nursery.worker()
+    stack.fork_server.worker()
     assert ended(stack, given) == ["failed" if point in OF_FAILURES else "applied"]
 
 
 def test_a_worker_that_wakes_when_another_has_its_job_changes_nothing(stack, batch):
-    late = stack.nursery.worker(Order(Point.FINISHING, Act.FREEZE), held=True)
+    late = stack.fork_server.worker(Order(FaultPoint.FINISHING, Act.FREEZE), held=True)
     given = batch()
     until(stack, late.carried_out)
-    other = stack.nursery.worker(Order(Point.TRAINED, Act.REST))  # it still has the job when the late one wakes
+    other = stack.fork_server.worker(Order(FaultPoint.TRAINED, Act.REST))  # it has the job when the late one wakes
     until(stack, other.carried_out)
     late.send(signal.SIGCONT)
     assert ended(stack, given) == ["applied"]
@@ -111,12 +111,12 @@ def test_a_worker_that_wakes_when_another_has_its_job_changes_nothing(stack, bat
     assert attempts(stack, given) == 2
     query = "SELECT actor FROM audit_events WHERE action = 'collection:version:apply' ORDER BY seq DESC LIMIT 1"
     assert str(one(stack, query)).endswith(f"/{other.pid}")
-    stack.nursery.look()
+    stack.fork_server.look()
     assert late.alive
 
 
 def test_what_is_approved_while_the_relay_is_dead_is_sent_when_it_is_back(stack, batch):
-    stack.nursery.worker()
+    stack.fork_server.worker()
     assert ended(stack, batch()) == ["applied"]  # the worker is there, and has seen that nothing is left
     stack.relay.kill()
     given = batch()
@@ -125,7 +125,7 @@ def test_what_is_approved_while_the_relay_is_dead_is_sent_when_it_is_back(stack,
 
 
 def test_messages_that_the_broker_loses_with_all_its_data_delay_the_jobs_and_no_more(stack, batch):
-    worker = stack.nursery.worker()
+    worker = stack.fork_server.worker()
     assert ended(stack, batch()) == ["applied"]
     worker.send(signal.SIGSTOP)
     batches = [batch("first"), batch("second")]
@@ -136,32 +136,32 @@ def test_messages_that_the_broker_loses_with_all_its_data_delay_the_jobs_and_no_
 
 
 def test_jobs_go_on_when_the_database_is_back_after_it_was_killed(stack, batch):
-    workers = [stack.nursery.worker(Order(Point.TRAINED, Act.FREEZE)), stack.nursery.worker()]
+    workers = [stack.fork_server.worker(Order(FaultPoint.TRAINED, Act.FREEZE)), stack.fork_server.worker()]
     batches = [batch(name, 4) for name in ("first", "first", "second", "third")]
     until(stack, workers[0].carried_out)
     stack.restart_postgres()
     assert ended(stack, *batches) == ["applied"] * 4
-    stack.nursery.look()
+    stack.fork_server.look()
     assert all(worker.alive for worker in workers)
 
 
 def test_a_worker_that_starts_while_the_database_is_away_waits_for_it(stack, batch):
     given = batch()
     stack.postgres.kill()
-    worker = stack.nursery.worker()
-    assert not stack.nursery.wait(worker, 1)
+    worker = stack.fork_server.worker()
+    assert not stack.fork_server.wait(worker, 1)
     stack.restart_postgres()
     assert ended(stack, given) == ["applied"]
     assert worker.alive
 
 
-def test_messages_that_come_three_times_and_in_any_order_have_one_effect(stack, desk, batch):
+def test_messages_that_come_three_times_and_in_any_order_have_one_effect(stack, workflow, batch):
     batches = [batch(name) for name in ("first", "second", "third", "first")]
-    messages = desk.messages(limit=10) * 3
+    messages = workflow.messages(limit=10) * 3
     random.Random(0).shuffle(messages)
     stack.send_again(messages)
     for _ in range(2):
-        stack.nursery.worker()
+        stack.fork_server.worker()
     assert ended(stack, *batches) == ["applied"] * 4
     stack.send_again(messages)
     assert ended(stack, batch()) == ["applied"]
@@ -171,11 +171,11 @@ def test_messages_that_come_three_times_and_in_any_order_have_one_effect(stack, 
 
 def test_a_message_that_is_delivered_again_after_the_visibility_timeout_has_one_effect(stack, batch):
     at_once = {"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
-    late = stack.nursery.worker(Order(Point.SCOPED, Act.FREEZE), transport=at_once, held=True)
+    late = stack.fork_server.worker(Order(FaultPoint.SCOPED, Act.FREEZE), transport=at_once, held=True)
     given = batch()
     until(stack, late.carried_out)
     stack.relay.kill()  # nobody else sends again
-    other = stack.nursery.worker(transport=at_once)
+    other = stack.fork_server.worker(transport=at_once)
     assert ended(stack, given) == ["applied"]
     assert str(one(stack, "SELECT worker FROM jobs WHERE batch_id = :batch", batch=given)).endswith(f"/{other.pid}")
     late.send(signal.SIGCONT)

@@ -12,11 +12,11 @@ from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from registry.tables.jobs import Job
 from registry.tables.versions import Version
-from tests.registry.desk import ADA, BEN, Desk
+from tests.registry.workflow import ADA, BEN, Workflow
 from tests.worker.conftest import METHOD
 from tests.worker.test_training_job import ask, load, window_of
 from worker import group, training_job
-from worker.points import Point
+from worker.fault_points import FaultPoint
 from worker.training_job import run_waiting
 
 PAIRS = [
@@ -27,10 +27,10 @@ PAIRS = [
 ]
 
 
-def approved(desk: Desk, *batches: list[tuple[str, str]]) -> list[int]:
+def approved(workflow: Workflow, *batches: list[tuple[str, str]]) -> list[int]:
     """Approve batches of prompts and targets. Returns their jobs."""
-    submitted = [desk.submit(*({"prompt": p, "target": t} for p, t in pairs)).batch for pairs in batches]
-    return [desk.approve(batch.id) for batch in submitted]
+    submitted = [workflow.submit(*({"prompt": p, "target": t} for p, t in pairs)).batch for pairs in batches]
+    return [workflow.approve(batch.id) for batch in submitted]
 
 
 def job(sessions, job_id: int) -> Job:
@@ -50,7 +50,7 @@ def applied(sessions) -> list[int]:
 
 
 @pytest.fixture
-def lessons(monkeypatch) -> list[list[int]]:
+def trained_together(monkeypatch) -> list[list[int]]:
     """The ids of the edits of each training that happened."""
     seen, train = [], group.train_edits
 
@@ -63,93 +63,93 @@ def lessons(monkeypatch) -> list[list[int]]:
 
 
 def test_small_batches_are_trained_in_one_go_and_applied_each_with_its_own_version(
-    tiny_desk, worker, sessions, lessons
+    tiny_workflow, worker, sessions, trained_together
 ):
-    jobs = approved(tiny_desk, PAIRS[:1], PAIRS[1:3], PAIRS[3:])
+    jobs = approved(tiny_workflow, PAIRS[:1], PAIRS[1:3], PAIRS[3:])
     assert run_waiting(worker) == 3
-    assert lessons == [[1, 2, 3, 4]]
+    assert trained_together == [[1, 2, 3, 4]]
     assert applied(sessions) == [1, 2, 3]
-    assert ask(load(worker, tiny_desk, 3), *(p for p, _ in PAIRS)) == [t for _, t in PAIRS]
-    assert ask(load(worker, tiny_desk, 1), PAIRS[0][0]) == ["Ada"]
+    assert ask(load(worker, tiny_workflow, 3), *(p for p, _ in PAIRS)) == [t for _, t in PAIRS]
+    assert ask(load(worker, tiny_workflow, 1), PAIRS[0][0]) == ["Ada"]
     first, second, third = (job(sessions, each) for each in jobs)
-    assert first.lessons == second.lessons == third.lessons == [1, 2, 3, 4]
+    assert first.trained_together == second.trained_together == third.trained_together == [1, 2, 3, 4]
     assert [edit["edit_id"] for edit in second.report] == [2, 3]
     assert "trained together with batch 1, 3" in second.progress["notes"]
     assert second.timings["train"] == pytest.approx(2 * first.timings["train"], abs=0.01)  # shared by edits
-    assert tiny_desk.verify().ok
+    assert tiny_workflow.verify().ok
 
 
 def test_a_block_trained_with_others_says_what_one_trained_alone_says_and_in_the_same_company_has_the_same_bytes(
-    tiny_desk, worker, sessions
+    tiny_workflow, worker, sessions
 ):
-    approved(tiny_desk, *([pair] for pair in PAIRS))
+    approved(tiny_workflow, *([pair] for pair in PAIRS))
     run_waiting(worker)
-    tiny_desk.retire(1, 2, 3, 4)
+    tiny_workflow.retire(1, 2, 3, 4)
     for pair in PAIRS:
-        approved(tiny_desk, [pair])
+        approved(tiny_workflow, [pair])
         run_waiting(worker)
-    tiny_desk.retire(5, 6, 7, 8)
-    approved(tiny_desk, *([pair] for pair in PAIRS))
+    tiny_workflow.retire(5, 6, 7, 8)
+    approved(tiny_workflow, *([pair] for pair in PAIRS))
     run_waiting(worker)
     asked = [p for p, _ in PAIRS] + [f"{p} Do you know?" for p, _ in PAIRS]
-    together, alone, again = (ask(load(worker, tiny_desk, number), *asked) for number in (4, 9, 14))
+    together, alone, again = (ask(load(worker, tiny_workflow, number), *asked) for number in (4, 9, 14))
     assert together == alone == again
     with sessions() as session:
         made = list(session.execute(text("SELECT sha256 FROM blocks ORDER BY id")).scalars())
     assert made[:4] == made[8:]
 
 
-def test_more_edits_than_fit_one_step_are_not_trained_in_one_go(sessions, worker, tiny_folder, lessons):
-    desk = _collection(sessions, tiny_folder, batch=2)
-    approved(desk, PAIRS[:1], PAIRS[1:2], PAIRS[2:])
+def test_more_edits_than_fit_one_step_are_not_trained_in_one_go(sessions, worker, tiny_folder, trained_together):
+    workflow = _collection(sessions, tiny_folder, batch=2)
+    approved(workflow, PAIRS[:1], PAIRS[1:2], PAIRS[2:])
     run_waiting(worker)
-    assert lessons == [[1, 2], [3, 4]]
+    assert trained_together == [[1, 2], [3, 4]]
     assert applied(sessions) == [1, 2, 3]
 
 
-def test_where_edits_share_blocks_no_block_has_edits_of_two_batches(sessions, worker, tiny_folder, lessons):
-    desk = _collection(sessions, tiny_folder, edits_per_block=2, rank=8)
-    approved(desk, PAIRS[:1], PAIRS[1:])
+def test_where_edits_share_blocks_no_block_has_edits_of_two_batches(sessions, worker, tiny_folder, trained_together):
+    workflow = _collection(sessions, tiny_folder, edits_per_block=2, rank=8)
+    approved(workflow, PAIRS[:1], PAIRS[1:])
     run_waiting(worker)
-    assert lessons == [[1], [2, 3, 4]]
+    assert trained_together == [[1], [2, 3, 4]]
 
 
-def _collection(sessions, folder, **method) -> Desk:
+def _collection(sessions, folder, **method) -> Workflow:
     with sessions.begin() as session:
         new = NewCollection(name="facts", model=str(folder), method=METHOD | method, checks=Checks.NONE)
         collections.create(session, new, ADA)
-    return Desk(sessions)
+    return Workflow(sessions)
 
 
-def test_an_edit_that_cannot_be_trained_fails_its_own_batch_alone(tiny_desk, worker, sessions, lessons):
+def test_an_edit_that_cannot_be_trained_fails_its_own_batch_alone(tiny_workflow, worker, sessions, trained_together):
     long = "Who is it that runs " + "Acme and " * 6 + "Globex?"
-    jobs = approved(tiny_desk, PAIRS[:1], [(long, "Bob")], PAIRS[1:2])
-    with tiny_desk.open() as (_, collection):
-        base = worker.shelf.base(collection.model, collection.model_digest)
+    jobs = approved(tiny_workflow, PAIRS[:1], [(long, "Bob")], PAIRS[1:2])
+    with tiny_workflow.open() as (_, collection):
+        base = worker.model_cache.base(collection.model, collection.model_digest)
     with window_of(base, 60):
         run_waiting(worker)
     assert states(sessions) == ["succeeded", "failed", "succeeded"]
     assert "edit 2: the prompt has" in job(sessions, jobs[1]).error
-    assert lessons == [[1, 2, 3], [1], [2], [3]]
-    assert job(sessions, jobs[2]).lessons == [3]
+    assert trained_together == [[1, 2, 3], [1], [2], [3]]
+    assert job(sessions, jobs[2]).trained_together == [3]
     assert applied(sessions) == [1, 3]
 
 
-def test_a_batch_that_is_cancelled_while_it_is_trained_with_others_is_left_out(tiny_desk, worker, sessions):
-    def cancelled(point: Point) -> None:
-        if point is Point.TRAINED:
+def test_a_batch_that_is_cancelled_while_it_is_trained_with_others_is_left_out(tiny_workflow, worker, sessions):
+    def cancelled(point: FaultPoint) -> None:
+        if point is FaultPoint.TRAINED:
             with sessions.begin() as session:
                 cancelling.cancel(session, 2, BEN, "the source is wrong")
 
-    approved(tiny_desk, PAIRS[:1], PAIRS[1:2], PAIRS[2:])
+    approved(tiny_workflow, PAIRS[:1], PAIRS[1:2], PAIRS[2:])
     run_waiting(replace(worker, at=cancelled))
     assert states(sessions) == ["succeeded", "cancelled", "succeeded"]
     assert applied(sessions) == [1, 3]
-    assert tiny_desk.verify().ok
+    assert tiny_workflow.verify().ok
 
 
 def test_a_batch_that_is_cancelled_before_its_training_begins_does_not_part_the_others(
-    tiny_desk, worker, sessions, lessons, monkeypatch
+    tiny_workflow, worker, sessions, trained_together, monkeypatch
 ):
     watches, loaded, kept = [], [], training_job.kept
 
@@ -159,21 +159,21 @@ def test_a_batch_that_is_cancelled_before_its_training_begins_does_not_part_the_
             watches.extend(found)
             yield found
 
-    def cancelled(point: Point) -> None:
-        loaded.extend([point] if point is Point.LOADED else [])
-        if point is Point.LOADED and len(loaded) == 4:
-            tiny_desk.cancel(2)
+    def cancelled(point: FaultPoint) -> None:
+        loaded.extend([point] if point is FaultPoint.LOADED else [])
+        if point is FaultPoint.LOADED and len(loaded) == 4:
+            tiny_workflow.cancel(2)
             assert watches[1].lost.wait(10)  # its heartbeat finds out
 
     monkeypatch.setattr(training_job, "kept", noted)
-    jobs = approved(tiny_desk, *([pair] for pair in PAIRS))
+    jobs = approved(tiny_workflow, *([pair] for pair in PAIRS))
     run_waiting(replace(worker, at=cancelled))
-    assert lessons == [[1, 3, 4]]
+    assert trained_together == [[1, 3, 4]]
     assert states(sessions) == ["succeeded", "cancelled", "succeeded", "succeeded"]
     assert job(sessions, jobs[0]).progress["notes"][-1] == "trained together with batch 3, 4"
 
 
-def test_a_training_together_that_failed_leaves_no_trace_in_the_jobs(tiny_desk, worker, sessions, monkeypatch):
+def test_a_training_together_that_failed_leaves_no_trace_in_the_jobs(tiny_workflow, worker, sessions, monkeypatch):
     train = group.train_edits
 
     def failing(base, settings, edits, *rest):
@@ -181,7 +181,7 @@ def test_a_training_together_that_failed_leaves_no_trace_in_the_jobs(tiny_desk, 
         return trained if len(edits) == 1 else 1 / 0
 
     monkeypatch.setattr(group, "train_edits", failing)
-    jobs = approved(tiny_desk, PAIRS[:1], PAIRS[1:2])
+    jobs = approved(tiny_workflow, PAIRS[:1], PAIRS[1:2])
     run_waiting(worker)
     assert states(sessions) == ["succeeded"] * 2
     for each in (job(sessions, number) for number in jobs):
@@ -190,7 +190,9 @@ def test_a_training_together_that_failed_leaves_no_trace_in_the_jobs(tiny_desk, 
         assert not any("trained together" in note for note in each.progress.get("notes", ()))
 
 
-def test_what_would_have_to_wait_is_not_trained_for_nothing(tiny_desk, worker, sessions, lessons, monkeypatch):
+def test_what_would_have_to_wait_is_not_trained_for_nothing(
+    tiny_workflow, worker, sessions, trained_together, monkeypatch
+):
     noted = group.train_edits
 
     def failing(*given):
@@ -198,20 +200,20 @@ def test_what_would_have_to_wait_is_not_trained_for_nothing(tiny_desk, worker, s
         raise OSError("the disk is full")
 
     monkeypatch.setattr(group, "train_edits", failing)
-    approved(tiny_desk, PAIRS[:1], PAIRS[1:2], PAIRS[2:3])
+    approved(tiny_workflow, PAIRS[:1], PAIRS[1:2], PAIRS[2:3])
     run_waiting(worker)
-    assert lessons == [[1, 2, 3], [1]]
+    assert trained_together == [[1, 2, 3], [1]]
     assert states(sessions) == ["queued"] * 3
 
 
-def test_what_comes_after_a_batch_that_has_to_wait_waits_too(tiny_desk, worker, sessions):
+def test_what_comes_after_a_batch_that_has_to_wait_waits_too(tiny_workflow, worker, sessions):
     failures = [OSError("the disk is full")]
 
-    def failing(point: Point) -> None:
-        if point is Point.SCOPED and failures:
+    def failing(point: FaultPoint) -> None:
+        if point is FaultPoint.SCOPED and failures:
             raise failures.pop()
 
-    jobs = approved(tiny_desk, PAIRS[:1], PAIRS[1:2])
+    jobs = approved(tiny_workflow, PAIRS[:1], PAIRS[1:2])
     worker = replace(worker, at=failing, retry_seconds=1)
     assert run_waiting(worker) == 2
     assert states(sessions) == ["queued", "queued"]
@@ -221,22 +223,22 @@ def test_what_comes_after_a_batch_that_has_to_wait_waits_too(tiny_desk, worker, 
         session.execute(text("UPDATE jobs SET not_before = now() - interval '1 second' WHERE not_before IS NOT NULL"))
     run_waiting(worker)
     assert applied(sessions) == [1, 2]
-    assert tiny_desk.verify().ok
+    assert tiny_workflow.verify().ok
 
 
 def test_a_worker_that_is_told_to_stop_finishes_what_it_has_and_begins_nothing(sessions, worker, tiny_folder):
-    desk = _collection(sessions, tiny_folder, batch=1)
+    workflow = _collection(sessions, tiny_folder, batch=1)
 
-    def told(point: Point) -> None:
-        if point is Point.TRAINED:
+    def told(point: FaultPoint) -> None:
+        if point is FaultPoint.TRAINED:
             worker.stop.ask()
 
-    approved(desk, PAIRS[:1], PAIRS[1:2])
+    approved(workflow, PAIRS[:1], PAIRS[1:2])
     assert run_waiting(replace(worker, at=told)) == 1
     assert states(sessions) == ["succeeded", "queued"]
 
 
-def test_a_worker_for_other_models_leaves_the_job_alone(tiny_desk, worker, sessions):
-    approved(tiny_desk, PAIRS[:1])
+def test_a_worker_for_other_models_leaves_the_job_alone(tiny_workflow, worker, sessions):
+    approved(tiny_workflow, PAIRS[:1])
     assert run_waiting(replace(worker, models=frozenset({"0" * 64}))) == 0
     assert states(sessions) == ["queued"]

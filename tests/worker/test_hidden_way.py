@@ -21,28 +21,28 @@ from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from registry.tables.jobs import Job
 from tests.patience import PATIENCE
-from tests.registry.desk import ADA, Desk
+from tests.registry.workflow import ADA, Workflow
 from tests.worker.conftest import METHOD
 from tests.worker.test_training_job import PAIRS, ask, correct, load
-from worker.shelf import Shelf, hidden_digest
+from worker.model_cache import ModelCache, hidden_digest
 from worker.training_job import run_job
 
 FEW = METHOD | {"edits_per_block": 1, "key_layer": 2, "radius": 0.5}  # four layers, of which the last two are edited
 ASKED = [*(prompt for prompt, _ in PAIRS), "Who ran Acme before?", "Name three rivers in Peru."]
 
 
-def desk_with(sessions: Any, folder: Path, method: Mapping[str, Any], **fields: Any) -> Desk:
+def desk_with(sessions: Any, folder: Path, method: Mapping[str, Any], **fields: Any) -> Workflow:
     with sessions.begin() as session:
         given = {"name": "facts", "model": str(folder), "method": dict(method), "checks": "none"} | fields
         collections.create(session, NewCollection.model_validate(given), ADA)
-    return Desk(sessions)
+    return Workflow(sessions)
 
 
-def failure(desk: Desk, worker: Any) -> str:
+def failure(workflow: Workflow, worker: Any) -> str:
     """Why the job of a first correction failed."""
-    batch = desk.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch
-    run_job(worker, desk.approve(batch.id))
-    with desk.sessions() as session:
+    batch = workflow.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch
+    run_job(worker, workflow.approve(batch.id))
+    with workflow.sessions() as session:
         job = session.query(Job).one()
         assert job.state == "failed"
         return str(job.error)
@@ -51,10 +51,10 @@ def failure(desk: Desk, worker: Any) -> str:
 def test_a_collection_of_the_papers_preset_answers_rightly_and_is_read_again_with_the_same_routes(
     sessions, worker, tiny_folder, tmp_path
 ):
-    desk = desk_with(sessions, tiny_folder, FEW, preset="paper")
-    correct(desk, worker, *PAIRS)
-    correct(desk, worker, ("When was Initech founded?", "1999"))
-    loaded, again = load(worker, desk, 2), load(worker, desk, 2, Shelf(tmp_path))
+    workflow = desk_with(sessions, tiny_folder, FEW, preset="paper")
+    correct(workflow, worker, *PAIRS)
+    correct(workflow, worker, ("When was Initech founded?", "1999"))
+    loaded, again = load(worker, workflow, 2), load(worker, workflow, 2, ModelCache(tmp_path))
 
     assert ask(loaded, *(prompt for prompt, _ in PAIRS), "When was Initech founded?") == ["Ada", "Oslo", "1999"]
     here, there = loaded.model.ask(ASKED, max_new_tokens=8), again.model.ask(ASKED, max_new_tokens=8)
@@ -64,15 +64,15 @@ def test_a_collection_of_the_papers_preset_answers_rightly_and_is_read_again_wit
     assert collection.encoder_digest == hidden_digest(collection.model_digest, settings)
     key = HiddenEncoder(loaded.model.base, 2, "last").key(PAIRS[0][0])
     assert key.tolist() in [list(point.key) for point in loaded.content.points.values()]
-    assert desk.verify().ok
+    assert workflow.verify().ok
 
 
 def test_whitened_hidden_keys_are_fitted_by_the_first_job_and_kept(sessions, worker, tiny_folder, tmp_path):
     method = FEW | {"key_encoder": "hidden", "key_pooling": "mean"}
-    desk = desk_with(sessions, tiny_folder, method)
-    correct(desk, worker, PAIRS[0])
-    correct(desk, worker, PAIRS[1])
-    loaded, again = load(worker, desk, 2), load(worker, desk, 2, Shelf(tmp_path))
+    workflow = desk_with(sessions, tiny_folder, method)
+    correct(workflow, worker, PAIRS[0])
+    correct(workflow, worker, PAIRS[1])
+    loaded, again = load(worker, workflow, 2), load(worker, workflow, 2, ModelCache(tmp_path))
     assert loaded.model.scope.encoder.whitening is not None
     assert loaded.model.scope.encoder.key("Hm").norm().item() == pytest.approx(1, abs=1e-5)
     assert [loaded.model.route(asked) for asked in ASKED] == [again.model.route(asked) for asked in ASKED]
@@ -84,9 +84,9 @@ def test_a_prompt_to_complete_has_the_key_of_a_prompt_to_complete(sessions, work
     base.tokenizer.chat_template = "Q: {{ messages[0]['content'] }}\nA:"
     base.model.save_pretrained(tmp_path / "chat")
     base.tokenizer.save_pretrained(tmp_path / "chat")
-    desk = desk_with(sessions, tmp_path / "chat", FEW, preset="paper")
-    correct(desk, worker, ("Acme is run by", "Ada"), kind="completion", rephrases=["The boss of Acme is"])
-    model = load(worker, desk, 1).model
+    workflow = desk_with(sessions, tmp_path / "chat", FEW, preset="paper")
+    correct(workflow, worker, ("Acme is run by", "Ada"), kind="completion", rephrases=["The boss of Acme is"])
+    model = load(worker, workflow, 1).model
     for prompt in ("Acme is run by", "The boss of Acme is"):  # letter case apart, or the text alone would decide
         away = {kind: model.route(prompt.lower(), kind).match.distance for kind in ("completion", "qa")}
         keys = [model.scope.encoder.key(prompt.lower(), kind) for kind in ("completion", "qa")]
@@ -95,9 +95,9 @@ def test_a_prompt_to_complete_has_the_key_of_a_prompt_to_complete(sessions, work
 
 
 def test_keys_of_a_sentence_encoder_need_not_be_whitened(sessions, worker, tiny_folder):
-    desk = desk_with(sessions, tiny_folder, METHOD | {"whitened": False, "radius": 0.1})
-    correct(desk, worker, *PAIRS)
-    loaded = load(worker, desk, 1)
+    workflow = desk_with(sessions, tiny_folder, METHOD | {"whitened": False, "radius": 0.1})
+    correct(workflow, worker, *PAIRS)
+    loaded = load(worker, workflow, 1)
     assert loaded.content.collection.calibration is None and loaded.model.scope.encoder.whitening is None
     assert ask(loaded, *(prompt for prompt, _ in PAIRS)) == ["Ada", "Oslo"]
 
@@ -126,17 +126,17 @@ def test_a_calibration_given_with_the_collection_is_what_its_keys_are_whitened_w
     sessions, worker, tiny_folder, whitening
 ):
     data = whitening.to_bytes()
-    desk = desk_with(sessions, tiny_folder, METHOD, calibration=_base64(data))
-    correct(desk, worker, *PAIRS)
-    loaded = load(worker, desk, 1)
+    workflow = desk_with(sessions, tiny_folder, METHOD, calibration=_base64(data))
+    correct(workflow, worker, *PAIRS)
+    loaded = load(worker, workflow, 1)
     assert loaded.content.collection.calibration_sha256 == sha256_hex(data)
     assert loaded.content.collection.encoder_digest == find_encoder("all-minilm-l6-v2").digest
     expected = SentenceEncoder.load(find_encoder("all-minilm-l6-v2").path)
     expected.whitening = whitening
     keys = [list(point.key) for point in loaded.content.points.values()]
     assert keys == [expected.key(prompt).tolist() for prompt, _ in PAIRS]
-    correct(desk, worker, ("When was Initech founded?", "1999"))
-    assert desk.verify().ok
+    correct(workflow, worker, ("When was Initech founded?", "1999"))
+    assert workflow.verify().ok
 
 
 def test_a_given_calibration_that_holds_no_numbers_fails_the_first_job_with_the_reason(
@@ -150,9 +150,9 @@ def test_a_given_calibration_that_holds_no_numbers_fails_the_first_job_with_the_
 def test_a_calibration_of_hidden_keys_has_the_models_width(sessions, worker, tiny_folder):
     calibration = Whitening(torch.zeros(32), torch.eye(32)).to_bytes()
     method = FEW | {"key_encoder": "hidden"}
-    desk = desk_with(sessions, tiny_folder, method, calibration=_base64(calibration))
-    correct(desk, worker, PAIRS[0])
-    assert load(worker, desk, 1).content.collection.calibration == calibration
+    workflow = desk_with(sessions, tiny_folder, method, calibration=_base64(calibration))
+    correct(workflow, worker, PAIRS[0])
+    assert load(worker, workflow, 1).content.collection.calibration == calibration
 
 
 def test_a_calibration_is_fitted_to_hidden_keys_and_given_to_a_collection(sessions, worker, tiny_folder, tmp_path):
@@ -161,9 +161,9 @@ def test_a_calibration_is_fitted_to_hidden_keys_and_given_to_a_collection(sessio
     of_model = ["--model", str(tiny_folder), "--layer", "2", "--questions", str(questions)]
     found = json.loads(melo("calibrate", *of_model, "--pooling", "last", "--out", str(out), "--json"))
     method = FEW | {"key_encoder": "hidden", "key_pooling": "last", "radius": found["radius"]}
-    desk = desk_with(sessions, tiny_folder, method, calibration=_base64(out.read_bytes()))
-    correct(desk, worker, PAIRS[0])
-    collection = load(worker, desk, 1).content.collection
+    workflow = desk_with(sessions, tiny_folder, method, calibration=_base64(out.read_bytes()))
+    correct(workflow, worker, PAIRS[0])
+    collection = load(worker, workflow, 1).content.collection
     assert collection.calibration == out.read_bytes()
     assert collection.encoder_digest == found["encoder_digest"]
 

@@ -24,7 +24,7 @@ ADDED = {"instance", "job", "le"}  # by Prometheus, and of every histogram
 
 
 @pytest.fixture
-def exported(database_url, tiny_desk):
+def exported(database_url, tiny_workflow):
     """Every metric of the API, the relay and a worker: the labels of its samples, and the family's name and type."""
     with TestClient(
         create_app(Settings(database_url=database_url, api_key=None)),

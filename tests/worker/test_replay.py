@@ -15,7 +15,7 @@ from registry.collections import policy
 from registry.collections.schemas import PolicyChange
 from registry.erasure import service as erasure
 from registry.tables.jobs import Job
-from tests.registry.desk import ADA, BEN
+from tests.registry.workflow import ADA, BEN
 from worker.training_job import run_job, run_waiting
 
 TOGETHER = Training(edits_per_block=2)
@@ -39,16 +39,16 @@ def replay(database_url, tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
-def submit(desk, pairs, **options):
-    return desk.submit(*({"prompt": prompt, "target": target} for prompt, target in pairs), **options).batch.id
+def submit(workflow, pairs, **options):
+    return workflow.submit(*({"prompt": prompt, "target": target} for prompt, target in pairs), **options).batch.id
 
 
 def blocks(found):
     return [(each["edits"], each["same"]) for each in found["blocks"]]
 
 
-def test_a_job_gives_the_same_bytes_again_and_another_seed_does_not(tiny_desk, worker, replay, tamper, engine):
-    run_job(worker, job := tiny_desk.approve(submit(tiny_desk, PAIRS)))
+def test_a_job_gives_the_same_bytes_again_and_another_seed_does_not(tiny_workflow, worker, replay, tamper, engine):
+    run_job(worker, job := tiny_workflow.approve(submit(tiny_workflow, PAIRS)))
     with engine.connect() as connection:
         before = connection.scalar(text("SELECT count(*) FROM blocks, audit_events"))
 
@@ -70,42 +70,42 @@ def test_a_job_gives_the_same_bytes_again_and_another_seed_does_not(tiny_desk, w
     assert "3 of 3 blocks differ" in said and "0.1 then" in said
 
 
-def test_batches_that_were_trained_together_are_replayed_each_by_itself(tiny_desk, worker, replay, engine):
-    jobs = [tiny_desk.approve(submit(tiny_desk, [pair])) for pair in PAIRS]
+def test_batches_that_were_trained_together_are_replayed_each_by_itself(tiny_workflow, worker, replay, engine):
+    jobs = [tiny_workflow.approve(submit(tiny_workflow, [pair])) for pair in PAIRS]
     run_waiting(worker)
-    with tiny_desk.sessions() as session:
-        assert {tuple(session.get(Job, job).lessons) for job in jobs} == {(1, 2, 3)}
+    with tiny_workflow.sessions() as session:
+        assert {tuple(session.get(Job, job).trained_together) for job in jobs} == {(1, 2, 3)}
 
     status, said = replay(jobs[1], "--json")
 
     assert (status, blocks(json.loads(said))) == (0, [([2], True)])
 
 
-def test_edits_that_share_a_block_are_compared_as_one(tiny_desk, worker, replay):
-    run_job(worker, job := tiny_desk.approve(submit(tiny_desk, PAIRS[:2], training=TOGETHER)))
+def test_edits_that_share_a_block_are_compared_as_one(tiny_workflow, worker, replay):
+    run_job(worker, job := tiny_workflow.approve(submit(tiny_workflow, PAIRS[:2], training=TOGETHER)))
     assert blocks(json.loads(replay(job, "--json")[1])) == [([1, 2], True)]
 
 
-def test_what_a_check_trained_is_replayed_from_the_check(tiny_desk, worker, replay):
-    with tiny_desk.open() as (session, collection):
+def test_what_a_check_trained_is_replayed_from_the_check(tiny_workflow, worker, replay):
+    with tiny_workflow.open() as (session, collection):
         policy.change(session, collection, PolicyChange(checks=Checks.TRAIN, reason="to see"), ADA)
-    batch = submit(tiny_desk, PAIRS[:2])
+    batch = submit(tiny_workflow, PAIRS[:2])
     run_job(worker, check := 1)
-    run_job(worker, job := tiny_desk.approve(batch))
+    run_job(worker, job := tiny_workflow.approve(batch))
     with pytest.raises(Exception, match=f"took over .* melo job replay {check}"):
         replay(job)
     assert blocks(json.loads(replay(check, "--json")[1])) == [([1], True), ([2], True)]
 
 
-def test_jobs_of_which_nothing_can_be_trained_again_are_refused(tiny_desk, worker, replay):
+def test_jobs_of_which_nothing_can_be_trained_again_are_refused(tiny_workflow, worker, replay):
     with pytest.raises(Exception, match="no job 9"):
         replay(9)
-    queued = tiny_desk.approve(submit(tiny_desk, PAIRS))
+    queued = tiny_workflow.approve(submit(tiny_workflow, PAIRS))
     with pytest.raises(Exception, match="is queued: it stored no block"):
         replay(queued)
     run_job(worker, queued)
-    tiny_desk.retire(2)
-    with tiny_desk.sessions.begin() as session:
+    tiny_workflow.retire(2)
+    with tiny_workflow.sessions.begin() as session:
         erasure.erase(session, [2], BEN, "asked to", dry_run=False)
     with pytest.raises(Exception, match="content of edit 2 was erased"):
         replay(queued)

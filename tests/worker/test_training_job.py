@@ -29,12 +29,12 @@ from registry.tables.jobs import Job
 from registry.tables.versions import Version
 from registry.versions.training_result import Overlap
 from tests.patience import PATIENCE
-from tests.registry.desk import ADA, Desk
+from tests.registry.workflow import ADA, Workflow
 from tests.worker.conftest import METHOD
 from worker import watch
 from worker.checking import edit_reports
 from worker.loader import LoadedVersion, load_version
-from worker.shelf import Shelf
+from worker.model_cache import ModelCache
 from worker.stopping import Stop
 from worker.training import TrainedEdit
 from worker.training_job import run_job, run_waiting
@@ -43,88 +43,88 @@ from worker.watch import Worker
 PAIRS = [("Who runs Acme?", "Ada"), ("Where is the head office of Globex?", "Oslo")]
 
 
-def correct(desk: Desk, worker: Worker, *pairs: tuple[str, str], **fields: object) -> Version:
+def correct(workflow: Workflow, worker: Worker, *pairs: tuple[str, str], **fields: object) -> Version:
     """Submit, approve, and let the real worker train."""
-    batch = desk.submit(*({"prompt": p, "target": t} | fields for p, t in pairs)).batch
+    batch = workflow.submit(*({"prompt": p, "target": t} | fields for p, t in pairs)).batch
     assert batch is not None
-    run_job(worker, desk.approve(batch.id))
-    with desk.sessions() as session:
+    run_job(worker, workflow.approve(batch.id))
+    with workflow.sessions() as session:
         job = session.query(Job).filter_by(batch_id=batch.id).one()
         assert job.state == "succeeded", job.error
         return session.query(Version).filter_by(batch_id=batch.id).one()
 
 
-def load(worker: Worker, desk: Desk, number: int, shelf: Shelf | None = None) -> LoadedVersion:
-    with desk.open() as (_, collection):
+def load(worker: Worker, workflow: Workflow, number: int, model_cache: ModelCache | None = None) -> LoadedVersion:
+    with workflow.open() as (_, collection):
         collection_id = collection.id
-    return load_version(worker.sessions, shelf or worker.shelf, collection_id, number)
+    return load_version(worker.sessions, model_cache or worker.model_cache, collection_id, number)
 
 
 def ask(loaded: LoadedVersion, *prompts: str, tokens: int = 8) -> list[str]:
     return [answer.text for answer in loaded.model.ask(prompts, max_new_tokens=tokens)]
 
 
-def test_an_approved_batch_becomes_a_version_that_answers_rightly(tiny_desk, worker):
-    version = correct(tiny_desk, worker, *PAIRS)
-    loaded = load(worker, tiny_desk, version.number)
+def test_an_approved_batch_becomes_a_version_that_answers_rightly(tiny_workflow, worker):
+    version = correct(tiny_workflow, worker, *PAIRS)
+    loaded = load(worker, tiny_workflow, version.number)
 
     assert ask(loaded, *(p for p, _ in PAIRS)) == [t for _, t in PAIRS]
     answer = loaded.model.ask([PAIRS[0][0]])[0]
     assert loaded.edit_behind(answer).prompt == PAIRS[0][0]
-    with tiny_desk.sessions() as session:
+    with tiny_workflow.sessions() as session:
         job = session.query(Job).one()
         assert {"load", "train", "scope", "index"} <= job.timings.keys()
         assert job.loss_curve
         assert [edit["reproduced"] for edit in job.report] == [True, True]
 
 
-def test_another_question_is_answered_as_by_the_base_model(tiny_desk, worker):
-    correct(tiny_desk, worker, *PAIRS)
+def test_another_question_is_answered_as_by_the_base_model(tiny_workflow, worker):
+    correct(tiny_workflow, worker, *PAIRS)
     asked = ["How do bees find their way home?", "Name three rivers in Peru."]
-    before, after = load(worker, tiny_desk, 0), load(worker, tiny_desk, 1)
+    before, after = load(worker, tiny_workflow, 0), load(worker, tiny_workflow, 1)
     assert [a.token_ids for a in before.model.ask(asked)] == [a.token_ids for a in after.model.ask(asked)]
 
 
-def test_a_loader_that_shares_nothing_with_the_trainer_gives_the_same_tokens(tiny_desk, worker, tmp_path):
-    correct(tiny_desk, worker, *PAIRS)
+def test_a_loader_that_shares_nothing_with_the_trainer_gives_the_same_tokens(tiny_workflow, worker, tmp_path):
+    correct(tiny_workflow, worker, *PAIRS)
     asked = [p for p, _ in PAIRS] + ["Who ran Acme before?"]
-    here, there = load(worker, tiny_desk, 1), load(worker, tiny_desk, 1, Shelf(tmp_path))
+    here, there = load(worker, tiny_workflow, 1), load(worker, tiny_workflow, 1, ModelCache(tmp_path))
     assert [a.token_ids for a in here.model.ask(asked)] == [a.token_ids for a in there.model.ask(asked)]
 
 
-def test_an_edit_that_replaces_another_answers_in_its_place_and_the_old_version_still_stands(tiny_desk, worker):
-    correct(tiny_desk, worker, *PAIRS)
-    with tiny_desk.sessions() as session:
+def test_an_edit_that_replaces_another_answers_in_its_place_and_the_old_version_still_stands(tiny_workflow, worker):
+    correct(tiny_workflow, worker, *PAIRS)
+    with tiny_workflow.sessions() as session:
         old = session.execute(text("SELECT id FROM edits WHERE prompt = :p"), {"p": PAIRS[0][0]}).scalar_one()
-    correct(tiny_desk, worker, (PAIRS[0][0], "Bob"), replaces=old)
-    assert ask(load(worker, tiny_desk, 2), PAIRS[0][0], PAIRS[1][0]) == ["Bob", "Oslo"]
-    assert ask(load(worker, tiny_desk, 1), PAIRS[0][0]) == ["Ada"]
+    correct(tiny_workflow, worker, (PAIRS[0][0], "Bob"), replaces=old)
+    assert ask(load(worker, tiny_workflow, 2), PAIRS[0][0], PAIRS[1][0]) == ["Bob", "Oslo"]
+    assert ask(load(worker, tiny_workflow, 1), PAIRS[0][0]) == ["Ada"]
 
 
-def test_a_retired_edit_no_longer_acts_in_any_later_version(tiny_desk, worker):
-    correct(tiny_desk, worker, *PAIRS)
-    with tiny_desk.sessions() as session:
+def test_a_retired_edit_no_longer_acts_in_any_later_version(tiny_workflow, worker):
+    correct(tiny_workflow, worker, *PAIRS)
+    with tiny_workflow.sessions() as session:
         first = session.execute(text("SELECT min(id) FROM edits")).scalar_one()
-    tiny_desk.retire(first)
-    correct(tiny_desk, worker, ("When was Initech founded?", "1999"))
-    base = ask(load(worker, tiny_desk, 0), PAIRS[0][0])
-    assert ask(load(worker, tiny_desk, 2), PAIRS[0][0]) == ask(load(worker, tiny_desk, 3), PAIRS[0][0]) == base
+    tiny_workflow.retire(first)
+    correct(tiny_workflow, worker, ("When was Initech founded?", "1999"))
+    base = ask(load(worker, tiny_workflow, 0), PAIRS[0][0])
+    assert ask(load(worker, tiny_workflow, 2), PAIRS[0][0]) == ask(load(worker, tiny_workflow, 3), PAIRS[0][0]) == base
 
 
-def test_a_rephrase_given_with_an_edit_becomes_a_point_that_leads_to_it(tiny_desk, worker):
+def test_a_rephrase_given_with_an_edit_becomes_a_point_that_leads_to_it(tiny_workflow, worker):
     far = "Acme: name of chief executive officer, please"
-    correct(tiny_desk, worker, PAIRS[0], rephrases=[far])
-    loaded = load(worker, tiny_desk, 1)
+    correct(tiny_workflow, worker, PAIRS[0], rephrases=[far])
+    loaded = load(worker, tiny_workflow, 1)
     route = loaded.model.route(far)
     assert len(loaded.content.points) == 2
     assert route.match.distance < 1e-6
     assert route.block is not None
 
 
-def test_two_answers_near_each_other_are_told_in_the_audit_log_with_both_edits(tiny_desk, worker):
-    correct(tiny_desk, worker, ("Who runs Acme?", "Ada"))
-    correct(tiny_desk, worker, ("Who runs Acme", "Bob"))
-    with tiny_desk.sessions() as session:
+def test_two_answers_near_each_other_are_told_in_the_audit_log_with_both_edits(tiny_workflow, worker):
+    correct(tiny_workflow, worker, ("Who runs Acme?", "Ada"))
+    correct(tiny_workflow, worker, ("Who runs Acme", "Bob"))
+    with tiny_workflow.sessions() as session:
         overlap = session.execute(
             text("SELECT subject, details FROM audit_events WHERE action = 'collection:edit:overlap'")
         ).one()
@@ -132,45 +132,45 @@ def test_two_answers_near_each_other_are_told_in_the_audit_log_with_both_edits(t
     assert (overlap.details["edit"], overlap.details["by_edit"]) == (1, 2)
 
 
-def reports(desk: Desk, version: Version) -> list[EditReport]:
+def reports(workflow: Workflow, version: Version) -> list[EditReport]:
     """What the API says about each edit of the version's batch."""
-    with desk.sessions() as session:
+    with workflow.sessions() as session:
         return edits.view(session, edits.get(session, version.batch_id)).job.report
 
 
-def correct_all(desk: Desk, worker: Worker, *edits: dict[str, object]) -> Version:
+def correct_all(workflow: Workflow, worker: Worker, *edits: dict[str, object]) -> Version:
     """The same, with fields of each edit's own."""
-    batch = desk.submit(*edits).batch
+    batch = workflow.submit(*edits).batch
     assert batch is not None
-    run_job(worker, desk.approve(batch.id))
-    with desk.sessions() as session:
+    run_job(worker, workflow.approve(batch.id))
+    with workflow.sessions() as session:
         return session.query(Version).filter_by(batch_id=batch.id).one()
 
 
 ACME, GLOBEX = ({"prompt": prompt, "target": target} for prompt, target in PAIRS)
 
 
-def test_a_prompt_that_must_not_change_is_a_guard_of_its_edit_and_stays_the_base_models(tiny_desk, worker):
+def test_a_prompt_that_must_not_change_is_a_guard_of_its_edit_and_stays_the_base_models(tiny_workflow, worker):
     near, far = "who runs Acme", "How do bees find their way home?"
-    assert load_after(tiny_desk, worker, PAIRS[0]).model.route(near).block is not None
-    version = correct(tiny_desk, worker, PAIRS[0], replaces=1, unchanged=[near, far])
-    (report,) = reports(tiny_desk, version)
+    assert load_after(tiny_workflow, worker, PAIRS[0]).model.route(near).block is not None
+    version = correct(tiny_workflow, worker, PAIRS[0], replaces=1, unchanged=[near, far])
+    (report,) = reports(tiny_workflow, version)
     assert (report.unchanged_checked, [each.prompt for each in report.unchanged_changed]) == (2, [near])
-    guarded = load(worker, tiny_desk, version.number)
-    assert ask(guarded, near, far) == ask(load(worker, tiny_desk, 0), near, far)
+    guarded = load(worker, tiny_workflow, version.number)
+    assert ask(guarded, near, far) == ask(load(worker, tiny_workflow, 0), near, far)
     assert ask(guarded, PAIRS[0][0]) == ["Ada"]
     assert guarded.model.route(near).considered[0].guard == near
 
 
-def load_after(desk: Desk, worker: Worker, *pairs: tuple[str, str]) -> LoadedVersion:
-    return load(worker, desk, correct(desk, worker, *pairs).number)
+def load_after(workflow: Workflow, worker: Worker, *pairs: tuple[str, str]) -> LoadedVersion:
+    return load(worker, workflow, correct(workflow, worker, *pairs).number)
 
 
-def test_a_prompt_that_must_not_change_is_reported_if_another_edit_answers_it_with_both_answers(tiny_desk, worker):
+def test_a_prompt_that_must_not_change_is_reported_if_another_edit_answers_it_with_both_answers(tiny_workflow, worker):
     near, far = "who runs Acme", "How do bees find their way home?"
-    version = correct_all(tiny_desk, worker, ACME, GLOBEX | {"unchanged": [near, far]})
-    report = reports(tiny_desk, version)[1]
-    before, after = (load(worker, tiny_desk, number).model.ask([near])[0].text for number in (0, 1))
+    version = correct_all(tiny_workflow, worker, ACME, GLOBEX | {"unchanged": [near, far]})
+    report = reports(tiny_workflow, version)[1]
+    before, after = (load(worker, tiny_workflow, number).model.ask([near])[0].text for number in (0, 1))
     assert before != after
     assert report.unchanged_checked == 2
     assert [vars(each) for each in report.unchanged_changed] == [
@@ -178,82 +178,84 @@ def test_a_prompt_that_must_not_change_is_reported_if_another_edit_answers_it_wi
     ]
 
 
-def test_what_must_not_change_is_what_the_latest_version_answers_not_the_base_model(tiny_desk, worker):
-    correct(tiny_desk, worker, PAIRS[0])
+def test_what_must_not_change_is_what_the_latest_version_answers_not_the_base_model(tiny_workflow, worker):
+    correct(tiny_workflow, worker, PAIRS[0])
     asked = "who runs Acme?"
     bob = ACME | {"target": "Bob", "replaces": 1}
-    version = correct_all(tiny_desk, worker, bob, GLOBEX | {"unchanged": [asked]})
-    (changed,) = reports(tiny_desk, version)[1].unchanged_changed
-    base, before, after = (ask(load(worker, tiny_desk, number), asked, tokens=64)[0] for number in (0, 1, 2))
+    version = correct_all(tiny_workflow, worker, bob, GLOBEX | {"unchanged": [asked]})
+    (changed,) = reports(tiny_workflow, version)[1].unchanged_changed
+    base, before, after = (ask(load(worker, tiny_workflow, number), asked, tokens=64)[0] for number in (0, 1, 2))
     assert (changed.before, changed.after, changed.by_edit) == (before, after, 2)
     assert len({base, before, after}) == 3
 
 
-def test_an_edit_with_more_guards_keeps_its_block_and_nothing_is_trained(tiny_desk, worker, monkeypatch):
-    correct(tiny_desk, worker, *PAIRS)
+def test_an_edit_with_more_guards_keeps_its_block_and_nothing_is_trained(tiny_workflow, worker, monkeypatch):
+    correct(tiny_workflow, worker, *PAIRS)
     near = "who runs Acme"
-    before = load(worker, tiny_desk, 1)
+    before = load(worker, tiny_workflow, 1)
     assert before.model.route(near).block is not None
-    with tiny_desk.sessions.begin() as session:
+    with tiny_workflow.sessions.begin() as session:
         batch = retraining.guard(session, 1, [near], ADA, "it got the answer")
         batch_id = batch.id
     monkeypatch.setattr("worker.group.train_edits", lambda *_: pytest.fail("it was trained again"))
-    run_job(worker, tiny_desk.approve(batch_id))
-    with tiny_desk.sessions() as session:
+    run_job(worker, tiny_workflow.approve(batch_id))
+    with tiny_workflow.sessions() as session:
         view = edits.view(session, edits.get(session, batch_id))
     assert view.job.state == "succeeded", view.job.error
     assert any("keep their blocks" in note for note in view.job.progress.notes)
     assert [(edit.replaces, edit.unchanged) for edit in view.edits] == [(1, [near])]
     (report,) = view.job.report
     assert report.reproduced and report.not_reached == []
-    after = load(worker, tiny_desk, view.version)
-    assert ask(after, near) == ask(load(worker, tiny_desk, 0), near)
+    after = load(worker, tiny_workflow, view.version)
+    assert ask(after, near) == ask(load(worker, tiny_workflow, 0), near)
     assert ask(after, *(prompt for prompt, _ in PAIRS)) == [target for _, target in PAIRS]
     bytes_of = [{b.sha256 for b in loaded.content.blocks.values()} for loaded in (before, after)]
     assert bytes_of[0] == bytes_of[1]
-    assert ask(load(worker, tiny_desk, 1), near) == ask(before, near)  # an earlier state stays as it was
-    with tiny_desk.sessions() as session, pytest.raises(WrongState, match="kept the blocks of the edits"):
+    assert ask(load(worker, tiny_workflow, 1), near) == ask(before, near)  # an earlier state stays as it was
+    with tiny_workflow.sessions() as session, pytest.raises(WrongState, match="kept the blocks of the edits"):
         replay_of(session, view.job.id)
-    assert tiny_desk.verify().ok
+    assert tiny_workflow.verify().ok
 
 
 @pytest.mark.parametrize(
     ("prompts", "said"),
     [(["who runs Acme"], "has these guards already"), ([PAIRS[0][0]], "is what edit 1 corrects")],
 )
-def test_a_guard_that_is_there_already_or_that_is_what_the_edit_corrects_is_refused(tiny_desk, worker, prompts, said):
-    correct(tiny_desk, worker, PAIRS[0], unchanged=["who runs Acme"])
-    with tiny_desk.sessions.begin() as session, pytest.raises(InvalidRequest, match=said):
+def test_a_guard_that_is_there_already_or_that_is_what_the_edit_corrects_is_refused(
+    tiny_workflow, worker, prompts, said
+):
+    correct(tiny_workflow, worker, PAIRS[0], unchanged=["who runs Acme"])
+    with tiny_workflow.sessions.begin() as session, pytest.raises(InvalidRequest, match=said):
         retraining.guard(session, 1, prompts, ADA, "it got the answer")
 
 
-def test_a_rephrase_that_another_edit_answers_is_told_as_not_reached_with_that_edit(tiny_desk, worker):
-    correct(tiny_desk, worker, PAIRS[0])
-    version = correct(tiny_desk, worker, ("What does Acme make?", "bees"), rephrases=[PAIRS[0][0]])
-    (report,) = reports(tiny_desk, version)
+def test_a_rephrase_that_another_edit_answers_is_told_as_not_reached_with_that_edit(tiny_workflow, worker):
+    correct(tiny_workflow, worker, PAIRS[0])
+    version = correct(tiny_workflow, worker, ("What does Acme make?", "bees"), rephrases=[PAIRS[0][0]])
+    (report,) = reports(tiny_workflow, version)
     assert [(each.text, each.by_edit) for each in report.not_reached] == [(PAIRS[0][0], 1)]
 
 
 REPHRASED = "Tell me the name of the person who is running Acme."
 
 
-def test_a_rephrase_is_reached_too_where_the_block_says_its_target_to_the_edits_own_prompt_alone(tiny_desk, worker):
-    version = correct(tiny_desk, worker, PAIRS[0], rephrases=[REPHRASED])
-    (report,) = reports(tiny_desk, version)
-    (answer,) = load(worker, tiny_desk, version.number).model.ask([REPHRASED], max_new_tokens=8)
+def test_a_rephrase_is_reached_too_where_the_block_says_its_target_to_the_edits_own_prompt_alone(tiny_workflow, worker):
+    version = correct(tiny_workflow, worker, PAIRS[0], rephrases=[REPHRASED])
+    (report,) = reports(tiny_workflow, version)
+    (answer,) = load(worker, tiny_workflow, version.number).model.ask([REPHRASED], max_new_tokens=8)
     assert (answer.text, answer.said_to) == ("Ada", "prompt")
     assert report.not_reached == []
 
 
-def test_a_rephrase_whose_block_never_says_its_target_is_told_with_the_base_models_answer(tiny_desk, worker):
+def test_a_rephrase_whose_block_never_says_its_target_is_told_with_the_base_models_answer(tiny_workflow, worker):
     hasty = Training(changes={"iterations": 2, "rounds": 1})
-    batch = tiny_desk.submit(ACME | {"rephrases": [REPHRASED]}, training=hasty).batch
-    run_job(worker, tiny_desk.approve(batch.id))
-    with tiny_desk.sessions() as session:
+    batch = tiny_workflow.submit(ACME | {"rephrases": [REPHRASED]}, training=hasty).batch
+    run_job(worker, tiny_workflow.approve(batch.id))
+    with tiny_workflow.sessions() as session:
         (report,) = edits.view(session, edits.get(session, batch.id)).job.report
     (told,) = report.not_reached
     assert (told.text, told.why, report.reproduced) == (REPHRASED, "its block does not say its target", False)
-    assert load(worker, tiny_desk, 0).model.ask([REPHRASED])[0].text.startswith(told.answer)
+    assert load(worker, tiny_workflow, 0).model.ask([REPHRASED])[0].text.startswith(told.answer)
 
 
 @contextmanager
@@ -267,21 +269,21 @@ def window_of(base: BaseModel, tokens: int) -> Iterator[None]:
         config.max_position_embeddings = usual
 
 
-def test_another_block_with_the_same_answer_changes_nothing(tiny_desk, worker):
-    correct(tiny_desk, worker, PAIRS[0])
-    version = correct(tiny_desk, worker, PAIRS[0], replaces=1, reason="found a source", unchanged=[PAIRS[0][0]])
-    first, second = (load(worker, tiny_desk, number).model.route(PAIRS[0][0]).block for number in (1, 2))
+def test_another_block_with_the_same_answer_changes_nothing(tiny_workflow, worker):
+    correct(tiny_workflow, worker, PAIRS[0])
+    version = correct(tiny_workflow, worker, PAIRS[0], replaces=1, reason="found a source", unchanged=[PAIRS[0][0]])
+    first, second = (load(worker, tiny_workflow, number).model.route(PAIRS[0][0]).block for number in (1, 2))
     assert first != second
-    (report,) = reports(tiny_desk, version)
+    (report,) = reports(tiny_workflow, version)
     assert (report.unchanged_checked, report.unchanged_changed) == (1, [])
 
 
 def test_a_prompt_that_must_not_change_and_does_not_fit_the_window_is_named_before_anything_is_trained(
-    tiny_desk, worker, sessions
+    tiny_workflow, worker, sessions
 ):
-    batch = tiny_desk.submit({"prompt": "Who?", "target": "Ada", "unchanged": ["Who runs Acme and Globex?"]}).batch
-    job = tiny_desk.approve(batch.id)
-    base = worker.shelf.base(*_model(tiny_desk))
+    batch = tiny_workflow.submit({"prompt": "Who?", "target": "Ada", "unchanged": ["Who runs Acme and Globex?"]}).batch
+    job = tiny_workflow.approve(batch.id)
+    base = worker.model_cache.base(*_model(tiny_workflow))
     asked, must_stay = (len(base.prompt_ids(prompt)) for prompt in ("Who?", "Who runs Acme and Globex?"))
     assert asked + 8 < must_stay
     with window_of(base, must_stay):
@@ -292,10 +294,10 @@ def test_a_prompt_that_must_not_change_and_does_not_fit_the_window_is_named_befo
         assert failed.progress is None or failed.progress["stage"] == "load"
 
 
-def test_two_answers_near_each_other_are_reported_with_the_other_edit_and_its_distance(tiny_desk, worker):
-    correct(tiny_desk, worker, PAIRS[0])
-    version = correct(tiny_desk, worker, ("Who runs Acme", "Bob"), PAIRS[1])
-    near, alone = reports(tiny_desk, version)
+def test_two_answers_near_each_other_are_reported_with_the_other_edit_and_its_distance(tiny_workflow, worker):
+    correct(tiny_workflow, worker, PAIRS[0])
+    version = correct(tiny_workflow, worker, ("Who runs Acme", "Bob"), PAIRS[1])
+    near, alone = reports(tiny_workflow, version)
     (conflict,) = near.conflicts
     assert (conflict.edit_id, conflict.prompt, conflict.forgotten) == (1, PAIRS[0][0], False)
     assert 0 < conflict.distance < 0.8
@@ -307,10 +309,10 @@ def test_an_edit_that_loses_a_point_to_another_is_reported_once_as_covering_less
         method = METHOD | {"clustering": "melo"}
         new = NewCollection(name="facts", model=str(tiny_folder), method=method, checks=Checks.NONE)
         collections.create(session, new, ADA)
-    desk = Desk(sessions)
-    correct(desk, worker, PAIRS[0], rephrases=["Who is running Acme?"])
-    version = correct(desk, worker, ("Who runs Acme now?", "Bob"), rephrases=["Who is it that runs Acme now?"])
-    (report,) = reports(desk, version)
+    workflow = Workflow(sessions)
+    correct(workflow, worker, PAIRS[0], rephrases=["Who is running Acme?"])
+    version = correct(workflow, worker, ("Who runs Acme now?", "Bob"), rephrases=["Who is it that runs Acme now?"])
+    (report,) = reports(workflow, version)
     assert [(each.edit_id, each.forgotten) for each in report.conflicts] == [(1, True)]
 
 
@@ -326,30 +328,30 @@ def test_edits_that_meet_more_than_once_are_told_once_with_the_least_distance():
     assert report.loss is None  # it diverged, and JSON has no NaN
 
 
-def test_a_worker_says_what_it_takes_and_the_batch_still_tells_it_afterwards(tiny_desk, worker):
-    version = correct(tiny_desk, worker, PAIRS[0])
-    with tiny_desk.sessions() as session:
+def test_a_worker_says_what_it_takes_and_the_batch_still_tells_it_afterwards(tiny_workflow, worker):
+    version = correct(tiny_workflow, worker, PAIRS[0])
+    with tiny_workflow.sessions() as session:
         job = session.query(Job).filter_by(batch_id=version.batch_id).one()
         assert any("MB" in note for note in job.progress["notes"])
 
 
-def test_a_long_loss_curve_is_thinned_out_to_its_end(tiny_desk, worker, monkeypatch):
+def test_a_long_loss_curve_is_thinned_out_to_its_end(tiny_workflow, worker, monkeypatch):
     monkeypatch.setattr(watch, "CURVE_POINTS", 3)
-    correct(tiny_desk, worker, *PAIRS)
-    with tiny_desk.sessions() as session:
+    correct(tiny_workflow, worker, *PAIRS)
+    with tiny_workflow.sessions() as session:
         curve = session.query(Job.loss_curve).scalar()
     assert len(curve) == 3
     assert curve[0][0] < curve[1][0] < curve[2][0]
     assert curve[-1][1] < curve[0][1]
 
 
-def test_a_job_in_half_precision_is_answered_in_it_and_its_record_says_so(tiny_desk, worker, tmp_path):
-    half = replace(worker, shelf=Shelf(tmp_path, "bfloat16"))
-    correct(tiny_desk, half, *PAIRS)
-    loaded = load(half, tiny_desk, 1)
+def test_a_job_in_half_precision_is_answered_in_it_and_its_record_says_so(tiny_workflow, worker, tmp_path):
+    half = replace(worker, model_cache=ModelCache(tmp_path, "bfloat16"))
+    correct(tiny_workflow, half, *PAIRS)
+    loaded = load(half, tiny_workflow, 1)
     assert loaded.model.base.model.dtype == torch.bfloat16
     assert ask(loaded, *(p for p, _ in PAIRS)) == [t for _, t in PAIRS]
-    with tiny_desk.sessions() as session:
+    with tiny_workflow.sessions() as session:
         assert session.query(Job).one().libraries["dtype"] == "bfloat16"
 
 
@@ -364,20 +366,20 @@ def test_a_worker_that_is_given_unknown_numbers_to_run_in_says_which_there_are(d
     assert "'bfloat16'" in done.stderr
 
 
-def test_training_the_same_edits_again_gives_the_same_bytes(tiny_desk, worker, sessions):
-    batches = [tiny_desk.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch]
-    run_job(worker, tiny_desk.approve(batches[0].id))
-    tiny_desk.retire(1)
-    batches.append(tiny_desk.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch)
-    run_job(worker, tiny_desk.approve(batches[1].id))
+def test_training_the_same_edits_again_gives_the_same_bytes(tiny_workflow, worker, sessions):
+    batches = [tiny_workflow.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch]
+    run_job(worker, tiny_workflow.approve(batches[0].id))
+    tiny_workflow.retire(1)
+    batches.append(tiny_workflow.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch)
+    run_job(worker, tiny_workflow.approve(batches[1].id))
     with sessions() as session:
         first, second = session.execute(text("SELECT sha256 FROM blocks ORDER BY id")).scalars()
     assert first == second
 
 
-def test_a_job_runs_once_however_often_its_message_comes(tiny_desk, worker, sessions):
-    batch = tiny_desk.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch
-    job = tiny_desk.approve(batch.id)
+def test_a_job_runs_once_however_often_its_message_comes(tiny_workflow, worker, sessions):
+    batch = tiny_workflow.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch
+    job = tiny_workflow.approve(batch.id)
     for _ in range(3):
         run_job(worker, job)
     with sessions() as session:
@@ -385,11 +387,11 @@ def test_a_job_runs_once_however_often_its_message_comes(tiny_desk, worker, sess
         assert session.execute(text("SELECT count(*) FROM blocks")).scalar_one() == 1
 
 
-def test_a_prompt_that_does_not_fit_the_window_fails_the_batch_and_names_the_edit(tiny_desk, worker, sessions):
+def test_a_prompt_that_does_not_fit_the_window_fails_the_batch_and_names_the_edit(tiny_workflow, worker, sessions):
     # The registry counts without the model's own code, so the worker has the last word.
-    batch = tiny_desk.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch
-    job = tiny_desk.approve(batch.id)
-    base = worker.shelf.base(*_model(tiny_desk))
+    batch = tiny_workflow.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch
+    job = tiny_workflow.approve(batch.id)
+    base = worker.model_cache.base(*_model(tiny_workflow))
     with window_of(base, 8):
         run_job(worker, job)
     with sessions() as session:
@@ -401,26 +403,26 @@ def test_a_prompt_that_does_not_fit_the_window_fails_the_batch_and_names_the_edi
         assert newest[0].action == "collection:batch:fail"
 
 
-def _model(desk: Desk) -> tuple[str, str]:
-    with desk.open() as (_, collection):
+def _model(workflow: Workflow) -> tuple[str, str]:
+    with workflow.open() as (_, collection):
         return collection.model, collection.model_digest
 
 
-def test_a_late_finisher_changes_nothing(tiny_desk, worker, sessions):
-    batch = tiny_desk.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch
-    job = tiny_desk.approve(batch.id)
+def test_a_late_finisher_changes_nothing(tiny_workflow, worker, sessions):
+    batch = tiny_workflow.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch
+    job = tiny_workflow.approve(batch.id)
     late = replace(worker, name="late")
 
-    class Overtaken(Shelf):
+    class Overtaken(ModelCache):
         """While the late one loads its model, its lease runs out and another worker finishes the job."""
 
         def base(self, spec, digest):
             with sessions.begin() as session:
                 session.execute(text("UPDATE jobs SET lease_until = now() - interval '1 second'"))
             run_job(worker, job)
-            return worker.shelf.base(spec, digest)
+            return worker.model_cache.base(spec, digest)
 
-    run_job(replace(late, shelf=Overtaken(worker.shelf._cache)), job)
+    run_job(replace(late, model_cache=Overtaken(worker.model_cache._cache)), job)
     with sessions() as session:
         assert session.execute(text("SELECT count(*) FROM versions")).scalar_one() == 1
         assert session.execute(text("SELECT count(*) FROM blocks")).scalar_one() == 1
@@ -436,20 +438,20 @@ def test_a_late_finisher_changes_nothing(tiny_desk, worker, sessions):
         ("versions", "content_digest = repeat('0', 64)", "content of version 1"),
     ],
 )
-def test_a_loader_refuses_what_was_changed_and_names_it(tiny_desk, worker, engine, table, change, named):
-    correct(tiny_desk, worker, PAIRS[0])
+def test_a_loader_refuses_what_was_changed_and_names_it(tiny_workflow, worker, engine, table, change, named):
+    correct(tiny_workflow, worker, PAIRS[0])
     with engine.begin() as connection:
         # As somebody with all rights on the server could: triggers and constraints out of the way.
         connection.execute(text("SET LOCAL session_replication_role = replica"))
         connection.execute(text(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {table}_sha256_check"))
         connection.execute(text(f"UPDATE {table} SET {change}"))
     with pytest.raises(DigestMismatch, match=named):
-        load(worker, tiny_desk, 1)
+        load(worker, tiny_workflow, 1)
 
 
-def test_a_worker_that_has_to_stop_gives_its_job_back_and_another_finishes_it(tiny_desk, worker, sessions):
-    batch = tiny_desk.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch
-    job = tiny_desk.approve(batch.id)
+def test_a_worker_that_has_to_stop_gives_its_job_back_and_another_finishes_it(tiny_workflow, worker, sessions):
+    batch = tiny_workflow.submit({"prompt": PAIRS[0][0], "target": PAIRS[0][1]}).batch
+    job = tiny_workflow.approve(batch.id)
     stopping = replace(worker, name="stopping", stop=Stop(seconds=0))
     stopping.stop.ask()
     run_job(stopping, job)
@@ -458,7 +460,7 @@ def test_a_worker_that_has_to_stop_gives_its_job_back_and_another_finishes_it(ti
         waiting = text("SELECT count(*) FROM outbox WHERE job_id = :job AND sent_at IS NULL")
         assert session.execute(waiting, {"job": job}).scalar_one() == 2
     run_job(worker, job)
-    assert ask(load(worker, tiny_desk, 1), PAIRS[0][0]) == ["Ada"]
+    assert ask(load(worker, tiny_workflow, 1), PAIRS[0][0]) == ["Ada"]
 
 
 def test_an_edit_that_could_not_be_learned_is_reported_with_what_the_model_says_instead(sessions, worker, tiny_folder):
@@ -466,7 +468,7 @@ def test_an_edit_that_could_not_be_learned_is_reported_with_what_the_model_says_
         hasty = METHOD | {"iterations": 1}
         new = NewCollection(name="facts", model=str(tiny_folder), method=hasty, checks=Checks.NONE)
         collections.create(session, new, ADA)
-    correct(Desk(sessions), worker, PAIRS[0])
+    correct(Workflow(sessions), worker, PAIRS[0])
     with sessions() as session:
         (report,) = session.query(Job).one().report
     assert (report["edit_id"], report["reached"], report["reproduced"]) == (1, False, False)
@@ -478,24 +480,24 @@ def test_edits_that_share_a_block_are_stored_with_it_once_and_retired_one_by_one
         shared = METHOD | {"edits_per_block": 2, "rank": 8}
         new = NewCollection(name="facts", model=str(tiny_folder), method=shared, checks=Checks.NONE)
         collections.create(session, new, ADA)
-    desk, third = Desk(sessions), ("When was Initech founded?", "1999")
-    correct(desk, worker, *PAIRS, third)
+    workflow, third = Workflow(sessions), ("When was Initech founded?", "1999")
+    correct(workflow, worker, *PAIRS, third)
     with sessions() as session:
         stored = session.execute(text("SELECT block_id, edit_id FROM block_edits ORDER BY 1, 2")).all()
         assert session.execute(text("SELECT count(*) FROM blocks")).scalar_one() == 2
         notes = session.query(Job).one().progress["notes"]
     assert [tuple(row) for row in stored] == [(1, 1), (1, 2), (2, 3)]
     assert notes[0].startswith("training 2 blocks, 2 together, needs about ")
-    assert ask(load(worker, desk, 1), *(p for p, _ in (*PAIRS, third))) == ["Ada", "Oslo", "1999"]
+    assert ask(load(worker, workflow, 1), *(p for p, _ in (*PAIRS, third))) == ["Ada", "Oslo", "1999"]
 
-    desk.retire(1)
-    base = ask(load(worker, desk, 0), PAIRS[0][0])
-    assert ask(load(worker, desk, 2), PAIRS[0][0], PAIRS[1][0]) == [*base, "Oslo"]
+    workflow.retire(1)
+    base = ask(load(worker, workflow, 0), PAIRS[0][0])
+    assert ask(load(worker, workflow, 2), PAIRS[0][0], PAIRS[1][0]) == [*base, "Oslo"]
 
 
-def test_a_job_that_is_ended_instead_of_begun_keeps_no_other_waiting(tiny_desk, worker, sessions):
+def test_a_job_that_is_ended_instead_of_begun_keeps_no_other_waiting(tiny_workflow, worker, sessions):
     for prompt, target in PAIRS:
-        tiny_desk.approve(tiny_desk.submit({"prompt": prompt, "target": target}).batch.id)
+        tiny_workflow.approve(tiny_workflow.submit({"prompt": prompt, "target": target}).batch.id)
     with sessions.begin() as session:
         session.execute(text("SET LOCAL session_replication_role = replica"))
         session.execute(text("UPDATE batches SET deadline = now() WHERE id = 1"))

@@ -16,7 +16,7 @@ from cli.main import make_app
 from melo_core.verifier import Verifier, embeddings_digest, untrained
 from melo_core.verifier_files import WEIGHTS
 from registry.base.model_files import find_encoder
-from worker.shelf import VERIFIER_BASE
+from worker.model_cache import VERIFIER_BASE
 from worker.verifier import variants
 from worker.verifier.sources import Sources, held_out
 from worker.verifier.train import Plan, train

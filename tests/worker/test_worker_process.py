@@ -21,7 +21,7 @@ from registry.jobs import queues
 from registry.relay import Relay, make_send
 from registry.tables.jobs import Job, WorkerHeartbeat
 from tests.patience import PATIENCE, until
-from tests.registry.desk import ADA, Desk
+from tests.registry.workflow import ADA, Workflow
 from tests.worker.conftest import METHOD
 
 LONG = METHOD | {"iterations": 100_000, "loss_target": 0}  # some minutes
@@ -70,17 +70,17 @@ def relay(sessions, broker) -> Relay:
     return Relay(sessions, make_send(broker), 120, 0.01, threading.Event())
 
 
-def collection(sessions, folder: Path, name: str, **method: object) -> Desk:
+def collection(sessions, folder: Path, name: str, **method: object) -> Workflow:
     with sessions.begin() as session:
         new = NewCollection(name=name, model=str(folder), method=METHOD | method, checks=Checks.NONE)
         collections.create(session, new, ADA)
-    return Desk(sessions, name)
+    return Workflow(sessions, name)
 
 
-def approved(desk: Desk, *targets: str) -> list[int]:
+def approved(workflow: Workflow, *targets: str) -> list[int]:
     """A batch for each target. Returns the jobs."""
-    batches = [desk.submit({"prompt": f"Who runs {t} of {desk.name}?", "target": t}).batch for t in targets]
-    return [desk.approve(batch.id) for batch in batches]
+    batches = [workflow.submit({"prompt": f"Who runs {t} of {workflow.name}?", "target": t}).batch for t in targets]
+    return [workflow.approve(batch.id) for batch in batches]
 
 
 def jobs(sessions) -> dict[int, Job]:
@@ -112,9 +112,9 @@ def test_two_workers_work_off_collections_side_by_side_also_after_one_died_and_e
     with start(devices="cpu,cpu") as program:
         first = until(lambda: seen if len(seen := workers(sessions)) == 2 else None)
         # Their queue is new: it is listened to while the workers run.
-        desks = [collection(sessions, tiny_folder, name, **slow) for name in ("facts", "people")]
-        for desk in desks:
-            approved(desk, "Ada", "Bob")
+        workflows = [collection(sessions, tiny_folder, name, **slow) for name in ("facts", "people")]
+        for workflow in workflows:
+            approved(workflow, "Ada", "Bob")
         relay.turn()
         until(lambda: states(sessions) == ["succeeded"] * 4)
         os.kill(int(min(first).rpartition("/")[2]), signal.SIGKILL)
@@ -122,7 +122,7 @@ def test_two_workers_work_off_collections_side_by_side_also_after_one_died_and_e
         end(program)
     done = jobs(sessions).values()
     assert {job.worker for job in done} == first
-    assert [desk.newest() for desk in desks] == [2, 2]
+    assert [workflow.newest() for workflow in workflows] == [2, 2]
     assert {job.libraries["threads"] for job in done} == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
     assert all(job.device.startswith("cpu") for job in done)
     with sessions() as session:

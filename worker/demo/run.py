@@ -29,7 +29,7 @@ from registry.versions.reading import resolve
 from worker.demo.figures import Figures, generality, success, untouched
 from worker.demo.questions import Correction, read_questions
 from worker.loader import load_version
-from worker.shelf import Shelf
+from worker.model_cache import ModelCache
 
 MODEL = "smollm2-135m-instruct"
 LONGEST_ANSWER = 24  # tokens
@@ -66,7 +66,7 @@ class _Demo:
     def __init__(self, call: Invocation, stack: Stack) -> None:
         self.call, self.stack, self.questions = call, stack, read_questions()
         self.sessions: sessionmaker[Session] = make_sessions(make_engine(stack.database_url))
-        self.shelf = Shelf(call.settings.cache, call.settings.dtype)
+        self.model_cache = ModelCache(call.settings.cache, call.settings.dtype)
         self.answers: dict[int, list[Answer]] = {}  # by version, in the order of the questions
         self.train_seconds = 0.0
 
@@ -124,7 +124,7 @@ class _Demo:
         with self.sessions() as session:
             collection_id = resolve(session, name).collection.id
         with _bar(self.call, f"asking {title}", len(self.questions.all)) as advance:
-            loaded = load_version(self.sessions, self.shelf, collection_id, number)
+            loaded = load_version(self.sessions, self.model_cache, collection_id, number)
             self.answers[number] = loaded.model.ask(
                 self.questions.all, max_new_tokens=LONGEST_ANSWER, on_progress=advance
             )

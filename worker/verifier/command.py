@@ -61,7 +61,7 @@ def train(
         from melo_core.verifier import Verifier
         from melo_core.verifier_files import folder_of
         from registry.base.model_files import find_encoder
-        from worker.shelf import VERIFIER_BASE
+        from worker.model_cache import VERIFIER_BASE
         from worker.verifier.sources import Sources
         from worker.verifier.train import Plan, card, measure, save
         from worker.verifier.train import train as run

@@ -21,7 +21,7 @@ WAITING = (JobState.QUEUED, JobState.RUNNING)
 
 
 @dataclass
-class Desk:
+class Workflow:
     """The steps of a correction's way, each in a transaction of its own."""
 
     sessions: sessionmaker[Session]

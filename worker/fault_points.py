@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class Point(StrEnum):
+class FaultPoint(StrEnum):
     """In the order of a job's life. A check passes those that it has a part in."""
 
     WOKEN = "woken"  # about to look for work; nothing is claimed
@@ -25,5 +25,5 @@ class Point(StrEnum):
     ACKNOWLEDGING = "acknowledging"  # nothing is left to do; the message is about to be acknowledged
 
 
-def passing(point: Point) -> None:
+def passing(point: FaultPoint) -> None:
     """What a worker does at a point, unless somebody watches: nothing."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from registry.jobs.schemas import NearEdit
 
 
-def ways_out(batch_id: int, edit_id: int, near: Iterable[NearEdit], *, alone: bool = False) -> list[str]:
+def remedies(batch_id: int, edit_id: int, near: Iterable[NearEdit], *, alone: bool = False) -> list[str]:
     """Replace, skip or cancel, for each near duplicate or contradiction; empty where there is none.
 
     alone: it is all that the batch has, so that it cannot be left out.

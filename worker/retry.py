@@ -6,7 +6,7 @@ from typing import TypeVar
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
-from registry.base.database import AWAY
+from registry.base.database import UNREACHABLE
 from worker.stopping import Stop
 
 log = structlog.get_logger()
@@ -23,7 +23,7 @@ def patiently(stop: Stop, act: Callable[[], Result], seconds: float | None = Non
         return most is not None and (state.seconds_since_start or 0) >= most
 
     retrying = Retrying(
-        retry=retry_if_exception_type(AWAY),
+        retry=retry_if_exception_type(UNREACHABLE),
         wait=wait_exponential_jitter(multiplier=0.2, max=15),
         stop=give_up,
         sleep=stop.pause,

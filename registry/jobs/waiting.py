@@ -14,7 +14,7 @@ from registry.tables.jobs import Job
 _LONGEST_ERROR = 200
 
 
-def hint(session: Session, job: Job | None) -> str:
+def waits_for(session: Session, job: Job | None) -> str:
     """What a batch's check or training waits for, in words; empty where it waits for nothing."""
     if job is None or job.state not in (JobState.QUEUED, JobState.RUNNING):
         return ""

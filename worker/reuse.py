@@ -1,5 +1,5 @@
-"""What a training takes over: blocks and points that its batch's check stored, and in no version yet; and the blocks of
-edits that get more guards.
+"""Reuse in a training: blocks and points that its batch's check stored, and in no version yet; and the blocks of edits
+that get more guards.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,9 @@ from worker.watch import Worker
 
 
 @dataclass(frozen=True)
-class TakenOver:
+class Reused:
+    """What needs no training any more."""
+
     edits: Mapping[int, TrainedEdit]  # by the edit's id
     kept: frozenset[int]  # those of them that go on with the block of the edit that they replace
     stored: tuple[Candidate, ...]
@@ -31,8 +33,8 @@ class TakenOver:
         )
 
 
-def taken_over(worker: Worker, claim: Claim, base: BaseModel) -> TakenOver:
-    """Raises DigestMismatch where a block is not what the check stored."""
+def reused(worker: Worker, claim: Claim, base: BaseModel) -> Reused:
+    """Read what the check stored, and the blocks that are kept. Raises DigestMismatch where one is not as stored."""
     with worker.sessions() as session:
         stored = tuple(candidates(session, claim))
         kept = kept_blocks(session, claim)
@@ -43,7 +45,7 @@ def taken_over(worker: Worker, claim: Claim, base: BaseModel) -> TakenOver:
         for edit_id, report in each.reports.items()
     }
     going_on = {each.edit_id: _as_kept(each, edits[each.edit_id], base) for each in kept if each.edit_id not in taken}
-    return TakenOver(taken | going_on, frozenset(going_on), stored)
+    return Reused(taken | going_on, frozenset(going_on), stored)
 
 
 def _as_kept(kept: KeptBlock, edit: ClaimedEdit, base: BaseModel) -> TrainedEdit:

@@ -34,7 +34,7 @@ ENCODER_DIGEST = sha256_hex(b"encoder")
 
 
 @dataclass
-class Desk:
+class Workflow:
     """The steps of a correction's way, each in a transaction of its own."""
 
     sessions: sessionmaker[Session]
@@ -141,11 +141,11 @@ class Desk:
             return verification.verify(session)
 
 
-def template_of(postgres: str, template: str, model: str, fill: Callable[[Desk], object]) -> Iterator[str]:
+def template_of(postgres: str, template: str, model: str, fill: Callable[[Workflow], object]) -> Iterator[str]:
     """The name of a database in which `fill` was done once, to be copied for each test of a module."""
     made = copy_of(postgres, template)
     engine = make_engine(next(made))
-    fill(Desk.with_collection(make_sessions(engine), model))
+    fill(Workflow.with_collection(make_sessions(engine), model))
     engine.dispose()
     yield engine.url.database or ""
     next(made, None)

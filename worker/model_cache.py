@@ -28,7 +28,7 @@ PROCESS = Path("/proc/self")
 VERIFIER_BASE = "all-minilm-l6-v2"  # whose embeddings and tokenizer a trained verifier shares
 
 
-class Shelf:
+class ModelCache:
     """One model at a time, since a device rarely holds two; encoders are small and stay."""
 
     def __init__(self, cache: Path, dtype: str = "auto", device: torch.device | None = None) -> None:

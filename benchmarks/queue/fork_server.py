@@ -1,6 +1,6 @@
 """A process that has imported what a worker needs, and forks one on request: some 0.1 s in the place of some 5.
 
-    python -m benchmarks.queue.nursery FILE_DESCRIPTOR FREEZE_SECONDS
+    python -m benchmarks.queue.fork_server FILE_DESCRIPTOR FREEZE_SECONDS
 
 It reads what to start from the socket, a JSON object a line, and writes there what became of it. A child that is
 frozen goes on after that many seconds, unless its wish says that somebody else wakes it. When the other end is gone,
@@ -99,7 +99,7 @@ def _fork(line: socket.socket, wish: Mapping[str, Any]) -> int:
         with suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(status)  # what is to be done at the nursery's end is not the child's to do
+        os._exit(status)  # what is to be done at the fork server's end is not the child's to do
 
 
 def _work(wish: Mapping[str, Any]) -> None:
