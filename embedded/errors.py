@@ -1,4 +1,4 @@
-"""What can go wrong while the embedded servers start or stop: what, and what to do about it."""
+"""The errors raised while the embedded servers start or stop; each says what went wrong and what to do about it."""
 
 from registry.base.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Processes that a killed supervisor left behind, and their end."""
+"""Stops the processes that a killed supervisor left behind."""
 
 import signal
 from pathlib import Path
@@ -10,9 +10,9 @@ from embedded.state import StackState
 
 
 def clear(home: Path, old: StackState | None) -> list[str]:
-    """Stop the processes that `old` names and that still live, and any PostgreSQL in the data folder.
+    """Stop the processes named in `old` that are still alive, and any PostgreSQL in the data folder.
 
-    Returns their names; raises StopFailed if one cannot be stopped.
+    Returns their names. Raises StopFailed if one cannot be stopped.
     """
     names = []
     for record in reversed(old.processes if old else []):
@@ -20,7 +20,7 @@ def clear(home: Path, old: StackState | None) -> list[str]:
             _end(record.name, record.identity)
             names.append(record.name)
     servers = postgres.processes_in(home)
-    for identity in servers:  # the first of them takes the others along
+    for identity in servers:  # the first one takes its children with it
         _end("postgres", identity)
     if servers and "postgres" not in names:
         names.append("postgres")

@@ -1,4 +1,4 @@
-"""Which processes make up the stack, in the order in which they start."""
+"""The processes that make up the stack, in the order in which they start."""
 
 import os
 import signal
@@ -16,17 +16,17 @@ from registry.base import probes
 
 @dataclass(frozen=True)
 class Part:
-    """A process of the stack: how it starts, how to tell that it works, how it is asked to end."""
+    """A process of the stack: how to start it, how to tell that it is ready, and how to ask it to stop."""
 
     name: str
     command: list[str]
-    probe: Callable[[], None]  # raises probes.ProbeFailed until the process does its work
-    patience_seconds: float  # how long it may take until then
+    probe: Callable[[], None]  # raises probes.ProbeFailed until the process is ready
+    patience_seconds: float  # how long it may take to become ready
     farewells: list[Farewell]
     environment: dict[str, str] = field(default_factory=dict)
     account: Account | None = None
     cwd: Path | None = None
-    inherit: list[int] = field(default_factory=list)  # file descriptors that it keeps
+    inherit: list[int] = field(default_factory=list)  # file descriptors that the process keeps open
 
 
 def postgres_part(server: Postgres) -> Part:
@@ -35,8 +35,8 @@ def postgres_part(server: Postgres) -> Part:
         command=server.command,
         probe=lambda: probes.of_postgres(server.url("postgres")),
         patience_seconds=120,  # it may first have to recover from a power loss
-        # SIGINT is its fast shutdown: sessions are closed, the data is written. SIGQUIT leaves the
-        # writing to the next start's recovery.
+        # SIGINT is the fast shutdown: it closes sessions and writes the data. SIGQUIT leaves
+        # writing to the recovery at the next start.
         farewells=[Farewell(signal.SIGINT, 60), Farewell(signal.SIGQUIT, 10)],
         environment=_own_environment(),
         account=server.account,
@@ -68,15 +68,18 @@ def relay_part(environment: dict[str, str]) -> Part:
 
 
 def worker_part(environment: dict[str, str], stop_seconds: float) -> Part:
-    """stop_seconds: for which the worker may go on with its job when it is told to stop."""
+    """Describe the worker.
+
+    stop_seconds: how long the worker may continue its job after it is told to stop.
+    """
     return Part(
         name="worker",
         command=[sys.executable, "-m", "worker"],
         probe=lambda: probes.of_worker(
             environment["MELO_DATABASE_URL"], within_seconds=4, host=f"{socket.gethostname()}/"
         ),
-        patience_seconds=180,  # importing torch from a cold disk
-        # A job that is cut off loses nothing: its lease runs out and it is sent again.
+        patience_seconds=180,  # importing torch from a cold disk is slow
+        # An interrupted job loses nothing: its lease runs out and it is sent again.
         farewells=[Farewell(signal.SIGTERM, stop_seconds + 5), Farewell(signal.SIGTERM, 5)],  # the second: at once
         environment=_beside_the_relay(environment),
     )
@@ -95,7 +98,7 @@ def api_part(environment: dict[str, str], listener: int) -> Part:
 
 
 def own_parts_environment(home: Path, database_url: str, redis_url: str, api_url: str) -> dict[str, str]:
-    """What the project's own processes find in their environment, beside what the user has set."""
+    """Return what the project's own processes get in their environment, besides what the user has set."""
     return {
         **os.environ,
         "MELO_HOME": str(home),
@@ -107,12 +110,12 @@ def own_parts_environment(home: Path, database_url: str, redis_url: str, api_url
 
 
 def _beside_the_relay(environment: dict[str, str]) -> dict[str, str]:
-    """For the worker: the relay shows its metrics at the port that is set, the worker at the next one."""
+    """Return the worker's environment: the relay shows metrics on the configured port, the worker on the next one."""
     port = environment.get("MELO_METRICS_PORT", "")
-    # What is no number the relay refuses, and at 0 each takes one that is free.
+    # The relay rejects anything that is not a number, and with 0 each process takes a free port.
     return environment | {"MELO_METRICS_PORT": str(int(port) + 1)} if port.isdecimal() and int(port) else environment
 
 
 def _own_environment() -> dict[str, str]:
-    """For servers that are not ours: no PG* variable may change their settings, no MELO_* leak to them."""
+    """Return the environment of third-party servers: no PG* variable may change their settings, no MELO_* may leak."""
     return {name: value for name, value in os.environ.items() if name in ("PATH", "TZ", "TMPDIR")}

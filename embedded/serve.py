@@ -1,4 +1,4 @@
-"""The API on a listening socket that the supervisor made; run as `python -m embedded.serve FD`."""
+"""Serves the API on a listening socket that the supervisor opened; run as `python -m embedded.serve FD`."""
 
 import socket
 import sys
@@ -11,7 +11,7 @@ def main() -> None:
     config = uvicorn.Config(
         "registry.api.app:app_factory",
         factory=True,
-        access_log=False,  # the application has its own line for each request
+        access_log=False,  # the application logs each request itself
         log_config=None,
         timeout_graceful_shutdown=5,
     )

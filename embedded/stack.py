@@ -1,4 +1,4 @@
-"""Start, find and stop the stack of a MELO_HOME from another program: the CLI, the demo, a test."""
+"""Starts, finds and stops the stack of a MELO_HOME from another program: the CLI, the demo, a test."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ POLL_SECONDS = 0.1
 
 
 def find(home: Path) -> StackState | None:
-    """The stack that runs in this MELO_HOME, starting and stopping ones included; None if none does."""
+    """Return the stack that runs in this MELO_HOME, even one that is starting or stopping, or None if there is none."""
     found = state.read(home.expanduser().resolve())
     return found if found is not None and found.is_alive else None
 
@@ -35,9 +35,9 @@ def start(
     tied: bool = False,
     watch: Callable[[StackState], None] = lambda _: None,
 ) -> StackState:
-    """Start the stack and return when all of it answers.
+    """Start the stack and return once all of it answers.
 
-    tied: it ends together with this process. watch: called with every new state on the way.
+    tied: the stack ends together with this process. watch: called with every new state on the way.
     Raises AlreadyRunning, StartFailed or UnusableHome. An interrupt (Ctrl-C) undoes the start.
     """
     home = state.prepare(home)
@@ -74,13 +74,13 @@ def stop(home: Path, *, watch: Callable[[StackState], None] = lambda _: None) ->
         found = state.read(home) or found
         watch(found)
         time.sleep(POLL_SECONDS)
-    clear(home, state.read(home))  # nothing, unless the supervisor was killed meanwhile
+    clear(home, state.read(home))  # no effect unless the supervisor was killed meanwhile
     return names
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Where the parts of a running stack are found."""
+    """The addresses of the parts of a running stack."""
 
     home: Path
     api_url: str
@@ -96,7 +96,7 @@ def running(
     api: bool = True,
     watch: Callable[[StackState], None] = lambda _: None,
 ) -> Iterator[Stack]:
-    """The stack for the length of a `with` block; it ends with this process at the latest."""
+    """Run the stack for the duration of a `with` block; it ends with this process at the latest."""
     started = start(home, worker=worker, api=api, tied=True, watch=watch)
     try:
         yield Stack(

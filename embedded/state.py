@@ -1,4 +1,4 @@
-"""What runs in a MELO_HOME, as a file that every command can read."""
+"""The state of a MELO_HOME, as a file that every command can read."""
 
 import json
 import os
@@ -12,21 +12,21 @@ from pydantic import BaseModel, Field, ValidationError
 from embedded.errors import UnusableHome
 from embedded.processes import ProcessIdentity
 
-EXIT_LOCKED = 3  # the supervisor's exit status where another one holds the MELO_HOME
+EXIT_LOCKED = 3  # the supervisor's exit status if another supervisor holds the MELO_HOME
 
 
 class Phase(StrEnum):
-    STARTING = "starting"  # the servers come up one after the other
+    STARTING = "starting"  # the servers are starting one after the other
     READY = "ready"  # everything answers
-    STOPPING = "stopping"  # asked to end; processes end one after the other
+    STOPPING = "stopping"  # asked to stop; processes stop one after the other
     FAILED = "failed"  # the start failed; `error` says why
 
 
 class Health(StrEnum):
-    STARTING = "starting"  # runs, and has not yet answered
+    STARTING = "starting"  # is running but has not answered yet
     READY = "ready"  # has answered
-    RESTARTING = "restarting"  # ended by itself; started again after a pause
-    STOPPED = "stopped"  # ended because it was asked to
+    RESTARTING = "restarting"  # exited unexpectedly; started again after a pause
+    STOPPED = "stopped"  # exited because it was asked to
 
 
 class ProcessRecord(BaseModel):
@@ -37,15 +37,15 @@ class ProcessRecord(BaseModel):
     health: Health
     log: Path
     restarts: int = 0
-    last_exit: int | None = None  # exit status of its last unasked end; negative: a signal's number
+    last_exit: int | None = None  # exit status of its last unexpected exit; negative: a signal number
 
 
 class StackState(BaseModel):
-    """The stack of one MELO_HOME, written by its supervisor alone. Holds the broker's password."""
+    """The stack of one MELO_HOME. Only its supervisor writes it. It contains the broker's password."""
 
     supervisor: ProcessIdentity
     phase: Phase = Phase.STARTING
-    doing: str = ""  # what the start is at, for people
+    doing: str = ""  # the current step of the start, for people
     error: str = ""
     remedy: str = ""
     notes: list[str] = Field(default_factory=list)  # what the user should know, such as a part left out
@@ -62,16 +62,16 @@ class StackState(BaseModel):
 
 
 def prepare(home: Path) -> Path:
-    """The folder, made if it is missing, open to its owner alone.
+    """Create the folder if it is missing, accessible only to its owner, and return it.
 
-    As root the database runs as another user, who must be able to pass through (but not to list) it.
+    When run as root, the database runs as another user, who must be able to pass through (but not list) the folder.
     """
     home = home.expanduser().resolve()
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if home.stat().st_uid == os.geteuid():
             home.chmod(0o711 if os.geteuid() == 0 else 0o700)
-        tempfile.TemporaryFile(dir=home).close()  # a name of its own: another start may be trying it too
+        tempfile.TemporaryFile(dir=home).close()  # a unique name: another start may be trying this too
     except OSError as error:
         raise UnusableHome(
             f"The folder {home} cannot be made or written: {error.strerror}.",
@@ -81,7 +81,7 @@ def prepare(home: Path) -> Path:
 
 
 def read(home: Path) -> StackState | None:
-    """The last written state, None if there is none. The supervisor may be gone: see `is_alive`."""
+    """Return the last written state, or None if there is none. The supervisor may be gone: see `is_alive`."""
     path = state_file(home)
     try:
         return StackState.model_validate_json(path.read_bytes())
@@ -92,11 +92,11 @@ def read(home: Path) -> StackState | None:
             f"{path} belongs to another user.", "Run as that user, or set MELO_HOME to a folder of your own."
         ) from error
     except ValidationError:
-        return None  # cut off by a power loss: nothing of it can be trusted
+        return None  # truncated by a power loss: none of it can be trusted
 
 
 def write(home: Path, state: StackState) -> None:
-    """Replace the file in one step, so that a reader never sees half of it."""
+    """Replace the file atomically, so that a reader never sees half of it."""
     draft = state_file(home).with_suffix(".new")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
         json.dump(state.model_dump(mode="json"), stream, indent=1)

@@ -1,6 +1,6 @@
-"""The process that starts the stack in order, restarts what dies, and stops it in the reverse order.
+"""The process that starts the stack in order, restarts what dies, and stops everything in reverse order.
 
-Run as `python -m embedded`; every other command talks to it through signals and state.json.
+Run as `python -m embedded`; every other command communicates with it through signals and state.json.
 """
 
 import errno
@@ -31,16 +31,16 @@ API_PORTS = range(8410, 8510)  # the first free one is taken
 POLL_SECONDS = 0.2
 FIRST_PAUSE_SECONDS = 0.5  # before the first restart; doubles with each that follows
 LONGEST_PAUSE_SECONDS = 30.0
-STEADY_SECONDS = 60.0  # after running this long a process's earlier deaths no longer count
+STEADY_SECONDS = 60.0  # after running this long, a process's earlier deaths no longer count
 
 
 class Asked(Exception):
-    """The stack was asked to end while it was starting."""
+    """The stack was asked to stop while it was starting."""
 
 
 @dataclass
 class Running:
-    """A part together with its present process."""
+    """A part together with its current process."""
 
     part: Part
     record: ProcessRecord
@@ -52,13 +52,13 @@ class Running:
 
 @dataclass
 class Supervisor:
-    """Owns one MELO_HOME for as long as it lives."""
+    """The owner of one MELO_HOME for as long as it lives."""
 
     home: Path
     settings: Settings
     with_worker: bool
     with_api: bool
-    tied: bool  # end together with the process that started this one
+    tied: bool  # stop together with the process that started this one
     running: list[Running] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class Supervisor:
         self._parent = os.getppid()
 
     def run(self) -> int:
-        """Start, watch until asked to end, stop. Returns the exit status."""
+        """Start the stack, watch it until asked to stop, and stop it. Returns the exit status."""
         lock = filelock.FileLock(state.lock_file(self.home))
         try:
             lock.acquire(timeout=0)
@@ -133,7 +133,7 @@ class Supervisor:
         if self.with_api:
             parts.append(plan.api_part(environment, self._listener.fileno()))
             self.state.api_url = api_url
-        self._await_ready(*[self._launch(part) for part in parts])  # together: each takes long to import
+        self._await_ready(*[self._launch(part) for part in parts])  # in parallel: each takes long to import
         self._say("")
         self._enter(Phase.READY)
 
@@ -205,7 +205,7 @@ class Supervisor:
         return True
 
     def _expect(self, what: str, probe: Callable[[], None]) -> None:
-        """A server of the user's own has to answer before anything is built on it."""
+        """Require that one of the user's own servers answers before anything is built on it."""
         try:
             probe()
         except probes.ProbeFailed as reason:
@@ -250,7 +250,7 @@ class Supervisor:
     # Stopping
 
     def _stop(self) -> None:
-        """End every process, the last started first. Raises StopFailed naming what is left."""
+        """Stop every process, the last started first. Raises StopFailed naming what is left."""
         self._enter(Phase.STOPPING)
         left = []
         for running in reversed(self.running):
@@ -258,7 +258,7 @@ class Supervisor:
             if identity is not None and not stop(identity, running.part.farewells):
                 left.append(f"{running.part.name} (pid {identity.pid})")
             if running.child is not None:
-                running.child.poll()  # so that no zombie stays
+                running.child.poll()  # so that no zombie remains
             running.record.identity, running.record.health = None, Health.STOPPED
             self._write()
         if self._listener is not None:
@@ -267,7 +267,7 @@ class Supervisor:
             raise StopFailed(f"Still running after SIGKILL: {', '.join(left)}.", "See why with: ps -fp PID")
 
     def _clear_leftovers(self) -> None:
-        """End what an earlier supervisor left behind when it was killed."""
+        """Stop what an earlier supervisor left behind when it was killed."""
         clear(self.home, state.read(self.home))
         self._write()
 
@@ -292,10 +292,10 @@ class Supervisor:
 
 
 def listen(ports: range) -> socket.socket:
-    """A listening loopback socket on the first free port.
+    """Open a listening loopback socket on the first free port.
 
-    The supervisor holds it and the API inherits it: no other program can take the port between the
-    choice and the start, nor while the API is restarted.
+    The supervisor holds the socket and the API inherits it: no other program can take the port between the choice and
+    the start, or while the API restarts.
     """
     for port in ports:
         listener = socket.socket()

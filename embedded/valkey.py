@@ -11,7 +11,7 @@ from embedded import programs
 
 @dataclass(frozen=True)
 class Valkey:
-    """A server on a loopback port. Loopback is open to every user of the machine: hence the password."""
+    """A server on a loopback port, with a password because loopback is open to every user of the machine."""
 
     settings: Path
     port: int
@@ -27,7 +27,7 @@ class Valkey:
 
 
 def prepare(home: Path) -> Valkey:
-    """Write the settings, with a port that is free now and a new password."""
+    """Write the settings, with a port that is currently free and a new password."""
     folder = home / "valkey"
     folder.mkdir(mode=0o700, exist_ok=True)
     port, password = free_port(), secrets.token_urlsafe(32)
@@ -41,7 +41,7 @@ def prepare(home: Path) -> Valkey:
             f"dir {_quoted(folder)}\n"
             "appendonly yes\n"
             'save ""\n'
-            # A full memory must refuse messages: dropping some would lose jobs silently.
+            # When memory is full, messages must be refused: dropping some would lose jobs silently.
             "maxmemory-policy noeviction\n"
             "daemonize no\n"
         )
@@ -49,7 +49,7 @@ def prepare(home: Path) -> Valkey:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """Return a loopback port on which nothing is currently listening."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,8 +1,8 @@
-"""How a migration runs: alone, with time limits, one transaction each.
+"""Runs migrations: one at a time, with time limits, each in its own transaction.
 
-Several programs may start at once against one database, each migrating first: the advisory lock makes them take
-turns. A migration that cannot have its table locks within seconds gives up instead of queueing in front of
-everybody else's statements.
+Several programs may start against one database at once, and each migrates first: the advisory lock makes them take
+turns. A migration that cannot lock its tables within seconds gives up instead of queueing in front of everybody else's
+statements.
 """
 
 from alembic import context
@@ -16,7 +16,7 @@ ADVISORY_LOCK = 7026368402  # an arbitrary constant of this program
 
 
 def migrate(connection: Connection) -> None:
-    # Waiting for another migration to end may take long: the limits are set after the lock.
+    # Waiting for another migration may take long, so the limits are set after taking the lock.
     connection.execute(text("SET statement_timeout = 0"))
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
     connection.execute(text("SET lock_timeout = '5s'"))

@@ -1,9 +1,9 @@
-"""Write `schema.sql`: the schema that the migrations make, in one file to be read. Nothing executes it.
+"""Writes `schema.sql`: the schema that the migrations create, in one file for reading. Nothing executes it.
 
     python -m migrations.schema
 
-PostgreSQL describes it by `pg_dump`, from the package that `melo up` runs. What belongs to a table is put beside it,
-and what says nothing about this schema is left out.
+PostgreSQL describes the schema with `pg_dump`, from the package that `melo up` runs. What belongs to a table is placed
+next to it, and what says nothing about this schema is omitted.
 """
 
 import re
@@ -24,12 +24,12 @@ HEAD = """\
 _ENTRY = re.compile(r"^--\n-- Name: .*; Type: (?P<type>[A-Z ]+); Schema: .*\n--\n\n", re.MULTILINE)
 _END = "--\n-- PostgreSQL database dump complete\n"
 _OF_TABLE = re.compile(r"(?:CREATE TABLE|ALTER TABLE(?: ONLY)?|OWNED BY|\bON) public\.(\w+)")
-_COUNTER = re.compile(r"(AS IDENTITY) \(.*?\);", re.DOTALL)  # its name follows from the column's, and it counts by one
+_COUNTER = re.compile(r"(AS IDENTITY) \(.*?\);", re.DOTALL)  # its name follows from the column's; its increment is one
 _ALEMBICS_OWN = "alembic_version"
 
 
 def schema_of(url: str) -> str:
-    """The schema of a migrated database, the same text each time."""
+    """Return the schema of a migrated database, always as the same text."""
     dump = [str(postgres_folder() / "pg_dump"), "--schema-only", "--no-owner", "--no-privileges", "--no-comments", url]
     dumped = subprocess.run(dump, check=True, capture_output=True, text=True).stdout
     loose: list[str] = []
@@ -48,7 +48,7 @@ def schema_of(url: str) -> str:
 
 
 def _entries(dumped: str) -> Iterator[tuple[str, str]]:
-    """What kind of thing each statement makes, and the statement; constraints in a line each."""
+    """Yield the kind of object that each statement creates, and the statement, with each constraint on one line."""
     found = list(_ENTRY.finditer(dumped))
     ends = [*(entry.start() for entry in found[1:]), dumped.index(_END)]
     for entry, end in zip(found, ends, strict=True):

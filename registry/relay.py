@@ -1,11 +1,11 @@
-"""The relay: sends the outbox's messages to the broker, sends again for jobs that nobody holds, and tells webhooks.
+"""The relay: sends the outbox's messages to the broker, again for jobs that nobody holds, and notifies webhooks.
 
-It also ends trainings at which nobody is after their deadline, and forgets messages of long ago.
+It also ends overdue trainings that no worker holds, and deletes old messages.
 
     python -m registry.relay
 
-A message only wakes a worker; the job's row decides. So a message sent twice does no harm, and the relay may be
-killed between sending and marking.
+A message only wakes a worker; the job's row decides. So a message sent twice does no harm, and the relay may be killed
+between sending and marking.
 """
 
 import signal
@@ -39,7 +39,7 @@ from registry.webhooks.courier import Courier
 log = structlog.get_logger("melo.relay")
 
 _AT_ONCE = 100
-_KEPT = timedelta(days=1)  # messages of jobs that are over
+_KEPT = timedelta(days=1)  # for messages of finished jobs
 _PRUNED_AT_ONCE = 5_000
 _PRUNE_SECONDS = 60.0
 UNREACHABLE = (*database.UNREACHABLE, BrokerUnreachable, OSError)
@@ -48,12 +48,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Message:
-    """What wakes a worker, and where it goes in the broker."""
+    """A message that wakes a worker, and its queue and priority in the broker."""
 
     topic: str
     job_id: int
     queue: str
-    priority: int  # as the broker has it: 0 is served first
+    priority: int  # in the broker, where 0 is served first
 
 
 Send = Callable[[Message], None]
@@ -61,7 +61,10 @@ Send = Callable[[Message], None]
 
 @dataclass
 class Relay:
-    """sessions, send: where messages are read and where they go. stopping: set to end the loop."""
+    """The loop that sends messages.
+
+    sessions, send: where messages are read from and sent to. stopping: set to end the loop.
+    """
 
     sessions: sessionmaker[Session]
     send: Send
@@ -72,13 +75,16 @@ class Relay:
     metrics: RelayMetrics = field(default_factory=RelayMetrics.make)
 
     def run(self) -> None:
-        """Until `stopping` is set."""
+        """Run until `stopping` is set."""
         while not self.stopping.is_set():
             if not self.patiently(self.turn):
                 self.pause(self.poll_seconds)
 
     def patiently(self, act: Callable[[], Result]) -> Result | None:
-        """Do it, waiting ever longer while the database or the broker is away. None: told to stop meanwhile."""
+        """Call `act`, retrying with growing pauses while the database or the broker is unreachable.
+
+        Returns None if told to stop meanwhile.
+        """
         retrying = Retrying(
             retry=retry_if_exception_type(UNREACHABLE),
             wait=wait_exponential_jitter(multiplier=0.5, max=15),
@@ -120,7 +126,7 @@ class Relay:
             return len(unsent)
 
     def prune(self) -> None:
-        """Once in a while: the sweep needs the messages of jobs that are not over."""
+        """Delete old messages once in a while: the sweep needs the messages of unfinished jobs."""
         if time.monotonic() - self.pruned_at < _PRUNE_SECONDS:
             return
         with self.sessions.begin() as session:
@@ -135,15 +141,15 @@ def _log_pause(state: RetryCallState) -> None:
 
 
 def _give_up(state: RetryCallState) -> None:
-    """Told to stop while something was away: what was not sent stays in the outbox."""
+    """Log that the relay was told to stop while a service was unreachable: unsent messages stay in the outbox."""
 
 
 def make_send(redis_url: str) -> Send:
-    """Send through Celery, by the task's name: the relay has none of the worker's code."""
+    """Create a function that sends through Celery by the task's name: the relay has none of the worker's code."""
     app = Celery("melo", broker=redis_url, set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
-        # The loop waits and tries again itself, and can be stopped meanwhile.
+        # The loop itself waits and retries, and can be stopped meanwhile.
         task_publish_retry=False,
         broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 10} | queues.TRANSPORT,
     )
@@ -194,7 +200,7 @@ def main() -> None:
 
 
 def together(stopping: threading.Event, run: Callable[[], None], beside: Callable[[], None]) -> None:
-    """Run both until `stopping` is set. A failure of either stops the other and is raised, for a supervisor to see."""
+    """Run both until `stopping` is set. A failure of either stops the other and is raised, for the supervisor."""
     with ThreadPoolExecutor(1, "beside") as threads:
         other = threads.submit(beside)
         other.add_done_callback(lambda _: stopping.set())

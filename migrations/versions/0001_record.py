@@ -1,7 +1,7 @@
-"""The record: collections, edits, jobs, versions and their content, who may do what, and the events of it all.
+"""The record: collections, edits, jobs, versions and their content, permissions, and the events about all of them.
 
-Tables are made here; what the database itself refuses or demands, by functions and triggers, is in `migrations/sql`.
-Names of constraints follow the rule of `registry.tables.orm`, which Alembic is given with the models' metadata.
+This module creates the tables; what the database itself enforces with functions and triggers is in `migrations/sql`.
+Constraint names follow the rule of `registry.tables.orm`, which Alembic gets with the models' metadata.
 
 Revision ID: 0001
 Revises:
@@ -107,7 +107,7 @@ def _edits() -> None:
         _text("decided_by", nullable=True),
         _later("decided_at"),
         _text("reason", nullable=True),
-        # How many approvals the policy asked for when the batch was decided on.
+        # The number of approvals that the policy required when the batch was decided on.
         _integer("approvals_needed", "approvals_needed BETWEEN 1 AND 10", nullable=True),
         _number("edit_count", "edit_count > 0"),
         _text("edits_digest", SHA256),
@@ -116,7 +116,7 @@ def _edits() -> None:
         _json(
             "training", sa.CheckConstraint("jsonb_typeof(training) = 'object'", name="training"), server_default="{}"
         ),
-        # Nothing is trained or applied that nobody decided on.
+        # Nothing is trained or applied without a decision.
         sa.CheckConstraint(
             "(state = 'submitted') = (decided_by IS NULL) AND (decided_by IS NULL) = (decided_at IS NULL)", "decision"
         ),
@@ -124,7 +124,7 @@ def _edits() -> None:
     )
     op.create_index("batches_collection_id_id_idx", "batches", ["collection_id", "id"])
 
-    # What is erased is empty, and what is empty was erased: a state between the two cannot be stored.
+    # Erased means empty, and empty means erased: a state between the two cannot be stored.
     op.create_table(
         "edits",
         _key(),
@@ -187,9 +187,9 @@ def _jobs() -> None:
         _json("libraries", nullable=True),
         _number("seed"),
         _json("settings"),
-        # Which edits were trained in one go, in their order, also those of other jobs: what gives the same bytes again.
+        # The edits that were trained together, in order, including those of other jobs: this reproduces the same bytes.
         sa.Column("trained_together", ARRAY(sa.BigInteger)),
-        # After a failure that may pass, the job waits until then.
+        # After a transient failure, the job waits until this time.
         _later("not_before"),
         _json("progress", nullable=True),
         _json("loss_curve", nullable=True),
@@ -216,7 +216,7 @@ def _jobs() -> None:
     )
     op.create_index("jobs_lease_idx", "jobs", ["lease_until"], postgresql_where="state = 'running'")
     op.create_index("jobs_queued_idx", "jobs", ["created_at"], postgresql_where="state = 'queued'")
-    # The order in which a collection's batches are trained and applied is looked up at every claim.
+    # Every claim looks up the order in which a collection's batches are trained and applied.
     op.create_index("jobs_live_idx", "jobs", ["collection_id", "id"], postgresql_where="state IN ('queued', 'running')")
     op.create_index("jobs_batch_id_id_idx", "jobs", ["batch_id", "id"])
 
@@ -260,7 +260,7 @@ def _content() -> None:
         sa.CheckConstraint("erased_at IS NOT NULL OR sha256 = encode(sha256(data), 'hex')", "sha256"),
         sa.CheckConstraint("erased_at IS NULL OR data = ''", "erased"),
     )
-    # Trained weights do not compress: spare the attempt on every write.
+    # Trained weights do not compress: skip the attempt on every write.
     op.execute("ALTER TABLE blocks ALTER COLUMN data SET STORAGE EXTERNAL")
     op.create_index("blocks_collection_id_idx", "blocks", ["collection_id"])
     op.create_index("blocks_job_id_idx", "blocks", ["job_id"])
@@ -326,7 +326,7 @@ def _versions() -> None:
     op.create_index(
         "versions_one_per_batch_idx", "versions", ["batch_id"], unique=True, postgresql_where="batch_id IS NOT NULL"
     )
-    # The newest version whose state is its own: what the open ranges show.
+    # The newest version that has its own state, which the open ranges describe.
     op.create_index(
         "versions_own_state_idx", "versions", ["collection_id", "number"], postgresql_where="state = number"
     )
@@ -343,7 +343,7 @@ def _versions() -> None:
         _key(),
         _refers("collection_id", "collections.id"),
         _number("cluster_no", server_default=sa.text("nextval('cluster_numbers')")),
-        # The key of its point, and the target's tokens: both go with what is erased.
+        # The centre is the key of a point and the label the target's tokens: an erasure removes both.
         sa.Column("centre", VECTOR),
         sa.Column("radius", sa.Double, nullable=False),
         sa.Column("label", ARRAY(sa.Integer), nullable=False),
@@ -360,8 +360,8 @@ def _versions() -> None:
     )
     op.execute("ALTER SEQUENCE cluster_numbers OWNED BY clusters.cluster_no")
     op.create_index("clusters_valid_idx", "clusters", [_range("collection_id"), "valid"], postgresql_using="gist")
-    # Where a point is, in any state and not in the open ones alone. A list of what is not yet in the index would be
-    # read through at each look: 1 ms for each point of a version.
+    # Finds the clusters of a point in any state, not only in open ones. With fastupdate, every query would scan
+    # the pending list: 1 ms for each point of a version.
     op.create_index(
         "clusters_members_idx",
         "clusters",
@@ -389,7 +389,7 @@ def _versions() -> None:
         _one_state("activations", "edit_id"),
     )
     op.create_index("activations_valid_idx", "activations", [_range("collection_id"), "valid"], postgresql_using="gist")
-    # At most one active edit for a prompt: a contradiction cannot be applied, whatever the code does.
+    # At most one active edit per prompt: a contradiction cannot be applied, whatever the code does.
     op.create_index(
         "activations_one_per_prompt_idx",
         "activations",
@@ -444,7 +444,7 @@ def _events() -> None:
     op.create_index("audit_events_collection_id_seq_idx", "audit_events", ["collection_id", "seq"])
     op.create_index("audit_events_subject_seq_idx", "audit_events", ["subject", "seq"])
 
-    # One row, made once: two registries are told apart by it, and a copy of one from another.
+    # One row, created once: it identifies a registry and its copies.
     op.create_table(
         "registry_identity",
         sa.Column("one", sa.Boolean, sa.CheckConstraint("one", name="one"), primary_key=True, server_default=sa.true()),
@@ -500,8 +500,8 @@ def _access() -> None:
         _moment("protected_at"),
     )
 
-    # No part of the record: an answer is deleted when it is a day old. It is never changed, though: a key stands for
-    # one request and one answer.
+    # Not part of the record: an answer is deleted when it is a day old. It is never changed, though: a key stands
+    # for one request and one answer.
     op.create_table(
         "idempotency_keys",
         _text("scope", primary_key=True),
@@ -531,7 +531,7 @@ def _webhooks() -> None:
         _number("seen_seq", "seen_seq >= 0"),
         _later("removed_at"),
         sa.CheckConstraint("cardinality(events) > 0 AND events <@ ARRAY['version', 'alias', 'batch']", "events"),
-        # A secret is kept as long as something is signed with it.
+        # A secret is kept as long as messages are signed with it.
         sa.CheckConstraint("(removed_at IS NULL) = (secret IS NOT NULL)", "removed"),
     )
     op.create_index("webhooks_collection_id_idx", "webhooks", ["collection_id"])
@@ -564,7 +564,7 @@ def _webhooks() -> None:
 
 
 def _key() -> sa.Column[Any]:
-    """GENERATED ALWAYS: a row's id cannot be chosen, so it cannot be reused by hand."""
+    """Define an id that is GENERATED ALWAYS: an id cannot be chosen, so it cannot be reused by hand."""
     return sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True)
 
 
@@ -608,7 +608,7 @@ def _later(name: str) -> sa.Column[Any]:
 
 
 def _alias_name(**more: Any) -> sa.Column[Any]:
-    """Numbers, `base` and `latest` mean versions by themselves."""
+    """Define an alias's name, which cannot be a number, `base` or `latest`: those have a meaning of their own."""
     return _text("name", f"{NAME} AND name !~ '^[0-9]+$' AND name NOT IN ('base', 'latest')", **more)
 
 
@@ -619,7 +619,7 @@ def _valid() -> sa.Column[Any]:
 
 
 def _range(column: str) -> Any:
-    """An id as a range: GiST can then hold it beside `valid` without btree_gist."""
+    """Return an id as a range: GiST can then index it together with `valid` without btree_gist."""
     return sa.text(f"int8range({column}, {column}, '[]')")
 
 
@@ -628,6 +628,6 @@ def _one_state(table: str, column: str) -> ExcludeConstraint:
 
 
 def _bounds(table: str, column: str) -> None:
-    """What began or ended between two states, which is all that differs between them."""
+    """Create the indexes on where states begin and end: only rows that did so in between differ between two states."""
     for name, bound in (("begun", "lower"), ("ended", "upper")):
         op.create_index(f"{table}_{name}_idx", table, ["collection_id", sa.text(f"{bound}(valid)"), column])

@@ -1,1 +1,1 @@
-"""Who may do what: API keys, and their roles."""
+"""API keys and their roles."""

@@ -1,4 +1,4 @@
-"""Who asks, and which role they have where."""
+"""The caller of a request, and the caller's role in each collection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ EVERYWHERE: Mapping[int | None, Role] = {None: Role.ADMIN}
 
 @dataclass(frozen=True)
 class Caller:
-    """The one who makes a request, as the gate made out."""
+    """The caller of a request, as identified by the gate."""
 
-    actor: str  # as the record names them
-    identity: str  # the key, or operator: what limits are counted by, and whose an idempotency key is
-    roles: Mapping[int | None, Role]  # by collection; None: in all
+    actor: str  # the name in the record
+    identity: str  # the key, or operator: owns rate limits and idempotency keys
+    roles: Mapping[int | None, Role]  # by collection id; None: in all collections
     key_name: str | None = None
     key_prefix: str | None = None
 
     def role_in(self, collection_id: int | None) -> Role | None:
-        """The higher one of the role in this collection and the role in all; of None, the role in all."""
+        """Return the higher of the role in this collection and the role in all; for None, the role in all."""
         found = [self.roles[where] for where in {None, collection_id} if where in self.roles]
         return _highest(found)
 
@@ -29,14 +29,14 @@ class Caller:
 
     @property
     def collections(self) -> frozenset[int] | None:
-        """The collections that they may see; None: all."""
+        """The collections that the caller may see; None means all."""
         if None in self.roles:
             return None
         return frozenset(where for where in self.roles if where is not None)
 
     @property
     def name(self) -> str:
-        """As a refusal calls them."""
+        """The name by which a refusal refers to the caller."""
         return self.actor if self.key_name is None else f"key {self.key_name} (melo_{self.key_prefix}…)"
 
 

@@ -1,4 +1,4 @@
-"""The text of an API key, and what is kept of it."""
+"""The text of an API key, and the part of it that is stored."""
 
 import hmac
 import re
@@ -23,7 +23,7 @@ class KeyText:
 
     @classmethod
     def read(cls, text: str) -> "KeyText | None":
-        """None: the text has not a key's form."""
+        """Parse a key, or return None if the text does not have a key's form."""
         found = _FORM.fullmatch(text)
         return cls(found[1], found[2]) if found else None
 
@@ -33,10 +33,13 @@ class KeyText:
 
     @property
     def sha256(self) -> str:
-        """What is stored. One fast hash is enough: slow ones (bcrypt, Argon2) make guessing a person's password
-        expensive, but nobody guesses 256 random bits, and this one is computed for every request."""
+        """The hash that is stored.
+
+        One fast hash is enough: slow ones (bcrypt, Argon2) make guessing a person's password expensive, but nobody
+        guesses 256 random bits, and this hash is computed for every request.
+        """
         return sha256_hex(self.secret.encode())
 
     def fits(self, stored_sha256: str) -> bool:
-        """In constant time: how long it takes tells nothing about how much agrees."""
+        """Tell whether the key has this hash, in constant time: the duration reveals nothing about how much agrees."""
         return hmac.compare_digest(self.sha256, stored_sha256)

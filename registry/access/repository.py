@@ -1,4 +1,4 @@
-"""Queries on API keys, and on the collection that a request's ids belong to."""
+"""Queries on API keys, and on the collection to which the ids in a request belong."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,15 @@ from registry.tables.collections import Collection
 from registry.tables.edits import Batch, Edit
 from registry.tables.jobs import Job
 
-# The ids that paths have, and the table of each.
+# The ids that occur in paths, and the table of each.
 OWNERS: dict[str, type[Batch | Edit | Job]] = {"batch_id": Batch, "edit_id": Edit, "job_id": Job}
 
 
 def collection_of(session: Session, kind: str, record_id: int) -> int | None:
-    """The collection that a batch, an edit or a job belongs to. kind: a key of OWNERS."""
+    """Return the collection of a batch, an edit or a job.
+
+    kind: a key of OWNERS.
+    """
     table = OWNERS[kind]
     return session.scalar(select(table.collection_id).where(table.id == record_id))
 
@@ -42,7 +45,7 @@ def lock_key(session: Session, key_id: int) -> ApiKey | None:
 
 
 def keys(session: Session, *, before: int | None, limit: int) -> Sequence[ApiKey]:
-    """Newest first, older than key `before`."""
+    """Return keys older than key `before`, newest first."""
     query = select(ApiKey).order_by(ApiKey.id.desc()).limit(limit)
     if before is not None:
         query = query.where(ApiKey.id < before)
@@ -55,7 +58,10 @@ def roles_of(session: Session, key_ids: Sequence[int]) -> Sequence[ApiKeyRole]:
 
 
 def mark_used(session: Session, key_id: int) -> None:
-    """Of a key that is being revoked, or marked by another request, the row is left alone: nobody waits for it."""
+    """Record that the key was used.
+
+    If another request is marking the key or it is being revoked, skip its row instead of waiting.
+    """
     free = select(ApiKey.id).where(ApiKey.id == key_id).with_for_update(key_share=True, skip_locked=True)
     session.execute(
         update(ApiKey)

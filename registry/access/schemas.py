@@ -1,4 +1,4 @@
-"""What the API is sent and says about API keys."""
+"""API schemas of API keys."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -21,7 +21,7 @@ class KeyState(StrEnum):
 
 
 class Grant(Body):
-    """A role in one collection, or, without a collection, in all."""
+    """A role in one collection or, if none is named, in all."""
 
     role: Role
     collection: Name | None = Field(default=None, description="null: all, and those to come")

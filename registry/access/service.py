@@ -1,4 +1,4 @@
-"""Making, finding, replacing and revoking API keys."""
+"""Creates, authenticates, replaces and revokes API keys."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,10 @@ _ASK_FOR_ANOTHER = "Ask an admin for another one (`melo key create`)."
 
 
 def authenticate(session: Session, text: str) -> Caller:
-    """Whose key this is. Raises Unauthorized; nothing is remembered, so a revoked key is refused from then on."""
+    """Return the caller to whom this key belongs. Raises Unauthorized.
+
+    Nothing is cached, so a revoked key is refused immediately.
+    """
     given = KeyText.read(text)
     key = repository.key_by_prefix(session, given.prefix) if given else None
     if given is None or key is None or not given.fits(key.secret_sha256):
@@ -49,13 +52,13 @@ def authenticate(session: Session, text: str) -> Caller:
 
 
 def create(session: Session, new: NewKey, actor: Actor) -> CreatedKeyView:
-    """A key, whose secret is in the answer and nowhere else. Raises NameTaken, NotFound or InvalidRequest."""
+    """Create a key, whose secret is in the answer and nowhere else. Raises NameTaken, NotFound or InvalidRequest."""
     grants = _grants(session, new.roles)
     return _create(session, new.name, new.actor or new.name, grants, new.expires_at, actor, reason="")
 
 
 def renew(session: Session, key_id: int, actor: Actor, reason: str, expires_at: datetime | None) -> CreatedKeyView:
-    """Another secret for the same name, actor and roles; the old one is revoked. Raises NotFound or WrongState."""
+    """Replace a key with one of the same name, actor and roles, and revoke it. Raises NotFound or WrongState."""
     old = _revoke(session, key_id, actor)
     grants = {grant.collection_id: Role(grant.role) for grant in repository.roles_of(session, [old.id])}
     new = _create(session, old.name, old.actor, grants, expires_at, actor, reason)
@@ -64,19 +67,19 @@ def renew(session: Session, key_id: int, actor: Actor, reason: str, expires_at: 
 
 
 def revoke(session: Session, key_id: int, actor: Actor, reason: str) -> KeyView:
-    """Refuse a key from now on, for good. Raises NotFound or WrongState."""
+    """Revoke a key permanently. Raises NotFound or WrongState."""
     key = _revoke(session, key_id, actor)
     _record_revocation(session, key, actor, reason)
     return views(session, [key])[0]
 
 
 def page(session: Session, *, before: int | None, limit: int) -> Sequence[ApiKey]:
-    """Newest first, older than key `before`."""
+    """Return keys older than key `before`, newest first."""
     return repository.keys(session, before=before, limit=limit)
 
 
 def views(session: Session, keys: Sequence[ApiKey]) -> list[KeyView]:
-    """Keys without their secrets."""
+    """Return the views of keys, without their secrets."""
     grants = repository.roles_of(session, [key.id for key in keys])
     names = repository.collection_names(session, sorted({each.collection_id for each in grants if each.collection_id}))
     now = datetime.now(UTC)
@@ -104,7 +107,7 @@ def views(session: Session, keys: Sequence[ApiKey]) -> list[KeyView]:
 
 
 def key_digest(key: ApiKey, grants: Iterable[ApiKeyRole]) -> str:
-    """One digest over who a key is and what it may do."""
+    """Return a digest over the identity of a key and what it may do."""
     fixed: dict[str, Any] = {
         "name": key.name,
         "actor": key.actor,
@@ -192,7 +195,7 @@ def _record_revocation(session: Session, key: ApiKey, actor: Actor, reason: str)
 
 
 def _grants(session: Session, given: Sequence[Grant]) -> dict[int | None, Role]:
-    """By collection; where one is named twice, the higher role."""
+    """Return roles by collection id; if a collection is named twice, the higher role wins."""
     known = repository.collection_ids(session, [grant.collection for grant in given if grant.collection])
     found: dict[int | None, Role] = {}
     for grant in given:
@@ -217,5 +220,5 @@ def _day(moment: datetime | None) -> str:
         return ""
     try:
         return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    except OverflowError:  # in the first hours of the first year, or the last of the last
+    except OverflowError:  # in the first hours of year 1 or the last hours of year 9999
         return moment.isoformat()

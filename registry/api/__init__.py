@@ -1,1 +1,1 @@
-"""The HTTP API: its application, what stands before every endpoint, and the endpoints."""
+"""The HTTP API: the application, what runs before every endpoint, and the endpoints."""

@@ -1,4 +1,4 @@
-"""The API: its routes, and whether it is ready."""
+"""The application: its routes, its middleware and its readiness."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,7 +34,7 @@ VERSION = version("melo-registry")
 
 
 class SchemaGate:
-    """Lets requests through once the database's schema is this program's; looks again until it is."""
+    """Blocks requests until the database has the schema of this program; looks again until it does."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -50,7 +50,7 @@ class SchemaGate:
 
 
 def app_factory() -> FastAPI:
-    """What `uvicorn registry.api.app:app_factory --factory` serves."""
+    """Create the application for `uvicorn registry.api.app:app_factory --factory`."""
     configure_logging()
     return create_app(Settings())
 
@@ -79,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics.register(QueueCollector(app.state.sessions))
     app.state.rates = Rates(settings.rate_limit, settings.redis_url)
     app.state.streams = Streams()
-    # The last one added sees a request first: it has an id before it is let in, and is let in before its body is read.
+    # The last middleware added runs first: a request gets an id, is then authenticated, and then its body is read.
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
     app.add_middleware(Gate)
     app.add_middleware(RequestLog)
@@ -90,12 +90,12 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/healthz", tags=["operation"])
     def healthz() -> dict[str, str]:
-        """The process answers."""
+        """Confirm that the process answers."""
         return {"status": "ok", "version": VERSION}
 
     @app.get("/readyz", tags=["operation"])
     def readyz(request: Request) -> dict[str, str]:
-        """The database answers and has this program's schema; else 503 with the reason."""
+        """Confirm that the database answers and has this program's schema; otherwise answer 503 with the reason."""
         request.app.state.schema.look()
         with engine.connect() as connection:
             connection.execute(text("SELECT 1"))

@@ -1,6 +1,6 @@
-"""A request's body as a file: read once, kept out of memory, hashed on the way.
+"""A request's body as a file: read once, kept out of memory, and hashed while it is read.
 
-It is complete before the request opens a transaction, so a slow upload holds neither a lock nor a connection.
+The body is complete before the request opens a transaction, so a slow upload holds neither a lock nor a connection.
 """
 
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from typing import IO, Annotated, Self
 
 from fastapi import Depends, Request
 
-IN_MEMORY = 1 << 20  # bytes; a longer body goes to the disk
+IN_MEMORY = 1 << 20  # bytes; a longer body is written to disk
 
 
 class BodyFile:
@@ -21,7 +21,7 @@ class BodyFile:
         self._loaded = False
 
     async def loaded(self) -> Self:
-        """Once all of it has arrived."""
+        """Read the whole body, and return it once it has arrived."""
         if not self._loaded:
             self._loaded = True
             async for chunk in self._request.stream():
@@ -35,7 +35,7 @@ class BodyFile:
 
     @property
     def from_start(self) -> IO[bytes]:
-        """To be read by one reader, once it is loaded."""
+        """The file at its beginning, for one reader, once it is loaded."""
         self._file.seek(0)
         return self._file
 
@@ -49,7 +49,7 @@ BodyFileDep = Annotated[BodyFile, Depends(_body_file)]
 
 
 async def loaded(body: BodyFileDep) -> BodyFile:
-    """Also for an endpoint's `dependencies`, before all that asks the database."""
+    """Return the body once it is complete; also usable in an endpoint's `dependencies`, before any database access."""
     return await body.loaded()
 
 

@@ -1,4 +1,4 @@
-"""Refusing bodies over the limit as soon as it is known, whether announced or streamed."""
+"""Rejects bodies over the limit as soon as the size is known, whether announced or streamed."""
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class BodyLimit:
-    """ASGI middleware. Starlette's own answers in plain text; the exception raised here becomes a problem."""
+    """ASGI middleware. Starlette's own limit answers in plain text; the exception raised here becomes a problem."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app

@@ -1,7 +1,7 @@
-"""Conditional requests (RFC 9110 §13): ETags, 304 for what a client has already, 412 for what moved meanwhile.
+"""Conditional requests (RFC 9110 §13): ETags, 304 for a current copy, and 412 for a state that has changed.
 
-An answer may be kept, but is asked for again each time (`no-cache`), since it also says what changes without a new
-version, such as aliases: an unchanged one costs a few bytes.
+An answer may be cached but must be revalidated each time (`no-cache`), because it also contains what changes without a
+new version, such as aliases. An unchanged answer costs a few bytes.
 """
 
 from typing import Annotated, TypeVar
@@ -30,7 +30,7 @@ IfMatch = Annotated[
 
 
 class NotModified(Exception):
-    """The client has the answer already."""
+    """The client already has this answer."""
 
     def __init__(self, tag: str) -> None:
         super().__init__(tag)
@@ -38,21 +38,21 @@ class NotModified(Exception):
 
 
 def tagged(response: Response, view: View) -> View:
-    """The answer, sent with its tag."""
+    """Return the view, and send it with its ETag."""
     response.headers["ETag"] = tag_of(view)
     response.headers["Cache-Control"] = CACHED
     return view
 
 
 class Conditional:
-    """What a reading request says about the answer that it knows."""
+    """The copies that a client says it has, in a reading request."""
 
     def __init__(self, response: Response, if_none_match: IfNoneMatch = None) -> None:
         self._response = response
         self._known = if_none_match
 
     def answer(self, view: View) -> View:
-        """The answer with its tag. Raises NotModified where the client has it."""
+        """Return the view, and send it with its ETag. Raises NotModified if the client has it."""
         if self._known is not None and is_named(self._known, tag_of(view)):
             raise NotModified(tag_of(view))
         return tagged(self._response, view)

@@ -1,4 +1,4 @@
-"""Following a batch over HTTP: its progress as server-sent events, until it is over."""
+"""Streams the progress of a batch as server-sent events, until the batch is over."""
 
 import threading
 import time
@@ -42,14 +42,14 @@ SHOWN: dict[str, Any] = {
     "example": {"event": "progress", "data": '{"id": 3, "state": "training", "progress": {"done": 12, "loss": 0.37}}'},
 }
 POLL_SECONDS = 0.5
-PING_SECONDS = 15  # a comment, so that proxies keep the connection
-SEND_SECONDS = 30  # whoever does not read for so long is gone
-LONGEST_SECONDS = 3600.0  # then a client asks again, and whether it may is looked at again
-MOST_STREAMS = 20  # open at once for a key, in this process
+PING_SECONDS = 15  # a comment is sent so that proxies keep the connection open
+SEND_SECONDS = 30  # a client that has not read for this long is gone
+LONGEST_SECONDS = 3600.0  # then the client must reconnect, and is authorised again
+MOST_STREAMS = 20  # open at once per key, in this process
 
 
 class Streams:
-    """How many answers are being streamed to each caller."""
+    """Counts the answers that are being streamed to each caller."""
 
     def __init__(self) -> None:
         self.open: Counter[str] = Counter()
@@ -57,7 +57,7 @@ class Streams:
 
     @contextmanager
     def one_more(self, identity: str) -> Iterator[None]:
-        """Raises TooManyRequests."""
+        """Count one more stream for the duration of the block. Raises TooManyRequests."""
         with self._lock:
             if self.open[identity] >= MOST_STREAMS:
                 raise TooManyRequests(
@@ -72,7 +72,7 @@ class Streams:
 
 
 def one_more(request: Request) -> Iterator[None]:
-    """A dependency: counts the stream until its answer has ended."""
+    """Count a stream until its answer has ended; a dependency."""
     caller: Caller = request.state.caller
     streams: Streams = request.app.state.streams
     with streams.one_more(caller.identity):
@@ -80,7 +80,7 @@ def one_more(request: Request) -> Iterator[None]:
 
 
 async def events(sessions: sessionmaker[Session], batch_id: int) -> AsyncIterator[ServerSentEvent]:
-    """Whatever changes. Between two looks neither a connection nor a thread is held."""
+    """Yield the batch's progress whenever it changes. Neither a connection nor a thread is held between two polls."""
     told: BatchProgress | None = None
     until = time.monotonic() + LONGEST_SECONDS
     while time.monotonic() < until:
@@ -95,7 +95,7 @@ async def events(sessions: sessionmaker[Session], batch_id: int) -> AsyncIterato
 
 
 def _look(sessions: sessionmaker[Session], batch_id: int) -> BatchProgress | None:
-    """None while the database is away, which may pass."""
+    """Return the progress of the batch, or None while the database is unreachable, which may be temporary."""
     try:
         with sessions() as session:
             return service.progress(session, batch_id)

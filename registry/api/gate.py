@@ -1,4 +1,4 @@
-"""Who is let in: every request is stopped here, before its body is read, unless it is known who asks."""
+"""Authentication: every request is stopped here, before its body is read, unless its caller is known."""
 
 import hmac
 from ipaddress import ip_address
@@ -17,15 +17,15 @@ from registry.api.rates import Rates
 from registry.base.errors import InvalidRequest, NotLocal, Unauthorized
 from registry.base.settings import Settings
 
-# Served to everybody: whether the registry runs, and how it is asked.
+# Served to everybody: health and documentation.
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 _LONGEST_ACTOR = 200
-# Set by proxies: whoever asks through one is not on this machine, though the connection comes from it.
+# Set by proxies: the client behind one is not on this machine, even though the connection comes from it.
 _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
 
 
 class Gate:
-    """ASGI middleware. Puts the Caller into the request's state, and their name and key's prefix into its log lines."""
+    """ASGI middleware. Stores the Caller in the request's state, and adds its name and key prefix to the log lines."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -46,13 +46,13 @@ class Gate:
 
 
 async def _admit(request: Request) -> Caller:
-    """Who asks. Raises Unauthorized, NotLocal, TooManyRequests or InvalidRequest."""
+    """Return the caller. Raises Unauthorized, NotLocal, TooManyRequests or InvalidRequest."""
     settings: Settings = request.app.state.settings
     needs_key = settings.require_key or _operators_key(settings) is not None
     if "Authorization" not in request.headers and not needs_key and _is_this_machine(request):
         _require_local_name(request)
         return _operator(request)
-    # In a thread: it asks the database, and perhaps Redis.
+    # In a thread, because it queries the database and perhaps Redis.
     return await run_in_threadpool(_admit_by_key, request, settings)
 
 
@@ -60,8 +60,8 @@ def _admit_by_key(request: Request, settings: Settings) -> Caller:
     rates: Rates = request.app.state.rates
     address = _address(request)
     given = _bearer(request)
-    # Only a key of an operator's own choice can be guessed. Keys made here cannot: they are let in even where the
-    # address has failed too often, since others may ask from it, such as a proxy.
+    # Only a key chosen by an operator can be guessed. Keys created here cannot, so they are admitted even if the
+    # address has failed too often: it may be shared, such as a proxy's.
     if KeyText.read(given) is None:
         rates.require_unlocked(address)
     try:
@@ -89,14 +89,17 @@ def _by_key(request: Request, settings: Settings, given: str) -> Caller:
 
 
 def _operators_key(settings: Settings) -> str | None:
-    """What MELO_API_KEY says, unless that is one of the keys made here: its holder, who starts a server from the same
-    shell, must not make an admin of everybody who has it."""
+    """Return MELO_API_KEY, unless it is one of the keys created here.
+
+    The holder of such a key may start a server from the same shell, which must not make them an admin, nor others who
+    have it.
+    """
     text = settings.api_key.get_secret_value() if settings.api_key else ""
     return text if text and KeyText.read(text) is None else None
 
 
 def _operator(request: Request) -> Caller:
-    """Whoever runs the registry: an admin everywhere, who says in whose name they act."""
+    """Return the operator as the caller: an admin everywhere, who names the person they act for."""
     name = unquote(request.headers.get("X-Melo-Actor", "")).strip() or "anonymous"
     if len(name) > _LONGEST_ACTOR or not name.isprintable():
         raise InvalidRequest(
@@ -107,7 +110,7 @@ def _operator(request: Request) -> Caller:
 
 
 def _bearer(request: Request) -> str:
-    """The key that the request carries; empty: none."""
+    """Return the key in the request, or an empty text if there is none."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     return given.strip() if scheme.lower() == "bearer" else ""
 
@@ -121,10 +124,10 @@ def _is_this_machine(request: Request) -> bool:
 
 
 def _require_local_name(request: Request) -> None:
-    """Raises NotLocal where a web page of elsewhere may be asking, from the user's own browser.
+    """Raise NotLocal if the request may come from a web page of another site, in the user's own browser.
 
-    Such a page can have its own name resolve to 127.0.0.1 (DNS rebinding), but not the name localhost; and a request
-    across sites carries an Origin.
+    Such a page can make its own name resolve to 127.0.0.1 (DNS rebinding), but not the name localhost; and a cross-site
+    request carries an Origin.
     """
     names = [_host_of(request.headers.get("Host", ""))]
     if "Origin" in request.headers:
@@ -144,7 +147,7 @@ def _host_of_origin(header: str) -> str:
 
 
 def _host_of(header: str) -> str:
-    """The Host header without its port."""
+    """Return the Host header without its port."""
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.partition(":")[0]

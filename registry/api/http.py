@@ -1,4 +1,4 @@
-"""What endpoints take from a request: a session, who acts in which role, and the parameters that many of them share."""
+"""What endpoints get from a request: a session, the actor and role, and parameters that many of them share."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -17,13 +17,13 @@ from registry.tables.collections import Collection
 
 
 def get_session(request: Request) -> Iterator[Session]:
-    """One transaction per request, committed before the answer is sent, and only if nothing was raised."""
+    """Yield one transaction per request, committed before the answer is sent, and only if nothing was raised."""
     request.app.state.schema.require_current()
     with request.app.state.sessions.begin() as session:
         yield session
 
 
-# scope="function": what the client reads in the answer is committed by then.
+# scope="function": the transaction is committed before the client reads the answer.
 SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 
 
@@ -36,11 +36,11 @@ class Needs:
         self.anywhere = anywhere
 
     def __call__(self, request: Request, session: SessionDep) -> None:
-        """Leaves the role that the caller acts in to get_actor. Raises RoleNeeded."""
+        """Require the role, and store the role that the caller acts in for get_actor. Raises RoleNeeded."""
         caller: Caller = request.state.caller
         role = caller.highest if self.anywhere else caller.role_in(None)
         words = "any collection" if self.anywhere else "all collections"
-        # The place is looked up for whoever may have a higher role there, and for the words of a refusal.
+        # The place is looked up if the caller may have a higher role there, or for the text of a refusal.
         elsewhere = caller.roles.keys() - {None} or not (role and role.covers(self.role))
         if elsewhere and not self.anywhere:
             words, collection_id = place_of(session, request, self.query)
@@ -54,17 +54,18 @@ class Needs:
 
 
 def needs(role: Role, *, query: str | None = None, anywhere: bool = False) -> Any:
-    """For an endpoint's `dependencies`: whoever asks must have this role, or a higher one, where the request acts.
+    """Require, in an endpoint's `dependencies`, this role or a higher one where the request acts.
 
-    That is the collection that the path names, or whose batch_id, edit_id or job_id it has; else all collections.
-    query: the query parameter that names a collection, or a version of one, where the endpoint has such.
-    anywhere: in some collection will do; the endpoint then shows only what is in those (see VisibleDep).
+    That is the collection that the path names, or that its batch_id, edit_id or job_id belongs to; otherwise all
+    collections. query: the query parameter that names a collection or a version of one, if the endpoint has one.
+    anywhere: a role in any collection is enough; the endpoint then shows only what is in those collections (see
+    VisibleDep).
     """
     return Depends(Needs(role, query=query, anywhere=anywhere))
 
 
 def get_actor(request: Request) -> Actor:
-    """Who acts, and in which role."""
+    """Return the actor, with the role in which they act."""
     caller: Caller = request.state.caller
     return Actor(caller.actor, role=request.state.role, request_id=request.state.request_id)
 
@@ -73,7 +74,7 @@ ActorDep = Annotated[Actor, Depends(get_actor)]
 
 
 def get_visible(request: Request) -> frozenset[int] | None:
-    """The collections that the caller may see; None: all."""
+    """Return the collections that the caller may see, or None for all."""
     caller: Caller = request.state.caller
     return caller.collections
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI writes, completed with the errors, headers and examples that all answers share."""
+"""The OpenAPI document: FastAPI's output, completed with the errors, headers and examples that all answers share."""
 
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -43,7 +43,7 @@ WRITES = (*BODIES, "delete")
 
 _KEY = "Send it as `Authorization: Bearer KEY`."
 _AGAIN = "Read it again; where the change is still right, send it with the ETag that the answer has now."
-# What errors mean, the same wherever they occur, and what each may look like.
+# The meaning of each error, which is the same everywhere, and an example.
 PROBLEMS: dict[int, tuple[str, RegistryError]] = {
     400: ("The body is no JSON.", RegistryError("There was an error parsing the body.", "Send JSON.")),
     401: ("The request carries no valid API key.", Unauthorized("The request carries no API key.", _KEY)),
@@ -84,7 +84,7 @@ PROBLEMS: dict[int, tuple[str, RegistryError]] = {
 
 
 def complete(app: FastAPI) -> None:
-    """Have the application serve the completed document. Call it when all routes are there."""
+    """Make the application serve the completed document. Call it once all routes are registered."""
     plain = app.openapi
 
     def document() -> Document:
@@ -104,7 +104,7 @@ def completed(document: Document) -> Document:
     document["components"]["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer", "description": "An API key, as `melo key create` makes them."}
     }
-    document["security"] = [{"key": []}, {}]  # this machine may be served without one
+    document["security"] = [{"key": []}, {}]  # requests from this machine may need none
     examples = Examples(schemas)
     for path, method, operation in operations(document):
         _add_problems(path, method, operation)
@@ -120,14 +120,14 @@ def operations(document: Document) -> Iterator[tuple[str, str, Operation]]:
 
 
 def _add_problems(path: str, method: str, operation: Operation) -> None:
-    """Replace the defaults by the problems that this operation can answer with, and keep what it says itself."""
+    """Replace the defaults with the problems that this operation can answer; keep what the route describes itself."""
     responses = operation["responses"]
     for default in ("4XX", "5XX", "422"):
         responses.pop(default, None)
     for status in _statuses(path, method, operation):
         description, error = PROBLEMS[status]
         responses.setdefault(str(status), {"description": description, "content": _problem(error.as_json())})
-    for status, response in responses.items():  # those that a route described itself
+    for status, response in responses.items():  # those that the route described itself
         if int(status) >= HTTPStatus.BAD_REQUEST and PROBLEM not in response.get("content", {}):
             shown = {"type": "about:blank", "title": HTTPStatus(int(status)).phrase, "status": int(status)}
             response["content"] = _problem(PROBLEMS[404][1].as_json() | shown)
@@ -140,7 +140,7 @@ def _statuses(path: str, method: str, operation: Operation) -> set[int]:
     parameters = _parameters(operation)
     found = {401, 403, 429, 500, 503}
     named = any(each["in"] == "path" or each["name"] in ("collection", "model") for each in parameters.values())
-    if named or "requestBody" in operation:  # a body, too, may name records
+    if named or "requestBody" in operation:  # a body may name records, too
         found.add(404)
     if parameters or "requestBody" in operation:
         found.add(422)

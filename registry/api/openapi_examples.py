@@ -1,4 +1,4 @@
-"""Examples for the OpenAPI document, put together from those of single fields: none is written twice or gets stale."""
+"""Examples for the OpenAPI document, built from those of single fields: none is duplicated or becomes outdated."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ Schema = dict[str, Any]
 
 MOMENT = "2026-11-17T14:05:00Z"
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
-# Texts by their field's name, where its schema has no example of its own.
+# Texts by field name, for fields whose schema has no example.
 NAMED = {
     "action": "collection:version:apply",
     "actor": "ben",
@@ -59,7 +59,7 @@ NAMED = {
 
 
 class NoExample(LookupError):
-    """A text without an example: give its field one, or its name one here."""
+    """A text has no example: add one to its field, or for its name here."""
 
 
 class Examples:
@@ -67,7 +67,7 @@ class Examples:
         self._schemas = schemas
 
     def of(self, schema: Schema, name: str = "") -> Any:
-        """A value that fits the schema; `name` is that of the field or parameter that it stands in."""
+        """Return a value that fits the schema; `name` is the name of the field or parameter."""
         if "$ref" in schema:
             return self.of(self._schemas[schema["$ref"].rpartition("/")[2]], name)
         if schema.get("examples"):
@@ -84,7 +84,7 @@ class Examples:
             if several in schema:
                 kinds = [each for each in schema[several] if each.get("type") != "null"]
                 ends = _may_be_null(schema) and kinds[0].get("format") == "date-time"
-                return None if ends else self.of(kinds[0], name)  # what may end has not ended yet
+                return None if ends else self.of(kinds[0], name)  # optional times are ends, which are still to come
         return self._of_type(schema, name)
 
     def _of_type(self, schema: Schema, name: str) -> Any:

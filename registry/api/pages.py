@@ -1,7 +1,7 @@
-"""Lists in pages: the Link header of a page leads to the next one, by a cursor that says where this one ended.
+"""Paging of lists: a page's Link header leads to the next page, with a cursor that says where this one ended.
 
-A page begins after a key and not after a count of rows: it costs the same wherever it lies, and records that are made
-meanwhile neither repeat nor hide others.
+A page begins after a key rather than after a number of rows: it costs the same wherever it is, and records that are
+created meanwhile neither repeat nor hide others.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -31,37 +31,37 @@ Cursor = Annotated[
 
 
 class Page(Generic[Key]):
-    """Which part of a list a request asks for."""
+    """The part of a list that a request asks for."""
 
     def __init__(self, request: Request, response: Response, key: Key | None, limit: int) -> None:
         self._request = request
         self._response = response
-        self.key = key  # of the last record on the page before; None: this is the first page
+        self.key = key  # of the last record on the previous page; None: this is the first page
         self.limit = limit
 
     @property
     def rows(self) -> int:
-        """How many records to read: one more than are shown tells whether another page follows."""
+        """The number of records to read: one more than are shown, to tell whether another page follows."""
         return self.limit + 1
 
     def cut(self, found: Sequence[Row], key: Callable[[Row], Key]) -> list[Row]:
-        """This page's records; where more follow, the answer says where."""
+        """Return this page's records; if more follow, add a link to the next page to the answer."""
         shown = list(found[: self.limit])
         if len(found) > self.limit:
             others = [(name, value) for name, value in self._request.query_params.multi_items() if name != "cursor"]
             query = urlencode([*others, ("cursor", encoded(key(shown[-1])))])
-            # Without a path, a link leads to the address that was asked, also behind a proxy that renames it.
+            # Without a path, the link is relative to the requested address, even behind a proxy that rewrites it.
             self._response.headers["Link"] = f'<?{query}>; rel="next"'
         return shown
 
 
 def encoded(key: object) -> str:
-    """A key as a cursor: base64url of its JSON. Its form is no promise, and callers hand it back as it came."""
+    """Encode a key as a cursor: base64url of its JSON. The form is not guaranteed; clients return it unchanged."""
     return urlsafe_b64encode(to_json(key)).rstrip(b"=").decode()
 
 
 def decoded(cursor: str, key: TypeAdapter[Key]) -> Key:
-    """Raises InvalidRequest for what this list did not hand out."""
+    """Decode a cursor. Raises InvalidRequest if it is not one of this list's."""
     try:
         return key.validate_json(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), strict=True)
     except (ValueError, ValidationError):
@@ -72,7 +72,7 @@ def decoded(cursor: str, key: TypeAdapter[Key]) -> Key:
 
 
 def pages(of: Any, *, limit: int = 100) -> Any:
-    """A dependency: the page that a request asks for, of a list whose keys have the type `of`."""
+    """Return a dependency: the requested page of a list whose keys have the type `of`."""
     adapter: TypeAdapter[Any] = TypeAdapter(of)
     default = limit
 

@@ -1,4 +1,4 @@
-"""Where a request acts: the collection that its path or query names, or that the batch, edit or job is in."""
+"""The place where a request acts: the collection in its path or query, or that of its batch, edit or job."""
 
 import re
 
@@ -11,11 +11,11 @@ from registry.base.wire import NAME_PATTERN
 
 
 def place_of(session: Session, request: Request, query: str | None) -> tuple[str, int | None]:
-    """In words, and the collection's id: None where it names none, or one that does not exist.
+    """Return the place in words, and the collection's id, or None if the request names no existing collection.
 
-    query: the parameter of the query that names a collection, or a version of one, where the endpoint has such. No
-    other is looked at, or whoever is an admin of one collection could add its name to any request.
-    The words are the same for what does not exist: who may not see a collection is not told whether it does.
+    query: the query parameter that names a collection or a version of one, if the endpoint has one. No other parameter
+    is considered, or an admin of one collection could add its name to any request. The words are the same for a
+    collection that does not exist: a caller who may not see it is not told whether it does.
     """
     name = request.path_params.get("collection")
     if name is None and query is not None and query in request.query_params:

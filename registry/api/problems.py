@@ -1,4 +1,4 @@
-"""Errors as answers: RFC 9457 problems, each with a code and a way out."""
+"""Errors as answers: RFC 9457 problems, each with a code and a remedy."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ log = structlog.get_logger("melo.api")
 
 
 class ProblemResponse(JSONResponse):
-    """Escapes all that is not ASCII: a refused text may be one that UTF-8 cannot carry."""
+    """A response that escapes everything but ASCII: a rejected text may be one that UTF-8 cannot encode."""
 
     media_type = "application/problem+json"
 
@@ -38,7 +38,7 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def answer_to(request: Request, error: Exception) -> JSONResponse:
-    """For middleware, which stands outside the handlers. Raises the error itself where it is a defect."""
+    """Return the answer to an error, for middleware, which is outside the handlers. Raises a defect unchanged."""
     for kind, handler in _HANDLERS.items():
         if isinstance(error, kind):
             return handler(request, error)
@@ -73,7 +73,7 @@ def _not_valid(request: Request, error: Exception) -> JSONResponse:
 
 
 def _said(error: Mapping[str, Any]) -> str:
-    """What is wrong with a value: pydantic's words, but for a text, list or object of which nothing is there."""
+    """Describe what is wrong with a value, in pydantic's words unless a text, list or object is empty."""
     limits = error.get("ctx", {})
     if limits.get("min_length") == 1 or limits.get("pattern") == NOT_BLANK:
         return "it is empty"
@@ -81,7 +81,7 @@ def _said(error: Mapping[str, Any]) -> str:
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
-    """Errors of the framework, such as an unknown path or a body over the limit."""
+    """Answer an error of the framework, such as an unknown path or a body over the limit."""
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         limit = request.app.state.settings.max_request_bytes
@@ -104,7 +104,7 @@ def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _database(request: Request, error: Exception) -> JSONResponse:
-    """What the database refuses or fails at, as something that a user can act on."""
+    """Answer an error of the database, as something that a user can act on."""
     if isinstance(error, DBAPIError):
         if isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
             return _problem(SchemaMismatch("The database's schema is not this program's.", "Run `melo migrate`."))
@@ -129,7 +129,7 @@ def _database(request: Request, error: Exception) -> JSONResponse:
 
 def _defect(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.Error):
-        # Neither the statement nor the server's DETAIL: both quote rows, which may hold secrets, or what was erased.
+        # Neither the statement nor the server's DETAIL: both quote rows, which may hold secrets or erased content.
         told = error.orig.diag
         log.error(
             "defect", path=request.url.path, error=told.message_primary, state=told.sqlstate, of=told.constraint_name
@@ -141,7 +141,7 @@ def _defect(request: Request, error: Exception) -> JSONResponse:
         f"Report it with the request id {request.state.request_id}.",
     )
     body = problem.as_json() | {"status": 500, "code": "defect", "title": "A defect of the server"}
-    # This answer does not pass through the middleware, which sets these for all others.
+    # This answer bypasses the middleware that sets these headers on all others.
     headers = {"X-Request-ID": request.state.request_id, "X-Content-Type-Options": "nosniff"}
     return ProblemResponse(body, 500, headers=headers)
 

@@ -1,4 +1,4 @@
-"""How many requests a key may make, and how many wrong keys an address may try."""
+"""Limits on how many requests a key may make, and how many wrong keys an address may try."""
 
 import math
 import time
@@ -14,12 +14,15 @@ from registry.base.errors import TooManyRequests
 log = structlog.get_logger("melo.api")
 
 FAILURES = RateLimitItemPerMinute(20)
-_REDIS_SECONDS = 0.25  # counting must not hold requests up
+_REDIS_SECONDS = 0.25  # counting must not delay requests
 
 
 class Rates:
-    """Counts in Redis, so that all processes of the API share one limit; without it, or while it is away, each by
-    itself: a registry that nobody can ask would be worse than one that counts too little."""
+    """Counts in Redis, so that all processes of the API share one limit.
+
+    Without Redis, or while it is unreachable, each process counts by itself: a registry that refuses everybody would be
+    worse than one that counts too little.
+    """
 
     def __init__(self, limit: str, redis_url: str = "") -> None:
         self._limit = parse(limit)
@@ -44,12 +47,12 @@ class Rates:
             )
 
     def failed(self, address: str) -> None:
-        """Count a request that was not let in. Raises TooManyRequests in place of that refusal."""
+        """Count a request that was not admitted. Raises TooManyRequests in place of that refusal."""
         if not self._hit(FAILURES, "failures", address):
             raise self._locked(address)
 
     def require_unlocked(self, address: str) -> None:
-        """Raises TooManyRequests where an address has failed too often."""
+        """Raise TooManyRequests if an address has failed too often."""
         if self._remaining(FAILURES, "failures", address) == 0:
             raise self._locked(address)
 
@@ -74,7 +77,7 @@ class Rates:
         return max(1, math.ceil(self._window(item, *names)[0] - time.time()))
 
     def _window(self, item: RateLimitItem, *names: str) -> tuple[float, int]:
-        """When the next request may come, and how many are left."""
+        """Return when the next request may be made, and how many are left."""
         if self._shared is not None:
             try:
                 stats = self._shared.get_window_stats(item, *names)

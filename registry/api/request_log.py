@@ -1,4 +1,4 @@
-"""A request id for every request, in its answer and in one JSON log line about it."""
+"""A request id for every request, in its answer and in one JSON log line."""
 
 import re
 import time
@@ -35,14 +35,14 @@ class RequestLog:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"  # an answer is what it says, never a script
+                headers["X-Content-Type-Options"] = "nosniff"  # never run an answer as a script
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self.app(scope, receive, send_with_id)
             finally:
-                caller = state.get("caller")  # missing: not let in
+                caller = state.get("caller")  # missing: not admitted
                 log.info(
                     "request",
                     method=scope["method"],

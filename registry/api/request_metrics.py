@@ -1,4 +1,4 @@
-"""How many requests the API answers, how, and how soon."""
+"""Metrics of the API's requests: their number, status and duration."""
 
 import time
 from http import HTTPMethod
@@ -12,7 +12,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class RequestCounts:
-    """By the route's template and never by the path: ids and names in it would be without end."""
+    """Counts by the route's template, never by the path: its ids and names would create unlimited series."""
 
     def __init__(self, answered: Counter, seconds: Histogram) -> None:
         self._answered = answered
@@ -32,7 +32,7 @@ class RequestCounts:
         )
 
     def answered(self, scope: Scope, status: int, seconds: float) -> None:
-        # Whoever is refused before, or asks for what there is not, has come to no route.
+        # A request that is refused earlier, or whose path does not exist, has no route.
         route = getattr(scope.get("route"), "path", "none")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._answered.labels(route, method, status).inc()
@@ -40,7 +40,7 @@ class RequestCounts:
 
 
 class RequestMetrics:
-    """ASGI middleware."""
+    """ASGI middleware that counts requests."""
 
     def __init__(self, app: ASGIApp, counts: RequestCounts) -> None:
         self.app = app
@@ -57,7 +57,7 @@ class RequestMetrics:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                # Of an answer that is streamed, such as a batch's progress, the end would say nothing.
+                # Measured at the start: the end of a streamed answer, such as a batch's progress, says nothing.
                 self.counts.answered(scope, message["status"], time.perf_counter() - start)
             await send(message)
 

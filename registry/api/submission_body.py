@@ -1,4 +1,4 @@
-"""The two forms of a submission over HTTP: one JSON document, or NDJSON, an edit a line."""
+"""The two forms of a submission over HTTP: one JSON document, or NDJSON with one edit per line."""
 
 import json
 from collections.abc import Iterable
@@ -60,7 +60,7 @@ SubmittedDep = Annotated[Submitted, Depends(_submitted)]
 
 
 def _parsed(text: bytes) -> Submission:
-    """Raises RequestValidationError, as FastAPI does for its own bodies."""
+    """Parse the submission. Raises RequestValidationError, as FastAPI does for its own bodies."""
     try:
         return Submission.model_validate(json.loads(text))
     except ValidationError as error:

@@ -1,1 +1,1 @@
-"""The append-only, hash-chained account of every change of state."""
+"""The append-only, hash-chained log of every change of state."""

@@ -1,4 +1,4 @@
-"""Who acts: carried from the request or the task to every event."""
+"""The actor: passed from the request or the task to every event."""
 
 from dataclasses import dataclass
 

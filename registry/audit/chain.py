@@ -1,4 +1,4 @@
-"""The chain that the events form: what each hash covers, and whether a row of events follows from one to the next."""
+"""The chain of events: what each hash covers, and whether each event follows from the one before it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC
@@ -7,11 +7,11 @@ from typing import Any
 from registry.base.digests import EVENT_FORMAT, event_hash
 from registry.tables.audit import AuditEvent
 
-GENESIS = "0" * 64  # what the first event follows
+GENESIS = "0" * 64  # the hash before the first event
 
 
 def hashed_fields(event: AuditEvent) -> dict[str, Any]:
-    """Everything that an event's hash covers; the time in UTC, to the microsecond."""
+    """Return everything that an event's hash covers; the time in UTC, to the microsecond."""
     return {
         "format": EVENT_FORMAT,
         "seq": event.seq,
@@ -33,9 +33,10 @@ def hashed_fields(event: AuditEvent) -> dict[str, Any]:
 def follow(
     events: Iterable[Mapping[str, Any]], seq: int = 0, previous: str | None = GENESIS
 ) -> Iterator[tuple[int, list[str]]]:
-    """Each event's seq, and what is wrong with it. Events are given as their hashed fields and their `hash`.
+    """Yield each event's seq, and what is wrong with the event.
 
-    seq, previous: the event that comes before the first; previous None: its hash is not known.
+    Events are given as their hashed fields and their `hash`. seq, previous: those of the event before the first one;
+    previous is None if its hash is not known.
     """
     for event in events:
         wrong = []
@@ -55,4 +56,4 @@ def _is_hash(event: Mapping[str, Any]) -> bool:
     try:
         return bool(event_hash(dict(event)) == event["hash"])
     except TypeError:
-        return False  # a number that no event was ever written with
+        return False  # no event was ever written with such a number

@@ -1,6 +1,6 @@
-"""The signed head of the chain: kept elsewhere, it tells a record that was cut off, or written anew as a whole.
+"""The signed head of the chain: kept elsewhere, it reveals a record that was truncated or rewritten as a whole.
 
-A checkpoint is no event: it changes nothing, and an event would move the head that it signs.
+A checkpoint is not an event: it changes nothing, and an event would move the head that it signs.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,9 +18,10 @@ FORMAT = "melo-checkpoint/1"
 
 
 def make(session: Session, key: Ed25519PrivateKey) -> Checkpoint:
-    """Sign the chain's newest event and how much the record holds.
+    """Sign the chain's newest event and the size of the record.
 
-    What is written in between may be counted beside the event before it: both only grow, so what is signed stays true.
+    What is written in between may be counted although its event is not the signed one: both only grow, so what is
+    signed stays true.
     """
     tip = repository.tip(session)
     content = {
@@ -39,9 +40,10 @@ def identity(session: Session, key: Ed25519PrivateKey) -> PublicKeyView:
 
 
 def unsigned(checkpoint: Checkpoint, expected: str | None) -> Iterator[FindingView]:
-    """What is wrong with the checkpoint itself. expected: the public key that should have signed it, as text.
+    """Yield what is wrong with the checkpoint itself.
 
-    Raises InvalidRequest where `expected` is no public key.
+    expected: the public key that should have signed it, as text. Raises InvalidRequest if `expected` is not a public
+    key.
     """
     subject = f"checkpoint at event {checkpoint.seq}"
     if checkpoint.format != FORMAT:
@@ -53,7 +55,7 @@ def unsigned(checkpoint: Checkpoint, expected: str | None) -> Iterator[FindingVi
 
 
 def compare(session: Session, checkpoint: Checkpoint) -> Iterator[FindingView]:
-    """Where the record is not a continuation of the one that was signed."""
+    """Yield where the record is not a continuation of the one that was signed."""
     subject = f"checkpoint at event {checkpoint.seq}"
     own = repository.registry_id(session)
     if own != checkpoint.registry:
@@ -66,7 +68,10 @@ def compare(session: Session, checkpoint: Checkpoint) -> Iterator[FindingView]:
 
 
 def compare_hash(checkpoint: Checkpoint, found: str | None) -> Iterator[FindingView]:
-    """found: the hash that the event has by now; None: it is gone."""
+    """Compare the event's hash with the checkpoint's.
+
+    found: the current hash of the event, or None if the event is gone.
+    """
     subject = f"event {checkpoint.seq}"
     if checkpoint.seq == 0:
         return

@@ -1,4 +1,4 @@
-"""The events as JSONL: to be kept elsewhere, and verified there without a database."""
+"""The events as JSONL, to be kept elsewhere and verified there without a database."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ _LONGEST_LIST = 1_000
 
 
 def lines(session: Session, since: int) -> Iterator[bytes]:
-    """Each event after seq `since` in the form that its hash covers, with the hash."""
+    """Yield each event after seq `since` in the form that its hash covers, with the hash."""
     for event in repository.stream(session, after=since):
         yield canonical_json({**hashed_fields(event), "hash": event.hash}) + b"\n"
 
@@ -26,7 +26,7 @@ def lines(session: Session, since: int) -> Iterator[bytes]:
 def verify(source: Iterable[bytes], checkpoint: Checkpoint | None = None) -> ExportVerification:
     """Recompute the chain of an exported file. A file that begins later is verified from there on.
 
-    Raises InvalidRequest where a line is no event, or there is none.
+    Raises InvalidRequest if a line is not an event, or if there are none.
     """
     events = _events(source)
     first = next(events, None)

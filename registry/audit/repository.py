@@ -10,14 +10,14 @@ from sqlalchemy.orm import Session
 from registry.audit.chain import GENESIS
 from registry.tables.audit import AuditEvent, RegistryIdentity
 
-# Writers of events take turns on this lock until they commit. It is always the last lock a transaction takes:
+# Writers of events hold this lock until they commit. It is always the last lock that a transaction takes:
 # rows first, then events, so that two transactions cannot wait for each other.
 CHAIN_LOCK = 7026368401
 
 
 @dataclass(frozen=True)
 class Tip:
-    """The end of the chain, and the clock at which the next event is written."""
+    """The end of the chain, and the time at which the next event is written."""
 
     seq: int
     hash: str
@@ -25,7 +25,7 @@ class Tip:
 
 
 def lock_tip(session: Session) -> Tip:
-    """Take the chain's lock until the transaction ends, and read where the chain ends."""
+    """Take the chain's lock until the transaction ends, and read the end of the chain."""
     session.flush()
     session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CHAIN_LOCK})
     return tip(session)
@@ -46,7 +46,7 @@ def add(session: Session, event: AuditEvent) -> None:
 def page(
     session: Session, *, collection_id: int | None, subject: str | None, before: int | None, limit: int
 ) -> Sequence[AuditEvent]:
-    """Events, newest first, older than seq `before`."""
+    """Return events older than seq `before`, newest first."""
     query = select(AuditEvent).order_by(AuditEvent.seq.desc()).limit(limit)
     if collection_id is not None:
         query = query.where(AuditEvent.collection_id == collection_id)
@@ -58,7 +58,7 @@ def page(
 
 
 def stream(session: Session, after: int = 0) -> Iterator[AuditEvent]:
-    """Every event after seq `after` in order, a thousand at a time."""
+    """Yield every event after seq `after`, in order, reading a thousand at a time."""
     query = select(AuditEvent).where(AuditEvent.seq > after).order_by(AuditEvent.seq)
     for event in session.scalars(query.execution_options(yield_per=1000)):
         yield event
@@ -73,7 +73,7 @@ def registry_id(session: Session) -> str:
     return str(session.scalars(select(RegistryIdentity.registry_id)).one())
 
 
-# By the triggers of `migrations/sql/growth.sql`. 8 is the bit of DELETE.
+# Tables with the triggers of `migrations/sql/growth.sql`. 8 is the bit of DELETE.
 _NEVER_DELETED = """
 SELECT relname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid JOIN pg_proc ON pg_proc.oid = tgfoid
 WHERE proname = 'melo_refuse_change' AND tgtype & 8 <> 0 AND relnamespace = current_schema()::regnamespace
@@ -82,7 +82,7 @@ ORDER BY relname
 
 
 def rows_kept(session: Session) -> dict[str, int]:
-    """How many rows each table has from which the database refuses to delete."""
+    """Count the rows of each table from which the database refuses to delete."""
     names = session.scalars(text(_NEVER_DELETED)).all()
     quoted = session.connection().dialect.identifier_preparer.quote
     return {name: session.scalar(text(f"SELECT count(*) FROM {quoted(name)}")) or 0 for name in names}

@@ -1,4 +1,4 @@
-"""What the API says about audit events."""
+"""API schemas of audit events."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -34,7 +34,7 @@ class FindingView(Answer):
 
 
 class VerificationView(Answer):
-    """ok is false as soon as anything differs from what was written."""
+    """The result of a verification. ok is false as soon as anything differs from what was written."""
 
     ok: bool
     checked: dict[str, int]
@@ -44,13 +44,13 @@ class VerificationView(Answer):
 
 
 class ExportVerification(VerificationView):
-    """Of an exported file, which may begin anywhere."""
+    """The result of verifying an exported file, which may begin anywhere."""
 
     first_seq: int
 
 
 class ProgressView(Answer):
-    """What a verification is at: which kind of record, and how many of them it has read."""
+    """The progress of a verification: the kind of record, and how many of them have been read."""
 
     checking: str
     checked: int
@@ -75,7 +75,7 @@ class Comparison(Body):
 
 
 class ComparisonView(Answer):
-    """ok: the record is a continuation of the one that was signed."""
+    """The comparison with a checkpoint. ok: the record is a continuation of the one that was signed."""
 
     ok: bool
     findings: list[FindingView]

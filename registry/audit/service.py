@@ -1,4 +1,4 @@
-"""Writing to the chain of audit events, in the transaction of the change that they record."""
+"""Appends to the chain of audit events, in the transaction of the change that an event records."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -53,5 +53,5 @@ def record(
 def log(
     session: Session, *, collection_id: int | None, subject: str | None, before: int | None, limit: int
 ) -> Sequence[AuditEvent]:
-    """Events, newest first; `before` is the seq at which the last page ended."""
+    """Return events, newest first; `before` is the seq at which the last page ended."""
     return repository.page(session, collection_id=collection_id, subject=subject, before=before, limit=limit)

@@ -27,9 +27,9 @@ MAKE_ONE = "Make one with `openssl genpkey -algorithm ed25519 -out key.pem`, and
 
 
 def signing_key(settings: Settings) -> Ed25519PrivateKey:
-    """The key that the operator gave, else the one in MELO_HOME, made there on first use. Raises NoSigningKey.
+    """Return the operator's key, or the one in MELO_HOME, created there on first use. Raises NoSigningKey.
 
-    A server without a MELO_HOME gets none made: it would be gone with its container, and nobody would know the next.
+    A server without a MELO_HOME gets none created: it would be lost with its container, and nobody would know the next.
     """
     if settings.signing_key and (given := settings.signing_key.get_secret_value()):
         return _given(given)
@@ -49,13 +49,13 @@ def stored_key(home: Path) -> Ed25519PrivateKey | None:
 
 
 def public_text(key: Ed25519PrivateKey | Ed25519PublicKey) -> str:
-    """A public key as text: base64 of its 32 bytes."""
+    """Return a public key as text: base64 of its 32 bytes."""
     public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
     return b64encode(public.public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
 
 
 def public_key(text: str) -> Ed25519PublicKey:
-    """From base64 of the 32 bytes, or PEM. Raises InvalidRequest."""
+    """Read a public key from base64 of its 32 bytes, or from PEM. Raises InvalidRequest."""
     try:
         if text.lstrip().startswith("-----BEGIN"):
             key = load_pem_public_key(text.encode())
@@ -71,13 +71,13 @@ def public_key(text: str) -> Ed25519PublicKey:
 
 
 def signed(key: Ed25519PrivateKey, content: dict[str, Any]) -> dict[str, Any]:
-    """The content with the public key, and a signature over the canonical JSON of both."""
+    """Return the content with the public key, and a signature over the canonical JSON of both."""
     content = {**content, "public_key": public_text(key)}
     return {**content, "signature": b64encode(key.sign(canonical_json(content))).decode()}
 
 
 def is_signed(content: dict[str, Any], key: Ed25519PublicKey) -> bool:
-    """Whether `signature` is the key's, over everything else in it."""
+    """Return whether `signature` is the key's signature over everything else in the content."""
     rest = {name: value for name, value in content.items() if name != "signature"}
     try:
         key.verify(b64decode(str(content.get("signature")), validate=True), canonical_json(rest))
@@ -87,13 +87,13 @@ def is_signed(content: dict[str, Any], key: Ed25519PublicKey) -> bool:
 
 
 def _given(value: str) -> Ed25519PrivateKey:
-    """A path, or the PEM text in base64, as an environment can carry it."""
+    """Read a private key: a path, or the PEM text in base64, as an environment variable can carry it."""
     try:
         return _private(b64decode(value, validate=True), "MELO_SIGNING_KEY")
     except NotBase64:
         pass
     except NoSigningKey:
-        if not Path(value).expanduser().is_file():  # a path may happen to be base64 as well
+        if not Path(value).expanduser().is_file():  # a path may also happen to be valid base64
             raise
     path = Path(value).expanduser()
     try:
@@ -113,7 +113,7 @@ def _private(pem: bytes, where: str) -> Ed25519PrivateKey:
 
 
 def _made(path: Path) -> Ed25519PrivateKey:
-    """A new key, at once whole in its file, which only its owner can read."""
+    """Create a key, atomically and whole, in a file that only its owner can read."""
     key = Ed25519PrivateKey.generate()
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent) as draft:
@@ -121,7 +121,7 @@ def _made(path: Path) -> Ed25519PrivateKey:
             draft.flush()
             os.fsync(draft.fileno())
             os.link(draft.name, path)
-    except FileExistsError:  # another process was first
+    except FileExistsError:  # another process created it first
         return _private(path.read_bytes(), str(path))
     except OSError as error:
         raise NoSigningKey(f"{path} cannot be written: {error.strerror}.", MAKE_ONE) from None

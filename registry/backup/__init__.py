@@ -1,1 +1,1 @@
-"""The whole record as one file, and back: verified before it is read, and nothing half restored."""
+"""Backup and restore of the whole record as one file: verified before it is loaded, and never half restored."""

@@ -1,7 +1,7 @@
-"""The file of a backup: a ZIP with a COPY stream per table, and a manifest that holds it to account.
+"""The backup file: a ZIP with one COPY stream per table, and a manifest with the digest of each.
 
-ZIP and not tar: a member's length need not be known before it is written, so that a table streams through without
-lying on the disk twice. The manifest is written last, when it knows every digest.
+ZIP rather than tar: a member's length need not be known before it is written, so a table is streamed without being
+stored twice. The manifest is written last, when every digest is known.
 """
 
 import json
@@ -20,12 +20,12 @@ from registry.base.errors import InvalidBackup, InvalidRequest
 
 FORMAT = "melo-backup/1"
 MANIFEST = "manifest.json"
-PART = 1 << 20  # bytes read at once
+PART = 1 << 20  # bytes per read
 _LARGEST_MANIFEST = 16 << 20  # bytes
 
 
 class Member(BaseModel):
-    """A table's rows, in the text format of COPY."""
+    """The rows of a table, in COPY's text format."""
 
     table: str
     columns: list[str]
@@ -45,7 +45,7 @@ class SequenceState(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What the file holds. Tables are in an order in which each refers only to those before it."""
+    """The table of contents. Tables are ordered so that each refers only to those before it."""
 
     format: str = FORMAT
     revision: str
@@ -59,19 +59,23 @@ class Manifest(BaseModel):
     signature: str | None = None
 
     def content(self) -> dict[str, Any]:
-        """What the signature covers, with the key and itself."""
+        """Return the whole manifest: what the signature covers, and the public key and signature if there are any."""
         return self.model_dump(exclude_none=True)
 
 
 class ArchiveWriter:
-    """Members first, then `close` with the manifest."""
+    """Writes the members first, then the manifest on `close`."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        # Level 1: text of COPY shrinks to a third at once, and the higher levels cost more than they save.
+        # Level 1 already shrinks COPY's text to a third; higher levels cost more than they save.
         self._zip = ZipFile(stream, "w", ZIP_DEFLATED, compresslevel=1)
 
     def add(self, table: str, columns: list[str], parts: Iterator[bytes], watch: Callable[[int], None]) -> Member:
-        """watch is told how many rows each part ended: COPY writes a line feed after each, and nowhere else."""
+        """Add a table's rows.
+
+        watch is called with the number of rows that each part completes: COPY writes a line feed after each, and
+        nowhere else.
+        """
         member = Member(table=table, columns=columns, rows=0, bytes=0, sha256="")
         digest = sha256()
         with self._zip.open(member.name, "w", force_zip64=True) as out:
@@ -94,7 +98,7 @@ class ArchiveWriter:
 
 
 class Archive:
-    """A backup's file, opened to be read. Raises InvalidBackup where it is none, or another than was written."""
+    """A backup file, opened for reading. Raises InvalidBackup if it is not one, or was altered."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -115,7 +119,10 @@ class Archive:
         self._zip.close()
 
     def require_signature(self, expected: str | None) -> None:
-        """A signature that is there must fit; expected: the public key that must have made it, as text."""
+        """Require that a signature, if there is one, is valid.
+
+        expected: the public key that must have made it, as text.
+        """
         signer = self.manifest.public_key
         if expected is not None and public_text(public_key(expected)) != signer:
             raise self._wrong(f"the key {signer} signed it" if signer else "it is not signed")
@@ -129,7 +136,7 @@ class Archive:
             raise self._wrong("the signature does not fit its manifest")
 
     def require_intact(self, watch: Callable[[int], None]) -> None:
-        """Read every member and compare its digest; watch is told how many rows each part ended."""
+        """Read every member and compare its digest; watch gets the number of rows that each part completes."""
         named = {member.name for member in self.manifest.members} | {MANIFEST}
         if others := set(self._zip.namelist()) ^ named:
             raise self._wrong(f"the manifest and the file differ in {', '.join(sorted(others))}")
@@ -138,7 +145,7 @@ class Archive:
                 pass
 
     def parts(self, member: Member, watch: Callable[[int], None]) -> Iterator[bytes]:
-        """A member's bytes; at their end it raises InvalidBackup where they are not those that were written."""
+        """Yield a member's bytes; raise InvalidBackup at the end if they are not those that were written."""
         digest, rows = sha256(), 0
         try:
             with self._zip.open(member.name) as stream:

@@ -1,7 +1,7 @@
-"""Backing the record up into one file, and restoring it into an empty database.
+"""Backs up the record to one file, and restores it into an empty database.
 
-Neither leaves an event: a backup changes nothing, and what is restored is the record that was backed up, so that its
-chain goes on where it ended and checkpoints of it still hold.
+Neither writes an event: a backup changes nothing, and the restored record is the one that was backed up, so its chain
+continues where it ended and its checkpoints remain valid.
 """
 
 import os
@@ -23,14 +23,14 @@ from registry.base import database
 from registry.base.errors import InvalidBackup, NotEmpty, SchemaMismatch
 from registry.verification import service as verification
 
-Watch = Callable[[str, int, int], None]  # what it is at, how many rows of it are done, how many there are
+Watch = Callable[[str, int, int], None]  # the table, the rows done, the rows in all
 
 
 def backup(engine: Engine, path: Path, key: Ed25519PrivateKey | None, watch: Watch) -> Manifest:
-    """Write one snapshot of the whole record to a new file, signed where a key is given.
+    """Write one snapshot of the whole record to a new file, signed if a key is given.
 
-    engine: one without a statement timeout. Others go on writing meanwhile. Raises SchemaMismatch for a database
-    without schema, FileExistsError, and OSError where the file cannot be written; then there is no file.
+    engine: one without a statement timeout. Others can write meanwhile. Raises SchemaMismatch for a database without a
+    schema, FileExistsError, and OSError if the file cannot be written; no file is left then.
     """
     revision = database.schema_state(engine).revision
     if revision is None:
@@ -38,7 +38,7 @@ def backup(engine: Engine, path: Path, key: Ed25519PrivateKey | None, watch: Wat
     if path.exists():
         raise FileExistsError(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    # Prompts, hashes of keys and secrets of webhooks are in it: it is its owner's alone.
+    # It contains prompts, hashes of keys and secrets of webhooks: only its owner may read it.
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(descriptor, "wb") as stream:
@@ -57,7 +57,7 @@ def _write(
     snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with engine.connect().execution_options(**snapshot) as connection:
         session, raw = Session(connection), tables.raw(connection)
-        tip = audit.tip(session)  # the first query takes the snapshot
+        tip = audit.tip(session)  # the first query determines the snapshot
         members = []
         for table in tables.tables(connection):
             count = _counting(watch, table.name, tables.count(raw, table.name))
@@ -84,10 +84,10 @@ def check(path: Path, public_key: str | None, watch: Watch) -> Manifest:
 
 
 def restore(engine: Engine, path: Path, public_key: str | None, watch: Watch) -> VerificationView:
-    """Fill an empty database with what a backup holds, bring it to this program's schema, and verify the whole record.
+    """Load a backup into an empty database, migrate it to this program's schema, and verify the whole record.
 
-    engine: one without a statement timeout. The schema is made where there is none. Raises InvalidBackup or NotEmpty;
-    then nothing was restored. What the verification finds was in the record when it was backed up.
+    engine: one without a statement timeout. The schema is created if there is none. Raises InvalidBackup or NotEmpty;
+    nothing is restored then. What the verification finds was already in the record when it was backed up.
     """
     url = engine.url.render_as_string(hide_password=False)
     archive = Archive(path)
@@ -133,10 +133,10 @@ def _refuse_filled(names: list[str]) -> None:
 
 
 def _bring_to(engine: Engine, url: str, revision: str) -> None:
-    """The tables that the backup has rows for; the database is empty, so nothing is lost on the way down."""
+    """Migrate the database to the backup's revision; the database is empty, so a downgrade loses nothing."""
     known, state = database.revisions(), database.schema_state(engine)
     if state.revision is not None and state.revision not in known:
-        state.require_current()  # raises: a newer release made it
+        state.require_current()  # raises: a newer release created the schema
     if state.revision is not None and known.index(state.revision) > known.index(revision):
         database.downgrade(url, revision)
     else:
@@ -144,7 +144,7 @@ def _bring_to(engine: Engine, url: str, revision: str) -> None:
 
 
 def _load(engine: Engine, archive: Archive, watch: Watch) -> None:
-    """All of it in one transaction."""
+    """Load everything in one transaction."""
     manifest = archive.manifest
     with engine.begin() as connection:
         raw = tables.raw(connection)
@@ -171,7 +171,7 @@ def _load(engine: Engine, archive: Archive, watch: Watch) -> None:
 
 @contextmanager
 def _refusals_of(name: str) -> Iterator[None]:
-    """What the database says to content that it does not take. Only its first line: the others quote the row."""
+    """Turn the database's refusal of content into InvalidBackup, with its first line only: the others quote the row."""
     try:
         yield
     except psycopg.Error as error:
@@ -182,7 +182,7 @@ def _refusals_of(name: str) -> Iterator[None]:
 
 
 def _counting(watch: Watch, name: str, total: int) -> Callable[[int], None]:
-    """Adds up the rows of each part, and tells."""
+    """Return a function that adds up the rows of each part, and reports the sum to watch."""
     done = 0
 
     def count(rows: int) -> None:

@@ -1,25 +1,25 @@
-"""Queries of a backup: which tables there are, how they are copied, and where the counters of their ids stand.
+"""Queries of a backup: which tables exist, how to copy them, and the state of their id sequences.
 
-Tables and columns are read from the database itself, so that a database of an older schema can be backed up too,
-which is when one wants to: before it is migrated.
+Tables and columns are read from the database itself, so that a database with an older schema can be backed up too: a
+backup is most useful before a migration.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pgvector.sqlalchemy  # noqa: F401 (makes the type `vector` known to the catalogue's reader)
+import pgvector.sqlalchemy  # noqa: F401 (registers the type `vector` for reflection)
 from psycopg import Connection, sql
 from sqlalchemy import Connection as Engaged
 from sqlalchemy import inspect
 
 from registry.backup.archive import Member, SequenceState
 
-# Alembic's own, which `restore` sets by migrating; signs of life of processes beside the other database; answers that
-# are kept for a day, for requests that are repeated.
+# Alembic's own table, which `restore` fills by migrating; heartbeats of processes at the other database; and answers
+# that are stored for a day, for repeated requests.
 LEFT_OUT = {"alembic_version", "worker_heartbeats", "idempotency_keys"}
 
-# These rows a migration makes. A restored registry is the one that was backed up, so the backup's take their place.
+# A migration creates these rows. A restored registry is the one that was backed up, so the backup's rows replace them.
 MADE_BY_MIGRATION = {"registry_identity"}
 
 _PART = 1 << 18  # bytes
@@ -28,7 +28,7 @@ Raw = Connection[Any]
 
 
 def raw(connection: Engaged) -> Raw:
-    """psycopg's own connection, in the same transaction: SQLAlchemy has no COPY."""
+    """Return psycopg's own connection, in the same transaction: SQLAlchemy has no COPY."""
     found = connection.connection.driver_connection
     assert isinstance(found, Connection)
     return found
@@ -37,12 +37,12 @@ def raw(connection: Engaged) -> Raw:
 @dataclass(frozen=True)
 class TableShape:
     name: str
-    columns: list[str]  # those that are stored as they are given
+    columns: list[str]  # without generated columns
     key: list[str]
 
 
 def tables(connection: Engaged) -> list[TableShape]:
-    """Every table of the record, each after those that it refers to."""
+    """Return every table of the record, each after those that it refers to."""
     catalogue = inspect(connection)
     names = [name for name, _ in catalogue.get_sorted_table_and_fkc_names() if name and name not in LEFT_OUT]
     return [
@@ -61,7 +61,7 @@ def count(connection: Raw, table: str) -> int:
 
 
 def filled(connection: Raw, names: Iterable[str]) -> list[str]:
-    """Which of the tables have rows."""
+    """Return those of the tables that have rows."""
     found = []
     for name in names:
         query = sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier(name))
@@ -72,7 +72,7 @@ def filled(connection: Raw, names: Iterable[str]) -> list[str]:
 
 
 def rows_of(connection: Raw, table: TableShape) -> Iterator[bytes]:
-    """The table as COPY writes it, in the order of its primary key."""
+    """Yield the table as COPY writes it, in the order of its primary key."""
     statement = sql.SQL("COPY (SELECT {} FROM {} ORDER BY {}) TO STDOUT").format(
         _names(table.columns), sql.Identifier(table.name), _names(table.key)
     )
@@ -95,9 +95,9 @@ def fill(connection: Raw, member: Member, parts: Iterator[bytes]) -> None:
 
 
 def set_triggers(connection: Raw, names: Sequence[str], *, enabled: bool) -> None:
-    """The guards of how a record grows row by row are out of the way of one that has grown already.
+    """Enable or disable the triggers that guard how a record grows: a restored record has grown already.
 
-    A table's owner may do that, and it keeps others from writing until the commit. The triggers of foreign keys stay.
+    A table's owner may do that, and it keeps others from writing until the commit. Foreign keys stay enforced.
     """
     word = sql.SQL("ENABLE" if enabled else "DISABLE")
     for name in names:
@@ -109,7 +109,7 @@ def clear(connection: Raw, table: str) -> None:
 
 
 def sequences(connection: Raw) -> list[SequenceState]:
-    """Where each counter stands: an id that was given once is never given again, also if its row is gone."""
+    """Return the state of each sequence: an id is never assigned twice, even if its row is gone."""
     names = connection.execute(
         "SELECT sequencename FROM pg_sequences WHERE schemaname = current_schema() ORDER BY sequencename"
     ).fetchall()

@@ -1,1 +1,1 @@
-"""What all packages use; nothing here knows a table."""
+"""Code that all packages use; nothing here knows a table."""

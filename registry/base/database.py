@@ -1,4 +1,4 @@
-"""Connections to the database, and whether its schema is the one this program was written for."""
+"""Database connections, migrations, and the comparison of the database's schema with this program's."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +14,23 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from registry.base.errors import InvalidRequest, SchemaMismatch
 
-# What it looks like while the database is away. InternalError: it is read-only for a while, after a failover.
-# TimeoutError: of the pool of connections.
+# Errors while the database is unreachable. InternalError: it is read-only for a while after a failover.
+# PoolTimeout: no connection of the pool became free.
 UNREACHABLE = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 
-# Beside the package `registry`, both in a checkout and where a wheel installs it.
+# Next to the package `registry`, both in a checkout and in an installed wheel.
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 
 
 def make_engine(url: str, statement_timeout_seconds: float = 30, pool_size: int = 10) -> Engine:
-    """An engine whose connections speak UTC and give up on statements that take too long (0: never).
+    """Create an engine whose connections use UTC and cancel statements that take too long (0: never).
 
     url: postgresql://…, as other programs write it, or with SQLAlchemy's +psycopg.
     """
     try:
         parsed = make_url(url)
     except ArgumentError:
-        # The text itself may hold a password: it is not repeated.
+        # The text may contain a password, so it is not repeated.
         raise InvalidRequest(
             "The database's URL (MELO_DATABASE_URL) cannot be read.",
             "Write postgresql://user:password@host:5432/database.",
@@ -45,9 +45,9 @@ def make_engine(url: str, statement_timeout_seconds: float = 30, pool_size: int 
         pool_pre_ping=True,
         connect_args={
             "connect_timeout": 5,
-            # jit: a plan over a large collection looks dear, and compiling it would take longer than running it.
-            # extra_float_digits: digests are of exact floats, and a server's setting below 1 would round them.
-            # datestyle: a backup's rows are text, which another server must read as it was meant.
+            # jit: a plan over a large collection looks expensive, but compiling it would take longer than running it.
+            # extra_float_digits: digests cover exact floats, and a server's setting below 1 would round them.
+            # datestyle: a backup's rows are text, which another server must read with the same meaning.
             "options": f"-c statement_timeout={milliseconds} -c timezone=UTC -c application_name=melo -c jit=off "
             "-c extra_float_digits=1 -c datestyle=ISO",
         },
@@ -55,7 +55,7 @@ def make_engine(url: str, statement_timeout_seconds: float = 30, pool_size: int 
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:
-    """Objects stay readable after the commit that ends a request or task."""
+    """Create a session factory whose objects stay readable after the commit that ends a request or task."""
     return sessionmaker(engine, expire_on_commit=False)
 
 
@@ -67,7 +67,7 @@ def _config(url: str | None = None) -> Config:
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database to this program's schema, or to an older one; nothing happens where it is there already."""
+    """Migrate the database up to `revision`, or to this program's schema; nothing happens if it is already there."""
     command.upgrade(_config(url), revision)
 
 
@@ -81,7 +81,7 @@ def check(url: str) -> None:
 
 
 def revisions() -> list[str]:
-    """Those that this program knows, the oldest first."""
+    """Return the revisions that this program knows, oldest first."""
     scripts = ScriptDirectory.from_config(_config()).walk_revisions()
     return [script.revision for script in scripts][::-1]
 

@@ -1,8 +1,8 @@
-"""Digests: one canonical form per thing recorded, and SHA-256 over it.
+"""Digests: one canonical form per kind of record, and SHA-256 over it.
 
-Numbers with a fraction enter by their bits (float32 bytes, float.hex()), never by a decimal text, so that a
-digest does not depend on who printed the number. Row ids, version numbers and messages are no content: a
-rollback's digest equals that of the version it restores.
+Numbers with a fraction enter by their bits (float32 bytes, float.hex()), never as decimal text, so that a digest does
+not depend on what printed the number. Row ids, version numbers and messages are not content: a rollback's digest equals
+that of the version it restores.
 """
 
 import json
@@ -16,8 +16,7 @@ from typing import Any
 
 from registry.base.multiset import Multiset
 
-# Each is part of what is hashed, and raised when the canonical form changes: a digest of one form is never one of
-# another.
+# Each is part of what is hashed, and is raised when the canonical form changes: no two forms share a digest.
 FORMAT = 1  # of edits and clusters
 CONTENT_FORMAT = 2  # of a version's whole content
 EVENT_FORMAT = 1  # of audit events
@@ -28,7 +27,7 @@ def sha256_hex(content: bytes) -> str:
 
 
 def canonical_json(value: Any) -> bytes:
-    """Sorted keys, no spaces, UTF-8; refuses floats, whose decimal form is not canonical."""
+    """Return JSON with sorted keys and no spaces, in UTF-8; floats are refused: their decimal form is not canonical."""
     _refuse_floats(value)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -45,7 +44,7 @@ def _refuse_floats(value: Any) -> None:
 
 
 def float32_bytes(numbers: Iterable[float]) -> bytes:
-    """The numbers as little-endian float32, which is how vectors enter a digest."""
+    """Return the numbers as little-endian float32, which is how vectors enter a digest."""
     packed = float32s(numbers)
     if sys.byteorder == "big":
         packed.byteswap()
@@ -53,12 +52,12 @@ def float32_bytes(numbers: Iterable[float]) -> bytes:
 
 
 def float32s(numbers: Iterable[float]) -> "array[float]":
-    """The numbers as float32, in four bytes each."""
+    """Return the numbers as float32, four bytes each."""
     return array("f", numbers)
 
 
 def received_vector(sent: bytes) -> "array[float]":
-    """A vector as pgvector's `vector_send` gives it: number of dimensions, a spare field, big-endian float32."""
+    """Read a vector as pgvector's `vector_send` sends it: the dimension, a spare field, big-endian float32."""
     numbers = array("f", sent[4:])
     if sys.byteorder == "little":
         numbers.byteswap()
@@ -66,7 +65,7 @@ def received_vector(sent: bytes) -> "array[float]":
 
 
 def settings_of(value: Any) -> Any:
-    """Settings with their fractions by bits, fit for canonical_json."""
+    """Return settings with their fractions as exact bits, fit for canonical_json."""
     if isinstance(value, float):
         return value.hex()
     if isinstance(value, dict):
@@ -77,17 +76,17 @@ def settings_of(value: Any) -> Any:
 
 
 def collapse(text: str) -> str:
-    """NFKC, with every run of white space as one space."""
+    """Normalise to NFKC, with every run of white space as one space."""
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
 def prompt_key(prompt: str) -> str:
-    """Equal for prompts that differ only in case, white space or Unicode form."""
+    """Return a text that is equal for prompts that differ only in case, white space or Unicode form."""
     return sha256_hex(collapse(prompt).casefold().encode())
 
 
 def edit_digest(*, prompt: str, target: str, rephrases: Sequence[str], unchanged: Sequence[str], kind: str) -> str:
-    """What the edit says; not who said it, nor when."""
+    """Return the digest of an edit's content, whoever submitted it and whenever."""
     return sha256_hex(
         canonical_json(
             {
@@ -103,7 +102,7 @@ def edit_digest(*, prompt: str, target: str, rephrases: Sequence[str], unchanged
 
 
 def edits_digest(digests: Iterable[str]) -> str:
-    """One digest over a batch's edits, in their order."""
+    """Return one digest over a batch's edits, in their order."""
     whole = sha256(b"edits\n")
     for digest in digests:
         whole.update(digest.encode() + b"\n")
@@ -112,7 +111,7 @@ def edits_digest(digests: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class MemberContent:
-    """A point as a cluster's digest sees it."""
+    """A point, as it enters a cluster's digest."""
 
     key: bytes  # little-endian float32
     edit_digest: str
@@ -121,7 +120,7 @@ class MemberContent:
 
 
 def cluster_digest(*, centre: bytes, radius: float, label: Sequence[int], members: Iterable[MemberContent]) -> str:
-    """One state of a cluster: centre (little-endian float32), radius, label and members, in order."""
+    """Return the digest of a cluster's state: centre (little-endian float32), radius, label and members, in order."""
     state = {
         "format": FORMAT,
         "centre": centre.hex(),
@@ -138,7 +137,7 @@ def cluster_digest(*, centre: bytes, radius: float, label: Sequence[int], member
 
 @dataclass(frozen=True)
 class Foundation:
-    """What every version of a collection stands on."""
+    """What every version of a collection is based on."""
 
     model_digest: str
     method: dict[str, Any]
@@ -147,10 +146,10 @@ class Foundation:
 
 
 def content_digest(foundation: Foundation, content: Multiset) -> str:
-    """Everything that decides a version's answers.
+    """Return a digest over everything that decides a version's answers.
 
-    content: the state of the set of its elements, which are cluster_element and edit_element of the clusters valid
-    in it and of its active edits. What a version changes is enough to have its state from its parent's.
+    content: the state of the set of its elements, which are cluster_element and edit_element of the clusters valid in
+    it and of its active edits. A version's state follows from its parent's state and what the version changes.
     """
     head = {
         "format": CONTENT_FORMAT,
@@ -163,7 +162,7 @@ def content_digest(foundation: Foundation, content: Multiset) -> str:
 
 
 def cluster_element(digest: str) -> str:
-    """A cluster's state, by its digest, as an element of a version's content."""
+    """Return a cluster's state, by its digest, as an element of a version's content."""
     return f"cluster:{digest}"
 
 
@@ -172,5 +171,5 @@ def edit_element(digest: str) -> str:
 
 
 def event_hash(event: dict[str, Any]) -> str:
-    """An audit event with everything but its own hash; it includes the hash of the one before."""
+    """Return the hash of an audit event with everything but its own hash; it covers the previous event's hash."""
     return sha256_hex(canonical_json({name: value for name, value in event.items() if name != "hash"}))

@@ -1,4 +1,4 @@
-"""What can go wrong in the record, as types: each says what, where and what to do about it."""
+"""The errors of the record, as types: each says what went wrong, where, and what to do about it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,18 +7,18 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class RecordProblem:
-    """What is wrong with one record of a submission, and the way out."""
+    """What is wrong with one record of a submission, and what to do about it."""
 
     position: int  # counted from 1, in the order of the submission
     code: str
     detail: str
     remedy: str
-    line: int | None = None  # the line of the source file, where there is one
+    line: int | None = None  # the line of the source file, if there is one
     field: str | None = None
     prompt: str | None = None
     target: str | None = None
-    other_edit_id: int | None = None  # the stored edit that it collides with
-    other_position: int | None = None  # or the record of the same submission
+    other_edit_id: int | None = None  # the stored edit that the record collides with
+    other_position: int | None = None  # or the colliding record of the same submission
     other_prompt: str | None = None
     other_target: str | None = None
 
@@ -27,7 +27,7 @@ class RecordProblem:
 
 
 class UserError(Exception):
-    """What a user is told, and never as a traceback: a title, what is wrong, and what to do about it."""
+    """An error that is shown to the user, never as a traceback: a title, what is wrong, and what to do about it."""
 
     title = "It did not work"
 
@@ -43,14 +43,14 @@ class RegistryError(UserError):
     status: ClassVar[int] = 400
     code: ClassVar[str] = "refused"
     title = "The request was refused"
-    headers: Mapping[str, str] = {}  # what the answer carries beside the problem
+    headers: Mapping[str, str] = {}  # headers of the answer besides the problem
 
     def __init__(self, detail: str, remedy: str = "", problems: Sequence[RecordProblem] = ()) -> None:
         super().__init__(detail, remedy)
         self.problems = list(problems)
 
     def as_json(self) -> dict[str, Any]:
-        """The body of an RFC 9457 problem."""
+        """Return the body of an RFC 9457 problem."""
         return {
             "type": f"urn:melo:problem:{self.code}",
             "title": self.title,
@@ -170,7 +170,7 @@ class KeyReused(RegistryError):
 
 
 class AnswerNotKept(RegistryError):
-    """The effect is there, but its answer, with a secret in it, was for one time."""
+    """The request had its effect, but its answer held a secret and was given only once."""
 
     status = 409
     code = "answer-not-kept"
@@ -196,7 +196,7 @@ class SchemaMismatch(RegistryError):
 
 
 class LeaseLost(RegistryError):
-    """The job was given to another worker: what this one trained must not be stored."""
+    """The job was given to another worker, so what this one trained must not be stored."""
 
     status = 409
     code = "lease-lost"
@@ -204,7 +204,7 @@ class LeaseLost(RegistryError):
 
 
 class PastDeadline(RegistryError):
-    """The batch was to act by a moment that has passed."""
+    """The batch's deadline has passed."""
 
     status = 409
     code = "past-deadline"
@@ -212,7 +212,7 @@ class PastDeadline(RegistryError):
 
 
 class StaleBase(RegistryError):
-    """Another version came first: the index has to be built again on top of it."""
+    """Another version came first: the index must be rebuilt on top of it."""
 
     status = 409
     code = "stale-base"
@@ -220,7 +220,7 @@ class StaleBase(RegistryError):
 
 
 class InvalidResult(RegistryError):
-    """What a worker hands in does not fit the record it was trained for."""
+    """A worker's result does not fit the record it was trained for."""
 
     status = 422
     code = "invalid-result"

@@ -1,7 +1,7 @@
-"""ETags: a tag for every answer, and whether a request names the present one.
+"""ETags: a tag for every answer, and whether a request names the current one.
 
-The tag is a digest over the whole answer and not a version's content digest alone: an answer also says which aliases
-point at the version, and may lose an edit's text to an erasure.
+The tag is a digest over the whole answer, not just a version's content digest: an answer also says which aliases point
+at the version, and may lose an edit's text to an erasure.
 """
 
 from pydantic import BaseModel
@@ -13,14 +13,14 @@ _DIGITS = 32
 
 
 def tag_of(view: BaseModel) -> str:
-    """A strong ETag: another one for every other answer."""
+    """Return a strong ETag, which differs for every other answer."""
     return f'"{sha256_hex(view.model_dump_json().encode())[:_DIGITS]}"'
 
 
 def require_match(expected: str | None, current: BaseModel | None, name: str) -> None:
-    """Raises MovedMeanwhile unless the request names the present state. Call it under the lock of what is to change.
+    """Raise MovedMeanwhile unless the request names the current state. Call it with what is to change locked.
 
-    expected: the If-Match header; None: the client does not care.
+    expected: the If-Match header, or None if the client does not care.
     """
     if expected is None or (current is not None and is_named(expected, tag_of(current))):
         return
@@ -31,6 +31,6 @@ def require_match(expected: str | None, current: BaseModel | None, name: str) ->
 
 
 def is_named(header: str, tag: str) -> bool:
-    """Whether a list of tags has this one; `*` stands for any."""
+    """Return whether the tag is in a list of tags; `*` stands for any."""
     given = [each.strip() for each in header.split(",")]
     return "*" in given or tag in (each.removeprefix("W/") for each in given)

@@ -8,7 +8,7 @@ import structlog
 
 
 def configure_logging() -> None:
-    """Log lines as JSON on standard error, each with the request it belongs to; also those of libraries."""
+    """Write log lines as JSON on standard error, with the id of their request; those of libraries, too."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -31,10 +31,10 @@ def configure_logging() -> None:
         )
     )
     logging.basicConfig(handlers=[lines], level=logging.WARNING, force=True)
-    # The server has set up its own lines before it calls the application: they pass through the ones above instead.
+    # The server configures its own loggers before it calls the application: redirect them to the handler above.
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = True
-        # Each request has its line here already; and a failing one its traceback, under `defect`.
+        # Each request already has a line here, and a failing one its traceback, under `defect`.
         logger.setLevel(logging.WARNING if name == "uvicorn.access" else logging.INFO)

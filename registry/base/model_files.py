@@ -1,5 +1,6 @@
-"""Finding base models and encoders by name, and reading off their files what the record needs: a digest, a window,
-a count of tokens. Nothing here loads a model, nor needs torch.
+"""Finds base models and encoders by name, and reads from their files what the record needs.
+
+That is a digest, a window and a count of tokens. Nothing here loads a model or needs torch.
 """
 
 import json
@@ -23,7 +24,7 @@ WEIGHTS_AND_TEXT = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*
 
 @dataclass(frozen=True)
 class Package:
-    """A model that a Python package carries. The package is never imported: its code may need what is not there."""
+    """A model in a Python package. The package is never imported: its code may need what is not installed."""
 
     name: str
     folder: str
@@ -40,7 +41,7 @@ ENCODERS = {
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a model lies. transformers loads it with from_pretrained(path, gguf_file=gguf_file)."""
+    """The location of a model. transformers loads it with from_pretrained(path, gguf_file=gguf_file)."""
 
     spec: str  # as the user named it
     path: Path
@@ -48,7 +49,7 @@ class ModelFiles:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the weights, configuration and tokenizer: names in order, each with its content's hash."""
+        """SHA-256 over weights, configuration and tokenizer: the names in order, each with the hash of its content."""
         digest = sha256()
         for file in self._content():
             digest.update(f"{file.name}\n".encode())
@@ -69,13 +70,13 @@ class ModelFiles:
             config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
             length = next((config[name] for name in ("max_position_embeddings", "n_positions") if name in config), None)
         if not isinstance(length, int) or length < 1:
-            # Models with relative positions, such as T5, state none: what they were trained with is common ground.
+            # Models with relative positions, such as T5, state no limit: 512 is what they were commonly trained with.
             return 512
         return length
 
     @cached_property
     def width(self) -> int | None:
-        """The dimension of the hidden states; None where the files do not say."""
+        """The dimension of the hidden states, or None if the files do not say."""
         if self.gguf_file is not None:
             fields = _gguf_fields(self.path / self.gguf_file)
             width = fields.get(f"{fields.get('general.architecture')}.embedding_length")
@@ -98,7 +99,7 @@ def find_model(spec: str) -> ModelFiles:
 
 
 def find_encoder(spec: str) -> ModelFiles:
-    """Find a sentence encoder, likewise."""
+    """Find a sentence encoder in the same way."""
     return _find(spec, ENCODERS, "encoder")
 
 
@@ -149,7 +150,7 @@ def _folder(spec: str, folder: Path, what: str, ways: str) -> ModelFiles:
 
 
 def _from_hub(spec: str, what: str, ways: str) -> ModelFiles:
-    # Imported here: it takes a second that only hub ids need to pay.
+    # Imported here because it takes a second, which only hub ids need to pay.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -157,7 +158,7 @@ def _from_hub(spec: str, what: str, ways: str) -> ModelFiles:
     try:
         try:
             folder = snapshot_download(spec, allow_patterns=patterns, local_files_only=True)
-        except FileNotFoundError:  # not in the cache, or not all of it
+        except FileNotFoundError:  # not in the cache, or only in part
             folder = snapshot_download(spec, allow_patterns=patterns, etag_timeout=5)
     except (HFValidationError, OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
@@ -170,7 +171,7 @@ def _from_hub(spec: str, what: str, ways: str) -> ModelFiles:
 
 
 def count_tokens(files: ModelFiles, texts: Sequence[str]) -> list[int] | None:
-    """Tokens of each text, without the chat template: exact with a tokenizer.json, else good to a few.
+    """Count the tokens of each text, without the chat template: exact with a tokenizer.json, else accurate to a few.
 
     None: it cannot be told without the model's own code; whoever trains checks again, exactly.
     """
@@ -181,9 +182,9 @@ def count_tokens(files: ModelFiles, texts: Sequence[str]) -> list[int] | None:
 
 
 def unread(files: ModelFiles, texts: Sequence[str]) -> list[bool] | None:
-    """Whether a text has letters or digits that an encoder's tokenizer does not know, and so does not read.
+    """Return for each text whether it has letters or digits that the encoder's tokenizer does not know and drops.
 
-    None: it cannot be told without the encoder's own code.
+    Returns None if this cannot be determined without the encoder's own code.
     """
     tokenizer = _tokenizer(files.path, files.gguf_file)
     if tokenizer is None:
@@ -212,13 +213,13 @@ def _tokenizer(path: Path, gguf_file: str | None) -> "Tokenizer | None":
     if not stored.is_file():
         return None
     tokenizer = Tokenizer.from_file(os.fspath(stored))
-    tokenizer.no_padding()  # some files fix a length, which would then be every text's
+    tokenizer.no_padding()  # some files set a length to which every text would be padded
     tokenizer.no_truncation()
     return tokenizer
 
 
 def _gguf_tokenizer(file: Path) -> "Tokenizer | None":
-    """The byte-level BPE that a GGUF file describes; None for other kinds of tokenizer."""
+    """Return the byte-level BPE that a GGUF file describes, or None for other kinds of tokenizer."""
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
@@ -234,7 +235,7 @@ def _gguf_tokenizer(file: Path) -> "Tokenizer | None":
 
 
 def _gguf_fields(file: Path, lists: bool = False) -> dict[str, Any]:
-    """A GGUF file's metadata; its long lists (the vocabulary) only where asked for."""
+    """Return a GGUF file's metadata; its long lists (the vocabulary) only if asked for."""
     from gguf import GGUFReader, GGUFValueType
 
     fields = GGUFReader(file).fields

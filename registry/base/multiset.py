@@ -1,9 +1,9 @@
-"""A hash of a set that is brought up to date by what changed, however large the set is (MuHash3072).
+"""A set hash that is updated by what changes, however large the set is (MuHash3072).
 
 Every element is hashed to a number of 3072 bits; the set's state is the product of its elements' numbers modulo a
-prime, in whatever order they came. An element that goes is divided away. Two sets with one state would give a
-non-trivial product of hashes that is 1 in the group, which is held to be as hard to find as a discrete logarithm
-there (Bellare and Micciancio, EUROCRYPT 1997). Bitcoin Core digests its set of unspent outputs so.
+prime, in any order. Removing an element divides by its number. Two sets with the same state would give a non-trivial
+product of hashes that is 1 in the group, which is believed to be as hard to find as a discrete logarithm there (Bellare
+and Micciancio, EUROCRYPT 1997). Bitcoin Core hashes its set of unspent outputs in this way.
 """
 
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ from hashlib import shake_256
 BITS = 3072
 SIZE = BITS // 8
 _TAIL = 1_103_717
-PRIME = 2**BITS - _TAIL  # the largest prime of 3072 bits that is safe (its half is prime too), as Bitcoin Core has it
+PRIME = 2**BITS - _TAIL  # the largest safe prime of 3072 bits (half of it is prime too), as in Bitcoin Core
 _MASK = 2**BITS - 1
 
 
 def product(elements: Iterable[str]) -> int:
-    """The product of the elements' numbers, modulo PRIME."""
+    """Return the product of the elements' numbers, modulo PRIME."""
     state = 1
     for element in elements:
         state = _reduced(state * int.from_bytes(shake_256(element.encode()).digest(SIZE)))
@@ -26,7 +26,7 @@ def product(elements: Iterable[str]) -> int:
 
 
 def _reduced(number: int) -> int:
-    """The number modulo PRIME; 2**3072 is _TAIL there, which spares a long division."""
+    """Return the number modulo PRIME; 2**3072 is congruent to _TAIL, which avoids a long division."""
     while number > _MASK:
         number = (number >> BITS) * _TAIL + (number & _MASK)
     return number - PRIME if number >= PRIME else number
@@ -47,11 +47,11 @@ class Multiset:
         return cls(int.from_bytes(stored))
 
     def __bytes__(self) -> bytes:
-        """384 bytes, the highest first."""
+        """Return 384 bytes, most significant first."""
         return self.state.to_bytes(SIZE)
 
     def changed(self, *, out: Iterable[str], into: Iterable[str]) -> "Multiset":
-        """The set without `out`, which it must hold, and with `into`; costs these, and one inverse."""
+        """Return the set without `out`, which it must contain, and with `into`; the cost is theirs and one inverse."""
         gone = product(out)
         state = self.state * product(into) % PRIME
         return Multiset(state if gone == 1 else state * pow(gone, -1, PRIME) % PRIME)

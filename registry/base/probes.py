@@ -14,7 +14,7 @@ WORKER_SILENCE_SECONDS = 30
 
 
 class ProbeFailed(Exception):
-    """The service does not answer, or does not do its work; the message says what was seen."""
+    """The service does not answer or is not working; the message says what was observed."""
 
 
 def of_postgres(url: str) -> None:
@@ -27,7 +27,7 @@ def of_postgres(url: str) -> None:
 
 def of_broker(url: str) -> None:
     try:
-        once = Retry(NoBackoff(), 0)  # whoever asks decides whether to ask again
+        once = Retry(NoBackoff(), 0)  # the caller decides whether to ask again
         with redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3, retry=once) as broker:
             broker.ping()
     except (redis.RedisError, ValueError, OSError) as error:
@@ -35,7 +35,7 @@ def of_broker(url: str) -> None:
 
 
 def of_api(api_url: str) -> None:
-    """Ready, not only alive: its database answers and has this program's schema."""
+    """Probe the API, which must be ready, not only alive: its database answers and has this program's schema."""
     try:
         answer = httpx.get(f"{api_url}/readyz", timeout=3)
     except httpx.HTTPError as error:
@@ -45,7 +45,7 @@ def of_api(api_url: str) -> None:
 
 
 def of_relay(database_url: str) -> None:
-    """Nothing has waited long in the outbox: what ought to be sent is sent."""
+    """Probe the relay by the outbox: no message has waited long, so what should be sent is sent."""
     unsent = _one_number(
         database_url,
         "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND created_at < now() - make_interval(secs => %s)",
@@ -56,7 +56,7 @@ def of_relay(database_url: str) -> None:
 
 
 def of_worker(database_url: str, within_seconds: float = WORKER_SILENCE_SECONDS, host: str = "") -> None:
-    """A worker (of the host, if one is named) has said lately that it is there."""
+    """Probe for a recent heartbeat of a worker (on the given host, if one is named)."""
     seen = _one_number(
         database_url,
         "SELECT count(*) FROM worker_heartbeats"
@@ -69,7 +69,7 @@ def of_worker(database_url: str, within_seconds: float = WORKER_SILENCE_SECONDS,
 
 
 def queue(database_url: str) -> dict[str, int]:
-    """How many jobs wait, how many run, and how many messages are still to be sent."""
+    """Count the jobs that wait, the jobs that run, and the messages still to be sent."""
     return {
         "queued": _one_number(database_url, "SELECT count(*) FROM jobs WHERE state = 'queued'"),
         "running": _one_number(database_url, "SELECT count(*) FROM jobs WHERE state = 'running'"),
@@ -78,7 +78,7 @@ def queue(database_url: str) -> dict[str, int]:
 
 
 def plain(url: str) -> str:
-    """The address as libpq reads it, without SQLAlchemy's name of a driver."""
+    """Return the address as libpq reads it, without SQLAlchemy's name of a driver."""
     return url.replace("postgresql+psycopg://", "postgresql://", 1)
 
 

@@ -1,4 +1,4 @@
-"""What an operator may set, with units; read from the environment at a program's entry point."""
+"""The settings of an operator, with units, read from the environment at a program's entry point."""
 
 import getpass
 import os
@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 def operating_system_user() -> str:
-    """The login name; a container's user often has none."""
+    """Return the login name, which a container's user often lacks."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -18,7 +18,7 @@ def operating_system_user() -> str:
 
 
 def _rate(text: str) -> str:
-    from limits import parse  # here: most commands need no limits
+    from limits import parse  # imported here because most commands need no limits
 
     try:
         parse(text)
@@ -28,7 +28,7 @@ def _rate(text: str) -> str:
 
 
 class Settings(BaseSettings):
-    """Every variable is named MELO_ and the field in capitals, such as MELO_DATABASE_URL."""
+    """The settings. Each variable is named MELO_ and the field in capitals, such as MELO_DATABASE_URL."""
 
     model_config = SettingsConfigDict(env_prefix="MELO_", env_ignore_empty=True, extra="ignore")
 

@@ -1,4 +1,4 @@
-"""The words of the record: every state, kind, role and audit action, and what each means."""
+"""The words of the record: every state, kind, role and audit action, with its meaning."""
 
 from enum import StrEnum
 
@@ -6,26 +6,26 @@ from enum import StrEnum
 class EditKind(StrEnum):
     QA = "qa"  # the prompt is a question, asked through the model's chat template
     COMPLETION = "completion"  # the prompt is text that the model continues
-    CLASSIFICATION = "classification"  # the target is the name of a class
+    CLASSIFICATION = "classification"  # the target is a class name
 
 
 class BatchState(StrEnum):
     SUBMITTED = "submitted"  # stored and valid; waits for a decision
-    APPROVED = "approved"  # decided; its job waits for a worker
-    REJECTED = "rejected"  # decided; never trained
+    APPROVED = "approved"  # approved; its job waits for a worker
+    REJECTED = "rejected"  # rejected; never trained
     TRAINING = "training"  # a worker holds its job
-    APPLIED = "applied"  # its edits act from the version it made
+    APPLIED = "applied"  # its edits are active from the version that it created
     FAILED = "failed"  # its job ended with an error; it may be approved again
-    CANCELLED = "cancelled"  # stopped after it was approved, before it acted; it may be approved again
+    CANCELLED = "cancelled"  # stopped after its approval and before it was applied; it may be approved again
 
     @property
     def is_over(self) -> bool:
-        """Nothing more happens to it by itself."""
+        """Whether nothing more happens to the batch by itself."""
         return self in (BatchState.APPLIED, BatchState.REJECTED, BatchState.FAILED, BatchState.CANCELLED)
 
 
 class Priority(StrEnum):
-    """Which of the batches that wait is trained first."""
+    """The order in which waiting batches are trained."""
 
     LOW = "low"
     NORMAL = "normal"
@@ -33,18 +33,18 @@ class Priority(StrEnum):
 
 
 class QueueState(StrEnum):
-    """What a collection's queue does."""
+    """The state of a collection's queue."""
 
-    OPEN = "open"  # what is approved is trained
-    PAUSED = "paused"  # nothing is begun; what runs is finished
-    DRAINING = "draining"  # what is queued is finished; nothing new is taken in
+    OPEN = "open"  # approved batches are trained
+    PAUSED = "paused"  # nothing is started; what runs is finished
+    DRAINING = "draining"  # what is queued is finished; nothing new is accepted
 
 
 class Checks(StrEnum):
     """What a worker does with a batch before anybody decides on it."""
 
     NONE = "none"  # nothing
-    KEYS = "keys"  # it asks the model, computes the keys and finds what lies near
+    KEYS = "keys"  # it queries the model, computes the keys and finds edits nearby
     TRAIN = "train"  # it also trains the blocks, so that their answers can be seen
 
 
@@ -62,15 +62,15 @@ class JobState(StrEnum):
 
 
 class PointRole(StrEnum):
-    PROMPT = "prompt"  # the key of the edit's own prompt
-    REPHRASE = "rephrase"  # the key of a rephrase given with the edit
+    PROMPT = "prompt"  # the key of the edit's prompt
+    REPHRASE = "rephrase"  # the key of a rephrase of the edit
 
 
 class VersionKind(StrEnum):
-    APPLY = "apply"  # a batch was trained and put to work
-    RETIRE = "retire"  # edits stopped acting
-    REVERT = "revert"  # one version's change was taken back
-    ROLLBACK = "rollback"  # the content equals an older version's
+    APPLY = "apply"  # a batch was trained and applied
+    RETIRE = "retire"  # edits were deactivated
+    REVERT = "revert"  # one version's change was undone
+    ROLLBACK = "rollback"  # the content of an older version was restored
 
 
 class Role(StrEnum):
@@ -80,7 +80,7 @@ class Role(StrEnum):
     ADMIN = "admin"  # everything, including policies
 
     def covers(self, needed: "Role") -> bool:
-        """Each role may do what the ones before it may. (Compared as texts, admin would come first.)"""
+        """Return whether this role includes the one needed. (Compared as texts, admin would come first.)"""
         order = list(Role)
         return order.index(self) >= order.index(needed)
 
@@ -88,19 +88,19 @@ class Role(StrEnum):
 class OnConflict(StrEnum):
     REFUSE = "refuse"  # a contradiction or duplicate is a problem; nothing is stored
     REPLACE = "replace"  # the new edit replaces the active one it contradicts
-    SKIP = "skip"  # contradictions and duplicates are left out, the rest is stored
+    SKIP = "skip"  # contradictions and duplicates are skipped, the rest is stored
 
 
 class WebhookEvent(StrEnum):
-    """What a webhook may hear of: the middle word of the events' actions."""
+    """The events that a webhook may subscribe to: the middle word of their actions."""
 
-    VERSION = "version"  # a version was made, by training, retiring, reverting or rolling back
+    VERSION = "version"  # a version was created by training, retiring, reverting or rolling back
     ALIAS = "alias"  # an alias was set, protected or freed
     BATCH = "batch"  # a batch was submitted, checked, decided on, trained, or failed
 
 
 class Action(StrEnum):
-    """What an audit event records, as `source:subject:action`."""
+    """The action that an audit event records, as `source:subject:action`."""
 
     COLLECTION_CREATE = "registry:collection:create"
     COLLECTION_CALIBRATE = "registry:collection:calibrate"  # encoder and whitening of its keys were fixed by a check
@@ -113,18 +113,18 @@ class Action(StrEnum):
     BATCH_REJECT = "collection:batch:reject"
     BATCH_CHECK = "collection:batch:check"  # a worker ended the check
     BATCH_TRAIN = "collection:batch:train"  # a worker claimed the job
-    BATCH_RETURN = "collection:batch:return"  # its job waits for a worker again
+    BATCH_RETURN = "collection:batch:return"  # its job was returned and waits for a worker
     BATCH_FAIL = "collection:batch:fail"
-    BATCH_CANCEL = "collection:batch:cancel"  # stopped before it acted
-    EDIT_ERASE = "registry:edit:erase"  # its content is gone; the event keeps the digests
-    EDIT_OVERLAP = "collection:edit:overlap"  # two edits' scopes met and both radii shrank
-    EDIT_FORGET = "collection:edit:forget"  # a point fell out of its cluster through another edit
+    BATCH_CANCEL = "collection:batch:cancel"  # stopped before it was applied
+    EDIT_ERASE = "registry:edit:erase"  # its content was erased; the event keeps the digests
+    EDIT_OVERLAP = "collection:edit:overlap"  # two edits' scopes met, and both radii were reduced
+    EDIT_FORGET = "collection:edit:forget"  # another edit removed a point from its cluster
     VERSION_APPLY = "collection:version:apply"
     VERSION_RETIRE = "collection:version:retire"
     VERSION_REVERT = "collection:version:revert"
     VERSION_ROLLBACK = "collection:version:rollback"
     ALIAS_SET = "collection:alias:set"
-    ALIAS_PROTECT = "collection:alias:protect"  # setting it needs a role from now on
+    ALIAS_PROTECT = "collection:alias:protect"  # setting the alias needs a role from now on
     ALIAS_UNPROTECT = "collection:alias:unprotect"
     KEY_CREATE = "registry:key:create"
     KEY_REVOKE = "registry:key:revoke"

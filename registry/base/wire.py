@@ -1,4 +1,4 @@
-"""Types that every request and answer share: texts the database can hold, ids it can have, names it allows."""
+"""Types that every request and answer share: storable texts, possible ids, allowed names."""
 
 import json
 from typing import Annotated, Any
@@ -37,19 +37,19 @@ VersionNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class Answer(BaseModel):
-    """What the API returns; read straight from rows."""
+    """An answer of the API, read straight from rows."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
 class Body(BaseModel):
-    """What the API is sent; an unknown field is a mistake that is named."""
+    """A request body. An unknown field is an error, which names the field."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 describes them, with what to do about it."""
+    """An error as described by RFC 9457, with a remedy."""
 
     type: str
     title: str
@@ -61,7 +61,7 @@ class Problem(BaseModel):
 
 
 def standalone_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """A model's JSON schema with what it refers to in place: it may then stand anywhere in another document."""
+    """Return a model's JSON schema with references inlined, so that it can be used anywhere in another document."""
     schema = model.model_json_schema()
     parts = schema.pop("$defs", {})
 

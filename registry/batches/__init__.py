@@ -1,1 +1,1 @@
-"""Batches of edits: submitted, decided on, cancelled, submitted again."""
+"""Batches of edits: submitting, deciding, cancelling, resubmitting."""

@@ -1,4 +1,4 @@
-"""Stopping a batch after it was approved, before it acts."""
+"""Cancels a batch after its approval, before it is applied."""
 
 from sqlalchemy.orm import Session
 
@@ -17,10 +17,10 @@ _WAYS_OUT = {
 
 
 def cancel(session: Session, batch_id: int, actor: Actor, reason: str) -> Batch:
-    """Stop a batch that waits for its training or is in it. It can be approved again.
+    """Stop a batch that waits for its training or is being trained. It can be approved again.
 
-    The worker that is at it finds out at its next heartbeat, and nothing that it hands in counts any more. An editor
-    may stop their own batch, and no other. Raises WrongState or RoleNeeded.
+    Its worker finds out at the next heartbeat, and nothing that it submits counts any more. An editor may stop only
+    their own batch. Raises WrongState or RoleNeeded.
     """
     collections.lock(session, service.get(session, batch_id).collection_id)
     batch = service.lock(session, batch_id)

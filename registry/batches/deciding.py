@@ -1,4 +1,4 @@
-"""Deciding on batches: approvals by as many as the policy asks for, of a batch as a whole or in part."""
+"""Decides on batches: as many approvals as the policy requires, for a batch as a whole or in part."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -35,14 +35,14 @@ DECIDABLE = (BatchState.SUBMITTED, BatchState.FAILED, BatchState.CANCELLED)
 
 
 def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", declined: Collection[int] = ()) -> Batch:
-    """Approve a batch, without the edits `declined`. With the last approval needed, its training is queued.
+    """Approve a batch, without the edits `declined`. The last approval needed queues its training.
 
     Edits that any approver declined are left out of the batch. A batch that failed or was cancelled may be approved
     again: its approvals stand, and it is queued anew. Raises WrongState, QueueClosed, SelfApproval, NotApprover,
-    InvalidRequest where edits cannot be left out, TooFewLeftAlone where they would answer more near misses than the
-    policy allows, or InvalidEdits where an edit by now contradicts one that stands.
+    InvalidRequest if edits cannot be left out, TooFewLeftAlone if they would answer more near misses than the policy
+    allows, or InvalidEdits if an edit now contradicts one that is active or on its way.
     """
-    # The collection first, as everywhere: two approvals must not both find a prompt free.
+    # Lock the collection first, as everywhere: two approvals must not both find a prompt free.
     collection = collections.lock(session, service.get(session, batch_id).collection_id)
     batch = service.lock(session, batch_id)
     if batch.state not in DECIDABLE:
@@ -105,7 +105,7 @@ def reject(session: Session, batch_id: int, actor: Actor, reason: str) -> Batch:
 
 
 def require_may_stop(batch: Batch, actor: Actor, wish: str) -> None:
-    """Raises RoleNeeded where somebody would end the batch who neither decides on batches nor submitted it."""
+    """Raise RoleNeeded unless the actor submitted the batch or may decide on batches."""
     if batch.submitted_by != actor.name and not actor.role.covers(Role.APPROVER):
         raise RoleNeeded(
             f"Batch {batch.id} was submitted by {batch.submitted_by}: {actor.name}, who is {actor.role} here, may "
@@ -115,7 +115,7 @@ def require_may_stop(batch: Batch, actor: Actor, wish: str) -> None:
 
 
 def _require_may_approve(collection: CollectionRow, batch: Batch, name: str) -> None:
-    """Raises SelfApproval or NotApprover."""
+    """Raise SelfApproval or NotApprover if the policy does not let this person approve the batch."""
     if service.may_approve(collection, batch, name):
         return
     if batch.submitted_by == name and not collection.self_approval:
@@ -131,7 +131,7 @@ def _require_may_approve(collection: CollectionRow, batch: Batch, name: str) -> 
 
 
 def _declinable(session: Session, batch: Batch, declined: Collection[int], left_out: set[int]) -> set[int]:
-    """The edits to leave out, which are the batch's and not all that is left of it. Raises InvalidRequest."""
+    """Return the edits to leave out. Raises InvalidRequest if one is not of the batch, or none would be left."""
     edits = {edit.id for edit in repository.of_batch(session, batch.id)} if declined else set()
     if strangers := sorted(set(declined) - edits):
         raise InvalidRequest(
@@ -182,7 +182,7 @@ def _add_approval(session: Session, batch: Batch, actor: Actor, reason: str, dec
 
 
 def _require_no_contradictions(session: Session, batch: Batch, left_out: set[int]) -> None:
-    """Raises InvalidEdits."""
+    """Raise InvalidEdits if an edit of the batch collides with an edit that came first."""
     problems = _contradictions(session, batch, left_out)
     if problems:
         raise InvalidEdits(
@@ -195,7 +195,7 @@ def _require_no_contradictions(session: Session, batch: Batch, left_out: set[int
 
 
 def _contradictions(session: Session, batch: Batch, left_out: set[int]) -> list[RecordProblem]:
-    """Edits of the batch for whose prompt another edit acts or is on its way, unless they replace it."""
+    """Return the batch's edits for whose prompt another edit is active or on its way, unless they replace it."""
     mine = [edit for edit in repository.of_batch(session, batch.id) if edit.id not in left_out]
     by_prompt = {edit.prompt_key: edit for edit in mine}
     standing = repository.standing_by_key(
@@ -225,7 +225,7 @@ def _contradictions(session: Session, batch: Batch, left_out: set[int]) -> list[
 
 
 def _lost_replacements(session: Session, batch: Batch, mine: Sequence[Edit]) -> list[RecordProblem]:
-    """Edits that another one replaces, or whose own replacement would take nobody's place: both would act."""
+    """Return the edits that another edit replaces, or that replace an edit that cannot be replaced: both would act."""
     named = {edit.replaces for edit in mine if edit.replaces is not None}
     replaced = named.union(edit.id for edit in mine)
     others = repository.replacing(session, batch.collection_id, replaced, except_batch=batch.id)
@@ -261,7 +261,7 @@ def _lost_replacements(session: Session, batch: Batch, mine: Sequence[Edit]) -> 
 
 
 def decide(batch: Batch, actor: Actor, reason: str) -> None:
-    """Write down whose the last word about the batch is, and why. Its approvals stand."""
+    """Record who made the final decision on the batch, and why. Its approvals stand."""
     batch.decided_by = actor.name
     batch.decided_at = func.now()
     batch.reason = reason
@@ -270,9 +270,9 @@ def decide(batch: Batch, actor: Actor, reason: str) -> None:
 def record_decision(
     session: Session, action: Action, batch: Batch, actor: Actor, reason: str, details: dict[str, Any]
 ) -> None:
-    """The decision's event."""
+    """Record the event of the decision."""
     session.flush()
-    session.refresh(batch)  # its time
+    session.refresh(batch)  # read the time of the decision
     events.record(session, action, actor, batch, {"submitted_by": batch.submitted_by, **details}, reason)
 
 

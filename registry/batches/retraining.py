@@ -1,4 +1,4 @@
-"""Submitting an active edit again, with other settings of training or more guards: a new edit takes its place."""
+"""Resubmits an active edit with other training settings or more guards, as a new edit that replaces it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,18 +17,19 @@ from registry.tables.edits import Batch, Edit
 
 
 def retrain(session: Session, edit_id: int, training: Training, actor: Actor, reason: str) -> Batch:
-    """A batch of the one edit, which waits for a decision as any other. Author and source stay the edit's.
+    """Submit a batch of the one edit, which waits for a decision like any other. Author and source stay the edit's.
 
-    Raises NotFound, WrongState where the edit is not active, was erased or is being replaced, and what `submit` raises.
+    Raises NotFound, WrongState if the edit is not active, was erased or is being replaced, and what `submit` raises.
     """
     collection, edit = _free(session, edit_id)
     return _submitted(session, collection, edit, training, actor, reason)
 
 
 def guard(session: Session, edit_id: int, prompts: Sequence[str], actor: Actor, reason: str) -> Batch:
-    """A batch in which the edit has more guards: prompts that it leaves to the base model. Its block stays as it is.
+    """Submit a batch in which the edit has more guards: prompts that it leaves to the base model. Its block is kept.
 
-    Raises as `retrain` does, and InvalidRequest where it has all of these guards already, or one is what it corrects.
+    Raises as `retrain` does, and InvalidRequest if the edit has all of these guards already, or if one of them is a
+    prompt that it corrects.
     """
     collection, edit = _free(session, edit_id)
     known = {collapse(text) for text in edit.unchanged}
@@ -46,12 +47,12 @@ def guard(session: Session, edit_id: int, prompts: Sequence[str], actor: Actor, 
         )
     batch = repository.batch(session, edit.batch_id)
     assert batch is not None  # a foreign key
-    training = Training(changes=batch.training)  # as it was trained: then its block can be kept
+    training = Training(changes=batch.training)  # as it was trained, so that its block can be kept
     return _submitted(session, collection, edit, training, actor, reason, unchanged=[*edit.unchanged, *added])
 
 
 def _free(session: Session, edit_id: int) -> tuple[Collection, Edit]:
-    """The edit and its collection, which is locked: two that begin at once must not both find the edit free."""
+    """Return the edit and its collection, locked: two requests at once must not both find the edit free."""
     found = repository.by_ids(session, [edit_id])
     if not found:
         raise NotFound(f"There is no edit {edit_id}.", "`melo edit list COLLECTION` shows those that exist.")
@@ -63,7 +64,10 @@ def _free(session: Session, edit_id: int) -> tuple[Collection, Edit]:
 def _submitted(
     session: Session, collection: Collection, edit: Edit, training: Training, actor: Actor, reason: str, **changes: Any
 ) -> Batch:
-    """changes: what of the edit's fields is to be otherwise."""
+    """Submit the edit again.
+
+    changes: the fields of the edit that are to differ.
+    """
     again = {
         "prompt": edit.prompt,
         "target": edit.target,
@@ -76,12 +80,12 @@ def _submitted(
         "replaces": edit.id,
     }
     report = submit(session, collection, [again | changes], actor, message=reason, training=training)
-    assert report.batch is not None  # neither a dry run, nor with anything to skip
+    assert report.batch is not None  # not a dry run, and nothing to skip
     return report.batch
 
 
 def _require_free(session: Session, edit: Edit) -> None:
-    """Raises WrongState."""
+    """Raise WrongState if the edit was erased, is not active or is being replaced."""
     if edit.erased_at is not None:
         raise WrongState(
             f"The content of edit {edit.id} was erased: there is nothing to train.", "Submit a new correction."

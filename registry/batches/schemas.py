@@ -1,4 +1,4 @@
-"""What the API is sent and says about batches."""
+"""API schemas of batches."""
 
 import re
 from datetime import UTC, datetime
@@ -11,25 +11,25 @@ from registry.base.wire import Answer, Body, Id, Reason, Settings, ShortText, st
 from registry.edits.schemas import MOST_EDITS, ApprovalView, EditIn, EditView, Prompt
 from registry.jobs.schemas import CheckView, JobView, Progress
 
-MOST_PROBLEMS = 1_000  # listed of a submission; the others are counted
-SHOWN_EDITS = 1_000  # beside a batch
+MOST_PROBLEMS = 1_000  # listed per submission; the others are only counted
+SHOWN_EDITS = 1_000  # listed with a batch
 
 
 def _in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
-    except OverflowError:  # in the first hours of the first year, or the last of the last
+    except OverflowError:  # in the first hours of year 1 or the last hours of year 9999
         raise ValueError("it lies outside of the calendar") from None
 
 
 def _written_out(value: object) -> object:
-    """Not a number, which would be read as seconds or milliseconds since 1970."""
+    """Refuse a number, which would be read as seconds or milliseconds since 1970."""
     if isinstance(value, datetime) or (isinstance(value, str) and re.match(r"\d{4}-", value)):
         return value
     raise ValueError("it is no time such as 2026-11-17T14:05:00+01:00")
 
 
-# Records are read one by one, so that a broken one is named by its position beside all other problems.
+# Records are read one by one, so that a malformed one is reported by its position together with all other problems.
 LooseEdit = Annotated[dict[str, Any], WithJsonSchema(standalone_schema(EditIn))]
 
 Trained = Annotated[
@@ -46,7 +46,7 @@ SharedBy = Annotated[
 
 
 class SubmissionOptions(Body):
-    """All but `training`, which is another type in a query."""
+    """The options of a submission except `training`, which has another type in a query."""
 
     message: ShortText = Field(default="", description="what the batch is for", examples=["new boards"])
     source: ShortText = Field(default="", description="the name of the file", examples=["boards.jsonl"])
@@ -63,7 +63,7 @@ class SubmissionOptions(Body):
 
 
 class LineOptions(SubmissionOptions):
-    """In the query, beside a body of lines."""
+    """The options in the query of a submission whose body is NDJSON."""
 
     training: Json[Settings] = Field(
         default_factory=dict, description="as in a JSON body, written as JSON", examples=['{"iterations": 200}']
@@ -108,7 +108,7 @@ class BatchView(BatchSummary):
 
 
 class BatchProgress(Answer):
-    """How far a batch is: what changes while it is followed."""
+    """The progress of a batch: what changes while it is followed."""
 
     id: int
     collection: str

@@ -1,4 +1,4 @@
-"""Finding batches and edits, and what is shown of them."""
+"""Finds batches and edits, and builds their views."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ from registry.tables.jobs import Job
 
 
 def get(session: Session, batch_id: int) -> Batch:
-    """Raises NotFound."""
+    """Return the batch. Raises NotFound."""
     batch = repository.batch(session, batch_id)
     if batch is None:
         raise _no_batch(batch_id)
@@ -27,7 +27,7 @@ def get(session: Session, batch_id: int) -> Batch:
 
 
 def lock(session: Session, batch_id: int) -> Batch:
-    """The batch, kept from others until the transaction ends. Raises NotFound."""
+    """Return the batch, locked until the transaction ends. Raises NotFound."""
     batch = repository.lock_batch(session, batch_id)
     if batch is None:
         raise _no_batch(batch_id)
@@ -57,7 +57,7 @@ def view(session: Session, batch: Batch) -> BatchView:
 
 
 def progress(session: Session, batch_id: int) -> BatchProgress:
-    """How far a batch is, without its edits and reports. Raises NotFound."""
+    """Return the progress of a batch, without its edits and reports. Raises NotFound."""
     batch = get(session, batch_id)
     collection = collections.by_id(session, batch.collection_id)
     counted, needed = _approvals(session, collection, batch)
@@ -79,14 +79,14 @@ def progress(session: Session, batch_id: int) -> BatchProgress:
 
 
 def may_approve(collection: Collection, batch: Batch, name: str) -> bool:
-    """Whether the policy lets somebody's approval of the batch count."""
+    """Return whether the policy counts this person's approval of the batch."""
     return (not collection.approvers or name in collection.approvers) and (
         collection.self_approval or name != batch.submitted_by
     )
 
 
 def _approvals(session: Session, collection: Collection, batch: Batch) -> tuple[int, int]:
-    """How many count, and how many are needed: by the policy of now, or that by which the batch was approved."""
+    """Return how many approvals count and how many are needed, by the policy now or when the batch was approved."""
     given = repository.approvals(session, batch.id)
     if batch.approvals_needed is not None:
         return len(given), batch.approvals_needed
@@ -117,7 +117,7 @@ def edits_of(
     after: int,
     limit: int,
 ) -> list[ActiveEditView]:
-    """Edits in the order of their ids, with the version that each is active from."""
+    """Return edits in the order of their ids, with the version from which each is active."""
     found = repository.with_activity(session, collection.id, batch_id=batch_id, active=active, after=after, limit=limit)
     return [ActiveEditView(**EditView.model_validate(edit).model_dump(), active_since=since) for edit, since in found]
 

@@ -23,31 +23,31 @@ from registry.jobs.collection_queue import require_open
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
 
-HIDDEN = "hidden"  # in place of an encoder: keys are the base model's own states, which reads what it reads
+HIDDEN = "hidden"  # instead of an encoder: the keys are the base model's own states, so no text is unread
 _SHOWN_PLACES = 10
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a submission."""
+    """The outcome of a submission."""
 
-    batch: Batch | None  # None: nothing was left to store, or nothing was to be stored
+    batch: Batch | None  # None: nothing was left to store, or it was a dry run
     accepted: int
-    skipped: list[RecordProblem] = field(default_factory=list)  # the first MOST_PROBLEMS reasons
+    skipped: list[RecordProblem] = field(default_factory=list)  # the first MOST_PROBLEMS problems
     skipped_count: int = 0  # records left out
-    notes: tuple[str, ...] = ()  # what whoever submits should know
+    notes: tuple[str, ...] = ()  # notes for the submitter
 
 
 @dataclass
 class Problems:
-    """What is wrong with some of the records: the first ones in words, all of them counted."""
+    """The problems of some of the records: the first ones in words, all of them counted."""
 
     first: list[RecordProblem] = field(default_factory=list)
     count: int = 0
     positions: set[int] = field(default_factory=set)
 
     def add(self, problem: RecordProblem) -> None:
-        """Keeps those of the first records, whatever the order they are found in."""
+        """Add a problem; the listed ones are those of the first records, in whatever order they are found."""
         self.count += 1
         self.positions.add(problem.position)
         self.first.append(problem)
@@ -60,7 +60,7 @@ class Problems:
 
 @dataclass
 class Findings:
-    """The problems of a submission, parted by whether the records in question may be left out."""
+    """The problems of a submission, separated by whether their records may be skipped."""
 
     skip_invalid: bool
     skip_collisions: bool
@@ -97,8 +97,8 @@ def submit(
     training = training.of(collection)
     findings = Findings(skip_invalid, on_conflict == OnConflict.SKIP)
     records, total = _read(edits, findings)
-    findings.add(_too_long(collection, records))  # it takes long: before anybody has to wait
-    # Two submissions of the same prompt at once must not both find it free.
+    findings.add(_too_long(collection, records))  # slow, so it runs before the lock
+    # Two simultaneous submissions of the same prompt must not both find it free.
     require_open(collections.lock(session, collection.id))
     records = _check(session, collection, records, on_conflict, findings)
     refused, left_out = findings.refused, findings.skippable
@@ -131,7 +131,7 @@ def submit(
 
 
 def _read(edits: Iterable[Raw], findings: Findings) -> tuple[list[Record], int]:
-    """The records that can be read, and how many there are in all. Raises InvalidRequest where there is none."""
+    """Return the readable records, and the number of all records. Raises InvalidRequest if there are none."""
     records: list[Record] = []
     total = 0
     for found in read_records(edits):
@@ -152,7 +152,7 @@ def _check(
     on_conflict: OnConflict,
     findings: Findings,
 ) -> list[Record]:
-    """Add what is wrong with the records; returns them, `replaces` filled in under OnConflict.REPLACE."""
+    """Add the problems of the records to `findings`; return them, with `replaces` set under OnConflict.REPLACE."""
     standing: dict[str, list[StandingEdit]] = {}
     for edit in repository.standing_by_key(session, collection.id, (record.prompt_key for record in records)):
         standing.setdefault(edit.prompt_key, []).append(edit)
@@ -162,7 +162,7 @@ def _check(
         replaceable.update(edit.id for rivals in standing.values() for edit in rivals)
         records = [replacing(record, standing.get(record.prompt_key, ())) for record in records]
     findings.add(collisions_with(records, standing, replaceable))
-    # Last, since a record that is left out stands in no other's way.
+    # Last, because a record that is skipped does not collide with others.
     left_out = findings.skippable.positions
     findings.add(collisions_within(record for record in records if record.position not in left_out))
     return records
@@ -172,19 +172,19 @@ def _too_long(collection: Collection, records: Sequence[Record]) -> Iterator[Rec
     def count(texts: Sequence[str]) -> list[int] | None:
         try:
             return count_tokens(find_model(collection.model), texts)
-        except UnknownModel:  # the model lies where the workers are: they count exactly
+        except UnknownModel:  # the model is where the workers are: they count exactly
             return None
 
     return too_long(records, window=collection.window, reserved=RESERVED_TOKENS, count_tokens=count)
 
 
 def _notes(collection: Collection, records: Sequence[Record]) -> tuple[str, ...]:
-    """What the collection's encoder does not read of prompts and rephrases."""
+    """Return notes on parts of prompts and rephrases that the collection's encoder does not read."""
     if collection.encoder == HIDDEN:
         return ()
     try:
         files = find_encoder(collection.encoder)
-    except UnknownModel:  # it lies where the workers are
+    except UnknownModel:  # the encoder is where the workers are
         return ()
     asked = [(record, text) for record in records for text in (record.prompt, *record.rephrases)]
     found = unread(files, [text for _, text in asked])

@@ -1,4 +1,4 @@
-"""When and how a batch is trained, where that is not as usual in its collection."""
+"""When and how a batch is trained, where that differs from the rest of its collection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,15 +14,15 @@ from registry.tables.collections import Collection
 
 @dataclass(frozen=True)
 class Training:
-    """When and how a batch is trained, where it is not as its collection's others."""
+    """When and how a batch is trained, where that differs from its collection's other batches."""
 
     priority: Priority = Priority.NORMAL
-    deadline: datetime | None = None  # with its zone; after it the batch is not applied any more
-    changes: Mapping[str, Any] = field(default_factory=dict)  # of the method's settings of training
-    edits_per_block: int | None = None  # one of them, by itself
+    deadline: datetime | None = None  # with its zone; after it the batch is no longer applied
+    changes: Mapping[str, Any] = field(default_factory=dict)  # changes to the method's training settings
+    edits_per_block: int | None = None  # one of these settings, given separately
 
     def of(self, collection: Collection) -> "Training":
-        """The same, with the settings that really differ, as the method reads them. Raises InvalidRequest."""
+        """Return the same with only the settings that differ, as the method reads them. Raises InvalidRequest."""
         if self.deadline is not None and self.deadline <= datetime.now(UTC):
             raise InvalidRequest(
                 f"The deadline {self.deadline.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC has passed already.",
@@ -40,7 +40,7 @@ class Training:
         return replace(self, changes=differing, edits_per_block=None)
 
     def told(self) -> dict[str, Any]:
-        """As the event of a submission tells it: what is as usual is left out."""
+        """Return the fields for the event of a submission, without those that are as usual."""
         found: dict[str, Any] = {}
         if self.priority is not Priority.NORMAL:
             found["priority"] = str(self.priority)

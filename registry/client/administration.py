@@ -1,4 +1,4 @@
-"""API keys, webhooks, the audit log, and whether the registry runs."""
+"""Client methods for API keys, webhooks, the audit log and health."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -25,7 +25,7 @@ STEP: TypeAdapter[ProgressView | VerificationView] = TypeAdapter(ProgressView | 
 
 
 class Administration:
-    """Part of both clients."""
+    """Administration methods of both clients."""
 
     # API keys
 
@@ -38,18 +38,21 @@ class Administration:
         actor: str | None = None,
         expires_at: datetime | None = None,
     ) -> Exchange[CreatedKeyView]:
-        """roles: records with `role` and perhaps `collection`. The answer's `key` is shown this once."""
+        """Create an API key.
+
+        roles: records with `role` and perhaps `collection`. The answer's `key` is shown only this once.
+        """
         body = {"name": name, "roles": [dict(role) for role in roles], "actor": actor, "expires_at": _time(expires_at)}
         return one(CreatedKeyView, "POST", "/v1/keys", json=body)
 
     @call
     def api_keys(self, *, limit: int | None = None) -> Exchange[list[KeyView]]:
-        """Newest first, revoked ones too."""
+        """List API keys, newest first, including revoked ones."""
         return many(KeyView, "/v1/keys", limit)
 
     @call
     def rotate_key(self, key_id: int, reason: str, *, expires_at: datetime | None = None) -> Exchange[CreatedKeyView]:
-        """Another key with the same name, actor and roles; the old one is revoked."""
+        """Create a key with the same name, actor and roles, and revoke the old one."""
         body = {"reason": reason, "expires_at": _time(expires_at)}
         return one(CreatedKeyView, "POST", f"/v1/keys/{key_id}/rotate", json=body)
 
@@ -68,7 +71,7 @@ class Administration:
         collection: str | None = None,
         description: str = "",
     ) -> Exchange[CreatedWebhook]:
-        """The answer's secret is shown this once."""
+        """Create a webhook. The answer's secret is shown only this once."""
         body = {"url": url, "events": list(events), "collection": collection, "description": description}
         return one(CreatedWebhook, "POST", "/v1/webhooks", json=body)
 
@@ -86,12 +89,12 @@ class Administration:
 
     @call
     def deliveries(self, webhook_id: int, *, limit: int | None = 100) -> Exchange[list[DeliveryView]]:
-        """Newest first."""
+        """List deliveries, newest first."""
         return many(DeliveryView, f"/v1/webhooks/{webhook_id}/deliveries", limit)
 
     @call
     def test_webhook(self, webhook_id: int) -> Exchange[DeliveryView]:
-        """The message that is now on its way; `deliveries` shows how it went."""
+        """Send a test message and return its delivery; `deliveries` shows the outcome."""
         return one(DeliveryView, "POST", f"/v1/webhooks/{webhook_id}/test")
 
     # Audit
@@ -104,32 +107,32 @@ class Administration:
         subject: str | None = None,
         limit: int | None = 100,
     ) -> Exchange[list[EventView]]:
-        """Newest first."""
+        """List events, newest first."""
         return many(EventView, "/v1/audit", limit, collection=collection, subject=subject)
 
     @call
     def verify(self) -> Exchange[VerificationView]:
-        """Recompute everything. It reads the whole record, so it may take its time."""
+        """Verify the whole record, which may take a while because all of it is read."""
         return one(VerificationView, "GET", "/v1/audit/verify", patient=True)
 
     @stream
     def verify_in_steps(self) -> Lines[ProgressView | VerificationView]:
-        """The same, saying what it is at; the result comes last."""
+        """Verify the whole record and report progress; the result comes last."""
         return Lines("/v1/audit/verify/stream", STEP.validate_json, close=_require_result)
 
     @stream
     def export_events(self, since: int = 0) -> Lines[bytes]:
-        """The events after seq `since`, oldest first, a line of JSON each."""
+        """Export the events after seq `since`, oldest first, one line of JSON each."""
         return Lines("/v1/audit/export", bytes, {"since": since})
 
     @call
     def checkpoint(self) -> Exchange[Checkpoint]:
-        """The head of the chain, signed by the server."""
+        """Return the head of the chain, signed by the server."""
         return one(Checkpoint, "POST", "/v1/audit/checkpoint")
 
     @call
     def compare(self, checkpoint: Checkpoint, public_key: str | None = None) -> Exchange[ComparisonView]:
-        """Whether the record is a continuation of the one that was signed, by this key where one is given."""
+        """Compare the record with a signed checkpoint, which `public_key` must have signed, if given."""
         body = {"checkpoint": checkpoint.model_dump(), "public_key": public_key}
         return one(ComparisonView, "POST", "/v1/audit/checkpoint/compare", json=body)
 
@@ -145,7 +148,7 @@ class Administration:
 
     @call
     def ready(self) -> Exchange[bool]:
-        """True, or a MeloClientError that says what the API waits for."""
+        """Return True if the API is ready; otherwise raise a MeloClientError that says what it is waiting for."""
         yield Asked("GET", "/readyz")
         return True
 

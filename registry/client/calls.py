@@ -1,4 +1,4 @@
-"""Methods that are written once and belong to both clients: run at once by the one, awaited by the other."""
+"""Methods that are written once for both clients: one runs them at once, the other awaits them."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import update_wrapper
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class call(Generic[P, T]):
-    """`-> Exchange[T]`, seen through a client: `-> T`, or through the asynchronous one an awaitable of it."""
+    """Turns a method `-> Exchange[T]` into one `-> T` or, in the asynchronous client, into an awaitable of T."""
 
     def __init__(self, describe: Callable[Concatenate[Any, P], Exchange[T]]) -> None:
         self.describe = describe
@@ -38,7 +38,7 @@ class call(Generic[P, T]):
 
 
 class stream(Generic[P, T]):
-    """`-> Lines[T]`, seen through a client: an iterator, or through the asynchronous one an asynchronous iterator."""
+    """Turns a method `-> Lines[T]` into one `-> Iterator[T]` or, in the asynchronous client, `-> AsyncIterator[T]`."""
 
     def __init__(self, describe: Callable[Concatenate[Any, P], Lines[T]]) -> None:
         self.describe = describe

@@ -1,4 +1,4 @@
-"""The two clients: how exchanges are carried out, at once or awaited."""
+"""The two clients: one carries out exchanges synchronously, the other asynchronously."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing, contextmanager
@@ -29,11 +29,11 @@ from registry.client.training import Training
 
 T = TypeVar("T")
 
-RETRIED = frozenset({502, 503, 504})  # answers of a proxy or a database that may soon be back
+RETRIED = frozenset({502, 503, 504})  # a proxy's answer, or the database is unreachable and may soon be back
 
 
 class _Client(Corrections, Training, History, Administration):
-    """What both clients share: their methods, and what they send with each request."""
+    """The common base of both clients: their methods, and what they send with each request."""
 
     def __init__(
         self, api_url: str, api_key: str | None = None, actor: str | None = None, timeout_seconds: float = 120
@@ -52,8 +52,8 @@ class _Client(Corrections, Training, History, Administration):
 
 
 def _as_header(api_key: str) -> str:
-    """The key as a header can carry it. Raises MeloClientError, which does not repeat it."""
-    key = api_key.strip()  # a file that it was read from ends with a line break
+    """Return the key in a form that a header can carry. Raises MeloClientError, which does not repeat the key."""
+    key = api_key.strip()  # a key read from a file ends with a line break
     if not (key.isascii() and key.isprintable()):
         raise MeloClientError(
             "The API key cannot be sent",
@@ -64,7 +64,7 @@ def _as_header(api_key: str) -> str:
 
 
 class MeloClient(_Client):
-    """One method per endpoint. Use it as a context manager, or close() it."""
+    """A client with one method per endpoint. Use it as a context manager, or close() it."""
 
     def __init__(
         self, api_url: str, api_key: str | None = None, actor: str | None = None, timeout_seconds: float = 120
@@ -121,7 +121,7 @@ class MeloClient(_Client):
             request = self._http.build_request("GET", lines.path, params=lines.params, timeout=None)
             answer = self._http.send(request, stream=True)
             if answer.is_error:
-                answer.read()  # which closes it
+                answer.read()  # this closes it
             return answer
 
         answer: httpx.Response = Retrying(**_again())(send)
@@ -131,7 +131,7 @@ class MeloClient(_Client):
 
 
 class AsyncMeloClient(_Client):
-    """The same methods, to be awaited; those of long answers are asynchronous iterators."""
+    """A client with the same methods, to be awaited; those with long answers are asynchronous iterators."""
 
     def __init__(
         self, api_url: str, api_key: str | None = None, actor: str | None = None, timeout_seconds: float = 120
@@ -201,7 +201,7 @@ class AsyncMeloClient(_Client):
 
 @contextmanager
 def _broken_off(lines: Lines[Any]) -> Iterator[None]:
-    """Where an answer that goes on breaks off, as a server that is restarted makes it, it has only ended early."""
+    """Treat a stream of events that breaks off, as when the server restarts, as one that only ended early."""
     try:
         yield
     except httpx.TransportError:
@@ -235,7 +235,10 @@ async def _lines_awaited(answer: httpx.Response) -> AsyncIterator[bytes]:
 
 
 def _request(asked: Asked) -> dict[str, Any]:
-    """As httpx takes it, but for a body in pieces. One that writes carries a key for one effect, however often sent."""
+    """Return the request as httpx takes it, except for a body in pieces.
+
+    A writing request carries an idempotency key, so that it has one effect however often it is sent.
+    """
     key = {} if asked.method == "GET" else {"Idempotency-Key": str(uuid4())}
     request: dict[str, Any] = {
         "method": asked.method,
@@ -254,7 +257,7 @@ async def _pieces(asked: Asked) -> AsyncIterator[bytes]:
 
 
 def _again() -> dict[str, Any]:
-    """Where no answer comes, or one of somebody between: a few attempts within some 30 seconds."""
+    """Return the retry policy: a few attempts in some 30 seconds if no answer comes, or one from an intermediary."""
     return {
         "retry": retry_if_exception(_may_pass) | retry_if_result(lambda answer: answer.status_code in RETRIED),
         "wait": wait_exponential_jitter(multiplier=0.1, max=2, jitter=0.1),
@@ -264,7 +267,7 @@ def _again() -> dict[str, Any]:
 
 
 def _last(state: RetryCallState) -> Any:
-    """The last answer, or what was raised at last."""
+    """Return the last answer, or raise the last error."""
     return state.outcome.result() if state.outcome else None
 
 

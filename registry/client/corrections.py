@@ -1,4 +1,4 @@
-"""Collections, and corrections on their way in and out."""
+"""Client methods for collections, corrections and erasures."""
 
 import json
 from base64 import b64encode
@@ -16,7 +16,7 @@ from registry.erasure.schemas import ErasureView, FoundEdit
 
 
 class Corrections:
-    """Part of both clients."""
+    """Correction methods of both clients."""
 
     # Collections
 
@@ -36,7 +36,10 @@ class Corrections:
         checks: Checks | str | None = None,
         left_alone_needed: float | None = None,
     ) -> Exchange[CollectionView]:
-        """calibration: what `melo calibrate --out` wrote. What is not given is the API's default."""
+        """Create a collection. Omitted arguments get the API's defaults.
+
+        calibration: the output of `melo calibrate --out`.
+        """
         body: dict[str, Any] = {"name": name, "model": model, "self_approval": self_approval}
         if encoder is not None:
             body["encoder"] = encoder
@@ -93,9 +96,10 @@ class Corrections:
         training: Mapping[str, Any] | None = None,
         edits_per_block: int | None = None,
     ) -> Exchange[SubmissionView]:
-        """edits: records with the fields of EditIn. All problems come back in one MeloClientError.
+        """Submit edits. All problems come back in one MeloClientError.
 
-        deadline: with a zone. training: settings of training that differ from the collection's.
+        edits: records with the fields of EditIn. deadline: with a zone. training: training settings that differ from
+        the collection's.
         """
         body = {
             "edits": [dict(edit) for edit in edits],
@@ -125,9 +129,9 @@ class Corrections:
         training: Mapping[str, Any] | None = None,
         edits_per_block: int | None = None,
     ) -> Exchange[SubmissionView]:
-        """As submit(), for many edits: they are sent while they are read, and memory stays the same.
+        """Submit many edits, as submit() does, but send them while they are read, in constant memory.
 
-        lines: gives the NDJSON, an edit a line, in pieces of any size; called again where it has to be sent again.
+        lines: returns the NDJSON, one edit per line, in pieces of any size; called again if it has to be sent again.
         """
         options = {
             "message": message,
@@ -150,7 +154,7 @@ class Corrections:
         state: BatchState | str | None = None,
         limit: int | None = 100,
     ) -> Exchange[list[BatchSummary]]:
-        """Newest first."""
+        """List batches, newest first."""
         return many(BatchSummary, at(collection, "batches"), limit, state=str(state) if state else None)
 
     @call
@@ -159,7 +163,10 @@ class Corrections:
 
     @call
     def approve(self, batch_id: int, reason: str = "", *, declined: Sequence[int] = ()) -> Exchange[BatchView]:
-        """declined: edits of the batch to leave out."""
+        """Approve a batch.
+
+        declined: edits of the batch to leave out.
+        """
         body = {"reason": reason, "except": list(declined)}
         return one(BatchView, "POST", f"/v1/batches/{batch_id}/approve", json=body)
 
@@ -169,20 +176,20 @@ class Corrections:
 
     @call
     def cancel(self, batch_id: int, reason: str) -> Exchange[BatchView]:
-        """Of a batch that is approved, also while it is trained; it may be approved again."""
+        """Cancel an approved batch, even during training; it may be approved again."""
         return one(BatchView, "POST", f"/v1/batches/{batch_id}/cancel", json={"reason": reason})
 
     @call
     def retrain(
         self, edit_id: int, training: Mapping[str, Any], reason: str, *, priority: Priority | str = Priority.NORMAL
     ) -> Exchange[BatchView]:
-        """A batch of the edit alone, trained with these settings, that takes its place once approved and applied."""
+        """Submit a batch of the one edit with these training settings, which replaces it once approved and applied."""
         body = {"training": dict(training), "reason": reason, "priority": str(priority)}
         return one(BatchView, "POST", f"/v1/edits/{edit_id}/retrain", json=body)
 
     @call
     def guard(self, edit_id: int, prompts: Sequence[str], reason: str) -> Exchange[BatchView]:
-        """A batch of the edit alone, with more prompts that it leaves to the base model; its block is kept."""
+        """Submit a batch of the one edit with more prompts that it leaves to the base model; its block is kept."""
         body = {"prompts": list(prompts), "reason": reason}
         return one(BatchView, "POST", f"/v1/edits/{edit_id}/guards", json=body)
 
@@ -190,20 +197,23 @@ class Corrections:
     def edits(
         self, collection: str, *, active: bool | None = None, batch: int | None = None, limit: int | None = 1000
     ) -> Exchange[list[ActiveEditView]]:
-        """In the order of their ids; active: only those active (or not) in the newest version; batch: only its own."""
+        """List edits in the order of their ids.
+
+        active: only those active (or not) in the newest version. batch: only those of this batch.
+        """
         return many(ActiveEditView, at(collection, "edits"), limit, active=active, batch=batch)
 
     # Erasure
 
     @call
     def erase(self, edits: Sequence[int], reason: str, *, dry_run: bool = False) -> Exchange[ErasureView]:
-        """The edits' content goes for good, from all that quotes it; dry_run says what would go."""
+        """Erase the edits' content permanently, wherever it is quoted; with dry_run, report what would be erased."""
         body = {"edits": list(edits), "reason": reason, "dry_run": dry_run}
         return one(ErasureView, "POST", "/v1/erasures", json=body)
 
     @call
     def edits_of_person(self, person: str, *, limit: int | None = None) -> Exchange[list[FoundEdit]]:
-        """Edits that somebody wrote or that mention them."""
+        """List the edits that somebody wrote or that mention them."""
         return many(FoundEdit, "/v1/erasures/edits", limit, person=person)
 
 
@@ -213,7 +223,7 @@ def _policy(
     checks: Checks | str | None,
     left_alone_needed: float | None,
 ) -> dict[str, Any]:
-    """What is given of a policy, as the API takes it."""
+    """Return the given fields of a policy, as the API takes them."""
     given = {
         "approvals_needed": approvals_needed,
         "approvers": None if approvers is None else list(approvers),
@@ -224,7 +234,7 @@ def _policy(
 
 
 def _when(priority: Priority | str, deadline: datetime | None, edits_per_block: int | None) -> dict[str, Any]:
-    """When a batch is trained, and the short way to say how: what is given, as the API takes it."""
+    """Return the given training options of a batch (when, and with how many edits per block), as the API takes them."""
     given = {
         "priority": str(priority),
         "deadline": deadline.isoformat() if deadline else None,

@@ -1,4 +1,4 @@
-"""What a client raises, whatever went wrong."""
+"""The error that a client raises, whatever went wrong."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from registry.base.errors import UserError
 
 
 class MeloClientError(UserError):
-    """The API refused, or could not be asked. Carries the problem's fields; status 0: no answer at all."""
+    """The API refused, or could not be reached. Carries the problem's fields; status 0 means no answer at all."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class MeloClientError(UserError):
 
 
 def refusal(answer: httpx.Response) -> MeloClientError:
-    """What an answer of 400 or more says. Its body must have been read."""
+    """Return the error for an answer with status 400 or higher, whose body must have been read."""
     request_id = answer.headers.get("X-Request-ID")
     try:
         fields = answer.json()
@@ -63,7 +63,7 @@ def refusal(answer: httpx.Response) -> MeloClientError:
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """Where an answer lacks what this release expects in it, an error that says what to do."""
+    """Raise an error with a remedy if an answer lacks something that this release expects."""
     try:
         yield
     except ValidationError as error:
@@ -79,7 +79,7 @@ def understood() -> Iterator[None]:
 
 @contextmanager
 def no_answer(api_url: str) -> Iterator[None]:
-    """Where no answer comes, an error that says what to do."""
+    """Raise an error with a remedy if no answer comes."""
     try:
         yield
     except httpx.ConnectError as error:

@@ -1,7 +1,7 @@
-"""What is asked and what becomes of the answers, without any I/O: both clients carry these exchanges out.
+"""What is requested and how answers are processed, without any I/O: both clients carry out these exchanges.
 
-An exchange is a generator: it yields requests, is sent their answers, and returns what the method that began it
-promises. So each method of the API is written once, and paging, too.
+An exchange is a generator: it yields requests, is sent their answers, and returns the result of the method that began
+it. So each method of the API, and paging, is written only once.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from registry.client.errors import understood
 
-PAGE = 1000  # records asked for at once, where a list is longer
+PAGE = 1000  # records per page, if a list is longer
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
@@ -22,7 +22,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Asked:
-    """One request. content: gives the body in pieces; called again where it has to be sent again."""
+    """One request.
+
+    content: returns the body in pieces; called again if it has to be sent again.
+    """
 
     method: str
     path: str
@@ -30,7 +33,7 @@ class Asked:
     json: Any = None
     content: Callable[[], Iterable[bytes]] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    patient: bool = False  # it may take as long as it takes
+    patient: bool = False  # no timeout
 
 
 Exchange: TypeAlias = Generator[Asked, httpx.Response, T]
@@ -38,11 +41,11 @@ Exchange: TypeAlias = Generator[Asked, httpx.Response, T]
 
 @dataclass(frozen=True)
 class Lines(Generic[T]):
-    """A long answer, read line by line, or event by event, while it comes.
+    """A long answer, read line by line or event by event while it arrives.
 
-    read: gets a line, or an event's data; None for one that says nothing. events: they are server-sent events; such an
-    answer may break off, as when a server is restarted. goes_on: sees the last one, and tells whether an answer that
-    ended there is to be asked for again. close: sees the last one, and may raise.
+    read: gets a line, or an event's data; returns None for one that says nothing. events: the answer consists of
+    server-sent events, and may break off, as when a server restarts. goes_on: gets the last item, and tells whether to
+    request the answer again if it ended there. close: gets the last item, and may raise.
     """
 
     path: str
@@ -54,14 +57,17 @@ class Lines(Generic[T]):
 
 
 def one(model: type[Model], method: str, path: str, **request: Any) -> Exchange[Model]:
-    """A record. request: the other fields of Asked."""
+    """Request one record.
+
+    request: the other fields of Asked.
+    """
     answer = yield Asked(method, path, **request)
     with understood():
         return model.model_validate_json(answer.content)
 
 
 def many(model: type[Model], path: str, limit: int | None = None, **query: Any) -> Exchange[list[Model]]:
-    """The first `limit` records of a list, or all of it, page by page."""
+    """Request the first `limit` records of a list, or all of it, page by page."""
     rows: TypeAdapter[list[Model]] = TypeAdapter(list[model])  # type: ignore[valid-type]
     params = {name: value for name, value in query.items() if value is not None}
     found: list[Model] = []
@@ -77,12 +83,15 @@ def many(model: type[Model], path: str, limit: int | None = None, **query: Any) 
 
 
 def at(collection: str, *parts: object) -> str:
-    """The path of a collection, or of something in it."""
+    """Return the path of a collection, or of something in it."""
     path = [collection, *(str(part) for part in parts)]
     return "/v1/collections/" + "/".join(quote(part, safe="") for part in path)
 
 
 def whole_lines(rest: bytes, part: bytes) -> tuple[list[bytes], bytes]:
-    """The lines that a part of an answer ends, and what is left over. JSON may hold U+2028, which ends no line."""
+    """Return the lines that a part of an answer completes, and the remainder.
+
+    JSON may contain U+2028, which does not end a line.
+    """
     *whole, rest = (rest + part).split(b"\n")
     return whole, rest

@@ -1,4 +1,4 @@
-"""Versions, how two differ, the way back, and the aliases that point at them."""
+"""Client methods for versions, their differences, retiring, reverting, rolling back, and aliases."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,13 +22,13 @@ from registry.versions.schemas import (
 
 
 class History:
-    """Part of both clients."""
+    """History methods of both clients."""
 
     # Versions
 
     @call
     def versions(self, collection: str, *, limit: int | None = 100) -> Exchange[list[VersionView]]:
-        """Newest first."""
+        """List versions, newest first."""
         return many(VersionView, at(collection, "versions"), limit)
 
     @call
@@ -37,12 +37,12 @@ class History:
 
     @call
     def diff(self, collection: str, a: int, b: int, *, limit: int = 100) -> Exchange[DiffView]:
-        """The counts are whole; at most `limit` edits of a kind are listed."""
+        """Compare two versions. The counts are complete; at most `limit` edits of each kind are listed."""
         return one(DiffView, "GET", at(collection, "diff"), params={"a": a, "b": b, "limit": limit})
 
     @call
     def as_of(self, collection: str, time: datetime) -> Exchange[AsOfView]:
-        """The version that was the newest at a moment; a time without a zone is local time."""
+        """Return the version that was newest at a given time; a time without a zone is local time."""
         return one(AsOfView, "GET", at(collection, "as-of"), params={"time": _time(time.astimezone())})
 
     @call
@@ -80,7 +80,10 @@ class History:
 
     @call
     def resolve(self, model: str) -> Exchange[ResolvedView]:
-        """model: facts@production, facts@17, facts@base, facts@latest, or facts (its newest version)."""
+        """Resolve a model name to a version.
+
+        model: facts@production, facts@17, facts@base, facts@latest, or facts (its newest version).
+        """
         return one(ResolvedView, "GET", "/v1/resolve", params={"model": model})
 
     # Aliases
@@ -91,14 +94,17 @@ class History:
 
     @call
     def alias(self, collection: str, name: str) -> Exchange[AliasView]:
-        """Where an alias points now."""
+        """Return where an alias points now."""
         return one(AliasView, "GET", at(collection, "aliases", name))
 
     @call
     def set_alias(
         self, collection: str, name: str, version: int, reason: str = "", *, only_from: int | None = None
     ) -> Exchange[AliasView]:
-        """only_from: the version that it must point at; where it does not, a MeloClientError (412)."""
+        """Point an alias at a version.
+
+        only_from: the version that it must point at now; otherwise a MeloClientError (412) is raised.
+        """
         path = at(collection, "aliases", name)
         headers = {}
         if only_from is not None:
@@ -118,12 +124,15 @@ class History:
 
     @call
     def alias_history(self, collection: str, name: str) -> Exchange[list[AliasView]]:
-        """Newest first: where the alias pointed, since when and until when."""
+        """List where the alias pointed, since when and until when, newest first."""
         return many(AliasView, at(collection, "aliases", name, "history"))
 
     @call
     def alias_at(self, collection: str, name: str, time: datetime) -> Exchange[AliasView]:
-        """Where the alias pointed at a moment, who had put it there, when and why. time: with a zone."""
+        """Return where the alias pointed at a given time, and who set it, when and why.
+
+        time: with a zone.
+        """
         params = {"time": time.isoformat()}
         return one(AliasView, "GET", at(collection, "aliases", name, "at"), params=params)
 
@@ -135,7 +144,7 @@ class History:
     def protect_alias(
         self, collection: str, name: str, reason: str, role: Role | str = Role.ADMIN
     ) -> Exchange[ProtectionView]:
-        """From now on, setting the alias needs the role."""
+        """Require a role for setting the alias from now on."""
         body = {"role": str(role), "reason": reason}
         return one(ProtectionView, "PUT", at(collection, "protections", name), json=body)
 

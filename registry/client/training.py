@@ -1,4 +1,4 @@
-"""The queue of each collection, its jobs, and batches as they are trained."""
+"""Client methods for queues, jobs, and batches in training."""
 
 from registry.base.vocabulary import JobKind, JobState, QueueState
 from registry.batches.schemas import BatchProgress
@@ -9,11 +9,11 @@ from registry.jobs.schemas import JobRecord, JobSummary, QueueView
 
 
 class Training:
-    """Part of both clients."""
+    """Training methods of both clients."""
 
     @stream
     def follow(self, batch_id: int) -> Lines[BatchProgress]:
-        """How far a batch is, whenever that changes, until it is applied, rejected, cancelled or has failed."""
+        """Follow a batch: yield its progress at each change, until it is applied, rejected, cancelled or failed."""
         path = f"/v1/batches/{batch_id}/events"
         return Lines(path, BatchProgress.model_validate_json, events=True, goes_on=_is_not_over)
 
@@ -26,7 +26,7 @@ class Training:
         kind: JobKind | str | None = None,
         limit: int | None = 100,
     ) -> Exchange[list[JobSummary]]:
-        """Newest first."""
+        """List jobs, newest first."""
         query = {"state": state and str(state), "kind": kind and str(kind)}
         return many(JobSummary, "/v1/jobs", limit, collection=collection, **query)
 
@@ -36,12 +36,15 @@ class Training:
 
     @call
     def queue(self, collection: str) -> Exchange[QueueView]:
-        """What runs and what waits, in the order in which it is begun."""
+        """Return what is running and what is waiting, in the order of processing."""
         return one(QueueView, "GET", at(collection, "queue"))
 
     @call
     def set_queue(self, collection: str, state: QueueState | str, reason: str) -> Exchange[CollectionView]:
-        """paused: nothing is begun; draining: what is queued is finished, nothing new is taken in; open: as usual."""
+        """Set the state of a collection's queue.
+
+        paused: nothing is started; draining: what is queued is finished, nothing new is accepted; open: as usual.
+        """
         return one(CollectionView, "POST", at(collection, "queue"), json={"state": str(state), "reason": reason})
 
 

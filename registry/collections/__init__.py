@@ -1,1 +1,1 @@
-"""A line of versions over one base model."""
+"""Collections: lines of versions over one base model."""

@@ -1,4 +1,4 @@
-"""What a calibration consists of: nothing here needs torch."""
+"""The form of a calibration; nothing here needs torch."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def require_calibration(data: bytes, method: dict[str, Any], width: int | None) 
 
 
 def _dimension(data: bytes) -> int:
-    """The d of the tensors' shapes. Raises InvalidRequest."""
+    """Return the d of the tensors' shapes. Raises InvalidRequest."""
     try:
         read = deserialize(data)  # type: ignore[no-untyped-call]
         found = {name: (tensor["dtype"], tuple(tensor["shape"])) for name, tensor in read}

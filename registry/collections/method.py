@@ -1,4 +1,4 @@
-"""The method of a collection, through a port: it is found by the entry point `melo.method`, and not imported."""
+"""The port to a collection's method, which is found by the entry point `melo.method`, not imported."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -9,20 +9,23 @@ from registry.base.errors import InvalidRequest
 
 
 class Method(Protocol):
-    """What a package that trains and applies blocks offers the record; a module may be one."""
+    """What a package that trains and applies blocks offers to the record; a module may implement it."""
 
     @property
     def Refused(self) -> type[Exception]:
-        """What it raises for settings that it does not take; the message says why."""
+        """The exception that it raises for settings that it does not accept; the message says why."""
 
     def complete(self, values: Mapping[str, Any], preset: str) -> dict[str, Any]:
-        """All settings: those given, and the preset's for the others. Raises Refused."""
+        """Return all settings: the given ones, and the preset's for the others. Raises Refused."""
 
     def for_training(self, method: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-        """A collection's settings with changes for some of its edits. Raises Refused, also for what may not differ."""
+        """Return a collection's settings, changed for some of its edits.
+
+        Raises Refused, also for settings that must not differ.
+        """
 
     def edits_together(self, settings: Mapping[str, Any]) -> int:
-        """The most edits of several batches that are trained in one go; 0: each batch by itself. Raises nothing."""
+        """Return the most edits of several batches to train together; 0: each batch by itself. Raises nothing."""
 
 
 @cache
@@ -33,7 +36,7 @@ def installed() -> Method:
 
 
 def complete_settings(given: Mapping[str, Any], preset: str) -> dict[str, Any]:
-    """Add the preset's settings to those given, so that a later change of a default changes no collection.
+    """Complete the given settings with the preset's, so that changing a default later does not affect the collection.
 
     Raises InvalidRequest with the method's own reason.
     """
@@ -45,9 +48,9 @@ def complete_settings(given: Mapping[str, Any], preset: str) -> dict[str, Any]:
 
 
 def settings_for(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Change a collection's settings as a batch asks for how it is trained.
+    """Return a collection's settings with a batch's changes for its training.
 
-    Raises InvalidRequest with the method's own reason, also for a setting that all of a collection's edits share.
+    Raises InvalidRequest with the method's own reason, also for a setting that all of a collection's edits must share.
     """
     if not changes:
         return dict(settings)

@@ -16,7 +16,7 @@ from registry.tables.collections import Collection
 
 
 def of(collection: Collection) -> dict[str, Any]:
-    """The policy as an event tells it."""
+    """Return the policy in the form in which events record it."""
     return {
         "approvals_needed": collection.approvals_needed,
         "approvers": list(collection.approvers),
@@ -66,7 +66,7 @@ def change(session: Session, collection: Collection, wanted: PolicyChange, actor
 
 
 def require_enough(approvals_needed: int, approvers: Names[str]) -> None:
-    """Raise InvalidRequest where no batch could ever be approved."""
+    """Raise InvalidRequest if no batch could ever be approved."""
     if approvers and len(set(approvers)) < approvals_needed:
         raise InvalidRequest(
             f"{approvals_needed} different people would have to approve, but only {len(set(approvers))} may.",

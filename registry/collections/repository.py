@@ -31,25 +31,25 @@ def page_by_name(
 
 
 def lock(session: Session, collection_id: int) -> Collection:
-    """The collection, with writers of its versions kept waiting until the transaction ends.
+    """Return the collection, and make writers of its versions wait until the transaction ends.
 
-    FOR NO KEY UPDATE: others may go on writing rows that refer to it, such as audit events.
+    FOR NO KEY UPDATE: others can still write rows that refer to it, such as audit events.
     """
     query = select(Collection).where(Collection.id == collection_id).with_for_update(key_share=True)
     return session.scalars(query.execution_options(populate_existing=True)).one()
 
 
 def lock_at_once(session: Session, collection_id: int) -> Collection | None:
-    """The same, without waiting: None where another transaction has it."""
+    """Lock the collection as `lock` does without waiting; return None if another transaction holds it."""
     query = select(Collection).where(Collection.id == collection_id).with_for_update(key_share=True, skip_locked=True)
     return session.scalars(query.execution_options(populate_existing=True)).one_or_none()
 
 
 def lock_soon(session: Session, collection_id: int, seconds: float) -> Collection | None:
-    """The same, waiting for so long at most."""
+    """Lock the collection as `lock` does, waiting at most this long; return None after that."""
     usual = session.scalar(select(func.current_setting("lock_timeout")))
     try:
-        with session.begin_nested():  # which, undone, takes the setting back
+        with session.begin_nested():  # rolling it back restores the setting
             session.execute(select(func.set_config("lock_timeout", f"{seconds * 1000:.0f}ms", True)))
             found = lock(session, collection_id)
             session.execute(select(func.set_config("lock_timeout", usual, True)))
@@ -61,7 +61,7 @@ def lock_soon(session: Session, collection_id: int, seconds: float) -> Collectio
 
 
 def base_models(session: Session) -> Sequence[str]:
-    """The digests of all base models that there are collections over."""
+    """Return the digests of the base models of all collections."""
     return session.scalars(select(Collection.model_digest).distinct()).all()
 
 
@@ -79,7 +79,7 @@ def calibration_digests(session: Session, collection_ids: Sequence[int]) -> dict
 
 
 def newest_versions(session: Session, collection_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """By collection: the newest version's number, and how many edits act in it."""
+    """Return, by collection id, the number of the newest version and how many edits are active in it."""
     newest = (
         select(Version.number, Version.edit_count)
         .where(Version.collection_id == Collection.id)

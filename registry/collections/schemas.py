@@ -1,4 +1,4 @@
-"""What the API is sent and says about collections."""
+"""API schemas of collections."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ from pydantic import Base64Bytes, Field
 from registry.base.vocabulary import Checks, QueueState
 from registry.base.wire import Answer, Body, Name, Reason, Settings, ShortText, Text
 
-MAX_CALIBRATION_BYTES = 40 * 2**20  # of keys of 2,048 dimensions, with a metric; in base64, still within a request
+MAX_CALIBRATION_BYTES = 40 * 2**20  # keys of 2,048 dimensions with a metric, which in base64 still fit into a request
 
 
 Approvals = Annotated[int, Field(ge=1, le=10, description="how many different people have to approve a batch")]
@@ -61,7 +61,7 @@ class NewCollection(Body):
 
 
 class PolicyChange(Body):
-    """What is to change; the rest stays. It holds for every batch that is not decided on yet."""
+    """Changes to the policy; the rest stays. They apply to every batch that is not yet decided on."""
 
     approvals_needed: Approvals | None = None
     approvers: Approvers | None = None

@@ -1,4 +1,4 @@
-"""Creating collections, and reading them as the API shows them."""
+"""Creates collections, and builds their views."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,21 +18,21 @@ from registry.collections.method import complete_settings
 from registry.collections.schemas import CollectionView, NewCollection
 from registry.tables.collections import Calibration, Collection
 
-HIDDEN = "hidden"  # as the method calls keys that are the base model's hidden states
+HIDDEN = "hidden"  # the method's name for keys that are the base model's hidden states
 
 
 def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
-    """A new line of versions, with all settings of its method.
+    """Create a collection, with all settings of its method.
 
-    Raises NameTaken, UnknownModel where model or encoder are not found here, or InvalidRequest where settings or
-    calibration are not such.
+    Raises NameTaken, UnknownModel if model or encoder are not found here, or InvalidRequest if settings or calibration
+    are invalid.
     """
     if repository.by_name(session, new.name) is not None:
         raise _taken(new.name)
     method = complete_settings(new.method, new.preset)
     files = find_model(new.model)
     encoder = _encoder(new, method)
-    # The encoder's digest is written by the first worker that used it.
+    # The first worker that uses the encoder writes its digest.
     encoder_files = files if encoder == HIDDEN else find_encoder(encoder)
     if new.calibration is not None:
         require_calibration(new.calibration, method, encoder_files.width)
@@ -55,7 +55,7 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
     session.add(collection)
     try:
         session.flush()
-    except IntegrityError:  # created by someone else since the look above
+    except IntegrityError:  # created by someone else since the query above
         raise _taken(new.name) from None
     details: dict[str, Any] = {"model": new.model, "encoder": encoder, **policy.of(collection)}
     if new.calibration is not None:
@@ -75,7 +75,7 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
 
 
 def _encoder(new: NewCollection, method: dict[str, Any]) -> str:
-    """The encoder's name; `hidden` where keys are the base model's own hidden states."""
+    """Return the encoder's name, which is `hidden` if keys are the base model's own hidden states."""
     given = new.encoder if "encoder" in new.model_fields_set else None
     if method["key_encoder"] == HIDDEN:
         if given not in (None, HIDDEN):
@@ -95,7 +95,7 @@ def _encoder(new: NewCollection, method: dict[str, Any]) -> str:
 
 
 def foundation_digest(collection: Collection) -> str:
-    """One digest over what is fixed when a collection is created."""
+    """Return one digest over what is fixed when a collection is created."""
     fixed: dict[str, Any] = {
         "name": collection.name,
         "model": collection.model,
@@ -145,7 +145,7 @@ def fix_keys(
 
 
 def get(session: Session, name: str) -> Collection:
-    """Raises NotFound."""
+    """Return the collection. Raises NotFound."""
     collection = repository.by_name(session, name)
     if collection is None:
         raise _missing(name)
@@ -153,9 +153,10 @@ def get(session: Session, name: str) -> Collection:
 
 
 def among(session: Session, name: str, visible: frozenset[int] | None) -> frozenset[int]:
-    """The id of a collection, as a filter of a list; visible: those that the caller may see, None: all.
+    """Return the id of the named collection, for filtering a list.
 
-    Raises NotFound, in the same words for one that does not exist and one that may not be seen.
+    visible: those that the caller may see, or None for all. Raises NotFound, in the same words for a collection that
+    does not exist and one that the caller may not see.
     """
     collection = repository.by_name(session, name)
     if collection is None or (visible is not None and collection.id not in visible):
@@ -168,12 +169,15 @@ def view(session: Session, collection: Collection) -> CollectionView:
 
 
 def page(session: Session, *, among: frozenset[int] | None, after: str | None, limit: int) -> list[CollectionView]:
-    """By name; among: only those with these ids."""
+    """Return collections by name.
+
+    among: only those with these ids.
+    """
     return views(session, repository.page_by_name(session, among=among, after=after, limit=limit))
 
 
 def views(session: Session, found: Sequence[Collection]) -> list[CollectionView]:
-    """Collections with their newest version, active edits and aliases."""
+    """Return the views of collections, with their newest version, active edits and aliases."""
     ids = [collection.id for collection in found]
     calibrations = repository.calibration_digests(session, ids)
     newest = repository.newest_versions(session, ids)

@@ -1,4 +1,4 @@
-"""The events of batches that are there already."""
+"""Events of existing batches."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from registry.tables.edits import Batch
 def record(
     session: Session, action: Action, actor: Actor, batch: Batch, details: dict[str, Any], reason: str = ""
 ) -> None:
-    """What was done with a batch. Its edits stay what they were, so the event has one digest for before and after."""
+    """Record what was done with a batch. Its edits do not change, so the event has one digest for before and after."""
     audit.record(
         session,
         action,

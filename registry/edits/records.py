@@ -1,4 +1,4 @@
-"""Reading a submission's records, one by one: as JSON objects, or as lines of NDJSON."""
+"""Reads a submission's records one by one, as JSON objects or as lines of NDJSON."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,16 +11,16 @@ from registry.base.digests import edit_digest, prompt_key
 from registry.base.errors import RecordProblem, TooLarge
 from registry.edits.schemas import MOST_EDITS, EditIn
 
-Raw = Mapping[str, Any] | bytes  # an object with the fields of EditIn, or a line that holds one
+Raw = Mapping[str, Any] | bytes  # an object with the fields of EditIn, or a line of JSON with one
 _EDIT = TypeAdapter(EditIn)
-_MOST_UNKNOWN = 20  # fields that an edit does not have, each told as a problem of its own
-_MOST_COLONS = len(EditIn.model_fields) + _MOST_UNKNOWN  # a line with no more of them has no more fields
+_MOST_UNKNOWN = 20  # unknown fields that are each reported as a problem
+_MOST_COLONS = len(EditIn.model_fields) + _MOST_UNKNOWN  # a line with at most this many has at most as many fields
 _WRITE_OBJECT = 'Write one object a line: {"prompt": …, "target": …}.'
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A well-formed edit at its place in the submission; slim, since a submission may have 100,000 of them."""
+    """A well-formed edit at its position in the submission; small, as a submission may have 100,000 of them."""
 
     position: int
     line: int | None
@@ -49,7 +49,7 @@ class Record:
         )
 
     def prompts(self) -> Iterator[tuple[str, str]]:
-        """All that a model will be asked, each with the name of its field."""
+        """Yield every text that a model will be asked, with the name of its field."""
         yield "prompt", self.prompt
         for field, prompts in (("rephrases", self.rephrases), ("unchanged", self.unchanged)):
             for index, prompt in enumerate(prompts):
@@ -57,9 +57,9 @@ class Record:
 
 
 def read_records(raw: Iterable[Raw]) -> Iterator[Record | list[RecordProblem]]:
-    """A record for each that has the form of an edit, and what is wrong with each of the others.
+    """Yield a record for each well-formed edit, and the problems of each of the others.
 
-    Empty lines are passed over, but counted. Raises TooLarge for more than MOST_EDITS records.
+    Empty lines are skipped but counted. Raises TooLarge for more than MOST_EDITS records.
     """
     position = 0
     for line, each in enumerate(raw, start=1):
@@ -75,14 +75,14 @@ def read_records(raw: Iterable[Raw]) -> Iterator[Record | list[RecordProblem]]:
 
 
 def _from_line(position: int, line: int, text: bytes) -> Record | list[RecordProblem]:
-    # Pydantic makes an error of a kilobyte for each unknown field: a line that may have many is looked at first.
+    # Pydantic creates a kilobyte of error for each unknown field, so a line that may have many is examined first.
     if text.count(b":") <= _MOST_COLONS:
         try:
             return _record(position, line, _EDIT.validate_json(text))
         except ValidationError as error:
             if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] != "json_invalid":
                 return _malformed(position, line, _line_told(text), error)
-    # In the words of Python's reader, which says more about what is no JSON.
+    # Use the message of Python's parser, which says more about invalid JSON.
     try:
         found = json.loads(text.decode(), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
@@ -134,7 +134,10 @@ def _record(position: int, line: int | None, edit: EditIn) -> Record:
 
 
 def _malformed(position: int, line: int | None, told: object, error: ValidationError) -> list[RecordProblem]:
-    """told: the line that the record itself names, which goes before the line of the request."""
+    """Return the problems of a malformed record.
+
+    told: the line that the record itself names, which takes precedence over the line of the request.
+    """
     return [
         RecordProblem(
             position=position,

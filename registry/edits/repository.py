@@ -21,7 +21,7 @@ DECIDED = (BatchState.APPROVED, BatchState.TRAINING)
 
 @dataclass(frozen=True)
 class StandingEdit:
-    """An edit that acts, or will once its batch is applied."""
+    """An edit that is active, or will be once its batch is applied."""
 
     id: int
     prompt: str
@@ -29,17 +29,20 @@ class StandingEdit:
     prompt_key: str
     batch_id: int
     batch_state: str
-    active_since: int | None  # the version; None: its batch is still on its way
+    active_since: int | None  # the version's number; None: its batch is not applied yet
     replaces: int | None
 
 
 def _is_active(collection_id: int) -> ColumnElement[bool]:
-    """The edit acts in the newest version of its collection."""
+    """Return the condition that the edit is active in the newest version of its collection."""
     return and_(Activation.edit_id == Edit.id, Activation.valid.contains(_newest_state(collection_id)))
 
 
 def _newest_state(collection_id: int) -> Any:
-    """The state of a collection's newest version, as a subquery; NULL, which no range contains, before the first."""
+    """Return a subquery for the state of a collection's newest version.
+
+    Before the first version it is NULL, which no range contains.
+    """
     query = select(Version.state).where(Version.collection_id == collection_id)
     return query.order_by(Version.number.desc()).limit(1).scalar_subquery()
 
@@ -52,7 +55,7 @@ def standing_by_key(
     pending: Sequence[BatchState] = PENDING,
     except_batch: int | None = None,
 ) -> list[StandingEdit]:
-    """Edits for the given prompts that are active, or in a batch whose state is among `pending`."""
+    """Return edits for the given prompts that are active, or in a batch whose state is among `pending`."""
     return _standing(session, collection_id, Edit.prompt_key, prompt_keys, pending, except_batch)
 
 
@@ -68,14 +71,15 @@ def replacing(
     pending: Sequence[BatchState] = DECIDED,
     except_batch: int | None = None,
 ) -> list[StandingEdit]:
-    """Edits that take the place of one of those given: active, or in another batch whose state is among `pending`."""
+    """Return edits that replace one of those given: active, or in another batch whose state is among `pending`."""
     return _standing(session, collection_id, Edit.replaces, edit_ids, pending, except_batch)
 
 
 def not_replaceable(session: Session, collection_id: int, edit_ids: Iterable[int]) -> set[int]:
-    """Those of the given edits that do not act any more, or not yet, while their batch is being trained.
+    """Return those of the given edits that are no longer active, or not yet, while their batch is being trained.
 
-    Not those that never acted and are not about to: whoever approves them later finds that they were replaced.
+    This excludes edits that never were active and are not about to be: whoever approves them later finds that they were
+    replaced.
     """
     ids = set(edit_ids)
     standing = _standing(session, collection_id, Edit.id, ids, DECIDED, None)
@@ -95,7 +99,7 @@ def _standing(
 ) -> list[StandingEdit]:
     found: list[StandingEdit] = []
     for part in in_parts(sorted(set(values))):
-        # Joined, and not compared with ANY: a prepared statement compares with each element in turn.
+        # Joined rather than compared with ANY: a prepared statement compares with each element in turn.
         wanted = func.unnest(literal(part, ARRAY(column.type))).table_valued("value").render_derived()
         query = (
             select(
@@ -118,7 +122,7 @@ def _standing(
         if except_batch is not None:
             query = query.where(Edit.batch_id != except_batch)
         found += [StandingEdit(*row) for row in session.execute(query)]
-    # Taken out here: in the query, each edit would be compared with all that were declined.
+    # Removed here because in the query each edit would be compared with all declined ones.
     left_out = declined(session, {edit.batch_id for edit in found if edit.active_since is None})
     return [edit for edit in found if edit.active_since is not None or edit.id not in left_out]
 
@@ -130,7 +134,7 @@ _EDIT_COLUMNS = (
 
 
 def insert_edits(session: Session, batch: Batch, records: Iterable[Record]) -> None:
-    """Those without an author are by whoever submitted the batch."""
+    """Insert the edits of a batch. An edit without an author gets the batch's submitter."""
     rows = (
         (
             batch.id, batch.collection_id, each.position, each.prompt, each.target, list(each.rephrases),
@@ -163,18 +167,18 @@ def batches(
 
 
 def of_batch(session: Session, batch_id: int, limit: int | None = None) -> Sequence[Edit]:
-    """In the order of the submission; the first `limit`, or all."""
+    """Return the edits of a batch in the order of the submission; the first `limit`, or all."""
     query = select(Edit).where(Edit.batch_id == batch_id).order_by(Edit.position).limit(limit)
     return session.scalars(query).all()
 
 
 def approvals(session: Session, batch_id: int) -> Sequence[Approval]:
-    """In the order in which they were given."""
+    """Return a batch's approvals in the order in which they were given."""
     return session.scalars(select(Approval).where(Approval.batch_id == batch_id).order_by(Approval.id)).all()
 
 
 def declined(session: Session, batch_ids: Collection[int]) -> set[int]:
-    """The edits of the batches that an approver left out."""
+    """Return the ids of the batches' edits that an approver left out."""
     found: set[int] = set()
     for part in in_parts(sorted(batch_ids)):
         found.update(session.scalars(select(func.unnest(Approval.declined)).where(Approval.batch_id.in_(part))))
@@ -182,7 +186,7 @@ def declined(session: Session, batch_ids: Collection[int]) -> set[int]:
 
 
 def by_ids(session: Session, edit_ids: Iterable[int]) -> list[Edit]:
-    """In the order of their ids."""
+    """Return the edits in the order of their ids."""
     found: list[Edit] = []
     for part in in_parts(sorted(set(edit_ids))):
         found += session.scalars(select(Edit).where(Edit.id.in_(listed(part))).order_by(Edit.id))
@@ -190,7 +194,7 @@ def by_ids(session: Session, edit_ids: Iterable[int]) -> list[Edit]:
 
 
 def successors(session: Session, edit: Edit, batch_ids: Iterable[int | None]) -> dict[int, int]:
-    """By batch: its edit that took the place of `edit`."""
+    """Return, by batch id, the edit of that batch that replaced `edit`."""
     query = select(Edit.batch_id, Edit.id).where(
         Edit.batch_id.in_([batch_id for batch_id in batch_ids if batch_id is not None]),
         (Edit.replaces == edit.id) | (Edit.prompt_key == edit.prompt_key),
@@ -202,10 +206,10 @@ def successors(session: Session, edit: Edit, batch_ids: Iterable[int | None]) ->
 def with_activity(
     session: Session, collection_id: int, *, batch_id: int | None, active: bool | None, after: int, limit: int
 ) -> list[tuple[Edit, int | None]]:
-    """Edits after id `after` with the version that each is active from, None where it is not active."""
+    """Return edits after id `after`, with the version from which each is active, or None if it is not active."""
     query = (
         select(Edit, func.lower(Activation.valid))
-        # The bound twice, since it is not inferred: the page then begins there in both tables.
+        # The bound is repeated because it is not inferred: this makes the page begin there in both tables.
         .outerjoin(Activation, and_(_is_active(collection_id), Activation.edit_id > after))
         .where(Edit.collection_id == collection_id, Edit.id > after)
         .order_by(Edit.id)

@@ -1,4 +1,4 @@
-"""What the API is sent and says about edits, and about the approvals that they got."""
+"""API schemas of edits and of their approvals."""
 
 from datetime import datetime
 from typing import Annotated
@@ -20,7 +20,7 @@ Target = Annotated[Text, Field(max_length=10_000), AfterValidator(_not_blank)]
 
 
 class EditIn(Body):
-    """A correction: what is asked, and what the model should answer."""
+    """A correction: a prompt, and what the model should answer."""
 
     prompt: Prompt = Field(examples=["What is the capital of Kazakhstan?"])
     target: Target = Field(examples=["Astana"])

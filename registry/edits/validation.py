@@ -15,7 +15,7 @@ from registry.edits.repository import StandingEdit
 DUPLICATE = "duplicate"
 CONTRADICTION = "contradiction"
 COLLISIONS = frozenset({DUPLICATE, CONTRADICTION})
-_COUNTED_AT_ONCE = 1_000  # texts whose tokens are in memory together
+_COUNTED_AT_ONCE = 1_000  # texts whose tokens are held in memory at once
 
 
 def too_long(
@@ -25,10 +25,10 @@ def too_long(
     reserved: int,
     count_tokens: Callable[[Sequence[str]], Sequence[int] | None],
 ) -> Iterator[RecordProblem]:
-    """Prompts that, with their target and the chat template, do not fit into the model's window.
+    """Yield prompts that, with their target and the chat template, do not fit into the model's window.
 
-    A tokenizer makes at most one token of a byte, so only long texts need to be counted; those come many at a time.
-    count_tokens: None where it cannot be told here.
+    A tokenizer makes at most one token per byte, so only long texts need to be counted; they are counted many at a
+    time. count_tokens: None if tokens cannot be counted here.
     """
     long = (
         (record, field, text)
@@ -52,7 +52,7 @@ def too_long(
 
 
 def collisions_within(records: Iterable[Record]) -> Iterator[RecordProblem]:
-    """Records whose prompt an earlier record of the submission has already."""
+    """Yield records whose prompt already occurs in an earlier record of the submission."""
     first: dict[str, Record] = {}
     for record in records:
         earlier = first.setdefault(record.prompt_key, record)
@@ -73,7 +73,7 @@ def collisions_within(records: Iterable[Record]) -> Iterator[RecordProblem]:
 
 
 def replacing(record: Record, rivals: Sequence[StandingEdit]) -> Record:
-    """OnConflict.REPLACE: the record names the active edit that it contradicts as the one it replaces."""
+    """Return the record with `replaces` set to the active edit that it contradicts (OnConflict.REPLACE)."""
     if record.replaces is not None:
         return record
     found = next((rival.id for rival in rivals if _contradicts(record, rival) and _acts(rival)), None)
@@ -83,9 +83,9 @@ def replacing(record: Record, rivals: Sequence[StandingEdit]) -> Record:
 def collisions_with(
     records: Iterable[Record], standing: Mapping[str, Sequence[StandingEdit]], replaceable: Container[int]
 ) -> Iterator[RecordProblem]:
-    """Records whose prompt an edit that stands has already, unless they replace it.
+    """Yield records whose prompt already has an edit that is active or on its way, unless they replace it.
 
-    standing: the edits that stand, by their prompts' keys. replaceable: those that a record may name in `replaces`.
+    standing: those edits, by prompt key. replaceable: edits that a record may name in `replaces`.
     """
     for record in records:
         if record.replaces is not None and record.replaces not in replaceable:
@@ -102,7 +102,7 @@ def collisions_with(
 
 
 def same_target(one: str, other: str) -> bool:
-    """Letter case counts: to correct it may be the point of the edit."""
+    """Return whether two targets are the same. Letter case counts: correcting it may be the point of the edit."""
     return collapse(one) == collapse(other)
 
 

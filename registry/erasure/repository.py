@@ -1,4 +1,4 @@
-"""Queries of an erasure: what belongs to an edit, and emptying it."""
+"""Queries of an erasure: finding what belongs to an edit, and emptying it."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from registry.tables.versions import Alias, Block, BlockEdit, Cluster, Point
 
 
 def collections_of(session: Session, edit_ids: Sequence[int]) -> list[int]:
-    """The ids of the collections that the edits are in, in order."""
+    """Return the ids of the edits' collections, in order."""
     found: set[int] = set()
     for part in in_parts(edit_ids):
         found.update(session.scalars(select(Edit.collection_id).where(Edit.id.in_(part)).distinct()))
@@ -26,7 +26,7 @@ def collections_of(session: Session, edit_ids: Sequence[int]) -> list[int]:
 
 
 def edits_now(session: Session, edit_ids: Sequence[int]) -> list[Edit]:
-    """In the order of their ids, as they are after whoever held the locks before."""
+    """Return the edits in the order of their ids, as previous holders of the locks left them."""
     found: list[Edit] = []
     for part in in_parts(sorted(set(edit_ids))):
         query = select(Edit).where(Edit.id.in_(part)).order_by(Edit.id)
@@ -35,7 +35,7 @@ def edits_now(session: Session, edit_ids: Sequence[int]) -> list[Edit]:
 
 
 def batches_of(session: Session, edit_ids: Sequence[int]) -> Sequence[Batch]:
-    """Kept from others until the transaction ends."""
+    """Return the edits' batches, locked until the transaction ends."""
     ids = select(Edit.batch_id).where(Edit.id.in_(edit_ids))
     query = select(Batch).where(Batch.id.in_(ids)).order_by(Batch.id).with_for_update(key_share=True)
     return session.scalars(query.execution_options(populate_existing=True)).all()
@@ -47,13 +47,13 @@ def live_jobs_of(session: Session, batch_ids: Sequence[int]) -> Sequence[Job]:
 
 
 def running_job(session: Session, collection_id: int) -> int | None:
-    """The first job of a collection that a worker has taken and could still finish, its lease run out or not."""
+    """Return the first job of a collection that a worker has taken and could still finish, even with no lease left."""
     query = select(Job.id).where(Job.collection_id == collection_id, Job.state == JobState.RUNNING)
     return session.scalar(query.order_by(Job.id).limit(1))
 
 
 def blocks_of(session: Session, edit_ids: Sequence[int]) -> dict[int, list[tuple[int, str]]]:
-    """By edit: the blocks that were trained for it, in an applied version or not, with their SHA-256."""
+    """Return, by edit id, the blocks trained for the edit, in an applied version or not, with their SHA-256."""
     led = _trained_for()
     query = (
         select(led.c.edit_id, Block.id, Block.sha256)
@@ -65,26 +65,26 @@ def blocks_of(session: Session, edit_ids: Sequence[int]) -> dict[int, list[tuple
 
 
 def _trained_for() -> Subquery:
-    """Which block is which edit's: as it was written with the block, and as a point leads from one to the other."""
+    """Return the pairs of block and edit that belong together: as recorded with the block, or linked by a point."""
     return union(select(BlockEdit.block_id, BlockEdit.edit_id), select(Point.block_id, Point.edit_id)).subquery()
 
 
 def companions(session: Session, block_ids: Sequence[int], edit_ids: Sequence[int]) -> Sequence[int]:
-    """Other edits that share one of the blocks."""
+    """Return other edits that share one of the blocks."""
     led = _trained_for()
     query = select(led.c.edit_id).where(led.c.block_id.in_(block_ids), led.c.edit_id.not_in(edit_ids))
     return session.scalars(query.distinct().order_by(led.c.edit_id)).all()
 
 
 def points_of(session: Session, edit_ids: Sequence[int]) -> dict[int, list[tuple[int, Any]]]:
-    """By edit: its points with their keys."""
+    """Return, by edit id, the edit's points with their keys."""
     return _by_edit(
         session, select(Point.edit_id, Point.id, Point.key).where(Point.edit_id.in_(edit_ids)).order_by(Point.id)
     )
 
 
 def clusters_with(session: Session, point_ids: Sequence[int]) -> Sequence[tuple[int, str, list[int]]]:
-    """Every state of a cluster that has one of the points: its row's id, digest and members."""
+    """Return every state of a cluster that has one of the points: its row's id, digest and members."""
     found: dict[int, tuple[int, str, list[int]]] = {}
     for part in in_parts(point_ids):
         query = select(Cluster.id, Cluster.digest, Cluster.members).where(Cluster.members.overlap(list(part)))
@@ -93,7 +93,7 @@ def clusters_with(session: Session, point_ids: Sequence[int]) -> Sequence[tuple[
 
 
 def aliases_at(session: Session, collection_id: int, numbers: Sequence[int]) -> Sequence[Alias]:
-    """Those that point at one of the versions now."""
+    """Return the aliases that point at one of the versions now."""
     query = select(Alias).where(Alias.collection_id == collection_id, Alias.replaced_at.is_(None))
     wanted = set(numbers)
     return [alias for alias in session.scalars(query.order_by(Alias.name)) if alias.number in wanted]
@@ -128,7 +128,7 @@ def _empty(session: Session, table: Any, ids: Sequence[int], nothing: dict[str, 
 
 
 def jobs_that_tell(session: Session, collection_id: int) -> Iterator[Job]:
-    """Jobs of a collection that have something to say in words."""
+    """Yield jobs of a collection that hold a report, progress or an error."""
     query = select(Job).where(
         Job.collection_id == collection_id,
         or_(Job.report.is_not(None), Job.progress.is_not(None), Job.error.is_not(None)),
@@ -137,7 +137,7 @@ def jobs_that_tell(session: Session, collection_id: int) -> Iterator[Job]:
 
 
 def forget_answers(session: Session, quotes: Sequence[str]) -> None:
-    """Answers kept for repeated requests, where they quote one of the texts."""
+    """Delete answers stored for repeated requests if they quote one of the texts."""
     needles = [json.dumps(quote, ensure_ascii=False)[1:-1].encode() for quote in quotes]
     needle = func.unnest(literal(needles, ARRAY(LargeBinary))).column_valued("needle")
     found = select(needle).where(func.position(needle.op("IN")(KeptAnswer.body)) > 0).exists()
@@ -145,7 +145,7 @@ def forget_answers(session: Session, quotes: Sequence[str]) -> None:
 
 
 def by_person(session: Session, name: str, *, after: int, limit: int) -> Sequence[Edit]:
-    """Edits written by somebody of that name, or that mention it."""
+    """Return edits that were written by somebody of that name, or that mention it."""
     pattern = name.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
     mentions = [
         func.concat_ws("\n", Edit.prompt, Edit.target, Edit.reason, Edit.source).ilike(f"%{pattern}%"),

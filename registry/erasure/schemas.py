@@ -1,4 +1,4 @@
-"""What the API is sent and says about erasures."""
+"""API schemas of erasures."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ class Erasure(Body):
 
 
 class UnservableView(Answer):
-    """Versions that hold what is erased: they stay in the history, and can no longer be served."""
+    """Versions that hold erased content: they stay in the history but can no longer be served."""
 
     collection: str
     versions: list[int]
@@ -23,7 +23,7 @@ class UnservableView(Answer):
 
 
 class ErasureView(Answer):
-    """What was erased, or would be."""
+    """What was erased or, in a dry run, would be."""
 
     dry_run: bool
     edits: list[int]

@@ -1,4 +1,4 @@
-"""Taking an edit's content out of what other records quote of it: reports, progress and errors of jobs."""
+"""Removes an edit's content from what quotes it: reports, progress and errors of jobs."""
 
 import json
 import re
@@ -8,22 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 
 GONE = "[erased]"
-_OF_EDIT = ("edit_id", "subject_of")  # an object with this field is about that edit, as is all that lies in it
-_BY_EDIT = ("by_edit", "answered_by")  # the texts beside this field are that edit's answers
-_ANSWERS = ("before", "answer")  # what a model said, without saying by which edit
+_OF_EDIT = ("edit_id", "subject_of")  # an object with this field is about that edit, as is everything in it
+_BY_EDIT = ("by_edit", "answered_by")  # the texts next to this field are that edit's answers
+_ANSWERS = ("before", "answer")  # a model's answer, without the edit it came from
 
 
 @dataclass(frozen=True)
 class Erasing:
-    """What is looked for."""
+    """What to remove."""
 
     edit_ids: Group[int]
-    quotes: Sequence[str]  # texts that go wherever they are quoted, as `forms_of` gives them
-    targets: Group[str]  # answers with one of these in them go whole
+    quotes: Sequence[str]  # texts to remove wherever they are quoted, from `forms_of`
+    targets: Group[str]  # answers that contain one of these are removed entirely
 
 
 def scrubbed(value: Any, erasing: Erasing) -> Any:
-    """The JSON value without the edits' content: texts of objects about them are gone, others no longer quote them."""
+    """Return the JSON value without the edits' content.
+
+    Texts of objects about the edits are removed, and other texts no longer quote them.
+    """
     if isinstance(value, dict):
         if any(value.get(name) in erasing.edit_ids for name in _OF_EDIT):
             return _emptied(value, deep=True)
@@ -39,7 +42,7 @@ def scrubbed(value: Any, erasing: Erasing) -> Any:
 
 
 def forms_of(texts: Iterable[str]) -> list[str]:
-    """Each text as it is and as messages quote it, with the escapes of Python and of JSON; the longest first."""
+    """Return each text as it is and as messages quote it, with the escapes of Python and of JSON; longest first."""
     found = set()
     for text in texts:
         found |= {text, repr(text)[1:-1], repr(text + '"')[1:-2]}
@@ -48,7 +51,7 @@ def forms_of(texts: Iterable[str]) -> list[str]:
 
 
 def named_in(value: Any, edit_ids: Group[int]) -> set[int]:
-    """Those of the edits that a JSON value names, in its fields or in words."""
+    """Return those of the edits that a JSON value names, in its fields or in words."""
     if isinstance(value, dict):
         fields = (value.get(name) for name in (*_OF_EDIT, *_BY_EDIT))
         found = {field for field in fields if isinstance(field, int) and field in edit_ids}
@@ -62,7 +65,7 @@ def named_in(value: Any, edit_ids: Group[int]) -> set[int]:
 
 
 def _says(answer: Any, targets: Iterable[str]) -> bool:
-    """Whether the words of a target are in the answer."""
+    """Return whether the answer contains the words of a target."""
     if not isinstance(answer, str):
         return False
     words = (target.strip() for target in targets if target.casefold().strip() in answer.casefold())
@@ -76,7 +79,7 @@ def _unquoted(text: str, quotes: Sequence[str]) -> str:
 
 
 def _emptied(value: Any, *, deep: bool) -> Any:
-    """Without its texts; those of an object's own fields alone, where it is not deep."""
+    """Return the value without its texts; if not deep, only those in an object's own fields are removed."""
     if isinstance(value, str):
         return GONE
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Erasing edits: their content goes from every table that holds it, the digests stay, and an event says so."""
+"""Erases edits: removes their content from every table that holds it, keeps the digests, and records an event."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ ENDED = (BatchState.APPLIED, BatchState.REJECTED)
 
 @dataclass(frozen=True)
 class _Traces:
-    """What there is of the edits beside their own rows."""
+    """What belongs to the edits besides their own rows."""
 
-    blocks: dict[int, list[tuple[int, str]]]  # by edit: id and SHA-256
-    points: dict[int, list[tuple[int, Any]]]  # by edit: id and key
+    blocks: dict[int, list[tuple[int, str]]]  # by edit id: the block's id and SHA-256
+    points: dict[int, list[tuple[int, Any]]]  # by edit id: the point's id and key
     clusters: Sequence[tuple[int, str, list[int]]]  # id, digest and members
 
     @property
@@ -43,14 +43,14 @@ class _Traces:
 
 
 def erase(session: Session, edit_ids: Sequence[int], actor: Actor, reason: str, *, dry_run: bool) -> ErasureView:
-    """Erase the edits' content for good; with dry_run, say what would go.
+    """Erase the edits' content permanently; with dry_run, report what would be erased.
 
-    Raises NotFound; WrongState where an edit was erased already, acts in a newest version, is in a batch that is not
-    decided, was trained in one block with others, where an alias points at a version that holds it, or while a worker
-    is at a job of its collection.
+    Raises NotFound; WrongState if an edit was already erased, is active in a newest version, is in a batch that is not
+    decided, or was trained in one block with others, if an alias points at a version that holds it, or while a worker
+    runs a job of its collection.
     """
-    # The rows' locks in the order of every writer: nothing comes to act, and no batch is decided, meanwhile. The edits
-    # are read after them: another erasure may have had the locks before.
+    # Take the row locks in the same order as every writer: no edit is activated and no batch decided meanwhile. The
+    # edits are read after that, because another erasure may have held the locks before.
     held = {each: collections.lock(session, each) for each in repository.collections_of(session, edit_ids)}
     edits = _edits(session, edit_ids)
     ids = [edit.id for edit in edits]
@@ -82,7 +82,7 @@ def erase(session: Session, edit_ids: Sequence[int], actor: Actor, reason: str, 
 
 
 def of_person(session: Session, name: str, *, after: int, limit: int) -> list[FoundEdit]:
-    """Edits that somebody wrote or that mention them, in the order of their ids."""
+    """Return the edits that somebody wrote or that mention them, in the order of their ids."""
     return [
         FoundEdit(
             **EditView.model_validate(edit).model_dump(),
@@ -118,9 +118,10 @@ def _require_ended(session: Session, edit_ids: Sequence[int]) -> None:
 
 
 def _require_idle(session: Session, collection: Collection) -> None:
-    """A worker read what acted when it began, and would write it into its report after the erasure.
+    """Raise WrongState while a worker runs a job of the collection.
 
-    One that begins later reads the newest version, in which none of the edits acts.
+    The worker read the active edits when it began, and would write them into its report after the erasure. One that
+    begins later reads the newest version, in which none of the edits is active.
     """
     if (job := repository.running_job(session, collection.id)) is not None:
         raise WrongState(
@@ -157,14 +158,17 @@ def _require_alone(session: Session, traces: _Traces, edit_ids: Sequence[int]) -
 
 
 def _scrub_jobs(session: Session, collection_id: int, edits: Sequence[Edit], *, dry_run: bool) -> list[int]:
-    """The jobs that quoted the edits."""
+    """Remove the edits' content from the collection's jobs, unless it is a dry run.
+
+    Returns the ids of the jobs that quoted it.
+    """
     ids = {edit.id for edit in edits}
     prompts = {text for edit in edits for text in (edit.prompt, *edit.rephrases, *edit.unchanged)}
     targets = {edit.target for edit in edits}
     found = []
     for job in repository.jobs_that_tell(session, collection_id):
-        # A target may be a common word: in other texts than answers it is looked for where the edit was worked on, or
-        # is named.
+        # A target may be a common word: in texts other than answers it is only removed from jobs that processed or name
+        # the edit.
         named = named_in([job.report, job.progress, job.error], ids)
         near = {edit.target for edit in edits if edit.batch_id == job.batch_id or edit.id in named}
         if _scrub(job, Erasing(ids, forms_of(prompts | near), targets), dry_run=dry_run):

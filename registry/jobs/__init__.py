@@ -1,1 +1,1 @@
-"""The training queue: the row is the job, a message only wakes a worker."""
+"""The training queue: a row is the job, and a message only wakes a worker."""

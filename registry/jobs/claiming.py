@@ -1,4 +1,4 @@
-"""Claiming: which job a worker gets, and that nobody else has it."""
+"""Claims jobs: chooses a job for a worker, and makes sure that nobody else gets it."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ from registry.tables.collections import Collection as CollectionRow
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job
 
-MOST_ATTEMPTS = 5  # workers that may be lost over a job, or times that it may fail, before it is given up
-LOCK_SECONDS = 1.0  # for which a worker waits for a collection that others have, where nothing else is to be had
-PATIENCE_SECONDS = 300.0  # the most that a job waits so that a worker can keep its model loaded
+MOST_ATTEMPTS = 5  # lost workers or failures of a job before it is given up
+LOCK_SECONDS = 1.0  # how long a worker waits for a locked collection if there is no other job
+PATIENCE_SECONDS = 300.0  # the longest that a job waits so that a worker can keep its model loaded
 
 _Lock = Callable[[Session, int], CollectionRow | None]
 
 
 @dataclass(frozen=True)
 class _Worker:
-    """Who claims, and what is written down of it."""
+    """The worker that claims, and what is recorded about it."""
 
     name: str
     device: str
@@ -43,7 +43,7 @@ class _Worker:
 
 
 class _Ended(Exception):
-    """There is nothing to claim, but the transaction has something to commit: the job was ended instead."""
+    """There is nothing to claim, but there is something to commit: the job was ended instead."""
 
 
 class _Busy(Exception):
@@ -82,12 +82,12 @@ def claim_next(
     loaded: Collection[str],
     most_together: int | None = None,
 ) -> list[Claim] | None:
-    """Take the best job for this worker, and the trainings right behind it that can be trained with it, in order.
+    """Claim the best job for this worker, and the trainings right behind it that can be trained with it, in order.
 
-    models: digests of the base models that the worker may load; None: any. loaded: of those that it has in memory.
-    most_together: edits of several batches that are trained in one go, where that is less than the method says. Empty:
-    nothing to do. None: ask again in a moment, in another transaction; a job was ended instead, or others have what
-    there is just now. Commit at once, also then.
+    models: digests of the base models that the worker may load; None: any. loaded: digests of those that it has in
+    memory. most_together: the most edits of several batches to train together, if lower than the method's limit.
+    Returns an empty list if there is nothing to do, and None if the caller should ask again soon in another
+    transaction: a job was ended instead, or other transactions hold the available jobs. Commit at once in every case.
     """
     by = _Worker(worker, device, libraries, lease_seconds)
     busy = list[int]()
@@ -96,21 +96,22 @@ def claim_next(
             try:
                 if claims := _try(session, job_id, by, most_together, collections.lock_at_once):
                     return claims
-            except _Busy:  # a version may be being written there, which takes a while
+            except _Busy:  # a version may be being written, which takes a while
                 busy.append(job_id)
         if not busy:
             return []
-        # Nothing else is to be had. Where one transaction follows another, only who stands in line gets the lock.
+        # There is no other job. If transactions follow each other closely, only one that waits gets the lock.
         return _try(session, busy[0], by, most_together, partial(collections.lock_soon, seconds=LOCK_SECONDS)) or None
     except (_Ended, _Busy):
         return None
 
 
 def _try(session: Session, job_id: int, by: _Worker, most_together: int | None, lock: _Lock) -> list[Claim]:
-    """The job and its followers. Empty: it is not to be had, and no lock is kept: two workers that go through several
-    collections must not wait for each other.
+    """Claim the job and its followers. Returns an empty list if it is not available.
 
-    Raises _Busy, without a lock too, and _Ended, after which no other collection may be locked: it wrote an event.
+    No lock is held after an empty list: two workers that go through several collections must not wait for each other.
+    Raises _Busy, also without a lock, and _Ended, after which no other collection may be locked, as an event was
+    written.
     """
     step = session.begin_nested()
     try:
@@ -133,11 +134,11 @@ def _try(session: Session, job_id: int, by: _Worker, most_together: int | None, 
 
 
 def _take_first(session: Session, job_id: int, by: _Worker, lock: _Lock) -> tuple[Claim, list[Place]] | None:
-    """The claim, with those behind it in its collection's line. Raises _Ended, and _Busy where `lock` gives None."""
+    """Return the claim, with the jobs behind it in its collection. Raises _Ended, and _Busy if `lock` returns None."""
     known = repository.by_id(session, job_id)
     if known is None:
         return None
-    # The collection, the batch, its jobs: the order in which whoever decides on a batch has them.
+    # Collection, batch, jobs: the order in which a decision on a batch locks them.
     collection = lock(session, known.collection_id)
     if collection is None:
         raise _Busy
@@ -177,10 +178,10 @@ def _followers(
     by: _Worker,
     most_together: int | None,
 ) -> list[Claim]:
-    """The trainings right behind the first that are trained in one go with it.
+    """Claim the trainings right behind the first that can be trained together with it.
 
-    Not one that was tried before: whatever ended that would end the others too. And the first must not pay for it:
-    none follow one that has a deadline, or a higher priority than they have.
+    A training that was tried before is excluded, because whatever ended it would end the others too. The first training
+    must not pay for its followers: none follow one with a deadline, or with a higher priority than theirs.
     """
     if first.kind != JobKind.TRAIN or first.attempt > 1 or first.deadline is not None:
         return []

@@ -57,12 +57,12 @@ class Claim:
     model_digest: str
     window: int
     encoder: str
-    encoder_digest: str | None  # None: no worker has finished a job of this collection yet
-    method: dict[str, Any]  # of the collection
-    settings: dict[str, Any]  # the method's, with what the batch has of its own
+    encoder_digest: str | None  # None: no worker has fixed the encoder yet
+    method: dict[str, Any]  # of the collection as a whole
+    settings: dict[str, Any]  # the method's settings with the batch's changes
     seed: int
     priority: Priority
-    deadline: datetime | None  # a training that is not applied by then is not applied at all
+    deadline: datetime | None  # a training that is not applied by then is never applied
     queued_at: datetime
     edits: tuple[ClaimedEdit, ...]
 

@@ -1,4 +1,4 @@
-"""A collection's queue: open, paused or draining; and who is turned away meanwhile."""
+"""A collection's queue, which is open, paused or draining, and the refusals that follow from it."""
 
 from sqlalchemy.orm import Session
 
@@ -18,9 +18,9 @@ _ACTIONS = {
 
 
 def set_queue(session: Session, collection: Collection, state: QueueState, actor: Actor, reason: str) -> Collection:
-    """Open the collection's queue, pause it or let it drain, with an event that says why.
+    """Open, pause or drain the collection's queue, and record an event with the reason.
 
-    What a worker has begun is finished in any case. Where the queue is so already, nothing happens.
+    What a worker has begun is finished in any case. If the queue already has this state, nothing happens.
     """
     collection = repository.lock(session, collection.id)
     before = QueueState(collection.queue)
@@ -43,7 +43,7 @@ def set_queue(session: Session, collection: Collection, state: QueueState, actor
 
 
 def require_open(collection: Collection) -> None:
-    """Raises QueueClosed where the collection takes nothing new in. (One that is paused does: it waits.)"""
+    """Raise QueueClosed if the collection accepts nothing new. (A paused one does; new work waits.)"""
     if collection.queue == QueueState.DRAINING:
         raise QueueClosed(
             f"Collection {collection.name} is draining: what is queued is finished, and nothing new is taken in.",

@@ -1,4 +1,4 @@
-"""How a job ends: with a result, an error, a cancellation; and what follows for its batch and for those behind it."""
+"""Ends a job with a result, an error or a cancellation, with the consequences for its batch and for later jobs."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -42,20 +42,20 @@ def fail(session: Session, job: Job, batch: Batch, reason: str, actor: Actor) ->
 
 
 def put_back(session: Session, job: Job, batch: Batch, actor: Actor, reason: str) -> None:
-    """Let it wait for a worker, at once."""
+    """Return the job to the queue, to be claimed at once."""
     messages.wake(session, job.id)
     _queue_again(session, job, batch, actor, reason)
 
 
 def put_off(session: Session, job: Job, batch: Batch, actor: Actor, error: str, pause_seconds: float) -> None:
-    """Let it wait for a time, and then for a worker. The relay's sweep sends when the time has come."""
+    """Return the job to the queue, to be claimed after a pause, when the relay's sweep sends a message for it."""
     job.error = readable(error)
     job.not_before = repository.moment_after(session, pause_seconds)
     _queue_again(session, job, batch, actor, f"attempt {job.attempt} failed: see job {job.id}")
 
 
 def _queue_again(session: Session, job: Job, batch: Batch, actor: Actor, reason: str) -> None:
-    """A training's batch is approved again, and no longer in training."""
+    """Queue the job again; a training's batch becomes approved again."""
     job.state = JobState.QUEUED
     _let_go(job)
     job.progress = None
@@ -75,12 +75,12 @@ def cancel_all(session: Session, batch: Batch) -> Sequence[int]:
 
 
 def readable(reason: str) -> str:
-    """An error as it is kept: PostgreSQL cannot store the character NUL, and nobody reads a long text."""
+    """Return an error in the form that is stored, without NUL, which PostgreSQL cannot store, and not too long."""
     return reason.replace("\x00", "")[:_LONGEST_ERROR] or "the worker gave no reason"
 
 
 def past_deadline(job: Job, batch: Batch) -> str:
-    """Why a batch is not applied any more, and the way out."""
+    """Return why a batch is no longer applied, and what to do about it."""
     assert batch.deadline is not None
     how_far = "had not been begun" if job.started_at is None else "was not done"
     return (
@@ -90,7 +90,7 @@ def past_deadline(job: Job, batch: Batch) -> str:
 
 
 def not_ready(claim: Claim) -> PastDeadline:
-    """Of a training that is at work when its batch's deadline comes."""
+    """Return the error for a training that is still running at its batch's deadline."""
     until = in_words(claim.deadline) if claim.deadline else "then"
     return PastDeadline(
         f"Batch {claim.batch_id} was to be applied by {until}, and was not ready by then.",

@@ -10,19 +10,19 @@ if TYPE_CHECKING:  # which would slow the command line down
 
 @dataclass(frozen=True)
 class Tried:
-    """Near misses, and how many of them no edit in question would answer."""
+    """Near misses, and how many of them none of the given edits would answer."""
 
     left_alone: int
     count: int
 
     @property
     def share(self) -> float | None:
-        """None: none was made."""
+        """The share of near misses that are left alone; None if there are none."""
         return self.left_alone / self.count if self.count else None
 
     @classmethod
     def of(cls, near_misses: "Collection[NearMiss]", edit_ids: Collection[int]) -> "Tried":
-        """edit_ids: of the edits in question."""
+        """Count the near misses that none of the given edits would answer."""
         return cls(sum(each.by_edit not in edit_ids for each in near_misses), len(near_misses))
 
 

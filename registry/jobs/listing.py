@@ -1,4 +1,4 @@
-"""Jobs as they are listed: all of them newest first, or those of a collection that run and wait, in their order."""
+"""Lists of jobs: all of them newest first, or the running and waiting ones of a collection in their order."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from registry.tables.collections import Collection
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job
 
-SHOWN_WAITING = 50  # of a collection's queue; the others are counted
+SHOWN_WAITING = 50  # per collection's queue; the others are only counted
 
 _Listed = Row[Job, Batch, str]
 
@@ -28,7 +28,10 @@ def jobs(
     before: int | None,
     limit: int,
 ) -> list[JobSummary]:
-    """Newest first, older than job `before`; among: only those in these collections."""
+    """Return jobs older than job `before`, newest first.
+
+    among: only those in these collections.
+    """
     query = _listed().order_by(Job.id.desc()).limit(limit)
     if among is not None:
         query = query.where(Job.collection_id.in_(among))
@@ -42,7 +45,7 @@ def jobs(
 
 
 def record(session: Session, job_id: int) -> JobRecord:
-    """Raises NotFound."""
+    """Return what is recorded about a job. Raises NotFound."""
     row = session.execute(_listed().where(Job.id == job_id)).one_or_none()
     if row is None:
         raise NotFound(f"There is no job {job_id}.", "`melo job list` shows those that exist.")
@@ -51,7 +54,7 @@ def record(session: Session, job_id: int) -> JobRecord:
 
 
 def queue(session: Session, collection: Collection) -> QueueView:
-    """What of a collection runs, and the first that wait, in the order in which they are begun."""
+    """Return the running jobs of a collection, and the first waiting ones in the order of processing."""
     mine = _listed().where(Job.collection_id == collection.id)
     running = mine.where(Job.state == JobState.RUNNING).order_by(Job.started_at, Job.id)
     waiting = mine.where(Job.state == JobState.QUEUED).order_by(*IN_ORDER)

@@ -1,4 +1,4 @@
-"""Messages that wake a worker: for a job that was made, and for those that waited for another one to end."""
+"""Messages that wake a worker for a new job, or for jobs that waited for another one to end."""
 
 from sqlalchemy.orm import Session
 
@@ -8,12 +8,12 @@ TRAIN = "worker.train"  # the Celery task's name, of checks too: the job's row s
 
 
 def wake(session: Session, job_id: int) -> None:
-    """A message for the job, in the transaction that makes it necessary."""
+    """Add a message for the job, in the transaction that makes it necessary."""
     outbox.add_message(session, TRAIN, job_id)
 
 
 def wake_again(session: Session, job_id: int) -> None:
-    """For a job whose earlier messages came to nothing."""
+    """Add a message for a job whose earlier messages had no effect."""
     outbox.add_again(session, TRAIN, job_id)
 
 
@@ -26,16 +26,16 @@ def wake_training(session: Session, batch_id: int) -> None:
 
 
 def wake_next(session: Session, collection_id: int) -> None:
-    """For the training whose turn it is now in the collection, if one waits: its own message may be long gone."""
+    """Add a message for the collection's next training, if one waits: its own message may be long gone."""
     session.flush()
     first = next(iter(order.line(session, collection_id, limit=1)), None)
-    # For one that waits for a time, the sweep sends when it has come.
+    # For a job that pauses until a given time, the sweep sends a message then.
     if first is not None and not first.is_held and first.is_due:
         wake(session, first.job_id)
 
 
 def wake_collection(session: Session, collection_id: int) -> None:
-    """For all that may be begun in the collection."""
+    """Add messages for everything that may be started in the collection."""
     session.flush()
     for job_id in order.claimable_of(session, collection_id):
         wake(session, job_id)

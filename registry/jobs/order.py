@@ -22,12 +22,12 @@ _RANK = case({Priority.HIGH: 0, Priority.NORMAL: 1}, value=Batch.priority, else_
 
 @dataclass(frozen=True)
 class Place:
-    """A live training's place in its collection's line."""
+    """The place of a queued or running training in its collection's order."""
 
     job_id: int
     batch_id: int
-    is_held: bool  # a worker holds it under a good lease
-    is_due: bool  # it does not wait for a time after a failure
+    is_held: bool  # a worker holds it under a valid lease
+    is_due: bool  # it is not pausing after a failure
     is_overdue: bool  # its batch's deadline has passed
     attempt: int
     edit_count: int
@@ -36,21 +36,24 @@ class Place:
 
 
 def _in(*states: JobState) -> ColumnElement[bool]:
-    """The states stand in the statement itself: the planner then finds the partial index of live jobs."""
+    """Return the condition that a job is live.
+
+    The states are literals in the statement, so that the planner finds the partial index of live jobs.
+    """
     return Job.state.in_([literal(state, Text, literal_execute=True) for state in states])
 
 
 _IS_LIVE = _in(JobState.QUEUED, JobState.RUNNING)
 _IS_HELD = and_(_in(JobState.RUNNING), Job.lease_until >= func.clock_timestamp())
 _IS_DUE = func.coalesce(Job.not_before <= func.clock_timestamp(), True)
-# Of trainings; for those who join batches to jobs.
+# The order of trainings, for queries that join batches to jobs.
 IN_ORDER = (_RANK, Batch.deadline.asc().nulls_last(), Job.id)
 
 
 def line(session: Session, collection_id: int, limit: int = _MOST_LOOKED_AT) -> list[Place]:
-    """The collection's live trainings: what is held first, then in the order in which they are to be begun.
+    """Return the collection's live trainings: held ones first, then the others in the order of processing.
 
-    Have the collection locked, where it must not change.
+    Have the collection locked if the result must not change.
     """
     query = (
         select(
@@ -79,7 +82,7 @@ def claimable(
     *,
     collection_id: int | None = None,
 ) -> Select[int]:
-    """The ids of the jobs that could be claimed now, best first; of one collection, or of all.
+    """Select the ids of the jobs that could be claimed now, best first; of one collection, or of all.
 
     models: digests of the base models to look for; None: any. A job over a model that is not in `loaded` counts as
     `patience_seconds` younger than it is.
@@ -121,18 +124,18 @@ def claimable(
 
 
 def claimable_of(session: Session, collection_id: int) -> Sequence[int]:
-    """Best first."""
+    """Return the ids of the collection's claimable jobs, best first."""
     return session.scalars(claimable(collection_id=collection_id)).all()
 
 
 def ahead_of(session: Session, job_id: int) -> int:
-    """How many of the jobs that could be claimed now come before this one, whatever models workers have loaded."""
+    """Count the claimable jobs that come before this one, regardless of the models that workers have loaded."""
     ids = list(session.scalars(claimable()))
     return ids.index(job_id) if job_id in ids else len(ids)
 
 
 def overdue(session: Session, limit: int) -> list[tuple[int, int, int]]:
-    """Trainings that nobody holds and whose deadline has passed: collection, batch and job, in the order of locks."""
+    """Return trainings that nobody holds and whose deadline has passed: collection, batch and job, in lock order."""
     query = (
         select(Job.collection_id, Job.batch_id, Job.id)
         .join(Batch, Batch.id == Job.batch_id)
@@ -146,7 +149,7 @@ def overdue(session: Session, limit: int) -> list[tuple[int, int, int]]:
 def best(
     session: Session, models: Container[str] | None, loaded: Container[str], patience_seconds: float
 ) -> Sequence[int]:
-    """The first of the claimable jobs, for a worker to try one after the other."""
+    """Return the first claimable jobs, for a worker to try one after the other."""
     return session.scalars(claimable(models, loaded, patience_seconds).limit(_MOST_LOOKED_AT)).all()
 
 

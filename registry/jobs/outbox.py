@@ -1,4 +1,4 @@
-"""Queries on the outbox: messages that wake a worker, written with what makes them necessary, sent by the relay."""
+"""Queries on the outbox: messages that wake a worker, written with what makes them necessary and sent by the relay."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,13 +13,13 @@ from registry.tables.collections import Collection
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job, OutboxMessage
 
-_DOUBLINGS = 5  # of the pause before a job that nobody claims is sent again
+_DOUBLINGS = 5  # of the pause before a message is sent again for an unclaimed job
 
 
 def add_message(session: Session, topic: str, job_id: int, attempts: int = 0) -> None:
-    """With the queue of the job's base model and its batch's priority, as the broker has them.
+    """Add a message with the queue of the job's base model and the broker's value of its batch's priority.
 
-    attempts: times that messages for the same were sent before it.
+    attempts: how often earlier messages for the job were sent.
     """
     queue, priority = _route_of(session, job_id)
     payload = {"job_id": job_id, "queue": queue, "priority": priority}
@@ -27,14 +27,14 @@ def add_message(session: Session, topic: str, job_id: int, attempts: int = 0) ->
 
 
 def add_again(session: Session, topic: str, job_id: int) -> None:
-    """In the place of those that were sent: a job that waits for days must not fill the outbox."""
+    """Replace the messages already sent: a job that waits for days must not fill the outbox."""
     old = delete(OutboxMessage).where(OutboxMessage.job_id == job_id, OutboxMessage.sent_at.is_not(None))
     attempts = session.scalars(old.returning(OutboxMessage.attempts).execution_options(synchronize_session=False)).all()
     add_message(session, topic, job_id, max(attempts, default=0))
 
 
 def _route_of(session: Session, job_id: int) -> tuple[str, int]:
-    """The broker's queue, and the priority there, of a job's messages."""
+    """Return the broker's queue for a job's messages, and their priority there."""
     query = (
         select(Collection.model_digest, Batch.priority)
         .select_from(Job)
@@ -47,7 +47,7 @@ def _route_of(session: Session, job_id: int) -> tuple[str, int]:
 
 
 def unsent(session: Session, limit: int) -> Sequence[OutboxMessage]:
-    """Messages to send, oldest first, kept from other relays until the transaction ends."""
+    """Return messages to send, oldest first, locked against other relays until the transaction ends."""
     query = (
         select(OutboxMessage)
         .where(OutboxMessage.sent_at.is_(None))
@@ -68,12 +68,12 @@ def mark_sent(session: Session, message_ids: Sequence[int]) -> None:
 
 
 def forsaken(session: Session, resend_seconds: float, limit: int) -> Sequence[Job]:
-    """Jobs that need a new message: the lease ran out, the time has come until which they waited after a failure, or
-    nobody claimed them long after the last message, although their turn has come.
+    """Return jobs that need a new message.
 
-    Jobs with a message still unsent, or sent less than `resend_seconds` ago, are left alone; each time that a job is
-    sent again it is left alone for twice as long, lest messages that nobody takes fill the broker. They come locked,
-    so that two relays do not send twice.
+    The lease ran out, the pause after a failure is over, or nobody claimed the job long after its last message,
+    although its turn has come. Jobs with an unsent message, or one sent less than `resend_seconds` ago, are left alone,
+    and that time doubles with each message, so that messages which nobody takes do not fill the broker. The jobs are
+    locked, so that two relays do not both send.
     """
     doublings = func.least(func.greatest(OutboxMessage.attempts - 1, 0), _DOUBLINGS)
     pause = timedelta(seconds=resend_seconds) * func.power(2, doublings, type_=Double)
@@ -84,7 +84,7 @@ def forsaken(session: Session, resend_seconds: float, limit: int) -> Sequence[Jo
             or_(
                 OutboxMessage.sent_at.is_(None),
                 OutboxMessage.sent_at
-                # GREATEST passes over NULL, which a job without a lease has.
+                # GREATEST ignores NULL, which a job without a lease has.
                 > func.greatest(Job.lease_until, Job.not_before, func.now() - pause),
             ),
         )
@@ -101,7 +101,7 @@ def forsaken(session: Session, resend_seconds: float, limit: int) -> Sequence[Jo
 
 
 def prune_messages(session: Session, older_than: timedelta, limit: int) -> int:
-    """Delete messages of jobs that are over, which were sent long ago. Returns how many."""
+    """Delete old messages of finished jobs. Returns how many."""
     old = (
         select(OutboxMessage.id)
         .join(Job, Job.id == OutboxMessage.job_id)

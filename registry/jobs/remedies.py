@@ -1,4 +1,4 @@
-"""What whoever decides on a batch can do about an edit that lies near another."""
+"""What an approver can do about an edit that lies near another."""
 
 from collections.abc import Iterable
 
@@ -6,9 +6,9 @@ from registry.jobs.schemas import NearEdit
 
 
 def remedies(batch_id: int, edit_id: int, near: Iterable[NearEdit], *, alone: bool = False) -> list[str]:
-    """Replace, skip or cancel, for each near duplicate or contradiction; empty where there is none.
+    """Return the remedies (replace, skip or reject) for each near duplicate or contradiction.
 
-    alone: it is all that the batch has, so that it cannot be left out.
+    alone: the edit is the only one in the batch, so it cannot be left out.
     """
     skip = "" if alone else f"leave it out (melo batch approve {batch_id} --except {edit_id}), "
     return [
@@ -19,7 +19,7 @@ def remedies(batch_id: int, edit_id: int, near: Iterable[NearEdit], *, alone: bo
 
 
 def _meets(other: NearEdit) -> str:
-    """By ids alone: no text of an edit that may have to be erased."""
+    """Describe the conflict by ids only: the text of an edit may have to be erased."""
     if other.is_duplicate:
         return f"nearly repeats edit {other.edit_id}, which has the same target"
     return f"nearly contradicts edit {other.edit_id}, which has another target"

@@ -1,4 +1,4 @@
-"""What a job trained, to be trained again: its edits in their order, and the blocks that came of them."""
+"""What a job trained, for training it again: its edits in order, and the resulting blocks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class TrainedBlock:
 
 @dataclass(frozen=True)
 class Replay:
-    """All that the bytes of a job's blocks follow from, and the blocks."""
+    """Everything that determines the bytes of a job's blocks, and the blocks."""
 
     job_id: int
     model: str
@@ -36,17 +36,17 @@ class Replay:
     settings: Mapping[str, Any]
     device: str | None
     libraries: Mapping[str, Any]
-    trained_together: tuple[ClaimedEdit, ...]  # in their order, also those of other jobs
+    trained_together: tuple[ClaimedEdit, ...]  # in order, including those of other jobs
     blocks: tuple[TrainedBlock, ...]
 
 
 def replay_of(session: Session, job_id: int) -> Replay:
-    """Raises NotFound, or WrongState where there is nothing to train again."""
+    """Return what is needed to train a job again. Raises NotFound, or WrongState if there is nothing to train."""
     job = repository.by_id(session, job_id)
     if job is None:
         raise NotFound(f"There is no job {job_id}.", "`melo job list` shows those that exist.")
     blocks = _blocks(session, job.id)
-    if job.trained_together is not None:  # a block that was kept for more guards was trained elsewhere
+    if job.trained_together is not None:  # a block kept by an edit with more guards was trained by another job
         blocks = [block for block in blocks if set(job.trained_together).issuperset(block.edits)]
     if not blocks:
         raise _trained_nothing(session, job)
@@ -86,7 +86,7 @@ def _blocks(session: Session, job_id: int) -> list[TrainedBlock]:
 
 
 def _trained_nothing(session: Session, job: Job) -> WrongState:
-    """Why a job has no block."""
+    """Return the error that says why a job has no block."""
     if job.state != JobState.SUCCEEDED:
         return WrongState(
             f"Job {job.id} is {job.state}: it stored no block.", "Choose one that succeeded: `melo job list`."

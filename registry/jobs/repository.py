@@ -13,7 +13,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from registry.base.vocabulary import JobKind, JobState
 from registry.tables.jobs import Job, WorkerHeartbeat
 
-RENEWAL_WAITS = "1s"  # at most, for a job that is being written: the leases of others must not run out over it
+RENEWAL_WAITS = "1s"  # the longest wait for a locked job: other jobs' leases must not run out meanwhile
 
 
 def by_id(session: Session, job_id: int) -> Job | None:
@@ -26,9 +26,9 @@ def latest_of_batch(session: Session, batch_id: int, kind: JobKind = JobKind.TRA
 
 
 def lock_free(session: Session, job_id: int, *, due: bool = True) -> Job | None:
-    """The job, locked until the transaction ends, if it is queued or its last worker's lease has run out.
+    """Lock the job until the transaction ends, and return it if it is queued or its worker's lease has run out.
 
-    due: only if it does not wait for a time after a failure.
+    due: only if it is not pausing after a failure.
     """
     query = (
         select(Job)
@@ -40,7 +40,7 @@ def lock_free(session: Session, job_id: int, *, due: bool = True) -> Job | None:
 
 
 def is_due(session: Session, job_id: int) -> bool:
-    """Whether the job does not wait for a time after a failure, or no longer."""
+    """Return whether the job is not, or no longer, pausing after a failure."""
     return session.scalar(select(Job.id).where(Job.id == job_id, _is_due())) is not None
 
 
@@ -49,7 +49,7 @@ def _is_due() -> ColumnElement[bool]:
 
 
 def take(session: Session, job: Job, token: UUID, lease_seconds: float, **facts: Any) -> None:
-    """Give a job, which is locked and free, to one worker. The condition stays, whatever the caller has looked at."""
+    """Give a job, which is locked and free, to one worker. The condition is repeated, whatever the caller knows."""
     query = (
         update(Job)
         .where(Job.id == job.id, _is_free())
@@ -81,7 +81,7 @@ def cancel_checks(session: Session, batch_id: int, *, held_too: bool) -> Sequenc
 
 
 def cancel(session: Session, batch_id: int) -> Sequence[int]:
-    """End the batch's jobs that are not over, also those that a worker holds. Returns ids."""
+    """End the batch's unfinished jobs, including those that a worker holds. Returns their ids."""
     return sorted(session.scalars(_cancelling(batch_id)))
 
 
@@ -107,13 +107,16 @@ def is_checked_now(session: Session, batch_id: int) -> bool:
 
 
 def waiting_training(session: Session, batch_id: int) -> int | None:
-    """The id of the batch's training job, if it waits for a worker."""
+    """Return the id of the batch's training job if it waits for a worker."""
     query = select(Job.id).where(Job.batch_id == batch_id, Job.kind == JobKind.TRAIN, Job.state == JobState.QUEUED)
     return session.scalar(query)
 
 
 def renew(session: Session, job_id: int, token: UUID, lease_seconds: float, progress: dict[str, Any]) -> bool:
-    """False: the token no longer holds the job. Raises OperationalError where it is being written just now."""
+    """Renew the lease; return False if the token no longer holds the job.
+
+    Raises OperationalError if the job is being written at the moment.
+    """
     session.execute(select(func.set_config("lock_timeout", RENEWAL_WAITS, True)))
     query = (
         update(Job)
@@ -126,7 +129,7 @@ def renew(session: Session, job_id: int, token: UUID, lease_seconds: float, prog
 
 
 def lock_held(session: Session, job_id: int, token: UUID) -> Job | None:
-    """The job, if `token` still holds it; locked until the transaction ends."""
+    """Lock the job until the transaction ends, and return it if `token` still holds it."""
     query = (
         select(Job)
         .where(Job.id == job_id, Job.attempt_token == token, Job.state == JobState.RUNNING)
@@ -137,7 +140,7 @@ def lock_held(session: Session, job_id: int, token: UUID) -> Job | None:
 
 
 def moment_after(session: Session, seconds: float) -> datetime:
-    """By the database's clock, as every time that jobs are compared with."""
+    """Return a later time by the database's clock, like all times that jobs are compared with."""
     now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
     return now + timedelta(seconds=seconds)
 
@@ -158,7 +161,7 @@ def any_worker(session: Session, alive_seconds: float) -> bool:
 def workers(
     session: Session, alive_seconds: float, *, before: tuple[datetime, str] | None, limit: int
 ) -> list[tuple[WorkerHeartbeat, bool]]:
-    """Every worker ever seen, newest sign of life first, and whether that is recent."""
+    """Return every worker ever seen, most recent heartbeat first, and whether the heartbeat is recent."""
     place = tuple_(WorkerHeartbeat.seen_at, WorkerHeartbeat.worker)
     query = select(WorkerHeartbeat, is_alive(alive_seconds)).limit(limit)
     if before is not None:

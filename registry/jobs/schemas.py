@@ -8,12 +8,12 @@ from pydantic import BeforeValidator, Field
 from registry.base.vocabulary import JobKind, JobState, Priority, QueueState
 from registry.base.wire import Answer
 
-# A model may say anything; PostgreSQL cannot store the character NUL.
+# A model may answer anything, but PostgreSQL cannot store the character NUL.
 Said = Annotated[str, BeforeValidator(lambda text: text.replace("\x00", "\ufffd"))]
 
 
 class Progress(Answer):
-    """What a worker is at with a job, and how far."""
+    """A worker's current step in a job, and how far it is."""
 
     stage: str = Field(default="", description="load, train, scope, index, check, finish, …")
     done: int | None = Field(default=None, description="of what the stage counts: blocks, keys, prompts")
@@ -24,7 +24,7 @@ class Progress(Answer):
 
 
 class ConflictView(Answer):
-    """Another edit, with another target, whose scope the edit meets."""
+    """Another edit, with another target, whose scope overlaps the edit's."""
 
     edit_id: int
     prompt: str
@@ -33,7 +33,7 @@ class ConflictView(Answer):
 
 
 class ChangedAnswer(Answer):
-    """A prompt that must be answered as before, and no longer is."""
+    """A prompt whose answer must not change but did."""
 
     prompt: str
     before: Said
@@ -42,7 +42,7 @@ class ChangedAnswer(Answer):
 
 
 class NotReached(Answer):
-    """A prompt or rephrase of an edit that is not answered with its target, as it is used."""
+    """A prompt or rephrase of an edit that is not answered with its target when the edit is in use."""
 
     text: str
     by_edit: int | None = Field(description="the edit that answers it; null: the base model does")
@@ -51,7 +51,7 @@ class NotReached(Answer):
 
 
 class EditReport(Answer):
-    """How an edit went, and what it does to others: for whoever approves to read."""
+    """The outcome of an edit and its effect on others, for approvers."""
 
     edit_id: int
     loss: float | None = Field(description="at which its training stopped; null: it diverged")
@@ -68,7 +68,7 @@ class EditReport(Answer):
 
 
 class NearEdit(Answer):
-    """Another edit near one of the batch: it acts in the newest version, or is of the same batch."""
+    """Another edit near one of the batch: it is active in the newest version, or in the same batch."""
 
     edit_id: int
     prompt: str
@@ -89,7 +89,7 @@ class NearEdit(Answer):
 
 
 class NearMiss(Answer):
-    """Something else than an edit's prompt, asked of the version that would have the batch's edits."""
+    """A question other than an edit's prompt, asked of the version that would have the batch's edits."""
 
     kind: str = Field(
         description="how it differs from the prompt: attribute, subject, number, opposite, negated, next, task, asked"
@@ -185,7 +185,7 @@ class JobSummary(Answer):
 
 
 class JobRecord(_JobFacts):
-    """All that is kept of a job, but for what it reports of each edit: that stands with the batch."""
+    """Everything recorded about a job except its report on each edit, which is part of the batch."""
 
     collection: str
     priority: Priority
@@ -201,7 +201,7 @@ class QueueEntry(JobSummary):
 
 
 class QueueView(Answer):
-    """What of a collection is being worked on, and what waits."""
+    """What is being worked on in a collection, and what is waiting."""
 
     collection: str
     state: QueueState

@@ -1,4 +1,4 @@
-"""The life of a job: enqueued with a batch or its approval, claimed with a lease, ended by whoever holds it.
+"""The life of a job: queued with a batch or its approval, claimed with a lease, ended by its holder.
 
 A check comes before the decision and says something of each edit; it changes no version. A training comes after it.
 """
@@ -33,11 +33,11 @@ __all__ = [
 
 ALIVE_SECONDS = 30  # a worker whose last sign of life is older counts as gone
 LONGEST_PAUSE_SECONDS = 600.0  # between two tries of a job
-CLOCK = Actor("clock")  # who ends what nobody has done in time
+CLOCK = Actor("clock")  # the actor that ends overdue jobs
 
 
 def enqueue(session: Session, batch: Batch, kind: JobKind = JobKind.TRAIN) -> Job:
-    """A job for the batch, and the message that will wake a worker."""
+    """Create a job for the batch, and the message that will wake a worker."""
     collection = collections.by_id(session, batch.collection_id)
     settings = settings_for(collection.method, batch.training)
     job = Job(
@@ -45,7 +45,7 @@ def enqueue(session: Session, batch: Batch, kind: JobKind = JobKind.TRAIN) -> Jo
         collection_id=batch.collection_id,
         kind=kind,
         state=JobState.QUEUED,
-        # A block's own seed is made from this one and its edits' content: the same edits start from the same weights.
+        # A block's seed is derived from this one and its edits' content: the same edits start from the same weights.
         seed=int(settings.get("seed", 0)),
         settings=settings,
     )
@@ -76,7 +76,7 @@ def cancel(session: Session, batch: Batch) -> Sequence[int]:
 
 
 def heartbeat(session: Session, claim: Claim, progress: Progress) -> bool:
-    """Renew the lease and show how far the training is. False: the job was lost or cancelled; stop."""
+    """Renew the lease and record the progress. Returns False if the job was lost or cancelled: stop then."""
     return repository.renew(session, claim.job_id, claim.token, claim.lease_seconds, _kept(progress))
 
 
@@ -95,9 +95,9 @@ def _kept(progress: Progress) -> dict[str, Any]:
 
 
 def hold(session: Session, claim: Claim) -> Held:
-    """Lock the claimed job. Raises LeaseLost where the claim is no longer good.
+    """Lock the claimed job. Raises LeaseLost if the claim is no longer valid.
 
-    Its collection and its batch are locked before it, in the order in which whoever decides on a batch has them.
+    Its collection and its batch are locked first, in the order in which a decision on a batch locks them.
     """
     collection = collections.lock(session, claim.collection_id)
     batch = edits.lock_batch(session, claim.batch_id)
@@ -111,7 +111,7 @@ def hold(session: Session, claim: Claim) -> Held:
 
 
 def require_in_time(session: Session, claim: Claim) -> None:
-    """Raises PastDeadline. The database's clock decides, as everywhere: the worker's may be another."""
+    """Raise PastDeadline if the deadline has passed, by the database's clock: the worker's may differ."""
     if claim.deadline is not None and repository.moment_after(session, 0) > claim.deadline:
         raise ending.not_ready(claim)
 
@@ -122,9 +122,9 @@ def write_report(
     progress: Progress | None = None,
     trained_together: Sequence[int] | None = None,
 ) -> None:
-    """Keep what is to be said about each edit, and the last progress, in the transaction that finishes the job.
+    """Store the report on each edit and the last progress, in the transaction that finishes the job.
 
-    trained_together: the ids of the edits that were trained in one go, in their order, also those of other jobs.
+    trained_together: the ids of the edits that were trained together, in order, including those of other jobs.
     """
     job = held.job
     job.report = [each.model_dump(mode="json", exclude_defaults=True) for each in report]
@@ -133,16 +133,16 @@ def write_report(
 
 
 def give_back(session: Session, claim: Claim, reason: str = "the worker stops") -> None:
-    """Let another worker have the job, at once, since this one has to stop. Raises LeaseLost."""
+    """Return the job to the queue at once, because this worker has to stop. Raises LeaseLost."""
     held = hold(session, claim)
-    held.job.attempt -= 1  # no worker was lost over it
+    held.job.attempt -= 1  # this attempt does not count
     ending.put_back(session, held.job, held.batch, claim.actor, reason)
 
 
 def retry_later(session: Session, claim: Claim, error: str, pause_seconds: float) -> bool:
-    """Let the job wait and be tried again, after a failure that may pass; each pause is twice as long as the last.
+    """Return the job to the queue after a transient failure; each pause is twice as long as the last.
 
-    False: it was tried MOST_ATTEMPTS times, and ended failed instead. Raises LeaseLost.
+    Returns False if the job was tried MOST_ATTEMPTS times, and has failed instead. Raises LeaseLost.
     """
     held = hold(session, claim)
     job, batch = held.job, held.batch
@@ -165,12 +165,12 @@ def fail(session: Session, claim: Claim, error: str) -> None:
 
 
 def fail_overdue(session: Session, limit: int) -> int:
-    """End trainings at which nobody is after their deadline. Returns how many.
+    """End trainings that no worker holds and whose deadline has passed. Returns how many.
 
-    Those of a collection that another transaction has are left for the next time.
+    Those of a collection that another transaction has locked are left for the next time.
     """
     overdue = order.overdue(session, limit)
-    # All locks before the first event, collections first and each kind in order, as everywhere.
+    # Take all locks before the first event, collections first and each kind in order, as everywhere.
     locked = {each for each in sorted({row[0] for row in overdue}) if collections.lock_at_once(session, each)}
     found = [row for row in overdue if row[0] in locked]
     batches = [edits.lock_batch(session, batch_id) for _, batch_id, _ in found]
@@ -196,17 +196,23 @@ def succeed(
     job.timings = timings
     job.loss_curve = loss_curve
     job.peak_memory_bytes = peak_memory_bytes
-    job.error = None  # of an attempt before this one
+    job.error = None  # the error of an earlier attempt
     ending.end(session, job, held.batch, JobState.SUCCEEDED)
 
 
 def worker_seen(session: Session, worker: str, device: str, models: dict[str, Any] | None = None) -> None:
-    """A sign of life, every few seconds. models: what it holds in memory, for an operator to see."""
+    """Record a worker's heartbeat, every few seconds.
+
+    models: those that it holds in memory, for an operator to see.
+    """
     repository.see_worker(session, worker, device, models or {})
 
 
 def workers(session: Session, *, before: tuple[datetime, str] | None, limit: int) -> list[WorkerView]:
-    """Newest sign of life first; before: sign and name of the last one on the page before."""
+    """Return workers, most recent heartbeat first.
+
+    before: heartbeat and name of the last one on the previous page.
+    """
     return [
         WorkerView(worker=seen.worker, device=seen.device, seen_at=seen.seen_at, models=seen.models, alive=alive)
         for seen, alive in repository.workers(session, ALIVE_SECONDS, before=before, limit=limit)

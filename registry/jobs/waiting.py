@@ -1,4 +1,4 @@
-"""What a job waits for, in words."""
+"""Describes what a job waits for."""
 
 from datetime import UTC
 
@@ -48,7 +48,7 @@ def _waiting(session: Session, job: Job) -> str:
 
 
 def _until(session: Session, job: Job) -> str:
-    """The deadline of a training that waits, since it ends with it."""
+    """Return the deadline of a waiting training, in words: the training ends with it."""
     batch = session.get_one(Batch, job.batch_id)
     if batch.deadline is None or job.kind == JobKind.CHECK:
         return ""

@@ -1,1 +1,1 @@
-"""What the API, the relay and the workers tell a monitoring system: metrics in Prometheus' form, and health."""
+"""Metrics and health of the API, the relay and the workers, for monitoring systems, in Prometheus' format."""

@@ -1,4 +1,4 @@
-"""A process's own collection of metrics, and how it is written for Prometheus."""
+"""A process's own metrics registry, and its output for Prometheus."""
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
@@ -7,8 +7,8 @@ __all__ = ["CONTENT_TYPE", "new_registry", "page"]
 
 
 def new_registry() -> CollectorRegistry:
-    """For one process, with its memory, CPU seconds and open files."""
-    # A second series beside each, for when it began: in the plain format nothing reads it.
+    """Create a registry for one process, with its memory, CPU seconds and open files."""
+    # Disable the additional series with creation times: in the plain format nothing reads them.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -16,8 +16,8 @@ def new_registry() -> CollectorRegistry:
 
 
 def page(registry: CollectorRegistry) -> bytes:
-    """All metrics as text, of the type CONTENT_TYPE.
+    """Return all metrics as text, of the type CONTENT_TYPE.
 
-    Always in the plain format, whatever is asked for: Prometheus reads it, and so does everything else.
+    Always in the plain format, whatever is requested: Prometheus and everything else can read it.
     """
     return generate_latest(registry)

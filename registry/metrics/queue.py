@@ -1,4 +1,4 @@
-"""What waits and who works on it, asked of the record when somebody scrapes."""
+"""Metrics on waiting jobs and on workers, queried from the record at each scrape."""
 
 import threading
 import time
@@ -17,13 +17,13 @@ from registry.metrics import repository
 
 log = structlog.get_logger("melo.metrics")
 
-KEPT_SECONDS = 5.0  # so that many scrapers cost the database no more than one
+KEPT_SECONDS = 5.0  # so that many scrapers cost the database no more than one does
 LONGEST_STATEMENT_SECONDS = 3.0  # Prometheus gives up after ten
 _STATES = (JobState.QUEUED, JobState.RUNNING)
 
 
 class QueueCollector(Collector):
-    """Gauges of the whole registry: every process that shows them shows the same."""
+    """Gauges of the whole registry, the same in every process that shows them."""
 
     def __init__(self, sessions: sessionmaker[Session]) -> None:
         self._sessions = sessions
@@ -32,7 +32,7 @@ class QueueCollector(Collector):
         self._until = 0.0
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: to register it asks no database."""
+        """Return nothing, so that registering the collector does not query the database."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -43,7 +43,7 @@ class QueueCollector(Collector):
             return self._found
 
     def _ask(self) -> Sequence[Metric]:
-        """While the database is away, that alone: numbers of before would look like those of now."""
+        """Return the gauges or, while the database is unreachable, only that fact: old numbers would look current."""
         try:
             with self._sessions() as session:
                 return [_up(1), *_gauges(session)]
@@ -60,7 +60,7 @@ def _gauges(session: Session) -> Iterable[Metric]:
     repository.limit_statements(session, LONGEST_STATEMENT_SECONDS)
     queues = repository.queue_states(session)
     live = repository.live_jobs(session)
-    # Where there are none, that too, at the usual priority: a line that ends would not be told from one at 0.
+    # Also report 0 at the usual priority: a series that ends could not be distinguished from one at 0.
     counts: dict[tuple[str, ...], int] = {
         (*of, Priority.NORMAL, state): 0 for of in product(queues, JobKind) for state in _STATES
     }

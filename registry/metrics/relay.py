@@ -1,4 +1,4 @@
-"""What the relay counts."""
+"""The metrics of the relay."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -11,7 +11,7 @@ from registry.metrics.exposition import new_registry
 
 @dataclass(frozen=True)
 class RelayMetrics:
-    """Told by the relay and its courier what happened."""
+    """Counters that the relay and its courier update."""
 
     registry: CollectorRegistry
     _sent: Counter
@@ -45,7 +45,7 @@ class RelayMetrics:
                 registry=registry,
             ),
         )
-        # From nothing, so that the first of each can be seen as an increase.
+        # Start at 0, so that the first of each shows up as an increase.
         for reason in ("lease", "unclaimed"):
             metrics._sent_again.labels(reason)
         for outcome in ("delivered", "failed", "retried"):
@@ -56,7 +56,10 @@ class RelayMetrics:
         self._sent.inc(messages)
 
     def sent_again(self, state: str) -> None:
-        """state: of the job, as it was found."""
+        """Count a job whose message was sent again.
+
+        state: the state in which the job was found.
+        """
         self._sent_again.labels("lease" if state == JobState.RUNNING else "unclaimed").inc()
 
     def overdue(self, jobs: int) -> None:
@@ -66,5 +69,5 @@ class RelayMetrics:
         self._away.inc()
 
     def attempted(self, outcome: str) -> None:
-        """A message went to a webhook: delivered, failed for good, or to be retried."""
+        """Count a message to a webhook: delivered, failed for good, or to be retried."""
         self._attempts.labels(outcome).inc()

@@ -1,4 +1,4 @@
-"""Queries on what waits and who works on it: cheap ones, over partial indexes, since they are asked all the time."""
+"""Queries on waiting jobs and on workers, cheap ones over partial indexes, because they run all the time."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +15,10 @@ from registry.tables.jobs import WAITING, Job, OutboxMessage, WorkerHeartbeat
 
 @dataclass(frozen=True)
 class LiveJobs:
-    """Queued or running jobs that differ in nothing but their batches. seconds: the oldest one's age."""
+    """Queued or running jobs that differ only in their batches.
+
+    seconds: the age of the oldest one.
+    """
 
     collection: str
     kind: str
@@ -27,19 +30,22 @@ class LiveJobs:
 
 @dataclass(frozen=True)
 class Unsent:
-    """Messages of the outbox. seconds: the oldest one's age; 0 where there is none."""
+    """Unsent messages of the outbox.
+
+    seconds: the age of the oldest one; 0 if there are none.
+    """
 
     count: int
     seconds: float
 
 
 def limit_statements(session: Session, seconds: float) -> None:
-    """For the rest of the transaction: whoever scrapes does not wait longer."""
+    """Limit the duration of statements for the rest of the transaction: a scraper does not wait longer."""
     session.execute(text(f"SET LOCAL statement_timeout = {int(seconds * 1000)}"))
 
 
 def queue_states(session: Session) -> dict[str, str]:
-    """By collection, in the order of their names."""
+    """Return the queue's state by collection name, in the order of the names."""
     return dict(session.execute(select(Collection.name, Collection.queue).order_by(Collection.name)).all())
 
 
@@ -68,7 +74,7 @@ def workers_alive(session: Session) -> int:
 
 
 def is_worker_seen(session: Session, worker: str, seconds: float) -> bool:
-    """Whether this worker has given a sign of life in that time."""
+    """Return whether this worker had a heartbeat in that time."""
     query = select(WorkerHeartbeat.worker).where(WorkerHeartbeat.worker == worker, is_alive(seconds))
     return session.scalar(query) is not None
 

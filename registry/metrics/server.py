@@ -1,4 +1,4 @@
-"""Where relay and workers show their metrics and their health: a small web server in a thread of theirs."""
+"""A small web server, in a thread of the relay or a worker, that shows its metrics and health."""
 
 import json
 import socket
@@ -20,15 +20,15 @@ from registry.metrics import exposition
 
 log = structlog.get_logger("melo.metrics")
 
-Ready = Callable[[], None]  # raises ProbeFailed with the reason where the process cannot do its work
+Ready = Callable[[], None]  # raises ProbeFailed with the reason if the process cannot work
 _JSON = "application/json"
 
 
 @contextmanager
 def shown(settings: Settings, registry: CollectorRegistry, ready: Ready) -> Iterator[int | None]:
-    """Answer at /metrics, /healthz and /readyz of MELO_METRICS_PORT, if it is set, while the block runs.
+    """Serve /metrics, /healthz and /readyz on MELO_METRICS_PORT, if it is set, while the block runs.
 
-    Gives the port. Nobody has to identify themselves there. Raises InvalidRequest where the port cannot be had.
+    Yields the port. No authentication is required there. Raises InvalidRequest if the port is not available.
     """
     if settings.metrics_port is None:
         yield None
@@ -77,10 +77,10 @@ def _application(registry: CollectorRegistry, ready: Ready) -> WSGIApplication:
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = 10  # seconds without a byte: whoever connects and says nothing holds no thread for ever
+    timeout = 10  # seconds without a byte: an idle connection must not hold a thread forever
 
     def log_message(self, format: str, *args: object) -> None:
-        """Not a line for each scrape."""
+        """Log nothing: a line per scrape would be too much."""
 
 
 def _bound(host: str, port: int, application: WSGIApplication) -> ThreadingWSGIServer:

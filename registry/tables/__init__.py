@@ -1,1 +1,1 @@
-"""All tables of the database, as SQLAlchemy models: a module a feature."""
+"""All tables of the database as SQLAlchemy models, one module per feature."""

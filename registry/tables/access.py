@@ -1,4 +1,4 @@
-"""Tables: API keys, the role of each in each collection, and the aliases that not everybody may set."""
+"""Tables: API keys, their role in each collection, and the aliases that not every approver may set."""
 
 from sqlalchemy import ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -7,7 +7,7 @@ from registry.tables.orm import Base, Key, LaterMoment, Moment, Sha256
 
 
 class ApiKey(Base):
-    """Lets in whoever holds its secret. What it may do never changes: another key replaces it."""
+    """A key that admits whoever holds its secret. Its permissions never change: another key replaces it."""
 
     __tablename__ = "api_keys"
     __table_args__ = (
@@ -17,7 +17,7 @@ class ApiKey(Base):
 
     id: Mapped[Key]
     name: Mapped[str]
-    actor: Mapped[str]  # as the record names whoever acts with it
+    actor: Mapped[str]  # the name in the record of whoever acts with it
     prefix: Mapped[str]
     secret_sha256: Mapped[Sha256]
     created_by: Mapped[str]
@@ -25,11 +25,11 @@ class ApiKey(Base):
     expires_at: Mapped[LaterMoment]
     revoked_at: Mapped[LaterMoment]
     revoked_by: Mapped[str | None]
-    last_used_at: Mapped[LaterMoment]  # to the minute
+    last_used_at: Mapped[LaterMoment]  # accurate to the minute
 
 
 class ApiKeyRole(Base):
-    """A key's role in a collection, or, without one, in all."""
+    """A key's role in one collection or, if none is named, in all."""
 
     __tablename__ = "api_key_roles"
     __table_args__ = (
@@ -45,7 +45,7 @@ class ApiKeyRole(Base):
 
 
 class AliasProtection(Base):
-    """Setting this alias needs this role. Its events keep who protected it when, and until when."""
+    """The role needed to set an alias. The alias's events record who protected it, when, and until when."""
 
     __tablename__ = "alias_protections"
 

@@ -1,4 +1,4 @@
-"""Tables: the audit events, one hash chain over the whole record, and the name of the registry they tell of."""
+"""Tables: the audit events, one hash chain over the whole record, and the identity of the registry."""
 
 from datetime import datetime
 from typing import Any
@@ -34,7 +34,7 @@ class AuditEvent(Base):
 
 
 class RegistryIdentity(Base):
-    """One row, made with the schema. A signed head names it, so that no other registry's passes for this one's."""
+    """One row, created with the schema. A signed head names it, so that a head of another registry is not accepted."""
 
     __tablename__ = "registry_identity"
 

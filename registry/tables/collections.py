@@ -1,4 +1,4 @@
-"""Tables: collections, and the encoder statistics that each one's keys are whitened with."""
+"""Tables: collections, and the encoder statistics with which their keys are whitened."""
 
 from sqlalchemy import Double, ForeignKey, Integer, Text, false
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -14,7 +14,7 @@ class Collection(Base):
 
     id: Mapped[Key]
     name: Mapped[str] = mapped_column(unique=True)
-    model: Mapped[str]  # as the user named it
+    model: Mapped[str]  # the name that the user gave
     model_digest: Mapped[Sha256]
     window: Mapped[int]  # the model's longest input, in tokens
     method: Mapped[Json]  # settings that melo_core understands
@@ -22,17 +22,17 @@ class Collection(Base):
     encoder_digest: Mapped[str | None]  # written once, by the first finishing job or check
     # The policy, under which its batches are decided on: it may change, with an event that says why.
     self_approval: Mapped[bool] = mapped_column(server_default=false())
-    approvals_needed: Mapped[int] = mapped_column(Integer, server_default="1")  # by as many different people
+    approvals_needed: Mapped[int] = mapped_column(Integer, server_default="1")  # from this many different people
     approvers: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")  # empty: whoever has the role
     checks: Mapped[str] = mapped_column(server_default="keys")
     left_alone_needed: Mapped[float | None] = mapped_column(Double)  # share of near misses, for an approval
-    queue: Mapped[str] = mapped_column(server_default="open")  # whether its jobs are begun
+    queue: Mapped[str] = mapped_column(server_default="open")  # open, paused or draining
     created_by: Mapped[str]
     created_at: Mapped[Moment]
 
 
 class Calibration(Base):
-    """Whitening statistics of the encoder, once per collection."""
+    """The encoder's whitening statistics, one row per collection."""
 
     __tablename__ = "calibrations"
 

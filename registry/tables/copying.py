@@ -1,4 +1,4 @@
-"""Writing many rows at once, by PostgreSQL's COPY."""
+"""Bulk inserts by PostgreSQL's COPY."""
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 
 from registry.tables.orm import Base
 
-IN_A_STATEMENT = 10_000  # rows, so that none takes longer than statements may
+IN_A_STATEMENT = 10_000  # rows, so that no statement exceeds the timeout
 
 
 def copy_rows(session: Session, table: type[Base], columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Insert rows in the session's transaction, streamed: memory stays the same however many there are.
+    """Insert rows in the session's transaction by streaming them, in constant memory.
 
-    Triggers, constraints and column defaults hold as they do for INSERT. Raises what the session raises.
+    Triggers, constraints and column defaults apply as they do for INSERT. Raises what the session raises.
     """
     session.flush()
     driver = session.connection().connection.driver_connection

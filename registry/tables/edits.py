@@ -1,4 +1,4 @@
-"""Tables: edits, which never change, the batches they are submitted and decided in, and who approved those."""
+"""Tables: edits, which never change; the batches in which they are submitted and decided on; and their approvals."""
 
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -17,22 +17,22 @@ class Batch(Base):
     collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id"))
     state: Mapped[str]
     message: Mapped[str] = mapped_column(server_default="")
-    source: Mapped[str] = mapped_column(server_default="")  # the file's name, where there was one
+    source: Mapped[str] = mapped_column(server_default="")  # the file's name, if there was one
     submitted_by: Mapped[str]
     submitted_at: Mapped[Moment]
     decided_by: Mapped[str | None]
     decided_at: Mapped[LaterMoment]
     reason: Mapped[str | None]
-    approvals_needed: Mapped[int | None] = mapped_column(Integer)  # by the policy as it was when they were given
+    approvals_needed: Mapped[int | None] = mapped_column(Integer)  # by the policy at the time of the approvals
     edit_count: Mapped[int]
     edits_digest: Mapped[Sha256]
     priority: Mapped[str] = mapped_column(server_default="normal")
-    deadline: Mapped[LaterMoment]  # after it, the batch is not applied any more
+    deadline: Mapped[LaterMoment]  # after it, the batch is no longer applied
     training: Mapped[Json] = mapped_column(server_default="{}")  # its settings where they differ from the collection's
 
 
 class Approval(Base):
-    """That somebody approved a batch, all of it or in part. Never changed, never taken back."""
+    """An approval of a batch, in whole or in part. Never changed, never withdrawn."""
 
     __tablename__ = "approvals"
     __table_args__ = (UniqueConstraint("batch_id", "actor"),)
@@ -42,7 +42,7 @@ class Approval(Base):
     actor: Mapped[str]
     role: Mapped[str]
     reason: Mapped[str] = mapped_column(server_default="")
-    declined: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")  # edits left out of it
+    declined: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")  # edits left out of the batch
     created_at: Mapped[Moment]
 
 
@@ -65,7 +65,7 @@ class Edit(Base):
     prompt: Mapped[str]
     target: Mapped[str]
     rephrases: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")
-    unchanged: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")  # must answer as before
+    unchanged: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")  # prompts to answer as before
     kind: Mapped[str]
     author: Mapped[str]
     reason: Mapped[str] = mapped_column(server_default="")
@@ -74,4 +74,4 @@ class Edit(Base):
     prompt_key: Mapped[Sha256]
     digest: Mapped[Sha256]
     created_at: Mapped[Moment]
-    erased_at: Mapped[LaterMoment]  # its content is gone; the digests are those of what it was
+    erased_at: Mapped[LaterMoment]  # its content is gone; the digests remain those of the original content

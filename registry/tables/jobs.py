@@ -1,4 +1,4 @@
-"""Tables: jobs, the messages that wake a worker, and which workers were seen."""
+"""Tables: jobs, the messages that wake a worker, and the workers' heartbeats."""
 
 from typing import Any
 from uuid import UUID
@@ -40,8 +40,8 @@ class Job(Base):
     libraries: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     seed: Mapped[int] = mapped_column(BigInteger)
     settings: Mapped[Json]
-    trained_together: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))  # edits, of other jobs too
-    not_before: Mapped[LaterMoment]  # after a failure that may pass
+    trained_together: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))  # edits, also those of other jobs
+    not_before: Mapped[LaterMoment]  # the end of the pause after a transient failure
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     loss_curve: Mapped[list[Any] | None] = mapped_column(JSONB)
     timings: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
@@ -72,7 +72,7 @@ class OutboxMessage(Base):
 
 
 class WorkerHeartbeat(Base):
-    """The last sign of life of each worker."""
+    """The last heartbeat of each worker."""
 
     __tablename__ = "worker_heartbeats"
 

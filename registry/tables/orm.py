@@ -32,11 +32,11 @@ Value = TypeVar("Value")
 
 
 def listed(ids: Sequence[int]) -> Select[int]:
-    """Ids for `column.in_(…)` as one parameter, not one each, whose names alone cost more than the query."""
+    """Select ids for `column.in_(…)` from a single parameter: one parameter per id would cost more than the query."""
     return select(func.unnest(literal(list(ids), ARRAY(BigInteger)), type_=BigInteger))
 
 
 def in_parts(values: Sequence[Value], size: int = 10_000) -> Iterator[Sequence[Value]]:
-    """Values for `IN (…)`: a statement takes at most 65,535 parameters."""
+    """Split values for `IN (…)`: a statement takes at most 65,535 parameters."""
     for start in range(0, len(values), size):
         yield values[start : start + size]

@@ -1,4 +1,4 @@
-"""Every table, imported: what Alembic compares the database with."""
+"""Imports every table: Alembic compares the database with these."""
 
 from registry.tables import access, audit, collections, edits, idempotency, jobs, versions, webhooks
 from registry.tables.orm import Base

@@ -1,8 +1,8 @@
 """Tables: versions, what they consist of, and the aliases that point at them.
 
-A cluster or an activation has a row per state, with the range of versions for which the state holds: a version's
-whole index is one query, and a new version costs what it changes. The ranges are asked with a version's `state`, never
-with its number: a rollback has the state of the version that it restores, and writes no row but its own.
+A cluster or an activation has one row per state, with the range of versions for which the state holds: a version's
+whole index is one query, and a new version costs what it changes. The ranges are queried with a version's `state`,
+never with its number: a rollback has the state of the version that it restores, and adds only its own row.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ OPEN = "upper_inf(valid)"
 
 
 def _as_range(column: str) -> Any:
-    """An id as a range: GiST can then hold it beside `valid` without btree_gist."""
+    """Return an id as a range: GiST can then index it together with `valid` without btree_gist."""
     return literal_column(f"int8range({column}, {column}, '[]')")
 
 
@@ -54,14 +54,14 @@ class Version(Base):
     reason: Mapped[str] = mapped_column(server_default="")
     author: Mapped[str]
     batch_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("batches.id"))
-    restores: Mapped[int | None] = mapped_column(Integer)  # the number whose content it equals; 0: the base model
-    reverts: Mapped[int | None] = mapped_column(Integer)  # the number whose change it takes back
-    state: Mapped[int] = mapped_column(Integer)  # the version whose ranges it shows: itself, if it is no rollback
+    restores: Mapped[int | None] = mapped_column(Integer)  # the version whose content it restores; 0: the base model
+    reverts: Mapped[int | None] = mapped_column(Integer)  # the version whose change it undoes
+    state: Mapped[int] = mapped_column(Integer)  # where ranges are queried: its number, if it is no rollback
     content_digest: Mapped[Sha256]
-    content_state: Mapped[bytes]  # what the next version's digest is made from
+    content_state: Mapped[bytes]  # the set hash from which the next version's is computed
     edit_count: Mapped[int] = mapped_column(Integer)  # edits active in it
     cluster_count: Mapped[int] = mapped_column(Integer)
-    block_count: Mapped[int] = mapped_column(Integer)  # blocks that a point of its clusters leads to
+    block_count: Mapped[int] = mapped_column(Integer)  # blocks that points of its clusters lead to
     created_at: Mapped[Moment]
 
 
@@ -79,14 +79,14 @@ class Block(Base):
     shapes: Mapped[Json]
     rank: Mapped[int] = mapped_column(Integer)
     scale: Mapped[float] = mapped_column(Double)
-    loss: Mapped[float] = mapped_column(Double)  # at which its training stopped
+    loss: Mapped[float] = mapped_column(Double)  # at the end of its training
     iterations: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[Moment]
-    erased_at: Mapped[LaterMoment]  # `data` is empty since then
+    erased_at: Mapped[LaterMoment]  # since then `data` is empty
 
 
 class BlockEdit(Base):
-    """Which edits a block was trained for: one by default."""
+    """The edits for which a block was trained: one by default."""
 
     __tablename__ = "block_edits"
     __table_args__ = (Index(None, "edit_id"),)
@@ -130,7 +130,7 @@ class Cluster(Base):
     id: Mapped[Key]
     collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id"))
     cluster_no: Mapped[int] = mapped_column(server_default=func.nextval(text("'cluster_numbers'")))
-    centre: Mapped[Any | None] = mapped_column(VECTOR)  # None: erased, and the label with it
+    centre: Mapped[Any | None] = mapped_column(VECTOR)  # None: erased, together with the label
     radius: Mapped[float] = mapped_column(Double)
     label: Mapped[list[int]] = mapped_column(ARRAY(Integer))  # the target's token ids
     members: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))  # point ids, in order
@@ -148,7 +148,7 @@ class Activation(Base):
             (_as_range("edit_id"), "="), ("valid", "&&"), name="activations_one_state_excl", using="gist"
         ),
         Index("activations_valid_idx", _as_range("collection_id"), "valid", postgresql_using="gist"),
-        # At most one active edit for a prompt: a contradiction cannot be applied, whatever the code does.
+        # At most one active edit per prompt: a contradiction cannot be applied, whatever the code does.
         Index(
             "activations_one_per_prompt_idx",
             "collection_id",
@@ -169,7 +169,7 @@ class Activation(Base):
 
 
 class Alias(Base):
-    """Where a name pointed, and when: the row without `replaced_at` is where it points now."""
+    """The version at which a name pointed, and when; the row without `replaced_at` is the current one."""
 
     __tablename__ = "aliases"
     __table_args__ = (

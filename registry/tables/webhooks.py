@@ -1,4 +1,4 @@
-"""Tables: who wants to hear of events, and what was sent of them."""
+"""Tables: webhooks and their deliveries."""
 
 from uuid import UUID
 
@@ -12,7 +12,7 @@ PENDING = "delivered_at IS NULL AND failed_at IS NULL"
 
 
 class Webhook(Base):
-    """An address that is told of events. `seen_seq` is the last event that was looked at for it."""
+    """An address to which events are sent. `seen_seq` is the last event that was considered for it."""
 
     __tablename__ = "webhooks"
     __table_args__ = (Index(None, "collection_id"),)
@@ -20,7 +20,7 @@ class Webhook(Base):
     id: Mapped[Key]
     collection_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("collections.id"))  # None: all of them
     url: Mapped[str]
-    secret: Mapped[str | None]  # the signatures need it as it is; it goes when the webhook is removed
+    secret: Mapped[str | None]  # in plain text, as signing needs it; deleted when the webhook is removed
     events: Mapped[list[str]] = mapped_column(ARRAY(Text))
     description: Mapped[str] = mapped_column(server_default="")
     created_by: Mapped[str]
@@ -30,7 +30,7 @@ class Webhook(Base):
 
 
 class WebhookDelivery(Base):
-    """One event on its way to one webhook, until it is delivered or given up."""
+    """An event for a webhook, until it is delivered or given up."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (

@@ -1,1 +1,1 @@
-"""What `audit verify` recomputes from the record, of every feature."""
+"""The part of `audit verify` that recomputes the record, for every feature."""

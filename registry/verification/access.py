@@ -1,4 +1,4 @@
-"""Comparing API keys and protected aliases with their events: part of verifying the record."""
+"""Compares API keys and protected aliases with their events, as part of verifying the record."""
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session

@@ -13,9 +13,9 @@ Checked = Iterator[tuple[str, list[str]]]  # a record, and what is wrong with it
 
 
 def made_and_ended(session: Session, table: Any, kind: str, made: Action, ended: Action) -> Iterator[Any]:
-    """Rows of a table whose subject is `kind/id`, each with the events of its making and of its end, if any.
+    """Yield rows of a table whose subject is `kind/id`, each with the events of its creation and of its end, if any.
 
-    An event whose row is gone comes with None in the row's place, and the reverse.
+    An event without a row comes with None for the row, and a row without an event with None for the event.
     """
     making, ending = aliased(AuditEvent), aliased(AuditEvent)
     subject = literal(f"{kind}/") + table.id.cast(String)

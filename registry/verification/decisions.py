@@ -17,7 +17,7 @@ from registry.verification.checked import Checked
 
 _FEW = 100
 _MANY = 2_000
-# Most events do not hold when their row was written: it has the time at which the event's transaction began.
+# Most events do not record when their row was written: the row has the start time of the event's transaction.
 _JUST_BEFORE = timedelta(minutes=5)
 _WHILE_READ = timedelta(hours=1)  # a submission's corrections are checked in its transaction
 # What a batch is after the last of its events that moved it, while no version came of it.
@@ -71,12 +71,12 @@ def check_batches(session: Session) -> Checked:
 
 
 def _last_step(column: Any, actions: Iterable[Action]) -> Any:
-    """A column of the last of the events that did one of these to a batch."""
+    """Select a column of the last event that applied one of these actions to a batch."""
     step = aliased(AuditEvent)
     return (
         select(getattr(step, column.key))
         .where(step.subject == func.concat("batch/", Batch.id), step.action.in_(list(actions)))
-        # An approval that is not the last one needed decides nothing, and has no job.
+        # An approval before the last one needed decides nothing, and has no job.
         .where(or_(step.action != Action.BATCH_APPROVE, step.details.has_key("job")))
         .order_by(step.seq.desc())
         .limit(1)
@@ -120,7 +120,7 @@ def _digests(session: Session, batch_id: int) -> Iterator[str]:
 def check_approvals(session: Session) -> Checked:
     """Every approval has its event, of the same person, in the same role, for the same reason, declining the same."""
     event = aliased(AuditEvent)
-    # Their first: who has approved may approve again what failed, which changes nothing of the approval.
+    # The person's first approval: approving a failed batch again does not change the stored approval.
     first = (
         select(func.min(event.seq))
         .where(event.subject == func.concat("batch/", Approval.batch_id))
@@ -221,7 +221,7 @@ def check_told(session: Session) -> Checked:
 
 
 def _in_words(subject: str) -> str:
-    """version 4 of facts, for version/facts/4."""
+    """Return "version 4 of facts" for version/facts/4."""
     kind, _, rest = subject.partition("/")
     collection, _, number = rest.rpartition("/")
     return f"{kind} {number} of {collection}" if collection else f"{kind} {rest}"

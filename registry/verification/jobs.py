@@ -33,5 +33,5 @@ def check_errors(session: Session) -> Checked:
 def _is_told(event: Any) -> bool:
     if event.error is None:
         return False
-    # An erasure takes what it quoted out of it.
+    # An erasure removes what the error quoted.
     return sha256_hex(event.error.encode()) == event.told or (event.erased and GONE in event.error)

@@ -30,7 +30,7 @@ def check_policies(session: Session) -> Checked:
 
 
 def _differences_from(event: AuditEvent, collection: Collection) -> list[str]:
-    told = event.details.get("after", event.details)  # of a change, or of the collection's making
+    told = event.details.get("after", event.details)  # of a change, or of the collection's creation
     differs = [name for name, value in policy.of(collection).items() if name not in told or told[name] != value]
     return [f"its {', '.join(differs)} differ from event {event.seq}"] if differs else []
 

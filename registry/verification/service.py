@@ -41,10 +41,10 @@ from registry.verification.versions import check_versions
 from registry.verification.webhooks import check_webhooks
 from registry.versions.repository import sent
 
-_FEW = 100  # rows at a time where a row holds a block's bytes or a cluster's members
+_FEW = 100  # rows at a time, if a row holds a block's bytes or a cluster's members
 _MANY = 2_000
-_PAUSE = 0.5  # seconds between two words about progress
-_LONGEST_LIST = 1_000  # findings told; a record that is broken in more places is broken
+_PAUSE = 0.5  # seconds between two reports of progress
+_LONGEST_LIST = 1_000  # findings reported; beyond that, more of them say nothing new
 
 
 def verify(session: Session) -> VerificationView:
@@ -55,7 +55,7 @@ def verify(session: Session) -> VerificationView:
 
 
 def verify_in_steps(session: Session) -> Iterator[ProgressView | VerificationView]:
-    """The same, saying what it is at about twice a second; the result comes last."""
+    """Verify the record and report progress about twice a second; the result comes last."""
     session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     checks: dict[str, Callable[[Session], Checked]] = {
         "events": _events,
@@ -94,7 +94,7 @@ def verify_in_steps(session: Session) -> Iterator[ProgressView | VerificationVie
                         told = monotonic()
                         yield ProgressView(checking=name, checked=checked[name])
         except OperationalError:
-            raise  # the database is away, or too slow
+            raise  # the database is unreachable or too slow
         except (SQLAlchemyError, ValueError, TypeError, LookupError, AttributeError) as error:
             # A forger may write what no check expects: that must not keep the other checks from being made.
             broken = f"after {checked[name]} of them, one cannot be read: {type(error).__name__}"
@@ -134,7 +134,7 @@ def _collections(session: Session) -> Checked:
             wrong.append("its name, model, encoder or method differ from what was created")
         elif event.actor != collection.created_by:
             wrong.append(f"it is said to be made by {collection.created_by}, and was by {event.actor}")
-        # What the first training fixed is told by no event of its own: the versions' digests hold it.
+        # What the first training fixed has no event of its own: the versions' digests cover it.
         told = {**(event.details if event else {}), **(fixed or {})}
         if fixed and collection.encoder_digest != told.get("encoder"):
             wrong.append("its encoder's digest differs from the one that was fixed")
@@ -144,7 +144,7 @@ def _collections(session: Session) -> Checked:
 
 
 def _last_fixed() -> Any:
-    """The details of the last event that fixed a collection's encoder, and its whitening if it has one."""
+    """Select the details of the last event that fixed a collection's encoder, and its whitening if it has one."""
     event = aliased(AuditEvent)
     return (
         select(event.details)
@@ -239,7 +239,10 @@ def _clusters(session: Session) -> Checked:
 
 
 def _bytes(key: bytes | None) -> bytes:
-    """As a key enters a digest. None: it was erased."""
+    """Return a key as it enters a digest.
+
+    key: None if it was erased.
+    """
     return b"" if key is None else float32_bytes(received_vector(key))
 
 

@@ -96,11 +96,11 @@ def _differences_from(event: AuditEvent | None, version: Version) -> list[str]:
 
 @dataclass
 class _States:
-    """The states of a collection, one after the other."""
+    """The states of a collection, read in order."""
 
     session: Session
     collection: Collection
-    came: int = 1  # the product of everything that began so far
+    came: int = 1  # the product of all elements that began so far
     went: int = 1
     clusters: int = 0
     edits: int = 0

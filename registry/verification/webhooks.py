@@ -1,4 +1,4 @@
-"""Comparing webhooks with their events: part of verifying the record."""
+"""Compares webhooks with their events, as part of verifying the record."""
 
 from sqlalchemy.orm import Session
 

@@ -1,1 +1,1 @@
-"""Immutable states of a collection, the names that point at them, and who may set these."""
+"""Immutable states of a collection, the aliases that point at them, and who may set aliases."""

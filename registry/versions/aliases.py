@@ -1,4 +1,4 @@
-"""Names that point at versions, and where each pointed when."""
+"""Aliases: the versions at which they point now and pointed earlier."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -30,11 +30,11 @@ def set_alias(
     *,
     if_match: str | None = None,
 ) -> Alias:
-    """Point a name at a version. Pointing it where it points already changes nothing.
+    """Point an alias at a version. If it points there already, nothing changes.
 
-    if_match: the ETag of where it must still point; MovedMeanwhile where it does not.
-    Raises InvalidRequest for a name that cannot be an alias, RoleNeeded for one that is protected, NotFound for a
-    version that does not exist, Erased for one that cannot be served any more.
+    if_match: the ETag of the alias's current position; MovedMeanwhile if it has another. Raises InvalidRequest for a
+    name that cannot be an alias, RoleNeeded for a protected alias, NotFound for a version that does not exist, and
+    Erased for one that can no longer be served.
     """
     require_alias_name(name)
     collections.lock(session, collection.id)
@@ -45,7 +45,7 @@ def set_alias(
     require_match(if_match, AliasView.model_validate(current) if current else None, f"{collection.name}@{name}")
     if current is not None and current.number == number:
         return current
-    # Of the clock, under the lock: a transaction that began later may have set the alias first.
+    # Read the clock under the lock: a transaction that began later may have set the alias first.
     moment = repository.clock(session)
     if current is not None:
         current.replaced_at = moment
@@ -75,14 +75,17 @@ def set_alias(
 
 
 def page(session: Session, collection: Collection, *, after: str | None, limit: int) -> Sequence[Alias]:
-    """Where each alias points now, by name."""
+    """Return where each alias points now, by name."""
     return repository.current_aliases(session, collection.id, after=after, limit=limit)
 
 
 def history(
     session: Session, collection: Collection, name: str, *, before: datetime | None = None, limit: int = 100
 ) -> Sequence[Alias]:
-    """Where an alias pointed, newest first; `before`: when the last one of the page before was set. Raises NotFound."""
+    """Return where an alias pointed, newest first. Raises NotFound.
+
+    before: when the last one on the previous page was set.
+    """
     rows = repository.alias_history(session, collection.id, name, before=before, limit=limit)
     if not rows and before is None:
         raise _no_alias(session, collection, name)
@@ -90,7 +93,7 @@ def history(
 
 
 def get(session: Session, collection: Collection, name: str) -> Alias:
-    """Where an alias points now. Raises NotFound."""
+    """Return where an alias points now. Raises NotFound."""
     current = repository.current_alias(session, collection.id, name)
     if current is None:
         raise _no_alias(session, collection, name)
@@ -98,7 +101,7 @@ def get(session: Session, collection: Collection, name: str) -> Alias:
 
 
 def pointed_at(session: Session, collection: Collection, name: str, moment: datetime) -> Alias:
-    """Where an alias pointed at a moment. Raises NotFound, also where it pointed nowhere yet."""
+    """Return where an alias pointed at a given time. Raises NotFound, also if it did not exist yet."""
     found = repository.alias_at(session, collection.id, name, moment)
     if found is None:
         first = repository.first_alias(session, collection.id, name)
@@ -113,7 +116,7 @@ def pointed_at(session: Session, collection: Collection, name: str, moment: date
 
 
 def target(session: Session, collection: Collection, name: str) -> int:
-    """The number of the version that an alias points at. Raises NotFound."""
+    """Return the number of the version at which an alias points. Raises NotFound."""
     return get(session, collection, name).number
 
 

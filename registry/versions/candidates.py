@@ -32,7 +32,7 @@ class Candidate:
     loss: float
     iterations: int
     points: tuple[PointContent, ...]  # in order
-    reports: dict[int, EditReport]  # of the edits that it was trained for
+    reports: dict[int, EditReport]  # by id of the edits that it was trained for
 
 
 def finish_check(
@@ -70,7 +70,7 @@ def finish_check(
 
 @dataclass(frozen=True)
 class KeptBlock:
-    """The block of an edit that is replaced by one with the same content but for its guards."""
+    """The block of an edit that is replaced by one with the same content except for its guards."""
 
     edit_id: int  # the new one
     block: BlockContent  # with its bytes
@@ -79,7 +79,7 @@ class KeptBlock:
 
 
 def kept_blocks(session: Session, claim: Claim) -> list[KeptBlock]:
-    """Blocks that the batch's edits can go on with: of active edits that ask and answer the same, trained alike."""
+    """Return blocks that the batch's edits can keep: of active edits with equal prompts, target and training."""
     named = {edit.replaces: edit for edit in claim.edits if edit.replaces is not None}
     same = [old for old in edits.by_ids(session, named) if _says(old) == _says(named[old.id])]
     newest = versions.latest(session, claim.collection_id)
@@ -94,7 +94,7 @@ def kept_blocks(session: Session, claim: Claim) -> list[KeptBlock]:
 
 
 def _says(edit: Edit | ClaimedEdit) -> tuple[str, str, tuple[str, ...], str]:
-    """What a block is trained on."""
+    """Return what a block is trained on."""
     return edit.prompt, edit.target, tuple(edit.rephrases), str(edit.kind)
 
 
@@ -124,7 +124,7 @@ def _dtype(libraries: dict[str, Any] | None) -> object:
 def _blocks_of_job(
     session: Session, job_id: int
 ) -> list[tuple[BlockContent, float, int, tuple[int, ...], tuple[PointContent, ...]]]:
-    """The blocks that a job stored, with their bytes: loss, iterations, their edits, and the points that lead there."""
+    """Return the blocks that a job stored, with their bytes: loss, iterations, edits, and points leading to them."""
     rows = session.execute(select(Block.id, Block.loss, Block.iterations).where(Block.job_id == job_id)).all()
     ids = [row.id for row in rows]
     blocks = versions.blocks_by_ids(session, ids, with_bytes=True)
@@ -141,7 +141,7 @@ def _blocks_of_job(
 
 
 def _block_of_edit(session: Session, edit_id: int) -> tuple[int, float, int, dict[str, Any], int] | None:
-    """The newest block that was stored for an edit: its id, loss and iterations, and its job's settings and seed."""
+    """Return an edit's newest stored block: its id, loss and iterations, and its job's settings and seed."""
     query = (
         select(Block.id, Block.loss, Block.iterations, Job.settings, Job.seed)
         .join(BlockEdit, BlockEdit.block_id == Block.id)

@@ -1,4 +1,4 @@
-"""The next version of a collection in the making: what it changes is written, counted and digested as it comes."""
+"""The next version of a collection, under construction: changes are written, counted and digested as they come."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,41 +19,44 @@ NEW = -1  # the cluster_no of a cluster that has none yet
 
 
 class Change:
-    """Make it with the collection locked; it costs what changes, whatever the collection holds.
+    """The changes that make up the next version. Create it with the collection locked; its cost is that of the changes.
 
-    Edits come first and clusters after them, since a cluster's members must belong to edits that act.
+    Edits come first and clusters after them, because a cluster's members must belong to active edits.
     """
 
     def __init__(self, session: Session, collection: Collection, newest: Version | None) -> None:
-        """newest: the collection's newest version, whose content is changed; None: there is none yet."""
+        """Begin a change.
+
+        newest: the collection's newest version, whose content is changed; None if there is none yet.
+        """
         self.session = session
         self.collection = collection
         self.newest = newest
         self.number = newest.number + 1 if newest else 1
-        self._out: list[str] = []  # elements of the content
+        self._out: list[str] = []  # removed elements of the content
         self._in: list[str] = []
         self._edits = 0
         self._clusters = 0
-        self._moved: set[int] = set()  # points that left a cluster or joined one
+        self._moved: set[int] = set()  # points that left or joined a cluster
         if newest is not None:
             states.continue_from(session, newest)
 
     def activate(self, chosen: Iterable[Edit]) -> None:
-        """The edits act from this version on."""
+        """Activate the edits from this version on."""
         digests = states.open_activations(self.session, chosen, self.number)
         self._in += map(edit_element, digests)
         self._edits += len(digests)
 
     def deactivate(self, edit_ids: Iterable[int]) -> None:
-        """The edits no longer act. Their points have to leave their clusters, too."""
+        """Deactivate the edits from this version on. Their points must leave their clusters, too."""
         digests = states.close_activations(self.session, edit_ids, self.number)
         self._out += map(edit_element, digests)
         self._edits -= len(digests)
 
     def put_clusters(self, before: Mapping[int, ClusterContent], after: Iterable[ClusterContent]) -> None:
-        """Close the states `before`, by their numbers, and open those `after`; what is in both stays as it is.
+        """Close the states `before`, given by cluster number, and open those in `after`; unchanged ones stay open.
 
-        Raises InvalidResult where a member's edit does not act in this version.
+        Raises InvalidResult if a member's edit is not active in this version.
         """
         wanted = list(after)
         same = {each.cluster_no for each in wanted if each.says_the_same_as(before.get(each.cluster_no))}
@@ -71,13 +74,16 @@ class Change:
         self._moved |= left ^ {point for cluster in wanted for point in cluster.members}
 
     def drop_points(self, point_ids: Iterable[int]) -> None:
-        """Take points out of their clusters; centres and radii stay, so no other scope moves."""
+        """Remove points from their clusters; centres and radii stay, so no other scope moves."""
         gone = set(point_ids)
         touched = repository.open_clusters_with(self.session, self.collection.id, gone)
         self.put_clusters(touched, without(touched.values(), gone))
 
     def make(self, **facts: Any) -> Version:
-        """The version's row. facts: its kind, message, reason, author, and what else its kind has."""
+        """Write the version's row and return it.
+
+        facts: its kind, message, reason, author, and what else its kind has.
+        """
         self.session.flush()
         content = self._content()
         newest = self.newest
@@ -103,7 +109,7 @@ class Change:
         return before.changed(out=self._out, into=self._in)
 
     def _rows(self, clusters: Iterable[ClusterContent]) -> list[dict[str, Any]]:
-        """New states with their digests."""
+        """Return the rows of new states, with their digests."""
         clusters = list(clusters)
         points = repository.points_by_ids(self.session, {point for each in clusters for point in each.members})
         blocks = repository.blocks_by_ids(self.session, {point.block_id for point in points.values()}, with_bytes=False)
@@ -148,7 +154,10 @@ class Change:
 
 
 def add_version(session: Session, collection: Collection, newest: Version | None, **facts: Any) -> Version:
-    """The row after `newest`, of this moment: under the collection's lock, time goes with the numbers."""
+    """Write the row of the version after `newest`, with the current time.
+
+    Under the collection's lock, times are in the order of the numbers.
+    """
     moment = repository.clock(session)
     version = Version(
         collection_id=collection.id,
@@ -163,6 +172,6 @@ def add_version(session: Session, collection: Collection, newest: Version | None
 
 
 def without(clusters: Iterable[ClusterContent], points: set[int]) -> list[ClusterContent]:
-    """The clusters as they are when the points have left; those that had no others are gone."""
+    """Return the clusters without the points; clusters that would be empty are omitted."""
     left = (each.with_members(point for point in each.members if point not in points) for each in clusters)
     return [cluster for cluster in left if cluster.members]

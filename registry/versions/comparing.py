@@ -1,4 +1,4 @@
-"""What differs between two versions, at the cost of the difference."""
+"""Compares two versions at the cost of their difference."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SHOWN = 100  # edits of a kind that a diff lists
 
 @dataclass(frozen=True)
 class _Shown:
-    """What a version, or the base model, shows."""
+    """The content of a version, or of the base model, as digest and counts."""
 
     number: int
     state: int
@@ -29,10 +29,7 @@ class _Shown:
 
 
 def diff(session: Session, collection: Collection, a: int, b: int, *, limit: int = SHOWN) -> DiffView:
-    """What version b has that a has not, and the reverse; at most `limit` edits of a kind are listed.
-
-    Raises NotFound.
-    """
+    """Compare version a with version b; at most `limit` edits of each kind are listed. Raises NotFound."""
     before, after = (_shown(session, collection, number) for number in (a, b))
     forth = before.state <= after.state
     older, newer = (before, after) if forth else (after, before)

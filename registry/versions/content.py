@@ -1,4 +1,4 @@
-"""What a version consists of, as values: everything that a loader needs to rebuild the edited model."""
+"""The content of a version as values: everything that a loader needs to rebuild the edited model."""
 
 from array import array
 from collections.abc import Iterable
@@ -33,7 +33,10 @@ class CollectionContent:
     calibration_sha256: str | None
 
     def digest_of(self, clusters: Iterable[str], edits: Iterable[str]) -> str:
-        """The content digest of a version, from scratch. clusters, edits: the digests of those that act in it."""
+        """Return the content digest of a version, from scratch.
+
+        clusters, edits: the digests of those active in it.
+        """
         made_of = Foundation(self.model_digest, self.method, self.encoder_digest, self.calibration_sha256)
         return content_digest(made_of, Multiset.of([*map(cluster_element, clusters), *map(edit_element, edits)]))
 
@@ -60,7 +63,7 @@ class BlockContent:
     rank: int
     scale: float
     shapes: dict[str, Any]
-    data: bytes | None  # safetensors; None where only digests were asked for
+    data: bytes | None  # safetensors; None if only digests were requested
 
 
 @dataclass(frozen=True)
@@ -93,24 +96,24 @@ class ClusterContent:
         return replace(self, members=tuple(members))
 
     def says_the_same_as(self, other: "ClusterContent | None") -> bool:
-        """Equal but for the digest, which may not be computed yet."""
+        """Return whether both are equal except for the digest, which may not be computed yet."""
         return other is not None and replace(self, digest=other.digest) == other
 
 
 @dataclass(frozen=True)
 class VersionContent:
-    """A version, whole. Number 0 is the base model: nothing is active."""
+    """A whole version. Number 0 is the base model: nothing is active."""
 
     collection: CollectionContent
     number: int
-    content_digest: str  # as recorded; for number 0 as computed
+    content_digest: str  # as recorded; computed for number 0
     clusters: tuple[ClusterContent, ...]  # by cluster_no
     points: dict[int, PointContent]  # those that are members of a cluster
-    blocks: dict[int, BlockContent]  # those that a point leads to
+    blocks: dict[int, BlockContent]  # those to which a point leads
     edits: dict[int, EditContent]  # the active ones
 
     def digest_of(self, cluster: ClusterContent) -> str:
-        """The cluster's digest, from its content; KeyError where a member is not among the points."""
+        """Return the cluster's digest, from its content; raises KeyError if a member is not among the points."""
         members = []
         for point_id in cluster.members:
             point = self.points[point_id]

@@ -1,9 +1,9 @@
-"""Queries on what differs between two states of a collection.
+"""Queries on the difference between two states of a collection.
 
 A state's rows are those whose range contains it. Only a row that begins or ends between two states can be in one of
-them and not in the other, so a difference costs what was written in between, whatever the collection holds. Where
-the line runs through both, little of the older state is gone and much of the newer came: what is gone is read, and
-how much came follows from the versions' counts.
+them and not in the other, so a difference costs what was written in between, whatever the collection holds. If both are
+on the same line, little of the older state is gone and much of the newer was added: what is gone is read, and how much
+was added follows from the versions' counts.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from registry.tables.versions import Version
 
 @dataclass(frozen=True)
 class Span:
-    """Two states of a collection, the older one first; 0: the base model."""
+    """Two states of a collection, the older one first; 0 is the base model."""
 
     collection_id: int
     older: int
@@ -30,13 +30,13 @@ class Span:
 
 @dataclass(frozen=True)
 class Gone:
-    """An edit that acts in the older state and not in the newer one."""
+    """An edit that is active in the older state and not in the newer one."""
 
     edit_id: int
-    successor: int | None  # the edit of the newer state that replaced it, or has its prompt
+    successor: int | None  # the edit of the newer state that replaced it or has its prompt
 
 
-# Rows of the older state that ended by the newer one, and of the newer one that began after the older.
+# Rows of the older state that ended by the newer one, and rows of the newer state that began after the older one.
 _ENDED = """
 {row}.collection_id = :collection_id AND upper({row}.valid) > :older AND upper({row}.valid) <= :newer
   AND lower({row}.valid) <= :older
@@ -105,34 +105,37 @@ SELECT cluster_no FROM clusters AS came WHERE {_BEGUN.format(row="came")}
 
 
 def edits_gone(session: Session, span: Span) -> list[Gone]:
-    """In the order in which they went."""
+    """Return the edits that are gone, in the order in which they went."""
     return [Gone(row.edit_id, row.successor) for row in session.execute(text(_GONE), span.facts)]
 
 
 def edits_come(session: Session, span: Span, *, successors: list[int], limit: int | None = None) -> list[int]:
-    """Ids of edits that act in the newer state and not in the older, but the successors, in order. None: all."""
+    """Return the ids of edits that are active only in the newer state, in order, without the successors.
+
+    limit: None for all.
+    """
     facts = {**span.facts, "successors": successors, "limit": limit}
     return list(session.scalars(text(_CAME), facts))
 
 
 def clusters_gone(session: Session, span: Span) -> tuple[int, int]:
-    """How many clusters of the older state the newer has not, and how many it has in another state."""
+    """Count the older state's clusters that are missing in the newer state, and those that have another state there."""
     row = session.execute(text(_CLUSTERS_GONE), span.facts).one()
     return row.removed, row.changed
 
 
 def blocks_gone(session: Session, span: Span) -> int:
-    """How many blocks the older state leads to and the newer does not."""
+    """Count the blocks to which the older state leads and the newer does not."""
     return int(session.execute(text(_BLOCKS_GONE), span.facts).scalar_one())
 
 
 def clusters_between(session: Session, span: Span) -> set[int]:
-    """Numbers of the clusters that are not the same in both states; a few that are may be among them."""
+    """Return the numbers of clusters that differ between the states; a few that do not may be among them."""
     return set(session.scalars(text(_CLUSTERS_BETWEEN), span.facts))
 
 
-# A version switches an edit where it acts in the version's state and not in the parent's, or the reverse. Only
-# versions that an activation begins or ends with, and rollbacks, can do that.
+# A version switches an edit if it is active in the version's state and not in the parent's, or the reverse. Only
+# versions at which an activation begins or ends, and rollbacks, can do that.
 _SWITCHES = """
 WITH acts AS (SELECT range_agg(valid) AS states FROM activations WHERE edit_id = :edit_id),
 bounds AS (
@@ -151,7 +154,7 @@ ORDER BY versions.number
 
 
 def switches_of_edit(session: Session, collection_id: int, edit_id: int) -> list[tuple[Version, bool]]:
-    """The versions with which an edit began to act (True) or ceased to, in order."""
+    """Return the versions in which an edit became active (True) or inactive, in order."""
     facts = {"collection_id": collection_id, "edit_id": edit_id}
     rows = {row.id: row.acts for row in session.execute(text(_SWITCHES), facts)}
     found = session.scalars(select(Version).where(Version.id.in_(rows)).order_by(Version.number))

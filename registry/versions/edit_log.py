@@ -1,4 +1,4 @@
-"""An edit's life: submitted, decided on, trained, in which versions it began and ceased to act, and through whom."""
+"""An edit's life: submission, decisions, training, the versions in which it became active or inactive, and by whom."""
 
 from collections.abc import Iterable
 
@@ -15,11 +15,11 @@ from registry.tables.versions import Version
 from registry.versions import differences
 from registry.versions.schemas import EditLogEntry, EditLogView
 
-_EVENTS = 1_000  # of a batch or an edit; more than any has
+_EVENTS = 1_000  # per batch or edit; more than any has
 
 
 def edit_log(session: Session, edit_id: int) -> EditLogView:
-    """Everything that the record knows of an edit, in the order in which it happened. Raises NotFound."""
+    """Return everything that the record knows of an edit, in chronological order. Raises NotFound."""
     found = edits.by_ids(session, [edit_id])
     if not found:
         raise NotFound(f"There is no edit {edit_id}.", "`melo edit list COLLECTION` shows those that exist.")

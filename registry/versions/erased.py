@@ -1,4 +1,4 @@
-"""Which versions hold what was erased, and from which one on a collection can be served."""
+"""The versions that hold erased content, and the version from which a collection can be served."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from registry.tables.versions import Activation, Version
 
 
 def require_whole(session: Session, collection_id: int, number: int, state: int) -> None:
-    """Raises Erased where a version, by its number and its state, holds an edit whose content is gone."""
+    """Raise Erased if a version, given by its number and state, holds an edit whose content was erased."""
     query = (
         select(Edit.id)
         .join(Activation, Activation.edit_id == Edit.id)
@@ -32,12 +32,12 @@ def require_whole(session: Session, collection_id: int, number: int, state: int)
 
 
 def versions_with(session: Session, collection_id: int, edit_ids: Sequence[int]) -> Sequence[int]:
-    """The numbers of the versions in which one of the edits acts."""
+    """Return the numbers of the versions in which one of the edits is active."""
     return session.scalars(_with(collection_id, edit_ids, Version.number).order_by(Version.number)).all()
 
 
 def servable_from(session: Session, collection_id: int, edit_ids: Sequence[int]) -> int:
-    """The first version after all those in which one of the edits acts."""
+    """Return the number after that of the last version in which one of the edits is active."""
     return (session.scalar(_with(collection_id, edit_ids, func.max(Version.number))) or 0) + 1
 
 

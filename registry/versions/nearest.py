@@ -1,4 +1,4 @@
-"""Find the active edits whose points lie nearest to given keys."""
+"""Finds the active edits whose points are nearest to given keys."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,9 @@ from registry.versions import repository as versions
 def nearest_active(
     session: Session, collection_id: int, keys: Sequence[Sequence[float]], limit: int
 ) -> list[list[tuple[int, float]]]:
-    """For each key, the edits that act in the newest version and lie nearest, with their distances, nearest first.
+    """Return, for each key, the nearest edits active in the newest version, with distances, nearest first.
 
-    Exact: the keys are compared with every active point, which are read once for all of `keys`.
+    Exact: the keys are compared with every active point; the points are read once for all of `keys`.
     """
     newest = versions.latest(session, collection_id)
     active = (
@@ -28,7 +28,7 @@ def nearest_active(
     )
     texts = literal([f"[{','.join(map(repr, key))}]" for key in keys], ARRAY(Text))
     given = func.unnest(texts).table_valued("key", with_ordinality="n", name="given").render_derived()
-    # Materialised, so that a key is read from its text once, and not for every comparison.
+    # Materialised, so that a key is parsed from its text once, not for every comparison.
     asked = (
         select(given.c.n, cast(given.c.key, VECTOR).label("key"))
         .cte("asked")
@@ -50,7 +50,7 @@ def nearest_active(
 
 
 def active_points(session: Session, collection_id: int) -> int:
-    """How many points lead to the edits that act in the newest version."""
+    """Count the points that lead to the edits active in the newest version."""
     newest = versions.latest(session, collection_id)
     active = versions.in_state(Activation, collection_id, newest.state if newest else 0)
     query = select(func.count()).select_from(Point).join(Activation, Activation.edit_id == Point.edit_id)

@@ -1,4 +1,4 @@
-"""Aliases that not every approver may set."""
+"""Protection of aliases that not every approver may set."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from registry.versions.names import require_alias_name
 
 
 def page(session: Session, collection: Collection, *, after: str | None, limit: int) -> Sequence[AliasProtection]:
-    """By name, after the one at which the last page ended."""
+    """Return protections by name, after the name at which the last page ended."""
     query = select(AliasProtection).where(AliasProtection.collection_id == collection.id)
     if after is not None:
         query = query.where(AliasProtection.name > after)
@@ -26,7 +26,7 @@ def page(session: Session, collection: Collection, *, after: str | None, limit: 
 def protect(
     session: Session, collection: Collection, name: str, role: Role, actor: Actor, reason: str
 ) -> AliasProtection:
-    """From now on, setting the alias needs the role. Raises InvalidRequest for a name that cannot be an alias."""
+    """Require a role for setting the alias from now on. Raises InvalidRequest for a name that cannot be an alias."""
     require_alias_name(name)
     collections.lock(session, collection.id)
     found = _protection(session, collection.id, name)
@@ -45,7 +45,7 @@ def protect(
 
 
 def unprotect(session: Session, collection: Collection, name: str, actor: Actor, reason: str) -> AliasProtection:
-    """Every approver may set the alias again. Raises NotFound."""
+    """Allow every approver to set the alias again. Raises NotFound."""
     collections.lock(session, collection.id)
     found = _protection(session, collection.id, name)
     if found is None:
@@ -60,7 +60,7 @@ def unprotect(session: Session, collection: Collection, name: str, actor: Actor,
 
 
 def require_allowed(session: Session, collection: Collection, name: str, actor: Actor) -> None:
-    """Raises RoleNeeded where an alias is protected against this actor. Call it with the collection locked."""
+    """Raise RoleNeeded if the alias is protected against this actor. Call it with the collection locked."""
     found = _protection(session, collection.id, name)
     if found is not None and not actor.role.covers(Role(found.role)):
         raise RoleNeeded(

@@ -1,4 +1,4 @@
-"""Looking at versions: listing them, showing one, and finding the one that a name or a moment means."""
+"""Reads versions: lists them, shows one, and finds the one that a name or a time refers to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from registry.versions.schemas import AsOfView, VersionDetail, VersionView
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a model name means at this moment."""
+    """The version that a model name refers to now."""
 
     collection: Collection
     number: int  # 0: the base model
@@ -27,7 +27,7 @@ class Resolved:
 
 
 def resolve(session: Session, model: str) -> Resolved:
-    """The version that `collection@production`, `@17`, `@base`, `@latest`, or the bare name (its newest) means.
+    """Resolve `collection@production`, `@17`, `@base`, `@latest`, or the bare name (its newest version).
 
     Raises NotFound, or InvalidRequest for a name of another form.
     """
@@ -52,7 +52,7 @@ def resolve(session: Session, model: str) -> Resolved:
 
 
 def page(session: Session, collection: Collection, *, before: int | None, limit: int) -> list[VersionView]:
-    """Newest first, each with the aliases that point at it."""
+    """Return versions newest first, each with the aliases that point at it."""
     return _views(session, collection, repository.page(session, collection.id, before=before, limit=limit))
 
 
@@ -71,7 +71,7 @@ def _views(session: Session, collection: Collection, versions: Sequence[Version]
 
 
 def show(session: Session, collection: Collection, number: int) -> VersionDetail:
-    """A version with what it holds and what it changed. Raises NotFound."""
+    """Return a version with its content and changes. Raises NotFound."""
     version = service.get(session, collection, number)
     changed = comparing.diff(session, collection, number - 1, number, limit=0).edits
     return VersionDetail(
@@ -89,7 +89,7 @@ def show(session: Session, collection: Collection, number: int) -> VersionDetail
 
 
 def as_of(session: Session, collection: Collection, moment: datetime) -> Version | None:
-    """The version that was the newest at a moment; None: there was none yet."""
+    """Return the version that was newest at a given time, or None if there was none yet."""
     return repository.as_of(session, collection.id, moment)
 
 

@@ -31,7 +31,7 @@ from registry.versions.erased import require_whole
 
 
 def in_state(table: type[Cluster] | type[Activation], collection_id: int, state: int) -> ColumnElement[bool]:
-    """Rows of a collection that hold in a state; written as the GiST index has it."""
+    """Return the condition for a collection's rows that hold in a state, in the form of the GiST index."""
     of_collection = func.int8range(table.collection_id, table.collection_id, "[]")
     wanted = func.int8range(collection_id, collection_id, "[]")
     return (of_collection == wanted) & table.valid.contains(state)
@@ -48,7 +48,7 @@ def by_number(session: Session, collection_id: int, number: int) -> Version | No
 
 
 def page(session: Session, collection_id: int, *, before: int | None, limit: int) -> Sequence[Version]:
-    """Newest first."""
+    """Return versions, newest first."""
     query = select(Version).where(Version.collection_id == collection_id)
     if before is not None:
         query = query.where(Version.number < before)
@@ -56,15 +56,15 @@ def page(session: Session, collection_id: int, *, before: int | None, limit: int
 
 
 def as_of(session: Session, collection_id: int, moment: datetime) -> Version | None:
-    """The version that was the newest at a moment."""
+    """Return the version that was newest at a given time."""
     query = select(Version).where(Version.collection_id == collection_id, Version.created_at <= moment)
     return session.scalars(query.order_by(Version.created_at.desc(), Version.number.desc()).limit(1)).one_or_none()
 
 
 def version_content(session: Session, collection_id: int, number: int, *, block_bytes: bool = True) -> VersionContent:
-    """Everything a version consists of, in seven queries; without `block_bytes`, blocks come as digests only.
+    """Return the content of a version, in seven queries; without `block_bytes`, blocks have only digests.
 
-    Raises NoResultFound where there is no such version, Erased where something that it holds was erased.
+    Raises NoResultFound if there is no such version, and Erased if something in it was erased.
     """
     collection = collection_content(session, collection_id)
     version = by_number(session, collection_id, number) if number else None
@@ -102,7 +102,7 @@ def clusters_in(session: Session, collection_id: int, state: int) -> list[Cluste
 
 
 def clusters_by_no(session: Session, cluster_nos: Iterable[int], state: int) -> dict[int, ClusterContent]:
-    """The states that clusters have in a state of their collection."""
+    """Return the states of clusters, by number, in a state of their collection."""
     found: dict[int, ClusterContent] = {}
     for part in in_parts(sorted(set(cluster_nos))):
         query = _cluster_columns().where(Cluster.cluster_no.in_(part), Cluster.valid.contains(state))
@@ -111,7 +111,7 @@ def clusters_by_no(session: Session, cluster_nos: Iterable[int], state: int) -> 
 
 
 def open_clusters(session: Session, collection_id: int, cluster_nos: Iterable[int]) -> dict[int, ClusterContent]:
-    """The open states of clusters, by their numbers."""
+    """Return the open states of clusters, by the clusters' numbers."""
     found: dict[int, ClusterContent] = {}
     for part in in_parts(sorted(set(cluster_nos))):
         query = _cluster_columns().where(
@@ -121,7 +121,7 @@ def open_clusters(session: Session, collection_id: int, cluster_nos: Iterable[in
     return found
 
 
-# Point by point: of many points at once, the planner believes that nearly every cluster has one.
+# One point at a time: for many at once, the planner assumes that nearly every cluster has one of them.
 _OPEN_WITH = text("""
 SELECT DISTINCT held.id
 FROM unnest(CAST(:points AS bigint[])) AS point CROSS JOIN LATERAL (
@@ -131,7 +131,7 @@ FROM unnest(CAST(:points AS bigint[])) AS point CROSS JOIN LATERAL (
 
 
 def open_clusters_with(session: Session, collection_id: int, point_ids: Iterable[int]) -> dict[int, ClusterContent]:
-    """The open states of clusters that have one of the points, by the clusters' numbers."""
+    """Return the open states of clusters that have one of the points, by the clusters' numbers."""
     found: dict[int, ClusterContent] = {}
     for part in in_parts(sorted(set(point_ids))):
         ids = session.scalars(_OPEN_WITH, {"points": list(part), "collection_id": collection_id}).all()
@@ -147,12 +147,12 @@ def _cluster_columns() -> Select[Any]:
 
 
 def sent(vector: Any) -> ColumnElement[bytes]:
-    """A column of vectors as bytes, for received_vector: reading decimals would take longer than all the rest."""
+    """Return a column of vectors as bytes, for received_vector: parsing decimals would take longer than the rest."""
     return func.vector_send(vector, type_=LargeBinary)
 
 
 def _clusters(rows: Iterable[Any]) -> list[ClusterContent]:
-    """Raises Erased where a state has lost its centre and label with an edit that it held."""
+    """Return the clusters of rows. Raises Erased if an erasure removed a state's centre and label."""
     return [
         ClusterContent(row.cluster_no, _centre(row), row.radius, tuple(row.label), tuple(row.members), row.digest)
         for row in rows
@@ -225,14 +225,14 @@ def foundation(session: Session, collection: Collection) -> Foundation:
 
 
 def base_digest(session: Session, collection: Collection) -> str:
-    """The content digest of version 0, the base model, in which nothing is active."""
+    """Return the content digest of version 0, the base model, in which nothing is active."""
     return content_digest(foundation(session, collection), Multiset())
 
 
 def insert_returning_ids(
     session: Session, table: type[Block] | type[Point], rows: Sequence[dict[str, Any]]
 ) -> list[int]:
-    """Ids in the order of the rows."""
+    """Insert rows, and return their ids in the order of the rows."""
     if not rows:
         return []
     return list(session.scalars(insert(table).returning(table.id, sort_by_parameter_order=True), rows))
@@ -244,7 +244,7 @@ def insert_block_edits(session: Session, rows: Sequence[dict[str, Any]]) -> None
 
 
 def clock(session: Session) -> datetime:
-    """The database's time now; a transaction's own stands still at its beginning."""
+    """Return the database's current time; a transaction's own time is that of its start."""
     return session.scalars(select(func.clock_timestamp(type_=DateTime(timezone=True)))).one()
 
 
@@ -254,13 +254,13 @@ def current_alias(session: Session, collection_id: int, name: str) -> Alias | No
 
 
 def alias_at(session: Session, collection_id: int, name: str, moment: datetime) -> Alias | None:
-    """Where an alias pointed at a moment."""
+    """Return where an alias pointed at a given time."""
     query = select(Alias).where(Alias.collection_id == collection_id, Alias.name == name, Alias.set_at <= moment)
     return session.scalars(query.order_by(Alias.set_at.desc(), Alias.id.desc()).limit(1)).one_or_none()
 
 
 def current_aliases(session: Session, collection_id: int, *, after: str | None, limit: int) -> Sequence[Alias]:
-    """By name."""
+    """Return the current aliases, by name."""
     query = select(Alias).where(Alias.collection_id == collection_id, Alias.replaced_at.is_(None))
     if after is not None:
         query = query.where(Alias.name > after)
@@ -270,7 +270,10 @@ def current_aliases(session: Session, collection_id: int, *, after: str | None, 
 def alias_history(
     session: Session, collection_id: int, name: str, *, before: datetime | None, limit: int
 ) -> Sequence[Alias]:
-    """Newest first. Their times differ: they are of the clock, under the collection's lock."""
+    """Return where an alias pointed, newest first.
+
+    The times are distinct: they are taken from the clock under the collection's lock.
+    """
     query = select(Alias).where(Alias.collection_id == collection_id, Alias.name == name)
     if before is not None:
         query = query.where(Alias.set_at < before)

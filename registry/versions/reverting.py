@@ -1,10 +1,10 @@
-"""Taking back what one version changed: edits it added stop acting, edits it took out act again as they did.
+"""Reverts what one version changed: edits it added are deactivated, edits it removed become active again as they were.
 
-Nothing is trained. A cluster that the version changed and no later version touched becomes what it was before. Where
-a later version touched it, it keeps its centre and radius, the added edits' points leave it, and every point that
-comes back gets a cluster of its own, around its key, with the radius and the label that it had: so it covers what it
-was trained for, and no other edit's scope moves. With the method's default, nearest-point, a point's cluster is its
-own from the beginning, and both are the same.
+Nothing is trained. A cluster that the version changed and no later version touched becomes what it was before. If a
+later version touched it, it keeps its centre and radius, the added edits' points leave it, and every returning point
+gets its own cluster around its key, with its earlier radius and label: so it covers what it was trained for, and no
+other edit's scope moves. With the method's default, nearest-point, each point always has its own cluster, and both
+cases are the same.
 """
 
 from collections.abc import Iterable
@@ -22,16 +22,16 @@ from registry.versions.change import NEW, Change
 from registry.versions.content import ClusterContent, PointContent
 from registry.versions.differences import Span
 
-_NAMED = 10  # edits that a refusal names
+_NAMED = 10  # edits named in a refusal
 
 
 @dataclass(frozen=True)
 class Reversal:
-    """What a version changed: `span` from the older to the newer state, whichever of the two was its parent's."""
+    """The change of a version: `span` from the older to the newer state, whichever of the two was its parent's."""
 
     version: Version
     parent_state: int
-    added: list[int]  # edits that acted in it, and not in its parent
+    added: list[int]  # edits active in it and not in its parent
     taken_out: list[Edit]  # the reverse
 
     @property
@@ -40,10 +40,10 @@ class Reversal:
 
 
 def plan(session: Session, collection: Collection, version: Version, newest: Version) -> Reversal:
-    """What is to be undone.
+    """Return what is to be undone.
 
-    Raises WrongState, naming the edits, where a later version changed one of them again, InvalidRequest where the
-    version changed nothing.
+    Raises WrongState, naming the edits, if a later version changed one of them again, and InvalidRequest if the version
+    changed nothing.
     """
     parent = repository.by_number(session, collection.id, version.number - 1)
     parent_state = parent.state if parent else 0
@@ -97,7 +97,7 @@ def _obstacles(session: Session, collection: Collection, reversal: Reversal, new
 def _clusters(
     session: Session, change: Change, reversal: Reversal
 ) -> tuple[dict[int, ClusterContent], list[ClusterContent]]:
-    """The open states that end, by their clusters' numbers, and those that take their places."""
+    """Return the open states to close, by cluster number, and those that replace them."""
     leaving = repository.points_of_edits(session, reversal.added)
     coming = repository.points_of_edits(session, [edit.id for edit in reversal.taken_out])
     numbers = differences.clusters_between(session, reversal.span)
@@ -107,7 +107,7 @@ def _clusters(
     now = repository.open_clusters(session, here, numbers) | repository.open_clusters_with(session, here, leaving)
     untouched = {number for number in numbers if now.get(number) == made.get(number)}
 
-    # What keeps its members has them first; then what becomes as it was; then what comes back alone.
+    # Clusters that stay keep their points first; then those restored; then points that come back alone.
     stay = [cluster for number, cluster in now.items() if number not in untouched]
     placed = {point for cluster in stay for point in cluster.members} - leaving
     wanted = {point for number in untouched & then.keys() for point in then[number].members}

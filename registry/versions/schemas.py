@@ -1,4 +1,4 @@
-"""What the API is sent and says about versions, their differences, and aliases and their protection."""
+"""API schemas of versions, their differences, and aliases and their protection."""
 
 from datetime import datetime
 from typing import Literal
@@ -26,7 +26,7 @@ class VersionView(Answer):
 
 
 class EditCounts(Answer):
-    """How many edits differ between two versions."""
+    """The numbers of edits that differ between two versions."""
 
     added: int
     retired: int
@@ -34,7 +34,7 @@ class EditCounts(Answer):
 
 
 class VersionDetail(VersionView):
-    """A version, what it holds and what it changed."""
+    """A version, its content and its changes."""
 
     parent: int = Field(description="the version before it, which it changed; 0: the base model")
     state: int = Field(description="the version whose state it shows: itself, or what a rollback restored")
@@ -45,7 +45,7 @@ class VersionDetail(VersionView):
 
 
 class AsOfView(Answer):
-    """What was newest at a moment."""
+    """The version that was newest at a given time."""
 
     time: datetime
     number: int = Field(description="0: the base model, since there was no version yet")
@@ -53,7 +53,7 @@ class AsOfView(Answer):
 
 
 class EditLogEntry(Answer):
-    """Something that happened to an edit."""
+    """An entry in an edit's log."""
 
     at: datetime
     what: str = Field(
@@ -116,7 +116,7 @@ class Reversion(Body):
 
 
 class PlannedVersion(Answer):
-    """What a dry run would make."""
+    """The version that a dry run would create."""
 
     number: int
     diff: DiffView

@@ -1,6 +1,6 @@
-"""Making versions: applying a trained batch, retiring edits, reverting a version, rolling back to one.
+"""Creates versions: applies a trained batch, retires edits, reverts a version, rolls back to one.
 
-Each is one transaction of its caller.
+Each runs in a single transaction of its caller.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ from registry.versions.erased import require_whole
 from registry.versions.storing import store_result
 from registry.versions.training_result import TrainingResult
 
-_NAMED = 20  # ids that a message names; the event has all of them
+_NAMED = 20  # ids named in a message; the event has all of them
 
-# What a version has in common with those that restore it.
+# The columns that a version has in common with those that restore it.
 CONTENT = ("state", "content_digest", "content_state", "edit_count", "cluster_count", "block_count")
 
 
@@ -41,10 +41,10 @@ def apply(
     loss_curve: list[Any],
     peak_memory_bytes: int | None = None,
 ) -> Version:
-    """Finish a job: store what was trained and make the version in which it acts.
+    """Finish a job: store what was trained and create the version in which it is active.
 
-    Raises PastDeadline where it comes too late, StaleBase where another version came first (build the index again on
-    the newest one, and call again), InvalidResult where the result does not fit the job.
+    Raises PastDeadline if it is too late, StaleBase if another version came first (rebuild the index on the newest one,
+    and call again), and InvalidResult if the result does not fit the job.
     """
     claim, collection, batch, job = held.claim, held.collection, held.batch, held.job
     queue.require_in_time(session, claim)
@@ -99,9 +99,9 @@ def apply(
 
 
 def retire(session: Session, collection: Collection, edit_ids: Sequence[int], actor: Actor, reason: str) -> Version:
-    """A version in which the edits no longer act; nothing is trained, and no other edit's scope moves.
+    """Create a version in which the edits are no longer active; nothing is trained, and no other edit's scope moves.
 
-    Raises NotFound for edits of other collections, WrongState where one is not active.
+    Raises NotFound for edits of other collections, and WrongState if one is not active.
     """
     collection = collections.lock(session, collection.id)
     newest = repository.latest(session, collection.id)
@@ -132,10 +132,10 @@ def retire(session: Session, collection: Collection, edit_ids: Sequence[int], ac
 
 
 def revert(session: Session, collection: Collection, number: int, actor: Actor, reason: str) -> Version:
-    """A version that takes back what version `number` changed: nothing is trained.
+    """Create a version that undoes what version `number` changed; nothing is trained.
 
-    Raises NotFound, WrongState where a later version changed one of its edits again, and InvalidRequest where the
-    version changed nothing.
+    Raises NotFound, WrongState if a later version changed one of its edits again, and InvalidRequest if the version
+    changed nothing.
     """
     collection = collections.lock(session, collection.id)
     newest = repository.latest(session, collection.id)
@@ -161,11 +161,11 @@ def revert(session: Session, collection: Collection, number: int, actor: Actor, 
 
 
 def rollback(session: Session, collection: Collection, to: int, actor: Actor, reason: str) -> Version:
-    """A version whose content equals that of version `to` (0: the base model, nothing active), bit for bit.
+    """Create a version whose content equals that of version `to` (0: the base model, nothing active), bit for bit.
 
-    It shows the state of `to`, so it costs one row. Whether what is stored of that state is still what was recorded
-    is for the loaders and `audit verify` to find. Raises NotFound, or InvalidRequest where `to` is the newest
-    version itself.
+    It has the state of `to`, so it costs one row. Whether the stored content of that state is still what was recorded
+    is for the loaders and `audit verify` to find out. Raises NotFound, or InvalidRequest if `to` is the newest version
+    itself.
     """
     collection = collections.lock(session, collection.id)
     newest = repository.latest(session, collection.id)
@@ -190,7 +190,7 @@ def rollback(session: Session, collection: Collection, to: int, actor: Actor, re
 
 
 def _shown_by(session: Session, collection: Collection, number: int) -> dict[str, Any]:
-    """The content of a version, as columns of one that restores it."""
+    """Return the content of a version, as columns of one that restores it."""
     if number:
         restored = get(session, collection, number)
         require_whole(session, collection.id, number, restored.state)
@@ -206,7 +206,7 @@ def _shown_by(session: Session, collection: Collection, number: int) -> dict[str
 
 
 def get(session: Session, collection: Collection, number: int) -> Version:
-    """Raises NotFound."""
+    """Return the version. Raises NotFound."""
     version = repository.by_number(session, collection.id, number)
     if version is None:
         newest = repository.latest(session, collection.id)

@@ -1,6 +1,6 @@
-"""Queries that open and close the states of clusters and activations, and bring older ones back.
+"""Queries that open and close the states of clusters and activations, and restore older ones.
 
-Every row's range speaks of versions that are no rollbacks; the open ranges are those of the newest of these, the
+Every row's range refers to versions that are not rollbacks; the open ranges are those of the newest of these, the
 line's head. Whatever opens or closes a state holds the collection's lock.
 """
 
@@ -18,18 +18,18 @@ from registry.tables.versions import Activation, Cluster, Version
 
 
 def open_from(number: int) -> Range[int]:
-    """The versions from `number` on."""
+    """Return the range of versions from `number` on."""
     return Range(number, None)
 
 
 def line_head(session: Session, collection_id: int) -> int:
-    """The newest version that is no rollback: the one whose content the open ranges are. 0: there is none."""
+    """Return the newest version that is not a rollback, whose content the open ranges are; 0 if there is none."""
     query = select(Version.number).where(Version.collection_id == collection_id, Version.state == Version.number)
     return session.scalar(query.order_by(Version.number.desc()).limit(1)) or 0
 
 
 def open_clusters(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    """New states of clusters; rows without cluster_no are new clusters."""
+    """Open states of clusters; rows without cluster_no are new clusters."""
     for known in (True, False):
         part = [row for row in rows if ("cluster_no" in row) is known]
         if part:
@@ -37,7 +37,7 @@ def open_clusters(session: Session, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def close_clusters(session: Session, collection_id: int, cluster_nos: Iterable[int], number: int) -> list[str]:
-    """The clusters' open states end before version `number`. Returns their digests."""
+    """End the clusters' open states before version `number`. Returns their digests."""
     digests: list[str] = []
     for part in in_parts(sorted(set(cluster_nos))):
         digests += session.scalars(
@@ -51,7 +51,7 @@ def close_clusters(session: Session, collection_id: int, cluster_nos: Iterable[i
 
 
 def open_activations(session: Session, edits: Iterable[Edit], number: int) -> list[str]:
-    """The edits act from version `number` on. Returns their digests."""
+    """Activate the edits from version `number` on. Returns their digests."""
     chosen = list(edits)
     if chosen:
         session.execute(
@@ -70,7 +70,7 @@ def open_activations(session: Session, edits: Iterable[Edit], number: int) -> li
 
 
 def close_activations(session: Session, edit_ids: Iterable[int], number: int) -> list[str]:
-    """The edits stop acting with version `number`. Returns their digests."""
+    """Deactivate the edits from version `number` on. Returns their digests."""
     digests: list[str] = []
     for part in in_parts(sorted(set(edit_ids))):
         digests += session.scalars(
@@ -84,7 +84,7 @@ def close_activations(session: Session, edit_ids: Iterable[int], number: int) ->
 
 
 def active_edits(session: Session, edit_ids: Iterable[int], state: int) -> set[int]:
-    """Those of the edits that act in a state."""
+    """Return those of the edits that are active in a state."""
     found: set[int] = set()
     for part in in_parts(sorted(set(edit_ids))):
         query = select(Activation.edit_id).where(Activation.edit_id.in_(part), Activation.valid.contains(state))
@@ -93,7 +93,7 @@ def active_edits(session: Session, edit_ids: Iterable[int], state: int) -> set[i
 
 
 def blocks_in_use(session: Session, block_ids: Group[int], state: int) -> int:
-    """How many of the blocks a cluster of the state leads to."""
+    """Count the blocks to which a cluster of the state leads."""
     found: set[int] = set()
     for part in in_parts(sorted(block_ids)):
         found.update(session.scalars(text(_BLOCKS_IN_USE), {"blocks": list(part), "state": state}))
@@ -116,9 +116,9 @@ WHERE points.block_id = ANY(CAST(:blocks AS bigint[])) AND EXISTS (
     WHERE clusters.members @> ARRAY[points.id] AND clusters.valid @> CAST(:state AS integer))
 """
 
-# A row of state h that began after s, or of state s that ended by h, is all that can differ between the two. A state
-# that both have, in two rows, is left alone. Closing comes first: the partial unique indexes allow one open state of
-# a cluster, and one active edit for a prompt.
+# Only rows of state h that began after s, and rows of state s that ended by h, can differ between the two. A state
+# that both have, in two rows, is left alone. Closing comes first: the partial unique indexes allow one open state per
+# cluster, and one active edit per prompt.
 _CLOSE_CLUSTERS = """
 UPDATE clusters SET valid = int4range(lower(valid), :number)
 WHERE collection_id = :collection_id AND lower(valid) > :state AND lower(valid) <= :head AND upper_inf(valid)
@@ -162,8 +162,8 @@ _LIMIT_TIME = text("SELECT set_config('statement_timeout', :limit, true)")  # un
 def continue_from(session: Session, newest: Version) -> None:
     """Make the open ranges those of the newest version's content, so that the next one can change it.
 
-    Nothing is to be done but after a rollback. The ranges then begin and end at the rollback's number, from which
-    on what it restored has acted. This costs the difference between the rollback and what came before it, which may
+    This does nothing except after a rollback. The ranges then begin and end at the rollback's number, from which on the
+    restored content has been active. The cost is the difference between the rollback and what came before it, which may
     be most of a large collection: no statement of it is cut off for taking long.
     """
     head = line_head(session, newest.collection_id)

@@ -1,4 +1,4 @@
-"""Storing what a worker trained: its blocks and points, and the states that clusters have through them."""
+"""Stores what a worker trained: its blocks and points, and the resulting states of clusters."""
 
 import math
 from collections import Counter
@@ -23,7 +23,7 @@ from registry.versions.training_result import ClusterState, TrainingResult
 def store_result(
     session: Session, collection: Collection, claim: Claim, result: TrainingResult, change: Change
 ) -> list[int]:
-    """Write everything that the new version consists of, but its own row. Returns the edits it replaced."""
+    """Write everything that makes up the new version, except its own row. Returns the edits it replaced."""
     _store_calibration(session, collection, result)
     names = store_points(session, collection, claim, result)
     mine = edits.by_ids(session, [edit.id for edit in claim.edits])
@@ -36,9 +36,9 @@ def store_result(
 
 
 def _replaced(session: Session, claim: Claim, mine: Sequence[Edit]) -> list[int]:
-    """The active edits whose place the batch's edits take.
+    """Return the active edits that the batch's edits replace.
 
-    Raises InvalidResult where one of them acts no more, or where another edit, not replaced, is active for one of the
+    Raises InvalidResult if one of them is no longer active, or if another edit, not replaced, is active for one of the
     batch's prompts.
     """
     named = {edit.replaces for edit in mine if edit.replaces is not None}
@@ -53,7 +53,7 @@ def _replaced(session: Session, claim: Claim, mine: Sequence[Edit]) -> list[int]
     for other in edits.standing_by_key(session, claim.collection_id, by_prompt, pending=()):
         if other.id not in replaced:
             raise InvalidResult(
-                # No texts: the job's error keeps this, and an edit's content must stay erasable.
+                # No texts: this goes into the job's error, and an edit's content must stay erasable.
                 f"Edit {by_prompt[other.prompt_key]} cannot be applied: for its prompt, edit {other.id} is active "
                 f"since version {other.active_since}.",
                 f"Submit it again with replaces={other.id}, or retire edit {other.id} first.",
@@ -62,7 +62,7 @@ def _replaced(session: Session, claim: Claim, mine: Sequence[Edit]) -> list[int]
 
 
 def _store_calibration(session: Session, collection: Collection, result: TrainingResult) -> None:
-    """Encoder and whitening belong to every version: the first job fixes them, later ones must agree."""
+    """Store the encoder and the whitening, part of every version: the first job fixes them, later ones must agree."""
     if collection.encoder_digest is not None and result.encoder_digest not in (None, collection.encoder_digest):
         raise InvalidResult(
             f"The encoder {collection.encoder} of this worker has the digest {result.encoder_digest}, but the keys of "
@@ -85,7 +85,7 @@ def _store_calibration(session: Session, collection: Collection, result: Trainin
 
 
 def store_points(session: Session, collection: Collection, claim: Claim, result: TrainingResult) -> dict[str, int]:
-    """Write blocks and points; returns the ids of the points by their names."""
+    """Write blocks and points; return the ids of the points by their names."""
     trained = {edit.id for edit in claim.edits}
     named = {point.edit_id for point in result.points}.union(*(block.edit_ids for block in result.blocks))
     if foreign := sorted(named - trained):
@@ -144,7 +144,7 @@ def store_points(session: Session, collection: Collection, claim: Claim, result:
 
 
 def _settled(state: ClusterState, names: dict[str, int], gone: set[int]) -> ClusterContent | None:
-    """A state with ids for names, as float32, without points of replaced edits; None: nothing is left of it."""
+    """Return a state with ids instead of names, as float32, without points of replaced edits; None if none are left."""
     members = []
     for member in state.members:
         if isinstance(member, str):
@@ -176,9 +176,9 @@ def _settled(state: ClusterState, names: dict[str, int], gone: set[int]) -> Clus
 def _clusters(
     session: Session, change: Change, result: TrainingResult, names: dict[str, int], gone: set[int]
 ) -> tuple[dict[int, ClusterContent], list[ClusterContent]]:
-    """The states that end, by their clusters' numbers, and those that take their places.
+    """Return the states to close, by cluster number, and those that replace them.
 
-    gone: points of replaced edits. They leave the clusters that the worker did not name, too.
+    gone: points of replaced edits. They also leave the clusters that the worker did not name.
     """
     after = [kept for state in result.changed if (kept := _settled(state, names, gone))]
     named = {state.cluster_no for state in result.changed if state.cluster_no is not None}.union(result.removed)

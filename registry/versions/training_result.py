@@ -1,7 +1,7 @@
-"""What a worker hands in when it has trained a batch: new blocks and points, and what becomes of the index.
+"""A worker's result for a trained batch: new blocks and points, and the changes to the index.
 
-New points and blocks have no ids yet: they carry names of the worker's choice, by which points refer to blocks and
-clusters to points. The registry replaces the names by ids when it stores them.
+New points and blocks have no ids yet: the worker chooses names, by which points refer to blocks and clusters to points.
+The registry replaces the names by ids when it stores them.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class NewBlock:
     shapes: dict[str, Any]
     rank: int
     scale: float
-    loss: float  # at which its training stopped
+    loss: float  # at the end of its training
     iterations: int
 
 
@@ -34,7 +34,7 @@ class NewPoint:
 
 @dataclass(frozen=True)
 class ClusterState:
-    """A cluster as it is in the new version."""
+    """A cluster's state in the new version."""
 
     cluster_no: int | None  # None: a new cluster
     centre: Sequence[float]
@@ -45,21 +45,21 @@ class ClusterState:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two edits whose scopes met, with different targets: both radii shrank (MELO's conflict)."""
+    """Two edits with different targets whose scopes met, so that both radii were reduced (MELO's conflict)."""
 
     edit_id: int  # the new one
-    other_edit_id: int  # the one that was there
+    other_edit_id: int  # the existing one
     forgotten: bool  # a point of `other_edit_id` fell out of its cluster
     distance: float  # between the new key and the cluster's centre
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    base_version: int  # the version that the index was built on; 0: none
+    base_version: int  # the version on which the index was built; 0: none
     blocks: Sequence[NewBlock]
     points: Sequence[NewPoint]
-    changed: Sequence[ClusterState]  # the clusters that are new, or not as they were
-    removed: Sequence[int] = ()  # cluster_nos of which nothing is left
+    changed: Sequence[ClusterState]  # new and changed clusters
+    removed: Sequence[int] = ()  # cluster_nos of clusters that are now empty
     calibration: bytes | None = None  # given by the first job of a collection only
     encoder_digest: str | None = None
     overlaps: Sequence[Overlap] = ()

@@ -1,1 +1,1 @@
-"""Webhooks: other programs hear of versions, aliases and batches as soon as they change."""
+"""Webhooks: other programs are told of versions, aliases and batches as soon as they change."""

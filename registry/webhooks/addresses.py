@@ -1,4 +1,4 @@
-"""Which addresses events may be sent to: nobody may make this server speak to its own network (SSRF)."""
+"""The addresses to which events may be sent: nobody may make this server call its own network (SSRF)."""
 
 import re
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
@@ -13,7 +13,7 @@ _UNICAST = IPv6Network("2000::/3")
 
 
 def require_sendable(url: str, *, allow_private: bool) -> httpx.URL:
-    """Raises InvalidRequest for what is no address of a receiver. Names are resolved at sending time."""
+    """Raise InvalidRequest for anything but a receiver's address. Names are resolved when a message is sent."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
@@ -28,32 +28,35 @@ def require_sendable(url: str, *, allow_private: bool) -> httpx.URL:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address lies in the public internet, also where it is wrapped into an IPv6 one."""
+    """Return whether an IP address is in the public internet, even if it is wrapped in an IPv6 address."""
     return all(_is_public(each) for each in _meant(ip_address(address.partition("%")[0])))
 
 
 def _is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Of IPv6, only what is given out for the internet: there are more special ranges than a Python knows."""
+    """Return whether the address is public.
+
+    Of IPv6, only what is allocated for the internet counts: there are more special ranges than a Python version knows.
+    """
     given_out = isinstance(address, IPv4Address) or address in _UNICAST or address in _NAT64
     return given_out and address.is_global and not address.is_multicast
 
 
 def _meant(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
-    """The address, and the IPv4 addresses that a network would reach through it."""
+    """Return the address, and the IPv4 addresses that a network would reach through it."""
     if isinstance(address, IPv4Address):
         return [address]
     wrapped = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
     if address in _NAT64:
         wrapped.append(IPv4Address(int(address) & 0xFFFFFFFF))
     inner = [each for each in wrapped if each is not None]
-    # A mapped address is only another spelling of the IPv4 one, and as such not global by itself.
+    # A mapped address is only another spelling of the IPv4 one, and is not global by itself.
     return list(inner) if address.ipv4_mapped else [address, *inner]
 
 
 def _is_public_if_literal(host: str) -> bool:
     try:
         return is_public(host)
-    except ValueError:  # a name
+    except ValueError:  # a host name
         return True
 
 

@@ -1,4 +1,4 @@
-"""The courier: sends webhooks' messages over HTTP, beside the relay's own work and never in its way.
+"""The courier: sends webhooks' messages over HTTP alongside the relay, without delaying it.
 
 One message at a time for each webhook, several webhooks at once: a slow receiver delays nobody else.
 """
@@ -28,7 +28,7 @@ from registry.webhooks.signature import signed_headers
 
 log = structlog.get_logger("melo.webhooks")
 
-SECONDS_PER_ATTEMPT = 10.0  # from the look-up of the name to the answer's headers
+SECONDS_PER_ATTEMPT = 10.0  # from name resolution to the answer's headers
 _AT_ONCE = 20  # webhooks
 
 
@@ -39,13 +39,13 @@ class Courier:
     poll_seconds: float
     stopping: threading.Event
     seconds_per_attempt: float = SECONDS_PER_ATTEMPT
-    count: Callable[[str], None] = lambda fate: None  # told of each message: delivered, failed or retried later
+    count: Callable[[str], None] = lambda fate: None  # called for each message: delivered, failed or retried later
     _tls: ssl.SSLContext = field(default_factory=httpx.create_ssl_context)
-    # Of their own: a look-up cannot be interrupted, and the threads that speak to the database must not wait for it.
+    # Separate threads: name resolution cannot be interrupted, and the database's threads must not wait for it.
     _names: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_AT_ONCE, "names"))
 
     def run(self) -> None:
-        """Until `stopping` is set. What is being sent then is sent again by the next courier."""
+        """Run until `stopping` is set. What is being sent then is sent again by the next courier."""
         try:
             asyncio.run(self._run())
         finally:
@@ -64,7 +64,7 @@ class Courier:
         await asyncio.gather(*rounds, return_exceptions=True)
 
     async def _patiently(self, act: Callable[[], list[Message]]) -> list[Message]:
-        """Nothing while the database is away: it is asked again at the next look."""
+        """Call `act`, or return an empty list while the database is unreachable: the next look tries again."""
         try:
             return await asyncio.to_thread(act)
         except SQLAlchemyError as error:
@@ -94,19 +94,19 @@ class Courier:
         )
 
     async def _round(self, message: Message) -> None:
-        """Send a message, and then whatever waits behind it for the same webhook."""
+        """Send a message, and then whatever is waiting behind it for the same webhook."""
         waiting = [message]
         while waiting and not self.stopping.is_set():
             outcome = await self.attempt(waiting[0])
             try:
                 await asyncio.to_thread(self._report, waiting[0], outcome)
-            except SQLAlchemyError as error:  # sent again at its next attempt
+            except SQLAlchemyError as error:  # the message is sent again at its next attempt
                 log.warning("away", error=str(error).splitlines()[:1])
                 return
             waiting = await self._patiently(partial(self._claim, 1, message.webhook_id))
 
     async def attempt(self, message: Message) -> Outcome:
-        """Send once. Whatever goes wrong on the way is the outcome and no exception."""
+        """Send a message once. Any failure becomes the outcome, not an exception."""
         try:
             async with asyncio.timeout(self.seconds_per_attempt):
                 status = await self._post(message)
@@ -122,7 +122,7 @@ class Courier:
         return Outcome(status, f"It answered {_named(status)}.{followed}")
 
     async def _post(self, message: Message) -> int:
-        """The status of the answer; its body is not read."""
+        """Send the request and return the answer's status; its body is not read."""
         url = require_sendable(message.url, allow_private=self.allow_private)
         headers = {
             "Host": url.netloc.decode("ascii"),
@@ -130,11 +130,11 @@ class Courier:
             "User-Agent": "melo-webhooks",
             **signed_headers(message.secret, message.message_id, int(time.time()), message.body),
         }
-        # A client of its own for each message: a kept TLS connection was verified for one name, not for an address.
+        # A separate client for each message: a reused TLS connection was verified for a name, not for an address.
         async with httpx.AsyncClient(verify=self._tls, trust_env=False, timeout=self.seconds_per_attempt) as http:
             failure: httpx.HTTPError | None = None
             for address in await self._addresses(url):
-                # Connecting to the address that was looked at: the name could mean another a moment later.
+                # Connect to the address that was examined: the name could resolve to another a moment later.
                 request = http.build_request(
                     "POST",
                     url.copy_with(host=address),
@@ -153,7 +153,7 @@ class Courier:
         raise failure or httpx.ConnectError(f"{url.host} has no address.")
 
     async def _addresses(self, url: httpx.URL) -> list[str]:
-        """What the host's name means now. Raises RegistryError where any of it lies in a private network."""
+        """Return the host's current addresses. Raises RegistryError if any of them is in a private network."""
         port = url.port or (443 if url.scheme == "https" else 80)
         look_up = partial(socket.getaddrinfo, url.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM)
         found = await asyncio.get_running_loop().run_in_executor(self._names, look_up)

@@ -1,4 +1,4 @@
-"""Queries on webhooks, their deliveries, and the events that are still to be told."""
+"""Queries on webhooks, their deliveries, and the events still to be sent."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def lock(session: Session, webhook_id: int) -> Webhook | None:
 
 
 def page(session: Session, *, removed: bool, after: int | None, limit: int) -> Sequence[Webhook]:
-    """In the order of their ids."""
+    """Return webhooks in the order of their ids."""
     query = select(Webhook).where(Webhook.id > (after or 0)).order_by(Webhook.id).limit(limit)
     if not removed:
         query = query.where(Webhook.removed_at.is_(None))
@@ -45,7 +45,7 @@ def waiting_counts(session: Session, webhook_ids: Sequence[int]) -> dict[int, in
 
 
 def lock_behind(session: Session, limit: int) -> Sequence[Webhook]:
-    """Webhooks that have not looked at the newest events yet, kept from other relays until the transaction ends."""
+    """Lock webhooks that have not considered the newest events yet, against other relays until the transaction ends."""
     newest = select(func.max(AuditEvent.seq)).scalar_subquery()
     query = (
         select(Webhook)
@@ -67,9 +67,9 @@ def add_deliveries(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def lock_due(session: Session, limit: int, webhook_id: int | None) -> Sequence[tuple[WebhookDelivery, Webhook]]:
-    """The deliveries whose turn and time it is, kept from other relays until the transaction ends.
+    """Lock the deliveries that are due, against other relays until the transaction ends.
 
-    An event waits until the one before it has arrived or was given up; a test waits for nothing.
+    An event waits until the one before it was delivered or given up; a test waits for nothing.
     """
     heads = text(
         f"""
@@ -88,7 +88,7 @@ def lock_due(session: Session, limit: int, webhook_id: int | None) -> Sequence[t
     query = (
         select(WebhookDelivery, Webhook)
         .join(Webhook, Webhook.id == WebhookDelivery.webhook_id)
-        # Asked again of the locked row: another relay may have taken it since.
+        # Repeated for the locked row: another relay may have taken it meanwhile.
         .where(WebhookDelivery.id.in_(ids), _IS_PENDING, WebhookDelivery.next_at <= func.clock_timestamp())
         .where(Webhook.removed_at.is_(None))
         .with_for_update(skip_locked=True, key_share=True, of=WebhookDelivery)
@@ -111,7 +111,7 @@ def give_up_pending(session: Session, webhook_id: int, reason: str) -> None:
 
 
 def deliveries(session: Session, webhook_id: int, *, before: int | None, limit: int) -> Sequence[WebhookDelivery]:
-    """Newest first."""
+    """Return deliveries, newest first."""
     query = select(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook_id)
     if before is not None:
         query = query.where(WebhookDelivery.id < before)

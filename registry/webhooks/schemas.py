@@ -1,4 +1,4 @@
-"""What the API is sent and says about webhooks and their deliveries."""
+"""API schemas of webhooks and their deliveries."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal

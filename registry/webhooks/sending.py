@@ -1,9 +1,9 @@
-"""From events to deliveries, and from a delivery to the next attempt: what the relay does in the database.
+"""Turns events into deliveries, and schedules attempts: the database side of what the relay does for webhooks.
 
 No event is lost and none overtakes another: the events have numbers without gaps and are committed in that order, each
-webhook remembers the last one that it looked at, and an event is sent when the one before it has arrived or was given
-up. A relay that dies while it sends has claimed the delivery until its next attempt, so it is sent again, with the
-same webhook-id.
+webhook remembers the last one that it considered, and an event is sent when the one before it was delivered or given
+up. A relay that dies while it sends has claimed the delivery until its next attempt, so it is sent again, with the same
+webhook-id.
 """
 
 import json
@@ -24,7 +24,7 @@ from registry.webhooks import repository
 KEEP_TRYING = timedelta(hours=24)
 FIRST_PAUSE = 15.0  # seconds; longer than one attempt may take
 LONGEST_PAUSE = 3600.0
-JITTER = 0.2  # so that what failed together is not tried again together
+JITTER = 0.2  # so that deliveries that failed together are not retried together
 _EVENTS_AT_ONCE = 500
 _WEBHOOKS_AT_ONCE = 20
 _LONGEST_ERROR = 500
@@ -32,7 +32,7 @@ _LONGEST_ERROR = 500
 
 @dataclass(frozen=True)
 class Message:
-    """A delivery that this process has claimed, ready to be sent."""
+    """A delivery claimed by this process, ready to be sent."""
 
     delivery_id: int
     webhook_id: int
@@ -44,14 +44,17 @@ class Message:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended. error: why it was no success; empty: the receiver has it."""
+    """The outcome of an attempt.
+
+    error: why it failed; empty if the receiver has the message.
+    """
 
     status: int | None
     error: str = ""
 
 
 def plan(session: Session) -> int:
-    """Write the deliveries of events that no webhook has looked at. Returns how many were written."""
+    """Write the deliveries of events that the webhooks have not considered yet. Returns how many were written."""
     planned = 0
     for webhook in repository.lock_behind(session, _WEBHOOKS_AT_ONCE):
         events = repository.events_after(session, webhook.seen_seq, _EVENTS_AT_ONCE)
@@ -75,7 +78,7 @@ def wants(webhook: Webhook, event: AuditEvent) -> bool:
 
 
 def payload(event: AuditEvent, collection_names: Mapping[int, str]) -> dict[str, Any]:
-    """What a receiver is told: the event as the record has it. No event holds a prompt or an answer."""
+    """Return what a receiver gets: the event as recorded. No event holds a prompt or an answer."""
     _, subject, verb = event.action.split(":")
     return {
         "type": f"{subject}.{verb}",
@@ -97,7 +100,7 @@ def payload(event: AuditEvent, collection_names: Mapping[int, str]) -> dict[str,
 
 
 def claim(session: Session, limit: int, webhook_id: int | None = None) -> list[Message]:
-    """Take deliveries whose time has come, until their next attempt is due."""
+    """Claim deliveries that are due, until their next attempt."""
     claimed = []
     for delivery, webhook in repository.lock_due(session, limit, webhook_id):
         delivery.attempts += 1
@@ -117,13 +120,13 @@ def claim(session: Session, limit: int, webhook_id: int | None = None) -> list[M
 
 
 def pause_after(attempts: int) -> float:
-    """Seconds from one attempt to the next: 15 s, 1 min, 4 min, 16 min, then an hour."""
+    """Return the seconds from one attempt to the next: 15 s, 1 min, 4 min, 16 min, then an hour."""
     pause = min(FIRST_PAUSE * 4.0 ** min(attempts - 1, 10), LONGEST_PAUSE)
     return pause * random.uniform(1, 1 + JITTER)
 
 
 def report(session: Session, message: Message, outcome: Outcome) -> bool:
-    """Write down how an attempt ended. Returns whether the delivery has come to its end."""
+    """Record how an attempt ended. Returns whether the delivery is finished."""
     delivery = repository.lock_delivery(session, message.delivery_id)
     if delivery.delivered_at is not None or delivery.failed_at is not None:  # the webhook was removed meanwhile
         return True

@@ -1,4 +1,4 @@
-"""Adding and removing webhooks, and looking at what was sent to them."""
+"""Adds and removes webhooks, and shows what was sent to them."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,13 +23,13 @@ TEST = "webhook.test"
 
 
 def create(session: Session, new: NewWebhook, actor: Actor, *, allow_private: bool) -> CreatedWebhook:
-    """A webhook that is told of every event from now on. Raises InvalidRequest, NotFound."""
+    """Create a webhook that is sent its kinds of events from now on. Raises InvalidRequest or NotFound."""
     url = require_sendable(new.url, allow_private=allow_private)
     collection = collections.get(session, new.collection) if new.collection else None
     secret = new_secret()
     webhook = Webhook(
         collection_id=collection.id if collection else None,
-        url=str(url),  # the scheme in lower case
+        url=str(url),  # with the scheme in lower case
         secret=secret,
         events=sorted(set(new.events)),
         description=new.description,
@@ -46,7 +46,7 @@ def create(session: Session, new: NewWebhook, actor: Actor, *, allow_private: bo
         f"webhook/{webhook.id}",
         collection_id=webhook.collection_id,
         after=content_digest(webhook),
-        details={"host": url.host, "events": webhook.events},  # a URL's path or query may hold a secret
+        details={"host": url.host, "events": webhook.events},  # a URL's path or query may contain a secret
     )
     webhook.seen_seq = event.seq
     session.flush()
@@ -54,7 +54,7 @@ def create(session: Session, new: NewWebhook, actor: Actor, *, allow_private: bo
 
 
 def remove(session: Session, webhook_id: int, actor: Actor, reason: str) -> Webhook:
-    """Nothing is sent any more, and the secret is gone. Raises NotFound, WrongState."""
+    """Remove a webhook: nothing more is sent, and the secret is deleted. Raises NotFound or WrongState."""
     webhook = repository.lock(session, webhook_id)
     if webhook is None:
         raise _no_webhook(webhook_id)
@@ -77,7 +77,7 @@ def remove(session: Session, webhook_id: int, actor: Actor, reason: str) -> Webh
 
 
 def test(session: Session, webhook_id: int) -> DeliveryView:
-    """Have a message of no meaning sent, once and at once. Raises NotFound, WrongState."""
+    """Send a test message once, immediately. Raises NotFound or WrongState."""
     webhook = get(session, webhook_id)
     _require_kept(webhook)
     now = datetime.now(UTC).isoformat(timespec="microseconds")
@@ -91,7 +91,7 @@ def test(session: Session, webhook_id: int) -> DeliveryView:
 
 
 def get(session: Session, webhook_id: int) -> Webhook:
-    """Raises NotFound."""
+    """Return the webhook. Raises NotFound."""
     webhook = repository.by_id(session, webhook_id)
     if webhook is None:
         raise _no_webhook(webhook_id)
@@ -126,7 +126,7 @@ def page(session: Session, *, removed: bool, after: int | None, limit: int) -> l
 
 
 def deliveries(session: Session, webhook_id: int, *, before: int | None, limit: int) -> list[DeliveryView]:
-    """Newest first. Raises NotFound."""
+    """Return deliveries, newest first. Raises NotFound."""
     webhook = get(session, webhook_id)
     return [delivery_view(each) for each in repository.deliveries(session, webhook.id, before=before, limit=limit)]
 

@@ -1,4 +1,4 @@
-"""Signing what is sent, after the Standard Webhooks specification (https://www.standardwebhooks.com)."""
+"""Signatures of messages after the Standard Webhooks specification (https://www.standardwebhooks.com)."""
 
 import hmac
 import secrets
@@ -13,7 +13,7 @@ def new_secret() -> str:
 
 
 def signed_headers(secret: str, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers by which a receiver knows who sent the body, and when.
+    """Return the headers by which a receiver knows who sent the body, and when.
 
     timestamp: Unix time of this attempt, in seconds; a receiver refuses old ones, so that nobody can replay them.
     """

@@ -1,1 +1,1 @@
-"""The endpoints, a module a feature. They hold no logic."""
+"""The endpoints, one module per feature. They hold no logic."""

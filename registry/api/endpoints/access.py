@@ -1,4 +1,4 @@
-"""/v1/keys, and /v1/collections/{collection}/protections"""
+"""/v1/keys and /v1/collections/{collection}/protections"""
 
 from typing import Annotated
 
@@ -23,14 +23,14 @@ AliasName = Annotated[str, Path(max_length=100, examples=["production"])]
 
 @router.post("/keys", status_code=201, dependencies=[needs(Role.ADMIN)])
 def create_key(new: NewKey, session: SessionDep, actor: ActorDep, response: Response) -> CreatedKeyView:
-    """Make an API key. The answer is the only place where it ever stands."""
+    """Create an API key. The answer is the only place where the key is ever shown."""
     response.headers["Cache-Control"] = "no-store"
     return service.create(session, new, actor)
 
 
 @router.get("/keys", dependencies=[needs(Role.ADMIN)])
 def list_keys(session: SessionDep, page: ById) -> list[KeyView]:
-    """All keys, revoked ones too, newest first; without their secrets."""
+    """List all keys without their secrets, newest first, including revoked ones."""
     found = service.page(session, before=page.key, limit=page.rows)
     return service.views(session, page.cut(found, lambda key: key.id))
 
@@ -39,14 +39,14 @@ def list_keys(session: SessionDep, page: ById) -> list[KeyView]:
 def rotate_key(
     key_id: KeyId, renewal: Renewal, session: SessionDep, actor: ActorDep, response: Response
 ) -> CreatedKeyView:
-    """Make a key of the same name, actor and roles, and revoke this one."""
+    """Create a key with the same name, actor and roles, and revoke this one."""
     response.headers["Cache-Control"] = "no-store"
     return service.renew(session, key_id, actor, renewal.reason, renewal.expires_at)
 
 
 @router.delete("/keys/{key_id}", dependencies=[needs(Role.ADMIN)])
 def revoke_key(key_id: KeyId, reason: Annotated[Reason, Query()], session: SessionDep, actor: ActorDep) -> KeyView:
-    """Refuse a key from now on, for good."""
+    """Revoke a key permanently."""
     return service.revoke(session, key_id, actor, reason)
 
 
@@ -56,7 +56,7 @@ def revoke_key(key_id: KeyId, reason: Annotated[Reason, Query()], session: Sessi
     dependencies=[needs(Role.VIEWER)],
 )
 def list_protections(collection: CollectionDep, session: SessionDep, page: ByName) -> list[AliasProtection]:
-    """The aliases that not every approver may set, by name."""
+    """List the aliases that not every approver may set, by name."""
     found = protections.page(session, collection, after=page.key, limit=page.rows)
     return page.cut(found, lambda protection: protection.name)
 
@@ -69,7 +69,7 @@ def list_protections(collection: CollectionDep, session: SessionDep, page: ByNam
 def protect_alias(
     name: AliasName, protection: Protection, collection: CollectionDep, session: SessionDep, actor: ActorDep
 ) -> AliasProtection:
-    """Have an alias set only by those with a role. It need not exist yet."""
+    """Require a role for setting an alias. The alias need not exist yet."""
     return protections.protect(session, collection, name, protection.role, actor, protection.reason)
 
 
@@ -85,5 +85,5 @@ def unprotect_alias(
     session: SessionDep,
     actor: ActorDep,
 ) -> AliasProtection:
-    """Have an alias set by every approver again."""
+    """Allow every approver to set an alias again."""
     return protections.unprotect(session, collection, name, actor, reason)

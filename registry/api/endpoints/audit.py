@@ -38,7 +38,7 @@ def list_events(
     collection: Annotated[Name | None, Query()] = None,
     subject: Annotated[str | None, Query(max_length=300, pattern=r"^[^\x00]*$", examples=["batch/3"])] = None,
 ) -> list[AuditEvent]:
-    """What was done, by whom, when and why, newest first."""
+    """List what was done, by whom, when and why, newest first."""
     collection_id = collections.get(session, collection).id if collection else None
     found = service.log(session, collection_id=collection_id, subject=subject, before=page.key, limit=page.rows)
     return page.cut(found, lambda event: event.seq)
@@ -57,7 +57,7 @@ def verify_record(session: SessionDep) -> VerificationView:
     responses={200: {"content": {LINES: STEPS}, "description": "ProgressView lines, the last a VerificationView"}},
 )
 def verify_record_in_steps(request: Request) -> StreamingResponse:
-    """The same, which may take minutes, saying what it is at: a JSON object a line, and the result as the last."""
+    """Verify the record, which may take minutes, and stream progress: one JSON object per line, the result last."""
     request.app.state.schema.require_current()
 
     def lines() -> Iterator[str]:
@@ -78,7 +78,7 @@ def export_events(
     request: Request,
     since: Annotated[int, Query(ge=0, le=2**63 - 1, description="the seq after which the file begins")] = 0,
 ) -> StreamingResponse:
-    """Every event as JSONL, oldest first: can be verified without a database."""
+    """Export every event as JSONL, oldest first. The file can be verified without a database."""
     request.app.state.schema.require_current()
 
     def lines() -> Iterator[bytes]:
@@ -96,7 +96,7 @@ def sign_checkpoint(request: Request, session: SessionDep) -> Checkpoint:
 
 @router.post("/checkpoint/compare", dependencies=[needs(Role.VIEWER)])
 def compare_with_checkpoint(comparison: Comparison, session: SessionDep) -> ComparisonView:
-    """Whether the record is a continuation of the one that was signed: not cut off, not written anew."""
+    """Compare the record with a signed checkpoint: tell whether it was truncated or rewritten since."""
     findings = [
         *checkpoint.unsigned(comparison.checkpoint, comparison.public_key),
         *checkpoint.compare(session, comparison.checkpoint),

@@ -17,20 +17,20 @@ router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=R
 
 @router.post("", status_code=201, dependencies=[needs(Role.ADMIN)])
 def create_collection(new: NewCollection, session: SessionDep, actor: ActorDep) -> CollectionView:
-    """Start a line of versions over a base model."""
+    """Create a collection, a line of versions over a base model."""
     return service.view(session, service.create(session, new, actor))
 
 
 @router.get("", dependencies=[needs(Role.VIEWER, anywhere=True)])
 def list_collections(session: SessionDep, visible: VisibleDep, page: ByName) -> list[CollectionView]:
-    """Those that the caller may see, by name."""
+    """List the collections that the caller may see, by name."""
     found = service.page(session, among=visible, after=page.key, limit=page.rows)
     return page.cut(found, lambda collection: collection.name)
 
 
 @router.get("/{collection}", dependencies=[needs(Role.VIEWER)])
 def show_collection(collection: CollectionDep, session: SessionDep) -> CollectionView:
-    """Its model, its method's settings, its policy, and what is newest in it."""
+    """Show a collection: its model, its method's settings, its policy, and its newest version."""
     return service.view(session, collection)
 
 
@@ -44,7 +44,7 @@ def change_policy(
 
 @router.get("/{collection}/queue", dependencies=[needs(Role.VIEWER)])
 def show_queue(collection: CollectionDep, session: SessionDep) -> QueueView:
-    """What runs and what waits, in the order in which it is begun, and what for."""
+    """Show what is running and what is waiting, in the order of processing, and what each is waiting for."""
     return listing.queue(session, collection)
 
 
@@ -52,5 +52,5 @@ def show_queue(collection: CollectionDep, session: SessionDep) -> QueueView:
 def change_queue(
     change: QueueChange, collection: CollectionDep, session: SessionDep, actor: ActorDep
 ) -> CollectionView:
-    """Pause or drain the collection's queue, or open it again."""
+    """Pause, drain or reopen the collection's queue."""
     return service.view(session, queue.set_queue(session, collection, change.state, actor, change.reason))

@@ -40,7 +40,7 @@ router = APIRouter(prefix="/v1", tags=["edits"], route_class=RepeatableRoute)
 def submit_edits(
     submitted: SubmittedDep, collection: CollectionDep, session: SessionDep, actor: ActorDep
 ) -> SubmissionView:
-    """Submit up to 100,000 corrections. What is wrong with them comes back at once; then nothing is stored."""
+    """Submit up to 100,000 corrections. If any are invalid, the answer lists the problems and nothing is stored."""
     options = submitted.options
     report = submitting.submit(
         session,
@@ -70,7 +70,7 @@ def list_batches(
     page: ById,
     state: BatchState | None = None,
 ) -> list[Batch]:
-    """Newest first."""
+    """List batches, newest first."""
     found = service.batches(session, collection, state=state, before=page.key, limit=page.rows)
     return page.cut(found, lambda batch: batch.id)
 
@@ -88,7 +88,7 @@ def show_batch(batch_id: BatchId, session: SessionDep) -> BatchView:
     responses={200: {"content": {following.EVENTS: following.SHOWN}, "description": "a BatchProgress with each event"}},
 )
 def follow_batch(batch_id: BatchId, request: Request, session: SessionDep) -> EventSourceResponse:
-    """Server-sent events: `progress` when something changes, and `end` once the batch is over."""
+    """Follow a batch by server-sent events: `progress` when something changes, and `end` once the batch is over."""
     service.get(session, batch_id)
     events = following.events(request.app.state.sessions, batch_id)
     return EventSourceResponse(events, ping=following.PING_SECONDS, send_timeout=following.SEND_SECONDS)
@@ -96,33 +96,35 @@ def follow_batch(batch_id: BatchId, request: Request, session: SessionDep) -> Ev
 
 @router.post("/batches/{batch_id}/approve", dependencies=[needs(Role.APPROVER)])
 def approve_batch(batch_id: BatchId, decision: Decision, session: SessionDep, actor: ActorDep) -> BatchView:
-    """Approve a batch, or the part of it that `except` leaves. The last approval needed has it trained and applied."""
+    """Approve a batch, or all of it but the edits in `except`. The last approval needed queues its training."""
     return service.view(session, deciding.approve(session, batch_id, actor, decision.reason, decision.declined))
 
 
 @router.post("/batches/{batch_id}/reject", dependencies=[needs(Role.EDITOR)])
 def reject_batch(batch_id: BatchId, rejection: Rejection, session: SessionDep, actor: ActorDep) -> BatchView:
-    """Decide against a batch, for good."""
+    """Reject a batch permanently."""
     return service.view(session, deciding.reject(session, batch_id, actor, rejection.reason))
 
 
 @router.post("/batches/{batch_id}/cancel", dependencies=[needs(Role.EDITOR)])
 def cancel_batch(batch_id: BatchId, cancellation: Cancellation, session: SessionDep, actor: ActorDep) -> BatchView:
-    """Stop an approved batch before it acts, also while it is trained. It may be approved again."""
+    """Stop an approved batch before it is applied, even during training. It may be approved again."""
     return service.view(session, cancelling.cancel(session, batch_id, actor, cancellation.reason))
 
 
 @router.post("/edits/{edit_id}/retrain", status_code=201, dependencies=[needs(Role.EDITOR)])
 def retrain_edit(edit_id: EditId, wanted: Retraining, session: SessionDep, actor: ActorDep) -> BatchView:
-    """Submit an active edit again, to be trained with other settings: a batch that takes its place once applied."""
+    """Submit an active edit again, with other training settings, as a batch that replaces it once applied."""
     training = Training(wanted.priority, changes=wanted.training)
     return service.view(session, retraining.retrain(session, edit_id, training, actor, wanted.reason))
 
 
 @router.post("/edits/{edit_id}/guards", status_code=201, dependencies=[needs(Role.EDITOR)])
 def guard_edit(edit_id: EditId, wanted: Guarding, session: SessionDep, actor: ActorDep) -> BatchView:
-    """Submit an active edit with more guards, prompts that it leaves to the base model: a batch that takes its place
-    once applied. Nothing is trained."""
+    """Submit an active edit again, with more guards (prompts that it leaves to the base model).
+
+    The new batch replaces the edit once applied. Nothing is trained.
+    """
     return service.view(session, retraining.guard(session, edit_id, wanted.prompts, actor, wanted.reason))
 
 
@@ -134,6 +136,6 @@ def list_edits(
     active: bool | None = None,
     batch: Annotated[Id | None, Query(description="only those of this batch")] = None,
 ) -> list[ActiveEditView]:
-    """In the order of their ids; `active` leaves only those that act in the newest version, or only the others."""
+    """List edits by id; `active` selects only those active in the newest version, or only the others."""
     found = service.edits_of(session, collection, batch_id=batch, active=active, after=page.key or 0, limit=page.rows)
     return page.cut(found, lambda edit: edit.id)

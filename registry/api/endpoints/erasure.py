@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/erasures", tags=["erasure"], route_class=Repeatab
 
 @router.post("", dependencies=[needs(Role.ADMIN)])
 def erase_edits(erasure: Erasure, session: SessionDep, actor: ActorDep) -> ErasureView:
-    """Erase the content of edits at a person's request, for good; with dry_run, say what would go.
+    """Erase the content of edits permanently at a person's request; with dry_run, report what would be erased.
 
     Digests and events stay, so the record still verifies. Versions that hold the edits can no longer be served.
     """
@@ -28,6 +28,6 @@ def erase_edits(erasure: Erasure, session: SessionDep, actor: ActorDep) -> Erasu
 def find_edits_of_person(
     person: Annotated[Text, Query(min_length=2, max_length=200, examples=["Jo Doe"])], session: SessionDep, page: ById
 ) -> list[FoundEdit]:
-    """Edits that a person wrote or that mention them, in all collections, in the order of their ids."""
+    """Find edits that a person wrote or that mention them, in all collections, by id."""
     found = service.of_person(session, person, after=page.key or 0, limit=page.rows)
     return page.cut(found, lambda edit: edit.id)

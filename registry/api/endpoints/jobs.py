@@ -36,12 +36,12 @@ def list_jobs(
 
 @router.get("/jobs/{job_id}", dependencies=[needs(Role.VIEWER)])
 def show_job(job_id: JobId, session: SessionDep) -> JobRecord:
-    """All that is kept of a job: settings, seed, libraries, device, timings, loss curve, peak memory, error."""
+    """Show the record of a job: settings, seed, libraries, device, timings, loss curve, peak memory, error."""
     return listing.record(session, job_id)
 
 
 @router.get("/workers", dependencies=[needs(Role.VIEWER, anywhere=True)])
 def list_workers(session: SessionDep, page: BySign) -> list[WorkerView]:
-    """Every worker that was seen, newest sign of life first."""
+    """List every worker that was ever seen, most recent heartbeat first."""
     found = service.workers(session, before=page.key, limit=page.rows)
     return page.cut(found, lambda worker: (worker.seen_at, worker.worker))

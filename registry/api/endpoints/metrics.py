@@ -9,8 +9,8 @@ from registry.metrics import exposition
 router = APIRouter()
 
 
-# Not described: Prometheus asks for it, and no client.
+# Not in the OpenAPI document: only Prometheus requests it.
 @router.get("/metrics", dependencies=[needs(Role.VIEWER)], include_in_schema=False)
 def metrics(request: Request) -> Response:
-    """What waits, what runs, and how requests are answered."""
+    """Return metrics on what is waiting, what is running, and how requests are answered."""
     return Response(exposition.page(request.app.state.metrics), media_type=exposition.CONTENT_TYPE)

@@ -1,4 +1,4 @@
-"""What makes, shows and compares versions under /v1/collections/{collection}; its aliases; edits' logs; /v1/resolve"""
+"""Endpoints that create, show and compare versions in a collection; aliases; edits' logs; /v1/resolve"""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -41,7 +41,7 @@ AliasName = Annotated[str, Path(max_length=100, examples=["production"])]
 
 @of_collection.get("/versions", dependencies=[needs(Role.VIEWER)])
 def list_versions(collection: CollectionDep, session: SessionDep, page: ById) -> list[VersionView]:
-    """A collection's versions, newest first."""
+    """List a collection's versions, newest first."""
     found = reading.page(session, collection, before=page.key, limit=page.rows)
     return page.cut(found, lambda version: version.number)
 
@@ -53,7 +53,7 @@ def show_version(
     session: SessionDep,
     conditional: ConditionalDep,
 ) -> VersionDetail:
-    """One version: what it holds and changed, who made it and why. It never changes; what points at it does."""
+    """Show what a version holds and changed, and who made it and why. The version never changes; its aliases may."""
     return conditional.answer(reading.show(session, collection, number))
 
 
@@ -66,19 +66,19 @@ def compare_versions(
     conditional: ConditionalDep,
     limit: Annotated[int, Query(ge=0, le=10_000, description="the most edits of a kind in the answer")] = 100,
 ) -> DiffView:
-    """What changed from version a to version b: how much, and which edits, at most `limit` of a kind."""
+    """Compare versions a and b: how much changed, and which edits, at most `limit` of each kind."""
     return conditional.answer(comparing.diff(session, collection, a, b, limit=limit))
 
 
 @of_collection.get("/as-of", dependencies=[needs(Role.VIEWER)])
 def show_version_as_of(time: Moment, collection: CollectionDep, session: SessionDep) -> AsOfView:
-    """The version that was the newest at a moment."""
+    """Show the version that was newest at a given time."""
     return reading.view_as_of(session, collection, time)
 
 
 @router.get("/edits/{edit_id}/log", dependencies=[needs(Role.VIEWER)])
 def show_edit_log(edit_id: Annotated[int, Path(ge=1, le=2**63 - 1)], session: SessionDep) -> EditLogView:
-    """An edit's life: submitted, decided on, applied in a version, replaced, retired, reverted, rolled back."""
+    """Show an edit's life: submitted, decided on, applied in a version, replaced, retired, reverted, rolled back."""
     return edit_log(session, edit_id)
 
 
@@ -86,7 +86,7 @@ def show_edit_log(edit_id: Annotated[int, Path(ge=1, le=2**63 - 1)], session: Se
 def retire_edits(
     retirement: Retirement, collection: CollectionDep, session: SessionDep, actor: ActorDep
 ) -> VersionView | PlannedVersion:
-    """Make a version in which edits no longer act. Nothing is trained."""
+    """Create a version in which the edits are no longer active. Nothing is trained."""
     return _made(
         session,
         collection,
@@ -99,7 +99,7 @@ def retire_edits(
 def roll_back(
     rollback: Rollback, collection: CollectionDep, session: SessionDep, actor: ActorDep
 ) -> VersionView | PlannedVersion:
-    """Make a version whose content equals an older one's. Nothing is trained, and nothing becomes unreachable."""
+    """Create a version whose content equals an older one's. Nothing is trained, and all versions stay reachable."""
     return _made(
         session,
         collection,
@@ -112,7 +112,7 @@ def roll_back(
 def revert_version(
     reversion: Reversion, collection: CollectionDep, session: SessionDep, actor: ActorDep
 ) -> VersionView | PlannedVersion:
-    """Make a version that takes back what one version changed. Nothing is trained."""
+    """Create a version that undoes what one version changed. Nothing is trained."""
     return _made(
         session,
         collection,
@@ -124,7 +124,7 @@ def revert_version(
 def _made(
     session: Session, collection: Collection, make: Callable[[], Version], *, dry_run: bool
 ) -> VersionView | PlannedVersion:
-    """The version; after a dry run, what it would have been, with everything taken back."""
+    """Return the new version or, after a dry run, what it would have been, with everything rolled back."""
     if not dry_run:
         return reading.view(session, collection, make())
     with session.begin_nested() as savepoint:
@@ -138,7 +138,7 @@ def _made(
 
 @of_collection.get("/aliases", response_model=list[AliasView], dependencies=[needs(Role.VIEWER)])
 def list_aliases(collection: CollectionDep, session: SessionDep, page: ByName) -> list[Alias]:
-    """Where each alias points now, by name."""
+    """List where each alias points now, by name."""
     found = aliases.page(session, collection, after=page.key, limit=page.rows)
     return page.cut(found, lambda alias: alias.name)
 
@@ -147,7 +147,7 @@ def list_aliases(collection: CollectionDep, session: SessionDep, page: ByName) -
 def show_alias(
     name: AliasName, collection: CollectionDep, session: SessionDep, conditional: ConditionalDep
 ) -> AliasView:
-    """Where an alias points now. Its ETag can be the If-Match of the request that moves it."""
+    """Show where an alias points now. Its ETag can be the If-Match of the request that moves it."""
     return conditional.answer(AliasView.model_validate(aliases.get(session, collection, name)))
 
 
@@ -161,7 +161,7 @@ def set_alias(
     response: Response,
     if_match: IfMatch = None,
 ) -> AliasView:
-    """Point a name at a version; where it pointed before stays in its history."""
+    """Point an alias at a version; its previous version stays in its history."""
     alias = aliases.set_alias(session, collection, name, to.version, actor, to.reason, if_match=if_match)
     session.refresh(alias)
     return tagged(response, AliasView.model_validate(alias))
@@ -169,7 +169,7 @@ def set_alias(
 
 @of_collection.get("/aliases/{name}/history", response_model=list[AliasView], dependencies=[needs(Role.VIEWER)])
 def show_alias_history(name: AliasName, collection: CollectionDep, session: SessionDep, page: ByTime) -> list[Alias]:
-    """Where a name pointed, since when and until when, newest first."""
+    """Show where an alias pointed, since when and until when, newest first."""
     found = aliases.history(session, collection, name, before=page.key, limit=page.rows)
     return page.cut(found, lambda alias: alias.set_at)
 
@@ -181,7 +181,7 @@ def show_alias_at(
     collection: CollectionDep,
     session: SessionDep,
 ) -> Alias:
-    """Where a name pointed at a moment, who had put it there, when and why."""
+    """Show where an alias pointed at a given time, and who set it, when and why."""
     return aliases.pointed_at(session, collection, name, time)
 
 
@@ -191,7 +191,7 @@ def resolve_model(
     session: SessionDep,
     conditional: ConditionalDep,
 ) -> ResolvedView:
-    """The version that a model name means at this moment."""
+    """Resolve a model name to the version that it means now."""
     found = reading.resolve(session, model)
     return conditional.answer(
         ResolvedView(collection=found.collection.name, number=found.number, content_digest=found.content_digest)

@@ -21,7 +21,7 @@ WebhookId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 def create_webhook(
     new: NewWebhook, request: Request, response: Response, session: SessionDep, actor: ActorDep
 ) -> CreatedWebhook:
-    """Have events sent to an address, from now on. The secret that signs them is shown this once."""
+    """Send events to an address from now on. The secret that signs them is shown only in this answer."""
     response.headers["Cache-Control"] = "no-store"
     allow_private = request.app.state.settings.webhook_allow_private
     return service.create(session, new, actor, allow_private=allow_private)
@@ -33,14 +33,14 @@ def list_webhooks(
     page: ById,
     removed: Annotated[bool, Query(description="also those that were removed")] = False,
 ) -> list[WebhookView]:
-    """Who is told of events, in the order of their ids."""
+    """List webhooks by id."""
     found = service.page(session, removed=removed, after=page.key, limit=page.rows)
     return page.cut(found, lambda webhook: webhook.id)
 
 
 @router.get("/{webhook_id}", dependencies=[needs(Role.ADMIN)])
 def show_webhook(webhook_id: WebhookId, session: SessionDep) -> WebhookView:
-    """One webhook, and how many events wait for it."""
+    """Show a webhook, and how many events are waiting to be delivered to it."""
     return service.view(session, service.get(session, webhook_id))
 
 
@@ -48,18 +48,18 @@ def show_webhook(webhook_id: WebhookId, session: SessionDep) -> WebhookView:
 def remove_webhook(
     webhook_id: WebhookId, reason: Annotated[Reason, Query()], session: SessionDep, actor: ActorDep
 ) -> WebhookView:
-    """Send nothing there any more. What was sent stays listed; what still waits is given up."""
+    """Remove a webhook. Past deliveries stay listed; pending ones are given up."""
     return service.view(session, service.remove(session, webhook_id, actor, reason))
 
 
 @router.get("/{webhook_id}/deliveries", dependencies=[needs(Role.ADMIN)])
 def list_deliveries(webhook_id: WebhookId, session: SessionDep, page: ById) -> list[DeliveryView]:
-    """What was sent and what waits, newest first."""
+    """List deliveries, sent and pending, newest first."""
     found = service.deliveries(session, webhook_id, before=page.key, limit=page.rows)
     return page.cut(found, lambda delivery: delivery.id)
 
 
 @router.post("/{webhook_id}/test", status_code=202, dependencies=[needs(Role.ADMIN)])
 def test_webhook(webhook_id: WebhookId, session: SessionDep) -> DeliveryView:
-    """Have a test message sent, once; the list of deliveries shows how it went."""
+    """Send a test message once; the list of deliveries shows the outcome."""
     return service.test(session, webhook_id)

@@ -1,1 +1,1 @@
-"""Requests that may be sent again: one key, one effect, one answer."""
+"""Requests that may be repeated: one key, one effect, one answer."""

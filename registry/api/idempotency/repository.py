@@ -1,4 +1,4 @@
-"""Queries on kept answers."""
+"""Queries on stored answers."""
 
 from datetime import timedelta
 
@@ -13,10 +13,10 @@ _SWEPT_AT_ONCE = 100
 
 
 def lock(session: Session, scope: str, key: str) -> None:
-    """Until the transaction ends, nobody else handles a request under this key.
+    """Lock the key, so that nobody else handles a request under it until the transaction ends.
 
-    Two keys whose hashes are equal wait for each other without need, which harms neither: it is the first lock that
-    a request takes.
+    Two keys with equal hashes wait for each other needlessly but harmlessly: this is the first lock that a request
+    takes.
     """
     name = f"{scope}\n{key}"
     session.execute(text("SELECT pg_advisory_xact_lock(:class, hashtext(:name))"), {"class": _LOCKS, "name": name})
@@ -28,7 +28,10 @@ def find(session: Session, scope: str, key: str) -> KeptAnswer | None:
 
 
 def forget(session: Session, scope: str, key: str) -> None:
-    """The expired answer under a key that is used anew. Before the effect: the chain's lock is the last to be taken."""
+    """Delete the expired answer under a key that is being reused.
+
+    Call it before the effect: the chain's lock must be the last one taken.
+    """
     session.execute(delete(KeptAnswer).where(KeptAnswer.scope == scope, KeptAnswer.key == key))
 
 
@@ -38,7 +41,7 @@ def add(session: Session, answer: KeptAnswer) -> None:
 
 
 def sweep(session: Session) -> None:
-    """Delete some expired answers: each writing request takes a few along, so that none stay for long."""
+    """Delete some expired answers: each writing request removes a few, so that none stay for long."""
     expired = (
         select(KeptAnswer.scope, KeptAnswer.key)
         .where(KeptAnswer.created_at <= func.now() - KEPT_FOR)

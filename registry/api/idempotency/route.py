@@ -1,4 +1,4 @@
-"""The one place where HTTP requests become repeatable: a router's route class."""
+"""The one place where HTTP requests become idempotent: a router's route class."""
 
 from collections.abc import Callable, Coroutine, Sequence
 from hashlib import sha256
@@ -16,7 +16,7 @@ from registry.api.idempotency import service
 from registry.tables.idempotency import KeptAnswer
 
 WRITING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-NOT_KEPT = frozenset({"content-length", "x-request-id"})  # these belong to one answer
+NOT_KEPT = frozenset({"content-length", "x-request-id"})  # these are specific to one answer
 
 Key = Annotated[
     str | None,
@@ -29,14 +29,14 @@ Key = Annotated[
 
 
 class _Replay(Exception):
-    """The request has had its effect: this is the answer that it was given."""
+    """The request already had its effect; this exception carries the answer that it got."""
 
     def __init__(self, answer: KeptAnswer) -> None:
         self.answer = answer
 
 
 async def _digest(request: Request, body: BodyFileDep, key: Key = None) -> str | None:
-    """Over all that a request asks for; None: it carries no key."""
+    """Return a digest over everything that the request asks for, or None if it carries no key."""
     if key is None:
         return None
     content = await body.loaded()
@@ -54,7 +54,7 @@ def _claim(
     if key is None or digest is None:
         return
     caller: Caller = request.state.caller
-    # An operator's key serves many people: under each name, a key of requests is another.
+    # Many people share an operator's key, so idempotency keys are separate for each name.
     scope = f"{caller.identity} {caller.actor}"
     found = service.claim(session, scope, key, request.method, request.url.path, digest)
     if isinstance(found, KeptAnswer):
@@ -63,10 +63,10 @@ def _claim(
 
 
 class RepeatableRoute(APIRoute):
-    """Answers a writing request under an Idempotency-Key once, and again with the same bytes.
+    """A route that answers a writing request under an Idempotency-Key once, and repeats the same bytes after that.
 
-    The last of a route's dependencies claims the key, when access has been granted; the answer is kept in the
-    request's own session, which commits it with the effect, or neither.
+    The last of a route's dependencies claims the key, after access has been granted. The answer is stored in the
+    request's own session, which commits both the answer and the effect, or neither.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Keeping a request's answer with its effect, so that the same request sent again changes nothing.
+"""Stores a request's answer together with its effect, so that repeating the request changes nothing.
 
-Only answers of requests that had their effect are kept (after draft-ietf-httpapi-idempotency-key-header): a refusal
+Only answers of requests that had an effect are stored (after draft-ietf-httpapi-idempotency-key-header): a refusal
 rolls everything back, so the same key may be used for the corrected request.
 """
 
@@ -16,7 +16,7 @@ from registry.tables.idempotency import KeptAnswer
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to have the effect of a request: held until the transaction ends."""
+    """The right to perform a request's effect, held until the transaction ends."""
 
     session: Session
     scope: str
@@ -27,10 +27,10 @@ class Claim:
 
 
 def claim(session: Session, scope: str, key: str, method: str, path: str, request_digest: str) -> Claim | KeptAnswer:
-    """The claim, or the answer that the same request was given before; waits while that one is still at work.
+    """Claim the key, or return the answer that the same request got before; waits while that request is in progress.
 
-    scope: whose key it is, so that two clients may choose the same. Raises KeyReused where the key stands for
-    another request, AnswerNotKept where the answer held a secret.
+    scope: the owner of the key, so that two clients may choose the same key. Raises KeyReused if the key belongs to
+    another request, and AnswerNotKept if the answer held a secret.
     """
     repository.lock(session, scope, key)
     kept = repository.find(session, scope, key)
@@ -55,7 +55,10 @@ def claim(session: Session, scope: str, key: str, method: str, path: str, reques
 
 
 def keep(claim: Claim, status: int, headers: Mapping[str, str], body: bytes | None) -> None:
-    """Part of the transaction that has the effect. body: None where the answer holds a secret."""
+    """Store the answer, in the transaction that has the effect.
+
+    body: None if the answer holds a secret.
+    """
     answer = KeptAnswer(
         scope=claim.scope,
         key=claim.key,
