@@ -573,7 +573,10 @@ def _refers(name: str, to: str, **more: Any) -> sa.Column[Any]:
 
 
 def _text(name: str, condition: str | None = None, **more: Any) -> sa.Column[Any]:
-    """condition: what the value must be, as SQL that follows the column's name."""
+    """Define a text column.
+
+    condition: what the value must satisfy, as SQL that follows the column's name.
+    """
     check = [] if condition is None else [sa.CheckConstraint(f"{name} {condition}", name=name)]
     return sa.Column(name, sa.Text, *check, **{"nullable": False} | more)
 
@@ -613,7 +616,7 @@ def _alias_name(**more: Any) -> sa.Column[Any]:
 
 
 def _valid() -> sa.Column[Any]:
-    """The versions for which a state holds."""
+    """Define the range of versions for which a state holds."""
     check = sa.CheckConstraint("NOT isempty(valid) AND lower(valid) > 0", name="valid")
     return sa.Column("valid", INT4RANGE, check, nullable=False)
 

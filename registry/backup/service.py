@@ -75,7 +75,7 @@ def _write(
 
 
 def check(path: Path, public_key: str | None, watch: Watch) -> Manifest:
-    """Read the file whole, and compare every digest. Raises InvalidBackup."""
+    """Read the whole file, and compare every digest. Raises InvalidBackup."""
     archive = Archive(path)
     try:
         return _checked(archive, public_key, watch)

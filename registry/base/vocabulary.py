@@ -41,7 +41,7 @@ class QueueState(StrEnum):
 
 
 class Checks(StrEnum):
-    """What a worker does with a batch before anybody decides on it."""
+    """The work that a worker does with a batch before anybody decides on it."""
 
     NONE = "none"  # nothing
     KEYS = "keys"  # it queries the model, computes the keys and finds edits nearby
@@ -50,14 +50,14 @@ class Checks(StrEnum):
 
 class JobKind(StrEnum):
     CHECK = "check"  # says something of a batch's edits before the decision; changes no version
-    TRAIN = "train"  # trains an approved batch and makes its version
+    TRAIN = "train"  # trains an approved batch and creates its version
 
 
 class JobState(StrEnum):
     QUEUED = "queued"  # waits for a worker
     RUNNING = "running"  # a worker holds the lease
     SUCCEEDED = "succeeded"  # its version exists; of a check, its report
-    FAILED = "failed"  # ended with an error, which it keeps
+    FAILED = "failed"  # ended with an error, which is stored
     CANCELLED = "cancelled"  # ended before it changed anything
 
 
@@ -95,7 +95,7 @@ class WebhookEvent(StrEnum):
     """The events that a webhook may subscribe to: the middle word of their actions."""
 
     VERSION = "version"  # a version was created by training, retiring, reverting or rolling back
-    ALIAS = "alias"  # an alias was set, protected or freed
+    ALIAS = "alias"  # an alias was set, protected or unprotected
     BATCH = "batch"  # a batch was submitted, checked, decided on, trained, or failed
 
 

@@ -72,7 +72,10 @@ class Corrections:
         checks: Checks | str | None = None,
         left_alone_needed: float | None = None,
     ) -> Exchange[CollectionView]:
-        """What is not given stays as it is. left_alone_needed: 0 takes the requirement away."""
+        """Change the policy. Omitted arguments stay as they are.
+
+        left_alone_needed: 0 removes the requirement.
+        """
         body: dict[str, Any] = {"reason": reason, **_policy(approvals_needed, approvers, checks, left_alone_needed)}
         if self_approval is not None:
             body["self_approval"] = self_approval

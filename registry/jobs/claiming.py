@@ -158,7 +158,7 @@ def _take_first(session: Session, job_id: int, by: _Worker, lock: _Lock) -> tupl
 
 
 def _end_hopeless(session: Session, job: Job, batch: Batch, actor: Actor, *, is_overdue: bool) -> None:
-    """Raises _Ended where the job is of no use any more, or may be what kills its workers."""
+    """End a job that is no longer of use, or that may be what kills its workers, and raise _Ended."""
     if job.kind == JobKind.CHECK and batch.state != BatchState.SUBMITTED:
         repository.cancel_checks(session, batch.id, held_too=False)
         messages.wake_training(session, batch.id)

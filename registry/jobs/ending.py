@@ -36,7 +36,7 @@ def fail(session: Session, job: Job, batch: Batch, reason: str, actor: Actor) ->
     job.error = readable(reason)
     end(session, job, batch, JobState.FAILED)
     action = Action.BATCH_FAIL if job.kind == JobKind.TRAIN else Action.BATCH_CHECK
-    # An error may quote an edit, whose content must stay erasable: its text is in the job alone.
+    # An error may quote an edit, whose content must stay erasable: only the job holds the text.
     details = {"job": job.id, "attempt": job.attempt, "error": sha256_hex(job.error.encode())}
     events.record(session, action, actor, batch, details, f"see the error of job {job.id}")
 

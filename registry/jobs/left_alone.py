@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # which would slow the command line down
+if TYPE_CHECKING:  # importing it would slow down the command line
     from registry.jobs.schemas import EditCheck, NearMiss
 
 
@@ -27,5 +27,5 @@ class Tried:
 
 
 def tried(checks: "Iterable[EditCheck]", edit_ids: Collection[int]) -> Tried:
-    """The near misses of these edits, and how many of them none of these edits would answer."""
+    """Return the near misses of these edits, and how many of them none of these edits would answer."""
     return Tried.of([miss for each in checks if each.edit_id in edit_ids for miss in each.near_misses], edit_ids)

@@ -38,7 +38,7 @@ def _waiting(session: Session, job: Job) -> str:
     if job.kind == JobKind.TRAIN:
         if repository.is_checked_now(session, job.batch_id):
             return "The job waits for the batch's check to end, and takes over what that trains."
-        first = next(iter(order.line(session, job.collection_id, limit=1)), None)  # None: it has ended since
+        first = next(iter(order.line(session, job.collection_id, limit=1)), None)  # None: it has ended meanwhile
         if first is not None and first.job_id != job.id:
             return f"The job waits for batch {first.batch_id}, which is applied before it."
     ahead = order.ahead_of(session, job.id)

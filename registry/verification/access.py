@@ -13,7 +13,7 @@ from registry.verification.checked import Checked, made_and_ended
 
 
 def check_keys(session: Session) -> Checked:
-    """Nobody got a key, more rights or a revoked key back but by an event, and no key vanished."""
+    """Verify that each key was created and revoked by events that match it, and that no key vanished."""
     for made, key, ended in made_and_ended(session, ApiKey, "key", Action.KEY_CREATE, Action.KEY_REVOKE):
         if key is None:
             yield made.subject, ["it is missing: its event says that it was made"]
@@ -29,7 +29,7 @@ def check_keys(session: Session) -> Checked:
 
 
 def check_protections(session: Session) -> Checked:
-    """An alias is protected as the last event about it says."""
+    """Verify that each alias is protected as the last event about it says."""
     newest = func.row_number().over(partition_by=AuditEvent.subject, order_by=AuditEvent.seq.desc())
     told = (
         select(AuditEvent.subject, AuditEvent.details["to"].as_string().label("role"), newest.label("nth"))

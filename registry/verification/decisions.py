@@ -20,7 +20,7 @@ _MANY = 2_000
 # Most events do not record when their row was written: the row has the start time of the event's transaction.
 _JUST_BEFORE = timedelta(minutes=5)
 _WHILE_READ = timedelta(hours=1)  # a submission's corrections are checked in its transaction
-# What a batch is after the last of its events that moved it, while no version came of it.
+# The state of a batch after the last event that changed its state, if it has no version yet.
 _STATE_AFTER = {
     Action.BATCH_APPROVE: BatchState.APPROVED,
     Action.BATCH_REJECT: BatchState.REJECTED,
@@ -33,7 +33,7 @@ _DECISIONS = (Action.BATCH_APPROVE, Action.BATCH_REJECT, Action.BATCH_CANCEL)
 
 
 def check_batches(session: Session) -> Checked:
-    """Every batch with its submission's event, and its last decision's; also an event whose batch is gone."""
+    """Verify each batch with the events of its submission and last decision; report events whose batch is gone."""
     subject = func.concat("batch/", Batch.id)
     submission = select(AuditEvent).where(AuditEvent.action == Action.BATCH_SUBMIT).subquery()
     submitted = aliased(AuditEvent, submission)
@@ -118,7 +118,7 @@ def _digests(session: Session, batch_id: int) -> Iterator[str]:
 
 
 def check_approvals(session: Session) -> Checked:
-    """Every approval has its event, of the same person, in the same role, for the same reason, declining the same."""
+    """Verify that each approval has an event with the same person, role, reason and declined edits."""
     event = aliased(AuditEvent)
     # The person's first approval: approving a failed batch again does not change the stored approval.
     first = (
@@ -145,7 +145,7 @@ def check_approvals(session: Session) -> Checked:
 
 
 def check_aliases(session: Session) -> Checked:
-    """Every place that an alias pointed at has its event, in the same order, and follows the place before it."""
+    """Verify that the positions of each alias match its events in order, and that each follows the one before."""
     ordered: dict[str, Any] = {"partition_by": (Alias.collection_id, Alias.name), "order_by": Alias.id}
     rows = select(
         Alias,

@@ -16,7 +16,7 @@ _MANY = 2_000
 
 
 def check_erasures(session: Session) -> Checked:
-    """Each erased edit with its event, then whatever else is empty."""
+    """Verify each erased edit with its event, then everything else that is empty."""
     erasure = aliased(AuditEvent, select(AuditEvent).where(AuditEvent.action == Action.EDIT_ERASE).subquery())
     erased = aliased(Edit, select(Edit).where(Edit.erased_at.is_not(None)).subquery())
     query = (
@@ -39,7 +39,7 @@ def check_erasures(session: Session) -> Checked:
 
 
 def _without_reason(session: Session) -> Checked:
-    """Blocks, points and clusters that are empty although no edit that they belong to was erased."""
+    """Yield blocks, points and clusters that are empty although none of their edits was erased."""
     gone = Edit.erased_at.is_not(None)
     of_block = select(Edit.id).join(BlockEdit, BlockEdit.edit_id == Edit.id).where(BlockEdit.block_id == Block.id, gone)
     of_point = select(Edit.id).where(Edit.id == Point.edit_id, gone)
@@ -58,7 +58,7 @@ def _without_reason(session: Session) -> Checked:
 
 
 def _left_over(session: Session) -> Checked:
-    """What should have gone with an erased edit, and is there."""
+    """Yield erased edits that still have a key, a block, or a cluster's centre or label."""
     key = select(Point.edit_id).where(or_(Point.key.is_not(None), Point.erased_at.is_(None)))
     bytes_left = or_(Block.erased_at.is_(None), func.octet_length(Block.data) > 0)
     led_to = select(Point.edit_id).join(Block, Block.id == Point.block_id).where(bytes_left)
@@ -80,7 +80,7 @@ def _left_over(session: Session) -> Checked:
 
 
 def _of_no_edit(session: Session) -> Checked:
-    """Points that lead to a block which was not trained for their edit: an erasure would pass it by."""
+    """Yield points that lead to a block that was not trained for their edit: an erasure would miss them."""
     same = and_(BlockEdit.block_id == Point.block_id, BlockEdit.edit_id == Point.edit_id)
     query = select(Point.id).outerjoin(BlockEdit, same).where(BlockEdit.block_id.is_(None)).order_by(Point.id)
     for point_id in session.scalars(query):

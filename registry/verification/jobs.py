@@ -16,7 +16,7 @@ _FEW = 100
 
 
 def check_errors(session: Session) -> Checked:
-    """Every error of which an event tells is in its job, word for word."""
+    """Verify that every error in an event is in its job, word for word."""
     job_id = AuditEvent.details["job"].astext
     row = and_(Job.id == cast(job_id, BigInteger), func.concat("batch/", Job.batch_id) == AuditEvent.subject)
     erased = select(Edit.id).where(Edit.collection_id == Job.collection_id, Edit.erased_at.is_not(None)).exists()

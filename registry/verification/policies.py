@@ -15,7 +15,7 @@ _MANY = 2_000
 
 
 def check_policies(session: Session) -> Checked:
-    """Every collection has the policy that its last event tells. (A missing event is the collection's finding.)"""
+    """Verify that each collection's policy is that of its last event. (A missing event is reported elsewhere.)"""
     told = aliased(AuditEvent)
     last = (
         select(func.max(told.seq))
@@ -36,7 +36,7 @@ def _differences_from(event: AuditEvent, collection: Collection) -> list[str]:
 
 
 def check_queues(session: Session) -> Checked:
-    """Every collection's queue is as its last event says; without one, it is open."""
+    """Verify that each collection's queue is as its last event says, or open without one."""
     states = {
         Action.QUEUE_OPEN: QueueState.OPEN,
         Action.QUEUE_PAUSE: QueueState.PAUSED,
@@ -55,7 +55,7 @@ def check_queues(session: Session) -> Checked:
 
 
 def check_given(session: Session) -> Checked:
-    """Every approval of which an event tells is there."""
+    """Verify that every approval in an event exists."""
     row = and_(
         Approval.id == cast(AuditEvent.details["approval"].astext, BigInteger),
         func.concat("batch/", Approval.batch_id) == AuditEvent.subject,
@@ -73,7 +73,7 @@ def check_given(session: Session) -> Checked:
 
 
 def check_needed(session: Session) -> Checked:
-    """Every batch that was approved needed as many approvals as the event of its decision says."""
+    """Verify that each approved batch needed as many approvals as the event of its decision says."""
     told = aliased(AuditEvent)
     last = (
         select(func.max(told.seq))

@@ -46,7 +46,7 @@ SELECT (SELECT count(*) FROM clusters WHERE collection_id = :id AND lower(valid)
 
 
 def check_versions(session: Session) -> Checked:
-    """Every version, in order, with what is wrong about it."""
+    """Verify every version, in order, and yield what is wrong with each."""
     for collection in session.scalars(select(Collection).order_by(Collection.id)).all():
         states = _States(session, collection)
         last, before = 0, None

@@ -9,7 +9,7 @@ from registry.webhooks.content import content_digest
 
 
 def check_webhooks(session: Session) -> Checked:
-    """Events go to no address, and are kept from none, but by an event."""
+    """Verify that each webhook was added and removed by events that match it."""
     events = Action.WEBHOOK_CREATE, Action.WEBHOOK_DELETE
     for made, webhook, ended in made_and_ended(session, Webhook, "webhook", *events):
         if webhook is None:
