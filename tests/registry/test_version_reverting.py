@@ -156,9 +156,15 @@ def test_a_version_says_what_it_holds_and_what_it_changed(workflow):
     workflow.rollback(1)
     with workflow.open() as (session, collection):
         second, third = reading.show(session, collection, 2), reading.show(session, collection, 3)
-    assert (second.parent, second.state, second.edit_count, second.cluster_count, second.block_count) == (1, 2, 3, 3, 3)
+    assert (second.parent, second.content_version, second.edit_count, second.cluster_count, second.block_count) == (
+        1,
+        2,
+        3,
+        3,
+        3,
+    )
     assert vars(second.changed) == {"added": 1, "retired": 0, "replaced": 1}
-    assert (third.parent, third.state, third.restores, third.edit_count) == (2, 1, 1, 2)
+    assert (third.parent, third.content_version, third.restores, third.edit_count) == (2, 1, 1, 2)
     assert vars(third.changed) == {"added": 0, "retired": 1, "replaced": 1}
 
 
