@@ -21,7 +21,7 @@ def shared_cluster(workflow, *prompts):
     batch = workflow.submit(*({"prompt": prompt, "target": "x"} for prompt in prompts)).batch
     claim = workflow.claim(workflow.approve(batch.id))
     ids = [edit.id for edit in claim.edits]
-    workflow.finish(claim, merged(trained(claim, workflow.content(0)), [f"p{each}" for each in ids]))
+    workflow.finish(claim, merged(trained(claim, workflow.content(0)), [-each for each in ids]))
     return ids
 
 
@@ -32,7 +32,7 @@ def join_cluster(workflow, prompt):
     content = workflow.content(number)
     (cluster,) = content.clusters
     joined = ClusterState(
-        cluster.cluster_no, key_of("moved"), 0.9, cluster.label, [*cluster.members, f"p{claim.edits[0].id}"]
+        cluster.cluster_no, key_of("moved"), 0.9, cluster.label, [*cluster.members, -claim.edits[0].id]
     )
     workflow.finish(claim, replace(trained(claim, content), changed=[joined]))
     return claim.edits[0].id
