@@ -99,7 +99,7 @@ def _messages(file: Path) -> list[dict[str, str]]:
 
 
 def answers(call: Invocation, models: Sequence[str], prompts: Sequence[str]) -> list[list[str]]:
-    """What each of the models (`facts@3`) answers to each prompt: `melo diff --answers`. Raises CommandError."""
+    """Ask each of the models (`facts@3`) each prompt, for `melo version diff --answers`. Raises CommandError."""
     from melo_core.errors import MeloError
 
     try:

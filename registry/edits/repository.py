@@ -43,7 +43,7 @@ def _newest_state(collection_id: int) -> Any:
 
     Before the first version it is NULL, which no range contains.
     """
-    query = select(Version.state).where(Version.collection_id == collection_id)
+    query = select(Version.content_version).where(Version.collection_id == collection_id)
     return query.order_by(Version.number.desc()).limit(1).scalar_subquery()
 
 

@@ -1,7 +1,7 @@
 """A worker's result for a trained batch: new blocks and points, and the changes to the index.
 
-New points and blocks have no ids yet: the worker chooses names, by which points refer to blocks and clusters to points.
-The registry replaces the names by ids when it stores them.
+New points and blocks have no ids yet: the worker chooses negative numbers, by which points refer to blocks and clusters
+to points. The registry replaces the numbers with ids when it stores them.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from registry.base.vocabulary import PointRole
 
 @dataclass(frozen=True)
 class NewBlock:
-    name: str
+    number: int  # below 0
     edit_ids: Sequence[int]  # the edits that it was trained for
     data: bytes  # safetensors
     shapes: dict[str, Any]
@@ -25,8 +25,8 @@ class NewBlock:
 
 @dataclass(frozen=True)
 class NewPoint:
-    name: str
-    block: str  # a NewBlock's name
+    number: int  # below 0
+    block: int  # a NewBlock's number
     edit_id: int
     role: PointRole
     key: Sequence[float]
@@ -40,7 +40,7 @@ class ClusterState:
     centre: Sequence[float]
     radius: float
     label: Sequence[int]  # the target's token ids
-    members: Sequence[int | str]  # ids of stored points, names of new ones; in order
+    members: Sequence[int]  # ids of stored points, numbers of new ones; in order
 
 
 @dataclass(frozen=True)
