@@ -1,4 +1,4 @@
-"""`melo erase`: a person's data goes, the digests stay."""
+"""`melo erase`: removes a person's data and keeps the digests."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +31,7 @@ def edit(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Erase edits for good: prompt, target and all that quotes them, keys and trained blocks; digests stay."""
+    """Erase edits for good: prompt, target and everything that quotes them, keys and trained blocks; digests stay."""
     call = invocation(context)
     with call.client() as client:
         if not yes or dry_run:
@@ -50,7 +50,7 @@ def person(
     name: Annotated[str, typer.Argument(help="As the edits' author, or as their texts mention it.")],
     as_json: AsJson = False,
 ) -> None:
-    """List the edits that a person wrote or that mention them; erase those with `melo erase edit`."""
+    """List the edits that a person wrote or that mention the person; erase those with `melo erase edit`."""
     call = invocation(context)
     with call.client() as client:
         found = client.edits_of_person(name)
@@ -93,7 +93,7 @@ def _tell(call: Invocation, view: "ErasureView") -> None:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """1-3, 7 for 1, 2, 3, 7."""
+    """Format numbers as ranges: 1-3, 7 for 1, 2, 3, 7."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
