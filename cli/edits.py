@@ -8,12 +8,14 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
+from cli.erasure import erase, find
 from cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
 from cli.files import EditFile, open_edits
 from cli.follow import go_on
 from cli.invocation import Invocation, invocation
 from cli.options import BatchPriority, Deadline, EditsPerBlock, TrainingSettings, settings, training_options
 from cli.show import AsJson, example, print_json, prompt_of, table
+from cli.versions import log, retire
 from registry.base.vocabulary import EditKind, OnConflict, Priority
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ Wait = Annotated[bool, typer.Option("--wait", help="Follow the job until it is a
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
-        help="Corrections: add one, submit a file, list them, train one again.",
+        help="Corrections: add one, submit a file, list them, retire or erase them.",
         epilog=example("melo edit submit corrections.jsonl --collection facts"),
         no_args_is_help=True,
     )
@@ -46,6 +48,10 @@ def register(app: typer.Typer) -> None:
     group.command("list", epilog=example("melo edit list facts --active"))(list_edits)
     shown = """melo edit retrain 12 --training '{"iterations": 200}' --reason 'it was not learned'"""
     group.command(epilog=example(shown))(retrain)
+    group.command(epilog=example("melo edit retire facts 12 13 --reason 'no longer true'"))(retire)
+    group.command(epilog=example("melo edit log 12"))(log)
+    group.command(epilog=example("melo edit find 'Jo Doe'"))(find)
+    group.command(epilog=example("melo edit erase 12 --reason 'request 2026-17' --dry-run"))(erase)
 
 
 def add(

@@ -1,4 +1,4 @@
-"""`melo erase`: removes a person's data and keeps the digests."""
+"""`melo edit erase` and `melo edit find`: removing a person's data; the digests stay."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -6,24 +6,13 @@ import typer
 
 from cli.invocation import Invocation, invocation
 from cli.options import require_confirmed
-from cli.show import AsJson, example, print_json, table
+from cli.show import AsJson, print_json, table
 
 if TYPE_CHECKING:
     from registry.erasure.schemas import ErasureView
 
 
-def register(app: typer.Typer) -> None:
-    group = typer.Typer(
-        help="Erase the content of edits at a person's request.",
-        epilog=example("melo erase person 'Jo Doe'"),
-        no_args_is_help=True,
-    )
-    app.add_typer(group, name="erase")
-    group.command(epilog=example("melo erase edit 12 --reason 'request 2026-17' --dry-run"))(edit)
-    group.command(epilog=example("melo erase person 'Jo Doe'"))(person)
-
-
-def edit(
+def erase(
     context: typer.Context,
     edits: Annotated[list[int], typer.Argument(metavar="EDIT...", min=1, help="The edits' numbers.")],
     reason: Annotated[str, typer.Option("--reason", help="Why; it is kept for good, so name nobody in it.")],
@@ -45,12 +34,12 @@ def edit(
     _show(call, done, as_json)
 
 
-def person(
+def find(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="As the edits' author, or as their texts mention it.")],
     as_json: AsJson = False,
 ) -> None:
-    """List the edits that a person wrote or that mention the person; erase those with `melo erase edit`."""
+    """List the edits that a person wrote or that mention the person; erase those with `melo edit erase`."""
     call = invocation(context)
     with call.client() as client:
         found = client.edits_of_person(name)
@@ -64,7 +53,7 @@ def person(
     table(call.out, ["edit#", "collection", "the person", "prompt", "target"], rows, empty="No edits.")
     if found:
         call.out.print(
-            f"To erase them: melo erase edit {' '.join(str(each.id) for each in found)} --reason … --dry-run",
+            f"To erase them: melo edit erase {' '.join(str(each.id) for each in found)} --reason … --dry-run",
             markup=False,
         )
 

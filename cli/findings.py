@@ -62,7 +62,7 @@ def _remedy(changed: "ChangedAnswer", batch: "BatchView") -> str:
 def _to_be_rid_of(edit_id: int, batch: "BatchView") -> str:
     """Return the command that leaves an edit out of its batch, or retires it once the batch is applied."""
     if batch.version:
-        return f"melo retire {batch.collection} {edit_id} --reason …"
+        return f"melo edit retire {batch.collection} {edit_id} --reason …"
     return f"melo batch approve {batch.id} --except {edit_id}"
 
 

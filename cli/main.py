@@ -17,7 +17,6 @@ from cli import (
     batches,
     collections,
     edits,
-    erasure,
     guards,
     jobs,
     keys,
@@ -70,7 +69,7 @@ def make_app() -> typer.Typer:
         context.obj = Invocation(actor=actor, api_url=api_url)
 
     groups = (
-        operation, collections, edits, guards, batches, jobs, versions, aliases, audit, keys, erasure, backup, webhooks,
+        operation, collections, edits, guards, batches, jobs, versions, aliases, audit, keys, backup, webhooks,
     )  # fmt: skip
     for group in groups:
         group.register(app)

@@ -1,4 +1,4 @@
-"""`melo versions`, `show`, `diff`, `log`, `as-of`, `retire`, `revert`, `rollback`: every state, and ways back to it."""
+"""`melo version`, and the commands of `melo edit` that make or read versions: every state, and ways back to it."""
 
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -23,14 +23,20 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change;
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog=example("melo versions facts"))(versions)
-    app.command(epilog=example("melo show facts 3   (or: melo show facts@production)"))(show)
-    app.command(epilog=example("melo diff facts@3 facts@production --answers questions.txt"))(diff)
-    app.command(epilog=example("melo log 12"))(log)
-    app.command("as-of", epilog=example("melo as-of facts 2026-11-17T14:05"))(as_of)
-    app.command(epilog=example("melo retire facts 12 13 --reason 'no longer true'"))(retire)
-    app.command(epilog=example("melo revert facts 3 --reason 'batch 7 was wrong, the ones after it are right'"))(revert)
-    app.command(epilog=example("melo rollback facts 3 --reason 'batch 7 was wrong'"))(rollback)
+    """Add the group `version`."""
+    group = typer.Typer(
+        help="Versions: list, show and compare them, go back to one.",
+        epilog=example("melo version list facts"),
+        no_args_is_help=True,
+    )
+    app.add_typer(group, name="version")
+    group.command("list", epilog=example("melo version list facts"))(versions)
+    group.command(epilog=example("melo version show facts 3   (or: melo version show facts@production)"))(show)
+    group.command(epilog=example("melo version diff facts@3 facts@production --answers questions.txt"))(diff)
+    group.command(epilog=example("melo version at facts 2026-11-17T14:05"))(at)
+    shown = example("melo version revert facts 3 --reason 'batch 7 was wrong, the ones after it are right'")
+    group.command(epilog=shown)(revert)
+    group.command(epilog=example("melo version rollback facts 3 --reason 'batch 7 was wrong'"))(rollback)
 
 
 def versions(
@@ -158,7 +164,7 @@ def log(
     table(call.out, columns, rows, empty="Nothing is recorded.")
 
 
-def as_of(
+def at(
     context: typer.Context,
     collection: str,
     time: Annotated[str, typer.Argument(help=TIME_HELP)],

@@ -471,7 +471,7 @@ CREATE TABLE versions (
     batch_id bigint,
     restores integer,
     reverts integer,
-    state integer NOT NULL,
+    content_version integer NOT NULL,
     content_digest text NOT NULL,
     content_state bytea NOT NULL,
     edit_count integer NOT NULL,
@@ -481,6 +481,7 @@ CREATE TABLE versions (
     CONSTRAINT versions_batch_check CHECK (((kind = 'apply'::text) = (batch_id IS NOT NULL))),
     CONSTRAINT versions_content_digest_check CHECK ((content_digest ~ '^[0-9a-f]{64}$'::text)),
     CONSTRAINT versions_content_state_check CHECK ((octet_length(content_state) = 384)),
+    CONSTRAINT versions_content_version_check CHECK ((((content_version >= 0) AND (content_version <= number)) AND ((kind = 'rollback'::text) OR (content_version = number)))),
     CONSTRAINT versions_counts_check CHECK (((cluster_count >= 0) AND (block_count >= 0))),
     CONSTRAINT versions_edit_count_check CHECK ((edit_count >= 0)),
     CONSTRAINT versions_kind_check CHECK ((kind = ANY (ARRAY['apply'::text, 'retire'::text, 'revert'::text, 'rollback'::text]))),
@@ -488,8 +489,7 @@ CREATE TABLE versions (
     CONSTRAINT versions_parent_check CHECK (((number = 1) = (parent_id IS NULL))),
     CONSTRAINT versions_reason_check CHECK (((kind = 'apply'::text) OR (reason ~ '\S'::text))),
     CONSTRAINT versions_restores_check CHECK ((((kind = 'rollback'::text) = (restores IS NOT NULL)) AND (restores >= 0) AND (restores < number))),
-    CONSTRAINT versions_reverts_check CHECK ((((kind = 'revert'::text) = (reverts IS NOT NULL)) AND (reverts > 0) AND (reverts < number))),
-    CONSTRAINT versions_state_check CHECK ((((state >= 0) AND (state <= number)) AND ((kind = 'rollback'::text) OR (state = number))))
+    CONSTRAINT versions_reverts_check CHECK ((((kind = 'revert'::text) = (reverts IS NOT NULL)) AND (reverts > 0) AND (reverts < number)))
 );
 ALTER TABLE ONLY versions ALTER COLUMN content_state SET STORAGE PLAIN;
 ALTER TABLE versions ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;
@@ -497,7 +497,7 @@ ALTER TABLE ONLY versions ADD CONSTRAINT versions_collection_id_number_key UNIQU
 ALTER TABLE ONLY versions ADD CONSTRAINT versions_pkey PRIMARY KEY (id);
 CREATE INDEX versions_collection_id_created_at_number_idx ON versions USING btree (collection_id, created_at, number);
 CREATE UNIQUE INDEX versions_one_per_batch_idx ON versions USING btree (batch_id) WHERE (batch_id IS NOT NULL);
-CREATE INDEX versions_own_state_idx ON versions USING btree (collection_id, number) WHERE (state = number);
+CREATE INDEX versions_own_state_idx ON versions USING btree (collection_id, number) WHERE (content_version = number);
 CREATE INDEX versions_rollbacks_idx ON versions USING btree (collection_id, number) WHERE (kind = 'rollback'::text);
 CREATE TRIGGER refuse_change BEFORE DELETE OR UPDATE OR TRUNCATE ON versions FOR EACH STATEMENT EXECUTE FUNCTION melo_refuse_change();
 CREATE TRIGGER require_approvals BEFORE INSERT ON versions FOR EACH ROW WHEN ((new.kind = 'apply'::text)) EXECUTE FUNCTION melo_require_approvals_of_version();
@@ -802,7 +802,7 @@ CREATE FUNCTION melo_require_restored_state() RETURNS trigger
 DECLARE restored versions%ROWTYPE;
 BEGIN
     SELECT * INTO restored FROM versions WHERE collection_id = NEW.collection_id AND number = NEW.restores;
-    IF NEW.restores <> 0 AND restored.id IS NULL OR NEW.state <> coalesce(restored.state, 0)
+    IF NEW.restores <> 0 AND restored.id IS NULL OR NEW.content_version <> coalesce(restored.content_version, 0)
        OR NEW.content_digest <> coalesce(restored.content_digest, NEW.content_digest)
        OR NEW.content_state <> coalesce(restored.content_state, NEW.content_state) THEN
         RAISE EXCEPTION 'version % of collection % does not show what version % shows',
@@ -856,7 +856,7 @@ BEGIN
     IF EXISTS (
         SELECT FROM edits JOIN activations ON activations.edit_id = edits.id
         WHERE edits.collection_id = NEW.collection_id AND edits.erased_at IS NOT NULL
-          AND activations.valid @> NEW.state)
+          AND activations.valid @> NEW.content_version)
     THEN
         RAISE EXCEPTION 'version % of collection % would hold what was erased', NEW.number, NEW.collection_id
             USING ERRCODE = 'restrict_violation';

@@ -64,6 +64,8 @@ def candidate(
         if point.edit_id in replaced:
             index.remove(point.id)
     edit_of = {point.id: point.edit_id for point in content.points.values()}
+    groups = dict.fromkeys(t.group for t in trained if not t.is_stored)
+    blocks = {group: -1 - n for n, group in enumerate(groups)}  # their numbers
     points, overlaps = list[NewPoint](), list[Overlap]()
     for t in trained:
         for stored in t.points:
@@ -74,11 +76,11 @@ def candidate(
         for role, key in keys[t.edit.id]:
             number = -1 - len(points)  # until the record assigns one
             edit_of[number] = t.edit.id
-            points.append(NewPoint(_name(number), _block_name(t), t.edit.id, role, tuple(key.tolist())))
+            points.append(NewPoint(number, blocks[t.group], t.edit.id, role, tuple(key.tolist())))
             overlaps.extend(_overlaps(index.insert(number, key, t.label), t.edit.id, edit_of))
     return TrainingResult(
         base_version=content.number,
-        blocks=_new_blocks([t for t in trained if not t.is_stored]),
+        blocks=_new_blocks([t for t in trained if not t.is_stored], blocks),
         points=points,
         # A changed cluster is a new object; an identical object is unchanged.
         changed=[_state(c, before) for c in index.clusters.values() if c is not before.get(c.number)],
@@ -118,19 +120,19 @@ def _overlaps(result: Insertion, edit_id: int, edit_of: Mapping[int, int]) -> li
     return [Overlap(edit_id, other, other in lost, result.distance) for other in met]
 
 
-def _new_blocks(trained: Sequence[TrainedEdit]) -> list[NewBlock]:
+def _new_blocks(trained: Sequence[TrainedEdit], numbers: Mapping[int, int]) -> list[NewBlock]:
     """Return one block for all edits that share it."""
     edit_ids: dict[int, list[int]] = {}
     for t in trained:
         edit_ids.setdefault(t.group, []).append(t.edit.id)
     first = {t.group: t for t in reversed(trained)}
-    return [_new_block(first[group], ids) for group, ids in edit_ids.items()]
+    return [_new_block(first[group], numbers[group], ids) for group, ids in edit_ids.items()]
 
 
-def _new_block(t: TrainedEdit, edit_ids: Sequence[int]) -> NewBlock:
+def _new_block(t: TrainedEdit, number: int, edit_ids: Sequence[int]) -> NewBlock:
     block = t.trained.block
     return NewBlock(
-        name=_block_name(t),
+        number=number,
         edit_ids=edit_ids,
         data=t.data,
         shapes={name: [list(a.shape), list(b.shape)] for name, (a, b) in block.weights.items()},
@@ -147,13 +149,5 @@ def _state(cluster: Cluster, known: Container[int]) -> ClusterState:
         centre=tuple(cluster.centre.tolist()),
         radius=cluster.radius,
         label=cluster.label,
-        members=tuple(_name(p) if p < 0 else p for p in cluster.members),
+        members=tuple(cluster.members),
     )
-
-
-def _name(number: int) -> str:
-    return f"point{-number}"
-
-
-def _block_name(t: TrainedEdit) -> str:
-    return f"block{t.group}"

@@ -231,19 +231,15 @@ def edit_reports(
 def applied(before: VersionContent, result: TrainingResult, edits: Iterable[ClaimedEdit]) -> VersionContent:
     """Return the version that the result would make. New items have negative numbers until it is recorded."""
     edits = list(edits)
-    block_ids = {block.name: -n for n, block in enumerate(result.blocks, 1)}
-    point_ids = {point.name: -n for n, point in enumerate(result.points, 1)}
-    blocks = [BlockContent(block_ids[b.name], "", b.rank, b.scale, dict(b.shapes), b.data) for b in result.blocks]
-    points = [
-        PointContent(point_ids[p.name], p.edit_id, block_ids[p.block], p.role, float32s(p.key)) for p in result.points
-    ]
+    blocks = [BlockContent(b.number, "", b.rank, b.scale, dict(b.shapes), b.data) for b in result.blocks]
+    points = [PointContent(p.number, p.edit_id, p.block, p.role, float32s(p.key)) for p in result.points]
     clusters = [
         ClusterContent(
             cluster_no=-n if c.cluster_no is None else c.cluster_no,
             centre=float32s(c.centre),
             radius=c.radius,
             label=tuple(c.label),
-            members=tuple(point_ids[member] if isinstance(member, str) else member for member in c.members),
+            members=tuple(c.members),
             digest="",
         )
         for n, c in enumerate(result.changed, 1)

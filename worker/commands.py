@@ -99,7 +99,7 @@ def _messages(file: Path) -> list[dict[str, str]]:
 
 
 def answers(call: Invocation, models: Sequence[str], prompts: Sequence[str]) -> list[list[str]]:
-    """Return each model's (`facts@3`) answer to each prompt, for `melo diff --answers`. Raises CommandError."""
+    """Return each model's (`facts@3`) answer to each prompt, for `melo version diff --answers`. Raises CommandError."""
     from melo_core.errors import MeloError
 
     try:

@@ -118,7 +118,7 @@ FORGERIES = (
             ("UPDATE versions SET created_at = created_at - interval '1 minute' WHERE number = 2",)),
     Forgery("a version removed", "version before it is missing", ("DELETE FROM versions WHERE number = 2",)),
     Forgery("a rollback to another version", "version 16 of bench",
-            ("UPDATE versions SET restores = 3, state = 3 WHERE number = 16",)),
+            ("UPDATE versions SET restores = 3, content_version = 3 WHERE number = 16",)),
     Forgery("an alias moved", "production at version",
             ("UPDATE aliases SET number = 2 WHERE replaced_at IS NULL",)),
     Forgery("an alias backdated", "production at version",

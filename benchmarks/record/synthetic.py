@@ -90,15 +90,15 @@ def trained(edits: Sequence[ClaimedEdit], base: int, gone: Sequence[int]) -> Tra
     return TrainingResult(
         base_version=base,
         blocks=[
-            NewBlock(f"b{edit.id}", [edit.id], each.block, SHAPES, rank=1, scale=1.0, loss=0.01, iterations=10)
+            NewBlock(-edit.id, [edit.id], each.block, SHAPES, rank=1, scale=1.0, loss=0.01, iterations=10)
             for edit, each in zip(edits, made, strict=True)
         ],
         points=[
-            NewPoint(f"p{edit.id}", f"b{edit.id}", edit.id, PointRole.PROMPT, each.key)
+            NewPoint(-edit.id, -edit.id, edit.id, PointRole.PROMPT, each.key)
             for edit, each in zip(edits, made, strict=True)
         ],
         changed=[
-            ClusterState(None, each.key, RADIUS, label_of(each.target), [f"p{edit.id}"])
+            ClusterState(None, each.key, RADIUS, label_of(each.target), [-edit.id])
             for edit, each in zip(edits, made, strict=True)
         ],
         removed=list(gone),

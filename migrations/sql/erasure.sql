@@ -40,7 +40,7 @@ BEGIN
     IF EXISTS (
         SELECT FROM edits JOIN activations ON activations.edit_id = edits.id
         WHERE edits.collection_id = NEW.collection_id AND edits.erased_at IS NOT NULL
-          AND activations.valid @> NEW.state)
+          AND activations.valid @> NEW.content_version)
     THEN
         RAISE EXCEPTION 'version % of collection % would hold what was erased', NEW.number, NEW.collection_id
             USING ERRCODE = 'restrict_violation';

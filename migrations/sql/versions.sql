@@ -29,7 +29,7 @@ CREATE FUNCTION melo_require_restored_state() RETURNS trigger LANGUAGE plpgsql A
 DECLARE restored versions%ROWTYPE;
 BEGIN
     SELECT * INTO restored FROM versions WHERE collection_id = NEW.collection_id AND number = NEW.restores;
-    IF NEW.restores <> 0 AND restored.id IS NULL OR NEW.state <> coalesce(restored.state, 0)
+    IF NEW.restores <> 0 AND restored.id IS NULL OR NEW.content_version <> coalesce(restored.content_version, 0)
        OR NEW.content_digest <> coalesce(restored.content_digest, NEW.content_digest)
        OR NEW.content_state <> coalesce(restored.content_state, NEW.content_state) THEN
         RAISE EXCEPTION 'version % of collection % does not show what version % shows',

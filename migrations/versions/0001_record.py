@@ -302,7 +302,7 @@ def _versions() -> None:
         _refers("batch_id", "batches.id", nullable=True),
         _integer("restores", nullable=True),
         _integer("reverts", nullable=True),
-        _integer("state"),
+        _integer("content_version"),
         _text("content_digest", SHA256),
         sa.Column("content_state", sa.LargeBinary, nullable=False),
         _integer("edit_count", "edit_count >= 0"),
@@ -316,7 +316,10 @@ def _versions() -> None:
             "(kind = 'rollback') = (restores IS NOT NULL) AND restores >= 0 AND restores < number", "restores"
         ),
         sa.CheckConstraint("(kind = 'revert') = (reverts IS NOT NULL) AND reverts > 0 AND reverts < number", "reverts"),
-        sa.CheckConstraint("state BETWEEN 0 AND number AND (kind = 'rollback' OR state = number)", "state"),
+        sa.CheckConstraint(
+            "content_version BETWEEN 0 AND number AND (kind = 'rollback' OR content_version = number)",
+            "content_version",
+        ),
         sa.CheckConstraint("octet_length(content_state) = 384", "content_state"),
         sa.CheckConstraint("cluster_count >= 0 AND block_count >= 0", "counts"),
         sa.CheckConstraint(r"kind = 'apply' OR reason ~ '\S'", "reason"),
@@ -328,7 +331,7 @@ def _versions() -> None:
     )
     # The newest version whose state is its own: what the open ranges show.
     op.create_index(
-        "versions_own_state_idx", "versions", ["collection_id", "number"], postgresql_where="state = number"
+        "versions_own_state_idx", "versions", ["collection_id", "number"], postgresql_where="content_version = number"
     )
     op.create_index(
         "versions_rollbacks_idx", "versions", ["collection_id", "number"], postgresql_where="kind = 'rollback'"

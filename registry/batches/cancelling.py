@@ -12,7 +12,7 @@ from registry.tables.edits import Batch
 
 _WAYS_OUT = {
     BatchState.SUBMITTED: "It is not decided on yet: `melo batch reject {id} --reason …`.",
-    BatchState.APPLIED: "Its edits act already: `melo retire` or `melo revert` takes them back.",
+    BatchState.APPLIED: "Its edits act already: `melo edit retire` or `melo version revert` takes them back.",
 }
 
 

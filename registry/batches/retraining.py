@@ -42,7 +42,7 @@ def guard(session: Session, edit_id: int, prompts: Sequence[str], actor: Actor, 
     if mine := [text for text in added if collapse(text) in own]:
         raise InvalidRequest(
             f"{mine[0]!r} is what edit {edit_id} corrects, so it cannot leave it to the base model.",
-            f"Retire the edit if that is meant: melo retire {collection.name} {edit_id} --reason …",
+            f"Retire the edit if that is meant: melo edit retire {collection.name} {edit_id} --reason …",
         )
     batch = repository.batch(session, edit.batch_id)
     assert batch is not None  # a foreign key

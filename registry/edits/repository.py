@@ -40,7 +40,7 @@ def _is_active(collection_id: int) -> ColumnElement[bool]:
 
 def _newest_state(collection_id: int) -> Any:
     """The state of a collection's newest version, as a subquery; NULL, which no range contains, before the first."""
-    query = select(Version.state).where(Version.collection_id == collection_id)
+    query = select(Version.content_version).where(Version.collection_id == collection_id)
     return query.order_by(Version.number.desc()).limit(1).scalar_subquery()
 
 

@@ -131,10 +131,10 @@ def _require_idle(session: Session, collection: Collection) -> None:
 
 def _unservable(session: Session, collection: Collection, edit_ids: Sequence[int]) -> UnservableView:
     newest = versions.latest(session, collection.id)
-    if acting := sorted(states.active_edits(session, edit_ids, newest.state if newest else 0)):
+    if acting := sorted(states.active_edits(session, edit_ids, newest.content_version if newest else 0)):
         raise WrongState(
             f"Edit {_listed(acting)} acts in the newest version of {collection.name}.",
-            f"Retire it first: `melo retire {collection.name} {' '.join(map(str, acting))} --reason …`.",
+            f"Retire it first: `melo edit retire {collection.name} {' '.join(map(str, acting))} --reason …`.",
         )
     numbers = list(erased.versions_with(session, collection.id, edit_ids))
     for alias in repository.aliases_at(session, collection.id, numbers):
@@ -151,7 +151,7 @@ def _require_alone(session: Session, traces: _Traces, edit_ids: Sequence[int]) -
     if others := repository.companions(session, traces.block_ids, edit_ids):
         raise WrongState(
             f"The edits {_listed(others)} were trained into the same block, whose bytes would go too.",
-            f"Erase them together: `melo erase edit {' '.join(map(str, sorted({*edit_ids, *others})))} --reason …`, "
+            f"Erase them together: `melo edit erase {' '.join(map(str, sorted({*edit_ids, *others})))} --reason …`, "
             "after submitting again those that should stay.",
         )
 

@@ -1,8 +1,9 @@
 """Tables: versions, what they consist of, and the aliases that point at them.
 
 A cluster or an activation has a row per state, with the range of versions for which the state holds: a version's
-whole index is one query, and a new version costs what it changes. The ranges are asked with a version's `state`, never
-with its number: a rollback has the state of the version that it restores, and writes no row but its own.
+whole index is one query, and a new version costs what it changes. The ranges are asked with a version's
+`content_version`, never with its number: a rollback has the state of the version that it restores, and writes no row
+but its own.
 """
 
 from typing import Any
@@ -40,7 +41,7 @@ class Version(Base):
     __table_args__ = (
         UniqueConstraint("collection_id", "number"),
         Index("versions_one_per_batch_idx", "batch_id", unique=True, postgresql_where=text("batch_id IS NOT NULL")),
-        Index("versions_own_state_idx", "collection_id", "number", postgresql_where=text("state = number")),
+        Index("versions_own_state_idx", "collection_id", "number", postgresql_where=text("content_version = number")),
         Index("versions_rollbacks_idx", "collection_id", "number", postgresql_where=text("kind = 'rollback'")),
         Index(None, "collection_id", "created_at", "number"),
     )
@@ -56,7 +57,7 @@ class Version(Base):
     batch_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("batches.id"))
     restores: Mapped[int | None] = mapped_column(Integer)  # the number whose content it equals; 0: the base model
     reverts: Mapped[int | None] = mapped_column(Integer)  # the number whose change it takes back
-    state: Mapped[int] = mapped_column(Integer)  # the version whose ranges it shows: itself, if it is no rollback
+    content_version: Mapped[int] = mapped_column(Integer)  # whose ranges it shows: itself, but for a rollback
     content_digest: Mapped[Sha256]
     content_state: Mapped[bytes]  # what the next version's digest is made from
     edit_count: Mapped[int] = mapped_column(Integer)  # edits active in it

@@ -115,8 +115,8 @@ class _States:
 
     def wrong_with(self, version: Version) -> list[str]:
         facts = (version.content_digest, version.content_state, version.edit_count, version.cluster_count)
-        if version.state != version.number:
-            right, restored = self.shown.get(version.state, (False, ()))
+        if version.content_version != version.number:
+            right, restored = self.shown.get(version.content_version, (False, ()))
             return [] if right and restored == facts else ["its content does not match its digest"]
         right = self._recomputed(version)
         self.shown[version.number] = right, facts

@@ -40,7 +40,7 @@ def set_alias(
     collections.lock(session, collection.id)
     protections.require_allowed(session, collection, name, actor)
     version = versions.get(session, collection, number)
-    require_whole(session, collection.id, number, version.state)
+    require_whole(session, collection.id, number, version.content_version)
     current = repository.current_alias(session, collection.id, name)
     require_match(if_match, AliasView.model_validate(current) if current else None, f"{collection.name}@{name}")
     if current is not None and current.number == number:

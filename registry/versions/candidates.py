@@ -83,7 +83,7 @@ def kept_blocks(session: Session, claim: Claim) -> list[KeptBlock]:
     named = {edit.replaces: edit for edit in claim.edits if edit.replaces is not None}
     same = [old for old in edits.by_ids(session, named) if _says(old) == _says(named[old.id])]
     newest = versions.latest(session, claim.collection_id)
-    active = states.active_edits(session, [old.id for old in same], newest.state if newest else 0)
+    active = states.active_edits(session, [old.id for old in same], newest.content_version if newest else 0)
     found = []
     for old in same:
         block_id, loss, iterations, settings, seed = _block_of_edit(session, old.id) or (0, 0, 0, None, 0)

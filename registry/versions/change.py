@@ -83,13 +83,14 @@ class Change:
         newest = self.newest
         touched = states.blocks_of_points(self.session, self._moved)
         before, after = (
-            states.blocks_in_use(self.session, touched, state) for state in (newest.state if newest else 0, self.number)
+            states.blocks_in_use(self.session, touched, state)
+            for state in (newest.content_version if newest else 0, self.number)
         )
         return add_version(
             self.session,
             self.collection,
             newest,
-            state=self.number,
+            content_version=self.number,
             content_state=bytes(content),
             content_digest=content_digest(repository.foundation(self.session, self.collection), content),
             edit_count=(newest.edit_count if newest else 0) + self._edits,

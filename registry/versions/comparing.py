@@ -21,7 +21,7 @@ class _Shown:
     """What a version, or the base model, shows."""
 
     number: int
-    state: int
+    content_version: int
     content_digest: str
     edits: int
     clusters: int
@@ -34,9 +34,9 @@ def diff(session: Session, collection: Collection, a: int, b: int, *, limit: int
     Raises NotFound.
     """
     before, after = (_shown(session, collection, number) for number in (a, b))
-    forth = before.state <= after.state
+    forth = before.content_version <= after.content_version
     older, newer = (before, after) if forth else (after, before)
-    span = Span(collection.id, older.state, newer.state)
+    span = Span(collection.id, older.content_version, newer.content_version)
     gone = differences.edits_gone(session, span)
     successors = {each.successor for each in gone if each.successor is not None}
     alone = [each.edit_id for each in gone if each.successor is None]
@@ -71,7 +71,7 @@ def _shown(session: Session, collection: Collection, number: int) -> _Shown:
     version: Version = service.get(session, collection, number)
     return _Shown(
         number,
-        version.state,
+        version.content_version,
         version.content_digest,
         version.edit_count,
         version.cluster_count,

@@ -142,10 +142,10 @@ candidates AS (
     UNION
     SELECT id FROM versions
     WHERE collection_id = :collection_id AND kind = 'rollback' AND number > (SELECT min(number) FROM bounds))
-SELECT versions.id, (SELECT states FROM acts) @> versions.state AS acts
+SELECT versions.id, (SELECT states FROM acts) @> versions.content_version AS acts
 FROM candidates JOIN versions USING (id) LEFT JOIN versions AS parent ON parent.id = versions.parent_id
-WHERE ((SELECT states FROM acts) @> versions.state)
-      IS DISTINCT FROM ((SELECT states FROM acts) @> coalesce(parent.state, 0))
+WHERE ((SELECT states FROM acts) @> versions.content_version)
+      IS DISTINCT FROM ((SELECT states FROM acts) @> coalesce(parent.content_version, 0))
 ORDER BY versions.number
 """
 

@@ -42,5 +42,7 @@ def servable_from(session: Session, collection_id: int, edit_ids: Sequence[int])
 
 
 def _with(collection_id: int, edit_ids: Sequence[int], column: Any) -> Select[Any]:
-    acting = select(Activation.id).where(Activation.edit_id.in_(edit_ids), Activation.valid.contains(Version.state))
+    acting = select(Activation.id).where(
+        Activation.edit_id.in_(edit_ids), Activation.valid.contains(Version.content_version)
+    )
     return select(column).where(Version.collection_id == collection_id, acting.exists())

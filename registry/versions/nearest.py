@@ -22,7 +22,7 @@ def nearest_active(
     active = (
         select(Point.edit_id, Point.key)
         .join(Activation, Activation.edit_id == Point.edit_id)
-        .where(versions.in_state(Activation, collection_id, newest.state if newest else 0))
+        .where(versions.in_state(Activation, collection_id, newest.content_version if newest else 0))
         .cte("active")
         .prefix_with("MATERIALIZED", dialect="postgresql")
     )
@@ -52,6 +52,6 @@ def nearest_active(
 def active_points(session: Session, collection_id: int) -> int:
     """How many points lead to the edits that act in the newest version."""
     newest = versions.latest(session, collection_id)
-    active = versions.in_state(Activation, collection_id, newest.state if newest else 0)
+    active = versions.in_state(Activation, collection_id, newest.content_version if newest else 0)
     query = select(func.count()).select_from(Point).join(Activation, Activation.edit_id == Point.edit_id)
     return session.scalar(query.where(active)) or 0

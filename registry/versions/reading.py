@@ -42,7 +42,7 @@ def resolve(session: Session, model: str) -> Resolved:
         number = 0
     elif which.isascii() and which.isdigit():
         if len(which) > 9:
-            raise InvalidRequest(f"{which} is no version number.", f"`melo versions {name}` lists them.")
+            raise InvalidRequest(f"{which} is no version number.", f"`melo version list {name}` lists them.")
         number = int(which)
     else:
         number = aliases.target(session, collection, which)
@@ -77,7 +77,7 @@ def show(session: Session, collection: Collection, number: int) -> VersionDetail
     return VersionDetail(
         **view(session, collection, version).model_dump(),
         parent=number - 1,
-        state=version.state,
+        content_version=version.content_version,
         cluster_count=version.cluster_count,
         block_count=version.block_count,
         changed=changed,

@@ -70,7 +70,7 @@ def version_content(session: Session, collection_id: int, number: int, *, block_
     version = by_number(session, collection_id, number) if number else None
     if version is None and number:
         raise NoResultFound(f"collection {collection.name} has no version {number}")
-    state = version.state if version else 0
+    state = version.content_version if version else 0
     require_whole(session, collection_id, number, state)
     clusters = clusters_in(session, collection_id, state)
     points = points_by_ids(session, (point for cluster in clusters for point in cluster.members))

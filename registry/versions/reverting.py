@@ -46,15 +46,15 @@ def plan(session: Session, collection: Collection, version: Version, newest: Ver
     version changed nothing.
     """
     parent = repository.by_number(session, collection.id, version.number - 1)
-    parent_state = parent.state if parent else 0
+    parent_state = parent.content_version if parent else 0
     span = _span(version, parent_state)
     gone = [each.edit_id for each in differences.edits_gone(session, span)]
     come = differences.edits_come(session, span, successors=[])
-    added, taken_out = (come, gone) if parent_state <= version.state else (gone, come)
+    added, taken_out = (come, gone) if parent_state <= version.content_version else (gone, come)
     if not added and not taken_out:
         raise InvalidRequest(
             f"Version {version.number} of {collection.name} changed no edit, so there is nothing to revert.",
-            f"`melo versions {collection.name}` shows what each version did.",
+            f"`melo version list {collection.name}` shows what each version did.",
         )
     reversal = Reversal(version, parent_state, added, edits.by_ids(session, taken_out))
     if obstacles := _obstacles(session, collection, reversal, newest):
@@ -63,7 +63,7 @@ def plan(session: Session, collection: Collection, version: Version, newest: Ver
         raise WrongState(
             f"Version {version.number} of {collection.name} cannot be reverted, since its edits were changed again "
             f"later: {named}{more}.",
-            "`melo log EDIT` shows an edit's life. Retire or correct the edits one by one, or roll back.",
+            "`melo edit log EDIT` shows an edit's life. Retire or correct the edits one by one, or roll back.",
         )
     return reversal
 
@@ -77,12 +77,12 @@ def carry_out(session: Session, change: Change, reversal: Reversal) -> None:
 
 
 def _span(version: Version, parent_state: int) -> Span:
-    return Span(version.collection_id, *sorted((parent_state, version.state)))
+    return Span(version.collection_id, *sorted((parent_state, version.content_version)))
 
 
 def _obstacles(session: Session, collection: Collection, reversal: Reversal, newest: Version) -> list[str]:
     back = {edit.id: edit for edit in reversal.taken_out}
-    acting = states.active_edits(session, [*reversal.added, *back], newest.state)
+    acting = states.active_edits(session, [*reversal.added, *back], newest.content_version)
     found = [f"edit {edit} no longer acts" for edit in reversal.added if edit not in acting]
     found += [f"edit {edit} acts again already" for edit in back if edit in acting]
     found += [f"the content of edit {edit.id} was erased" for edit in back.values() if edit.erased_at is not None]
@@ -102,7 +102,7 @@ def _clusters(
     coming = repository.points_of_edits(session, [edit.id for edit in reversal.taken_out])
     numbers = differences.clusters_between(session, reversal.span)
     then = repository.clusters_by_no(session, numbers, reversal.parent_state)
-    made = repository.clusters_by_no(session, numbers, reversal.version.state)
+    made = repository.clusters_by_no(session, numbers, reversal.version.content_version)
     here = change.collection.id
     now = repository.open_clusters(session, here, numbers) | repository.open_clusters_with(session, here, leaving)
     untouched = {number for number in numbers if now.get(number) == made.get(number)}

@@ -37,7 +37,7 @@ class VersionDetail(VersionView):
     """A version, what it holds and what it changed."""
 
     parent: int = Field(description="the version before it, which it changed; 0: the base model")
-    state: int = Field(description="the version whose state it shows: itself, or what a rollback restored")
+    content_version: int = Field(description="the version whose content it has: itself, or what a rollback restored")
     cluster_count: int
     block_count: int
     changed: EditCounts = Field(description="the edits that it added, retired and replaced")

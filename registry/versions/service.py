@@ -29,7 +29,7 @@ from registry.versions.training_result import TrainingResult
 _NAMED = 20  # ids that a message names; the event has all of them
 
 # What a version has in common with those that restore it.
-CONTENT = ("state", "content_digest", "content_state", "edit_count", "cluster_count", "block_count")
+CONTENT = ("content_version", "content_digest", "content_state", "edit_count", "cluster_count", "block_count")
 
 
 def apply(
@@ -112,7 +112,7 @@ def retire(session: Session, collection: Collection, edit_ids: Sequence[int], ac
             f"Collection {collection.name} has no edit {_listed(unknown)}.",
             f"`melo edit list {collection.name}` shows its edits.",
         )
-    active = states.active_edits(session, wanted, newest.state if newest else 0)
+    active = states.active_edits(session, wanted, newest.content_version if newest else 0)
     if idle := [edit_id for edit_id in wanted if edit_id not in active]:
         raise WrongState(
             f"Edit {_listed(idle)} of collection {collection.name} is not active, so it cannot be retired.",
@@ -172,7 +172,7 @@ def rollback(session: Session, collection: Collection, to: int, actor: Actor, re
     if newest is None or to == newest.number:
         raise InvalidRequest(
             f"Collection {collection.name} is at version {to} already.",
-            f"`melo versions {collection.name}` shows the versions to go back to.",
+            f"`melo version list {collection.name}` shows the versions to go back to.",
         )
     version = add_version(
         session,
@@ -193,10 +193,10 @@ def _shown_by(session: Session, collection: Collection, number: int) -> dict[str
     """The content of a version, as columns of one that restores it."""
     if number:
         restored = get(session, collection, number)
-        require_whole(session, collection.id, number, restored.state)
+        require_whole(session, collection.id, number, restored.content_version)
         return {column: getattr(restored, column) for column in CONTENT}
     return {
-        "state": 0,
+        "content_version": 0,
         "content_digest": repository.base_digest(session, collection),
         "content_state": bytes(Multiset()),
         "edit_count": 0,
@@ -213,7 +213,7 @@ def get(session: Session, collection: Collection, number: int) -> Version:
         there = f"its newest is {newest.number}" if newest else "nothing was applied to it yet"
         raise NotFound(
             f"Collection {collection.name} has no version {number}: {there}.",
-            f"`melo versions {collection.name}` lists them.",
+            f"`melo version list {collection.name}` lists them.",
         )
     return version
 

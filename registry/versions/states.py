@@ -24,7 +24,9 @@ def open_from(number: int) -> Range[int]:
 
 def line_head(session: Session, collection_id: int) -> int:
     """The newest version that is no rollback: the one whose content the open ranges are. 0: there is none."""
-    query = select(Version.number).where(Version.collection_id == collection_id, Version.state == Version.number)
+    query = select(Version.number).where(
+        Version.collection_id == collection_id, Version.content_version == Version.number
+    )
     return session.scalar(query.order_by(Version.number.desc()).limit(1)) or 0
 
 
@@ -167,11 +169,11 @@ def continue_from(session: Session, newest: Version) -> None:
     be most of a large collection: no statement of it is cut off for taking long.
     """
     head = line_head(session, newest.collection_id)
-    if newest.state == head:
+    if newest.content_version == head:
         return
     facts = {
         "collection_id": newest.collection_id,
-        "state": newest.state,
+        "state": newest.content_version,
         "head": head,
         "number": newest.number,
     }

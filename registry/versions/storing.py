@@ -25,12 +25,12 @@ def store_result(
 ) -> list[int]:
     """Write everything that the new version consists of, but its own row. Returns the edits it replaced."""
     _store_calibration(session, collection, result)
-    names = store_points(session, collection, claim, result)
+    ids = store_points(session, collection, claim, result)
     mine = edits.by_ids(session, [edit.id for edit in claim.edits])
     replaced = _replaced(session, claim, mine)
     change.deactivate(replaced)
     change.activate(mine)
-    before, after = _clusters(session, change, result, names, repository.points_of_edits(session, replaced))
+    before, after = _clusters(session, change, result, ids, repository.points_of_edits(session, replaced))
     change.put_clusters(before, after)
     return replaced
 
@@ -84,8 +84,8 @@ def _store_calibration(session: Session, collection: Collection, result: Trainin
         )
 
 
-def store_points(session: Session, collection: Collection, claim: Claim, result: TrainingResult) -> dict[str, int]:
-    """Write blocks and points; returns the ids of the points by their names."""
+def store_points(session: Session, collection: Collection, claim: Claim, result: TrainingResult) -> dict[int, int]:
+    """Write blocks and points; returns the ids of the points by their numbers."""
     trained = {edit.id for edit in claim.edits}
     named = {point.edit_id for point in result.points}.union(*(block.edit_ids for block in result.blocks))
     if foreign := sorted(named - trained):
@@ -111,11 +111,11 @@ def store_points(session: Session, collection: Collection, claim: Claim, result:
             for block in result.blocks
         ],
     )
-    blocks = {block.name: block_id for block, block_id in zip(result.blocks, block_ids, strict=True)}
+    blocks = {block.number: block_id for block, block_id in zip(result.blocks, block_ids, strict=True)}
     repository.insert_block_edits(
         session,
         [
-            {"block_id": blocks[block.name], "edit_id": edit_id}
+            {"block_id": blocks[block.number], "edit_id": edit_id}
             for block in result.blocks
             for edit_id in sorted(set(block.edit_ids))
         ],
@@ -140,20 +140,20 @@ def store_points(session: Session, collection: Collection, claim: Claim, result:
             for point in result.points
         ],
     )
-    return {point.name: point_id for point, point_id in zip(result.points, point_ids, strict=True)}
+    return {point.number: point_id for point, point_id in zip(result.points, point_ids, strict=True)}
 
 
-def _settled(state: ClusterState, names: dict[str, int], gone: set[int]) -> ClusterContent | None:
-    """A state with ids for names, as float32, without points of replaced edits; None: nothing is left of it."""
+def _settled(state: ClusterState, ids: dict[int, int], gone: set[int]) -> ClusterContent | None:
+    """A state with ids for numbers, as float32, without points of replaced edits; None: nothing is left of it."""
     members = []
     for member in state.members:
-        if isinstance(member, str):
-            if member not in names:
+        if member < 0:
+            if member not in ids:
                 raise InvalidResult(
-                    f"A cluster has a member {member!r}, which is none of the new points.",
+                    f"A cluster has a member {member}, which is none of the new points.",
                     "This is a defect of the worker: report it.",
                 )
-            members.append(names[member])
+            members.append(ids[member])
         elif member not in gone:
             members.append(member)
     if not members:
@@ -174,13 +174,13 @@ def _settled(state: ClusterState, names: dict[str, int], gone: set[int]) -> Clus
 
 
 def _clusters(
-    session: Session, change: Change, result: TrainingResult, names: dict[str, int], gone: set[int]
+    session: Session, change: Change, result: TrainingResult, ids: dict[int, int], gone: set[int]
 ) -> tuple[dict[int, ClusterContent], list[ClusterContent]]:
     """The states that end, by their clusters' numbers, and those that take their places.
 
     gone: points of replaced edits. They leave the clusters that the worker did not name, too.
     """
-    after = [kept for state in result.changed if (kept := _settled(state, names, gone))]
+    after = [kept for state in result.changed if (kept := _settled(state, ids, gone))]
     named = {state.cluster_no for state in result.changed if state.cluster_no is not None}.union(result.removed)
     before = repository.open_clusters(session, change.collection.id, named)
     if unknown := sorted(named - before.keys()):
@@ -189,7 +189,7 @@ def _clusters(
             "This is a defect of the worker: report it.",
         )
     members = Counter(point for cluster in after for point in cluster.members)
-    stored = members.keys() - names.values()
+    stored = members.keys() - ids.values()
     touched = repository.open_clusters_with(session, change.collection.id, gone | stored)
     others = {number: cluster for number, cluster in touched.items() if number not in named}
     members.update(point for cluster in others.values() for point in cluster.members if point in stored)

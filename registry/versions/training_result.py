@@ -1,7 +1,7 @@
 """What a worker hands in when it has trained a batch: new blocks and points, and what becomes of the index.
 
-New points and blocks have no ids yet: they carry names of the worker's choice, by which points refer to blocks and
-clusters to points. The registry replaces the names by ids when it stores them.
+New points and blocks have no ids yet: they carry negative numbers of the worker's choice, by which points refer to
+blocks and clusters to points. The registry replaces them by ids when it stores them.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from registry.base.vocabulary import PointRole
 
 @dataclass(frozen=True)
 class NewBlock:
-    name: str
+    number: int  # below 0
     edit_ids: Sequence[int]  # the edits that it was trained for
     data: bytes  # safetensors
     shapes: dict[str, Any]
@@ -25,8 +25,8 @@ class NewBlock:
 
 @dataclass(frozen=True)
 class NewPoint:
-    name: str
-    block: str  # a NewBlock's name
+    number: int  # below 0
+    block: int  # a NewBlock's number
     edit_id: int
     role: PointRole
     key: Sequence[float]
@@ -40,7 +40,7 @@ class ClusterState:
     centre: Sequence[float]
     radius: float
     label: Sequence[int]  # the target's token ids
-    members: Sequence[int | str]  # ids of stored points, names of new ones; in order
+    members: Sequence[int]  # ids of stored points, numbers of new ones; in order
 
 
 @dataclass(frozen=True)

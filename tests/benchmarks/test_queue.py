@@ -50,7 +50,7 @@ def test_nothing_is_found_in_a_record_in_which_everything_is_true(tiny_workflow:
         ("events", "UPDATE jobs SET attempt = 2"),
         ("others", "DELETE FROM activations"),
         ("others", "DELETE FROM clusters"),
-        ("others", "UPDATE versions SET number = 3, state = 3 WHERE number = 2"),
+        ("others", "UPDATE versions SET number = 3, content_version = 3 WHERE number = 2"),
     ],
 )
 def test_what_is_wrong_is_found(tiny_workflow: Workflow, tamper, kind, forgery):

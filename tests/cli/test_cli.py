@@ -207,7 +207,8 @@ def test_nothing_runs_is_an_answer_too(tmp_path: Path) -> None:
 
 
 def test_usage_errors_end_with_status_2(melo: Melo) -> None:
-    for wrong in (["rollback", "facts", "1"], ["diff", "a@1", "b@2"], ["diff", "a"], ["batch", "show", "x"], ["??"]):
+    versions = (["version", "rollback", "facts", "1"], ["version", "diff", "a@1", "b@2"], ["version", "diff", "a"])
+    for wrong in (*versions, ["batch", "show", "x"], ["??"]):
         done = melo(*wrong)
         assert done.returncode == 2, wrong
         assert "Traceback" not in done.stderr
@@ -551,7 +552,7 @@ def test_what_a_job_found_is_said_after_the_wait_and_whenever_the_batch_is_shown
         first = lines.index(f"Look at this before {facts}@1 is used:")
         assert lines[first + 1] == (
             f"Edit {added.id}: 'Who leads Rome?' must not change, but is now answered by edit {added.id}: "
-            f"'Caesar\\x1b[2J' → 'Mara'. Word it more narrowly, or: melo retire {facts} {added.id} --reason …"
+            f"'Caesar\\x1b[2J' → 'Mara'. Word it more narrowly, or: melo edit retire {facts} {added.id} --reason …"
         )
         assert f"Edit {added.id} was not learned: with its block the model answers 'Oro'" in lines[first + 2]
         assert "comes near edit 7 ('Who leads Atlantis now?', distance 0.250)" in lines[first + 3]
@@ -597,24 +598,24 @@ def test_versions_are_listed_compared_retired_and_rolled_back_to(melo: Melo, fac
     worker.correct(("What is its river?", "The Styx"))
     first = worker.active()[ATLANTIS[0]]
 
-    difference = melo.records("diff", f"{facts}@1", f"{facts}@2")
+    difference = melo.records("version", "diff", f"{facts}@1", f"{facts}@2")
     assert [each["target"] for each in difference["added"]] == ["The Styx"]
-    assert melo.records("diff", facts, "base", "latest")["b"] == 2
+    assert melo.records("version", "diff", facts, "base", "latest")["b"] == 2
 
-    planned = melo.records("retire", facts, first, "--reason", "she left", "--dry-run")
+    planned = melo.records("edit", "retire", facts, first, "--reason", "she left", "--dry-run")
     assert [each["id"] for each in planned["diff"]["retired"]] == [first]
-    assert len(melo.records("versions", facts)) == 2
+    assert len(melo.records("version", "list", facts)) == 2
 
-    retired = melo.records("--as", "ben", "retire", facts, first, "--reason", "she left")
+    retired = melo.records("--as", "ben", "edit", "retire", facts, first, "--reason", "she left")
     assert (retired["number"], retired["kind"], retired["author"], retired["edit_count"]) == (3, "retire", "ben", 2)
 
-    assert melo.records("rollback", facts, 1, "--reason", "back", "--dry-run")["number"] == 4
-    rolled_back = melo.records("rollback", facts, 1, "--reason", "back")
-    versions = {each["number"]: each for each in melo.records("versions", facts)}
+    assert melo.records("version", "rollback", facts, 1, "--reason", "back", "--dry-run")["number"] == 4
+    rolled_back = melo.records("version", "rollback", facts, 1, "--reason", "back")
+    versions = {each["number"]: each for each in melo.records("version", "list", facts)}
     assert (rolled_back["number"], rolled_back["restores"]) == (4, 1)
     assert versions[4]["content_digest"] == versions[1]["content_digest"]
-    assert "same content" in melo("diff", facts, 1, 4).stdout
-    assert "rollback to 1" in melo("versions", facts).stdout
+    assert "same content" in melo("version", "diff", facts, 1, 4).stdout
+    assert "rollback to 1" in melo("version", "list", facts).stdout
 
 
 def test_an_alias_is_set_listed_and_remembered(melo: Melo, facts: str, worker: Workflow) -> None:
@@ -627,7 +628,7 @@ def test_an_alias_is_set_listed_and_remembered(melo: Melo, facts: str, worker: W
     assert (now["name"], now["number"], now["set_by"]) == ("production", 2, "ben")
     history = melo.records("alias", "history", facts, "production")
     assert [(each["number"], each["replaced_at"] is None) for each in history] == [(2, True), (1, False)]
-    assert melo.records("diff", facts, 1, "production")["b"] == 2
+    assert melo.records("version", "diff", facts, 1, "production")["b"] == 2
 
     asked = melo.records("alias", "at", facts, "production", "--at", history[1]["set_at"])
     assert (asked["number"], asked["reason"]) == (1, "evaluated")
@@ -692,8 +693,8 @@ def test_whoever_ends_the_waiting_is_told_that_the_batch_goes_on(melo: Melo, fac
 
 
 def test_a_version_that_does_not_exist_is_named(melo: Melo, facts: str) -> None:
-    assert "9" in melo.refusal("rollback", facts, 9, "--reason", "x")
-    assert "nowhere" in melo.refusal("diff", facts, "base", "nowhere")
+    assert "9" in melo.refusal("version", "rollback", facts, 9, "--reason", "x")
+    assert "nowhere" in melo.refusal("version", "diff", facts, "base", "nowhere")
 
 
 def test_the_log_says_who_did_what(melo: Melo, facts: str) -> None:

@@ -32,7 +32,7 @@ FROM spans ORDER BY n;
 INSERT INTO activations (collection_id, edit_id, prompt_key, valid)
 SELECT 1, n, encode(sha256(('key' || n)::bytea), 'hex'), valid FROM spans ORDER BY n;
 
-INSERT INTO versions (collection_id, number, parent_id, kind, message, reason, author, state, content_digest,
+INSERT INTO versions (collection_id, number, parent_id, kind, message, reason, author, content_version, content_digest,
                       content_state, edit_count, cluster_count, block_count, created_at)
 SELECT 1, v, v - 1, 'retire', 'synthetic', 'synthetic', 'ada', v, encode(sha256(('version' || v)::bytea), 'hex'),
        decode(repeat('01', 384), 'hex'), active, active, active, (SELECT created_at FROM versions) + v * interval '1 ms'

@@ -144,7 +144,7 @@ def test_the_same_correction_can_be_submitted_again_afterwards(retired):
 
 
 def test_an_edit_that_acts_must_be_retired_first(retired):
-    with pytest.raises(WrongState, match=r"Edit 2 acts in the newest version.*melo retire facts 2"):
+    with pytest.raises(WrongState, match=r"Edit 2 acts in the newest version.*melo edit retire facts 2"):
         erase(retired, 1, 2)
     retired.rollback(1)
     with pytest.raises(WrongState, match=r"Edit 1 acts"):
@@ -171,7 +171,7 @@ def test_an_edit_that_could_still_be_trained_must_be_rejected_first(retired):
 def test_edits_of_one_block_are_erased_together(retired):
     with retired.sessions.begin() as session:
         session.execute(text("INSERT INTO block_edits (block_id, edit_id) VALUES (1, 2)"))
-    with pytest.raises(WrongState, match="melo erase edit 1 2"):
+    with pytest.raises(WrongState, match="melo edit erase 1 2"):
         erase(retired, 1)
 
 

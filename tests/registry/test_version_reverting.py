@@ -21,7 +21,7 @@ def shared_cluster(workflow, *prompts):
     batch = workflow.submit(*({"prompt": prompt, "target": "x"} for prompt in prompts)).batch
     claim = workflow.claim(workflow.approve(batch.id))
     ids = [edit.id for edit in claim.edits]
-    workflow.finish(claim, merged(trained(claim, workflow.content(0)), [f"p{each}" for each in ids]))
+    workflow.finish(claim, merged(trained(claim, workflow.content(0)), [-each for each in ids]))
     return ids
 
 
@@ -32,7 +32,7 @@ def join_cluster(workflow, prompt):
     content = workflow.content(number)
     (cluster,) = content.clusters
     joined = ClusterState(
-        cluster.cluster_no, key_of("moved"), 0.9, cluster.label, [*cluster.members, f"p{claim.edits[0].id}"]
+        cluster.cluster_no, key_of("moved"), 0.9, cluster.label, [*cluster.members, -claim.edits[0].id]
     )
     workflow.finish(claim, replace(trained(claim, content), changed=[joined]))
     return claim.edits[0].id
@@ -156,9 +156,15 @@ def test_a_version_says_what_it_holds_and_what_it_changed(workflow):
     workflow.rollback(1)
     with workflow.open() as (session, collection):
         second, third = reading.show(session, collection, 2), reading.show(session, collection, 3)
-    assert (second.parent, second.state, second.edit_count, second.cluster_count, second.block_count) == (1, 2, 3, 3, 3)
+    assert (second.parent, second.content_version, second.edit_count, second.cluster_count, second.block_count) == (
+        1,
+        2,
+        3,
+        3,
+        3,
+    )
     assert vars(second.changed) == {"added": 1, "retired": 0, "replaced": 1}
-    assert (third.parent, third.state, third.restores, third.edit_count) == (2, 1, 1, 2)
+    assert (third.parent, third.content_version, third.restores, third.edit_count) == (2, 1, 1, 2)
     assert vars(third.changed) == {"added": 0, "retired": 1, "replaced": 1}
 
 

@@ -113,10 +113,10 @@ def test_a_rollback_writes_no_row_of_a_cluster_or_an_edit(workflow, engine):
 @pytest.mark.parametrize(
     "wrong",
     [
-        "kind = 'rollback', restores = 1, state = 2",  # shows another state than the version it names
-        "kind = 'rollback', restores = 1, state = 1, content_digest = repeat('0', 64)",
-        "kind = 'rollback', restores = 7, state = 0",
-        "state = 1",  # no rollback, and yet not its own state
+        "kind = 'rollback', restores = 1, content_version = 2",  # shows another state than the version it names
+        "kind = 'rollback', restores = 1, content_version = 1, content_digest = repeat('0', 64)",
+        "kind = 'rollback', restores = 7, content_version = 0",
+        "content_version = 1",  # no rollback, and yet not its own state
         "content_state = NULL",
         "content_state = 'short'",
         "created_at = '2001-01-01'",
@@ -128,12 +128,12 @@ def test_the_database_refuses_a_version_that_does_not_follow(workflow, engine, w
     workflow.correct(("a?", "x"))
     workflow.retire(workflow.active()["a?"])
     columns = (
-        "collection_id, number, parent_id, kind, reason, author, state, content_digest, content_state, edit_count, "
-        "cluster_count, block_count, restores, reverts, created_at"
+        "collection_id, number, parent_id, kind, reason, author, content_version, content_digest, content_state, "
+        "edit_count, cluster_count, block_count, restores, reverts, created_at"
     )
     good = (
         "CREATE TEMP TABLE one AS SELECT collection_id, 3 AS number, id AS parent_id, 'retire' AS kind, 'r' AS reason, "
-        "'eve' AS author, 3 AS state, content_digest, content_state, 0 AS edit_count, 0 AS cluster_count, "
+        "'eve' AS author, 3 AS content_version, content_digest, content_state, 0 AS edit_count, 0 AS cluster_count, "
         "0 AS block_count, restores, reverts, now() AS created_at FROM versions WHERE number = 2"
     )
     insert = f"INSERT INTO versions ({columns}) SELECT {columns} FROM one"

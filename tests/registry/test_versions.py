@@ -76,7 +76,7 @@ def test_retiring_leaves_the_centre_and_radius_of_a_shared_cluster(workflow):
     batch = workflow.submit({"prompt": "a?", "target": "x"}, {"prompt": "b?", "target": "x"}).batch
     claim = workflow.claim(workflow.approve(batch.id))
     one, two = (edit.id for edit in claim.edits)
-    workflow.finish(claim, merged(trained(claim, workflow.content(0)), [f"p{one}", f"p{two}"]))
+    workflow.finish(claim, merged(trained(claim, workflow.content(0)), [-one, -two]))
     before = workflow.content(1).clusters[0]
     workflow.retire(one)
     after = workflow.content(2).clusters[0]

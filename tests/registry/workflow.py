@@ -166,7 +166,7 @@ def trained(claim: Claim, base: VersionContent) -> TrainingResult:
 
     def block(edit: ClaimedEdit) -> NewBlock:
         return NewBlock(
-            name=f"b{edit.id}",
+            number=-edit.id,
             edit_ids=[edit.id],
             data=f"weights for {edit.digest}".encode() * 50,
             shapes={"model.layers.29.mlp.down_proj": [4, 1536, 576]},
@@ -177,13 +177,11 @@ def trained(claim: Claim, base: VersionContent) -> TrainingResult:
         )
 
     def point(edit: ClaimedEdit) -> NewPoint:
-        return NewPoint(f"p{edit.id}", f"b{edit.id}", edit.id, PointRole.PROMPT, key_of(edit.prompt))
+        return NewPoint(-edit.id, -edit.id, edit.id, PointRole.PROMPT, key_of(edit.prompt))
 
     replaced = {edit.replaces for edit in claim.edits}
     gone = [each.cluster_no for each in base.clusters if base.points[each.members[0]].edit_id in replaced]
-    new = [
-        ClusterState(None, key_of(edit.prompt), 0.8, token_ids(edit.target), [f"p{edit.id}"]) for edit in claim.edits
-    ]
+    new = [ClusterState(None, key_of(edit.prompt), 0.8, token_ids(edit.target), [-edit.id]) for edit in claim.edits]
     first = base.number == 0 and base.collection.calibration is None
     return TrainingResult(
         base_version=base.number,
@@ -196,11 +194,11 @@ def trained(claim: Claim, base: VersionContent) -> TrainingResult:
     )
 
 
-def merged(result: TrainingResult, names: Sequence[str]) -> TrainingResult:
-    """The result with the clusters of the named points as one, as if their keys lay close."""
-    alone = [cluster for cluster in result.changed if cluster.members[0] not in names]
-    together = next(cluster for cluster in result.changed if cluster.members[0] == names[0])
-    return replace(result, changed=[*alone, replace(together, members=list(names))])
+def merged(result: TrainingResult, points: Sequence[int]) -> TrainingResult:
+    """The result with the clusters of the points as one, as if their keys lay close."""
+    alone = [cluster for cluster in result.changed if cluster.members[0] not in points]
+    together = next(cluster for cluster in result.changed if cluster.members[0] == points[0])
+    return replace(result, changed=[*alone, replace(together, members=list(points))])
 
 
 def calibration(d: int = 384, dtype: str = "F32", **more: list[int]) -> bytes:

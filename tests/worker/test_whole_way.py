@@ -63,10 +63,10 @@ def test_a_correction_is_answered_also_when_rephrased_and_nothing_else_changes(m
 def test_two_versions_answers_stand_side_by_side(melo, tmp_path):
     questions = tmp_path / "questions.txt"
     questions.write_text(f"{CORRECTION[0]}\n\n{ELSEWHERE}\n")
-    corrected, elsewhere = melo.json("diff", "facts@base", "facts@1", "--answers", str(questions))["answers"]
+    corrected, elsewhere = melo.json("version", "diff", "facts@base", "facts@1", "--answers", str(questions))["answers"]
     assert corrected["a"] != corrected["b"] == CORRECTION[1]
     assert elsewhere["prompt"] == ELSEWHERE and elsewhere["a"] == elsewhere["b"]
-    shown = melo("diff", "facts", "base", "1", "--answers", str(questions))
+    shown = melo("version", "diff", "facts", "base", "1", "--answers", str(questions))
     assert "answers: 1 of 2 differ" in shown
 
 
@@ -81,10 +81,10 @@ def test_a_rollback_is_the_old_version_bit_for_bit_and_the_newer_one_can_still_b
     before = melo.ask("facts@1", CORRECTION[0], ELSEWHERE)
     melo("edit", "add", "facts", CORRECTION[0], "The Kingdom", "--replaces", "1", "--approve", "--wait")
     assert melo.ask("facts@2", CORRECTION[0]) != before[:1]
-    melo("rollback", "facts", "1", "--reason", "a test")
+    melo("version", "rollback", "facts", "1", "--reason", "a test")
 
     assert melo.ask("facts@3", CORRECTION[0], ELSEWHERE) == before
-    versions = {v["number"]: v for v in melo.json("versions", "facts")}
+    versions = {v["number"]: v for v in melo.json("version", "list", "facts")}
     assert versions[3]["content_digest"] == versions[1]["content_digest"] != versions[2]["content_digest"]
     assert melo.json("ask", "facts@2", CORRECTION[0])[0]["answer"] == "The Kingdom"
     assert melo.json("audit", "verify")["ok"]
