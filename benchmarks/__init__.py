@@ -1,6 +1,6 @@
-"""What `melo bench` measures: the record, edits beside other methods, scope, and the queue under faults.
+"""The benchmarks of `melo bench`: the record, edits beside other methods, scope, and the queue under faults.
 
-Not part of an installation: only of a checkout.
+They exist only in a checkout, not in an installation.
 """
 
 import worker  # noqa: F401 (sets OpenMP's GOMP_SPINCOUNT, before anything here imports torch)

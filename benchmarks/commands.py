@@ -1,4 +1,4 @@
-"""`melo bench`: the group, with a command for each kind of figures."""
+"""`melo bench`: the group, with one command for each benchmark."""
 
 from importlib.util import find_spec
 
@@ -12,7 +12,7 @@ from cli.show import example
 
 
 def register(app: typer.Typer) -> None:
-    """Add the group. What trains or asks a model is in it only where torch is installed."""
+    """Add the group. Commands that train or ask a model are included only where torch is installed."""
     bench = typer.Typer(
         help="Measure, and compare with what else one would use.", epilog=example(record.SHOWN), no_args_is_help=True
     )

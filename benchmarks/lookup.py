@@ -1,9 +1,9 @@
-"""What a lookup costs beside a decoding step of the same model, in the same process; and what an insertion costs.
+"""Measure a lookup beside a decoding step of the same model, in the same process, and an insertion.
 
     python -m benchmarks.lookup [--threads 1 2] [--json FILE]
 
-Each lookup follows a decoding step, as it does when serving: the model's weights have just pushed the index out of
-the CPU's caches. Keys are random directions (no two alike, so the nearest is hard to tell) and the figures medians.
+Each lookup follows a decoding step, as in serving: reading the model's weights has just evicted the index from the
+CPU's caches. Keys are random directions (no two alike, so the nearest is hard to tell) and the figures medians.
 """
 
 import argparse
@@ -29,7 +29,7 @@ DIMENSION, RADIUS, REPEATS = 384, 0.85, 40
 
 
 def random_keys(n: int, seed: int) -> torch.Tensor:
-    """(n, d) of length 1."""
+    """Return random keys (n, d) of length 1."""
     return F.normalize(torch.randn(n, DIMENSION, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
@@ -41,7 +41,7 @@ def index_of(n: int) -> ClusterIndex:
 
 
 def decoding_step(model_name: str) -> Callable[[], float]:
-    """One token after a question of usual length, with everything before it cached: milliseconds."""
+    """Return a function that times one token after a question of usual length, with all before it cached, in ms."""
     files = find_model(model_name)
     cache = Settings().cache.expanduser() / "models"
     base = load_base_model(files.path, files.gguf_file, digest=files.digest, cache=cache, device=torch.device("cpu"))
@@ -73,7 +73,7 @@ def lookups(step: Callable[[], float], n: int, query_keys: int) -> dict[str, flo
 
 
 def insertions(upto: int) -> dict[str, float]:
-    """Into the index alone, around the 100th and around the last; and with the key, which the prompt is encoded for."""
+    """Time insertions, around the 100th and around the last, into the index alone and with the prompt's encoding."""
     encoder = SentenceEncoder.load(find_encoder("all-minilm-l6-v2").path)
     encoded = []
     for question in ordinary_questions()[:REPEATS]:

@@ -1,4 +1,4 @@
-"""What the figures were measured on, and how much memory it took."""
+"""The machine that the figures were measured on, and the memory used."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ BYTES_PER_MB = 1 << 20
 
 
 def machine(device: torch.device) -> dict[str, object]:
-    """The processor, its cores, the device, and torch's version."""
+    """Return the processor, its cores, the device, and torch's version."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "cpu": _cpu(),
@@ -35,20 +35,20 @@ def _cpu() -> str:
 
 
 def resident() -> float:
-    """This process's memory, in MB."""
+    """Return this process's memory, in MB."""
     return float(psutil.Process().memory_info().rss) / BYTES_PER_MB
 
 
 @dataclass
 class Peak:
-    """The most memory used while it was watched, in MB: of the device where that has its own, else of the process."""
+    """The peak memory in MB while it was watched: of the device if it has its own, else of the process."""
 
     mb: float = 0.0
 
 
 @contextmanager
 def watched(device: torch.device, every: float = 0.01) -> Iterator[Peak]:
-    """Watch memory while open."""
+    """Watch memory while the context is open."""
     peak, done = Peak(), threading.Event()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,4 +1,4 @@
-"""`melo alias`: names such as production that point at a version, where they pointed when, and who may set them."""
+"""`melo alias`: names such as production that point at a version, their history, and who may set them."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -85,7 +85,7 @@ def register(app: typer.Typer) -> None:
         at: Annotated[str, typer.Option(metavar="TIME", help=TIME_HELP)],
         as_json: AsJson = False,
     ) -> None:
-        """Say where an alias pointed at a moment, and who had put it there, when and why."""
+        """Say where an alias pointed at a given moment, and who had set it, when and why."""
         call = invocation(context)
         time = moment(at)
         with call.client() as client:
@@ -114,7 +114,7 @@ def register(app: typer.Typer) -> None:
         role: Annotated[ProtectingRole, typer.Option(help="Needed to set the alias.")] = ProtectingRole.ADMIN,
         as_json: AsJson = False,
     ) -> None:
-        """Let only those with a role set an alias; it need not exist yet."""
+        """Let only those with a role set an alias, which need not exist yet."""
         call = invocation(context)
         with call.client() as client:
             made = client.protect_alias(collection, name, reason, role.value)

@@ -1,4 +1,4 @@
-"""`melo audit`: who did what, and whether anything differs from what was written."""
+"""`melo audit`: the log of events, and verification that nothing differs from what was written."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -42,7 +42,7 @@ def log(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List the events, newest first."""
+    """List events, newest first."""
     call = invocation(context)
     with call.client() as client:
         found = client.audit(collection=collection, subject=subject, limit=limit)
@@ -96,7 +96,7 @@ def verify(
 
 
 def checkpoint(context: typer.Context, out: Out = None) -> None:
-    """Have the server sign the head of the chain; keep it where the server's operators cannot write."""
+    """Have the server sign the head of the chain; store it where the server's operators cannot write."""
     call = invocation(context)
     with call.client() as client:
         made = client.checkpoint()
@@ -195,7 +195,7 @@ def _text(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """A new file: a kept checkpoint is never written over."""
+    """Write a new file: a stored checkpoint is never overwritten."""
     try:
         with path.open("x") as stream:
             stream.write(text)

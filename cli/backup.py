@@ -1,4 +1,4 @@
-"""`melo backup`, `melo restore`: the whole record as one file, straight from and to the database."""
+"""`melo backup`, `melo restore`: the whole record as one file, read from and written to the database directly."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ def backup(
     file: Annotated[Path, typer.Argument(help="The file to write; one that is there is not written over.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write the whole record to one file, while everything goes on.
+    """Write the whole record to one file, while the servers keep running.
 
     It is signed with MELO_SIGNING_KEY, or with the key in MELO_HOME, where there is one.
     """
@@ -62,7 +62,7 @@ def restore(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fill an empty database with a backup, and verify the whole record; status 1 if anything differs."""
+    """Fill an empty database from a backup, and verify the whole record; status 1 if anything differs."""
     from registry.backup import service
 
     call = invocation(context)
@@ -99,7 +99,7 @@ def restore(
 
 @contextmanager
 def _database(call: Invocation) -> "Iterator[Engine]":
-    """The database itself, and as much time as it takes."""
+    """Open the database itself, without a limit on the time of statements."""
     from sqlalchemy.exc import OperationalError
 
     from registry.base.database import make_engine
@@ -117,7 +117,7 @@ def _database(call: Invocation) -> "Iterator[Engine]":
 
 @contextmanager
 def _progress(call: Invocation) -> Iterator[Callable[[str, int, int], None]]:
-    """A line for each table, with a bar while it is copied."""
+    """Show a line for each table, with a bar while it is copied."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

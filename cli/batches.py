@@ -1,4 +1,4 @@
-"""`melo batch`: what was submitted, and the decision about it."""
+"""`melo batch`: submitted batches, and the decisions on them."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,7 +95,7 @@ def register(app: typer.Typer) -> None:
         wait: Wait = False,
         as_json: AsJson = False,
     ) -> None:
-        """Approve a batch, or part of it: after the last approval needed, a worker trains and applies it."""
+        """Approve a batch, or part of it. After the last approval needed, a worker trains and applies it."""
         call = invocation(context)
         with call.client() as client:
             found = client.approve(batch, reason, declined=declined or [])
@@ -129,7 +129,7 @@ def register(app: typer.Typer) -> None:
         reason: Annotated[str, typer.Option(help="Why.")],
         as_json: AsJson = False,
     ) -> None:
-        """Stop an approved batch before it acts, also while it is trained. It may be approved again."""
+        """Stop an approved batch before it is applied, even during its training. It may be approved again."""
         call = invocation(context)
         with call.client() as client:
             found = client.cancel(batch, reason)
@@ -152,7 +152,7 @@ def _check(check: "CheckView") -> str:
 
 
 def _on(job: "JobView") -> str:
-    """The device, and the numbers that the model runs in there."""
+    """Return the device, and the number format that the model runs in there."""
     return ", ".join(str(each) for each in (job.device, (job.libraries or {}).get("dtype")) if each)
 
 

@@ -26,7 +26,7 @@ def is_checked(batch: "BatchView") -> bool:
 
 
 def show_check(console: "Console", batch: "BatchView") -> None:
-    """A row an edit, and under the table what can be done about those that meet others."""
+    """Print a row for each edit and, under the table, the remedies for those that conflict with others."""
     found = {each.edit_id: each for each in (batch.check and batch.check.report) or []}
     has_trained = any(each.trained for each in found.values())
     block = ["with its block"] if has_trained else []
@@ -47,14 +47,14 @@ def show_check(console: "Console", batch: "BatchView") -> None:
         console.print(Text(visible(f"Edit {edit_id}: {way[:1].lower()}{way[1:]}"), style="yellow"))
     if len(ways) > SHOWN:
         console.print(f"… and {len(ways) - SHOWN} more: melo batch show {batch.id} --json")
-    # Of conflicts, the table has told already.
+    # The table has already shown the conflicts.
     reports = [each.trained.model_copy(update={"conflicts": []}) for each in found.values() if each.trained]
     show_reports(console, batch, reports)
     _show_near_misses(console, batch, found)
 
 
 def taken(batch: "BatchView") -> "list[tuple[int, NearMiss]]":
-    """The near misses that an edit of the batch would answer, each with that edit, in the order of the edits."""
+    """Return the near misses that an edit of the batch would answer, each with that edit, in the order of the edits."""
     report = (batch.check and batch.check.report) or []
     kept = {check.edit_id for check in report} - set(batch.declined)
     found = [each for check in report if check.edit_id in kept for each in check.near_misses]
@@ -62,7 +62,7 @@ def taken(batch: "BatchView") -> "list[tuple[int, NearMiss]]":
 
 
 def _show_near_misses(console: "Console", batch: "BatchView", found: "Mapping[int, EditCheck]") -> None:
-    """Those that an edit would take, the share that all leave alone, and how to make one a guard."""
+    """Print those that an edit would take, the share that all leave alone, and how to make one a guard."""
     all_tried = tried(found.values(), found.keys() - set(batch.declined))
     if not all_tried.count:
         return
@@ -103,7 +103,7 @@ def _near(check: "EditCheck | None") -> str | None:
 
 
 def _place(near: "NearEdit") -> str:
-    """Those of the batch itself are marked, and those outside of the radius."""
+    """Describe a near edit, marking those of the batch itself and those outside the radius."""
     return (
         f"{near.edit_id}{' (same batch)' if near.in_batch else ''} at {near.distance:.2f}"
         f"{'' if near.inside else ', outside'}: {_short(near.target)}"

@@ -1,4 +1,4 @@
-"""`melo collection`: lines of versions, each over one base model."""
+"""`melo collection`: series of versions, each over one base model."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def register(app: typer.Typer) -> None:
         left_alone: Annotated[float | None, LeftAlone] = None,
         as_json: AsJson = False,
     ) -> None:
-        """Make a collection."""
+        """Create a collection."""
         call = invocation(context)
         with call.client() as client:
             made = client.create_collection(
@@ -120,7 +120,7 @@ def register(app: typer.Typer) -> None:
 
     @group.command("list", epilog=example("melo collection list --json"))
     def list_(context: typer.Context, as_json: AsJson = False) -> None:
-        """List the collections."""
+        """List all collections."""
         call = invocation(context)
         with call.client() as client:
             found = client.collections()
@@ -146,7 +146,7 @@ def register(app: typer.Typer) -> None:
 
     @group.command(epilog=example("melo collection show facts"))
     def show(context: typer.Context, name: str, as_json: AsJson = False) -> None:
-        """Show one collection."""
+        """Show a collection."""
         call = invocation(context)
         with call.client() as client:
             found = client.collection(name)
@@ -168,7 +168,7 @@ def _calibration(path: Path | None) -> bytes | None:
 
 
 def _policy(found: "CollectionView") -> str:
-    """In words."""
+    """Describe the policy in words."""
     many = "1 approval" if found.approvals_needed == 1 else f"{found.approvals_needed} approvals"
     who = f"by {', '.join(found.approvers)}" if found.approvers else "by anyone with the role"
     own = "submitters may approve their own" if found.self_approval else "not by who submitted"

@@ -1,4 +1,4 @@
-"""`melo edit add`, `melo edit submit`, `melo edit list`: corrections on their way in."""
+"""`melo edit add`, `melo edit submit`, `melo edit list`: submitting and listing corrections."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,7 +77,7 @@ def add(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it; store nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Submit one correction, as a batch of its own."""
+    """Submit a single correction as a batch of its own."""
     call = invocation(context)
     trained = training_options(priority, deadline, training, None)
     record: dict[str, Any] = {"prompt": prompt, "target": target, "kind": kind.value}
@@ -107,7 +107,7 @@ def submit(
 ) -> None:
     """Submit a file of corrections as one batch: all of it, or nothing.
 
-    Fields: prompt, target; and if you like rephrases, unchanged, kind, author, reason, source, replaces.
+    Fields: prompt, target; optionally rephrases, unchanged, kind, author, reason, source, replaces.
     """
     from registry.client import MeloClientError
 
@@ -162,7 +162,7 @@ def retrain(
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train an active edit again with other settings. The new one takes its place once it is approved and applied."""
+    """Train an active edit again with other settings. The new edit replaces it once approved and applied."""
     call = invocation(context)
     changes = settings(training, "--training", '{"iterations": 200}') or {}
     with call.client() as client:
@@ -175,13 +175,13 @@ def retrain(
 
 
 def _send(call: Invocation, client: "MeloClient", collection: str, read: EditFile, **options: Any) -> "SubmissionView":
-    """Send a file while it is read, with a bar on a terminal."""
+    """Send a file while it is read, with a progress bar on a terminal."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=call.err, transient=True, disable=not call.err.is_terminal) as progress:
         bar = progress.add_task("sending", total=read.size)
 
         def lines() -> Iterator[bytes]:
-            progress.reset(bar, description="sending")  # it may be sent again, after a broken connection
+            progress.reset(bar, description="sending")  # it may be sent again after a broken connection
             yield from read.chunks(lambda step: progress.advance(bar, step))
             progress.update(bar, description="checking")
 
@@ -191,7 +191,7 @@ def _send(call: Invocation, client: "MeloClient", collection: str, read: EditFil
 def _problems_of_the_rest(
     call: Invocation, client: "MeloClient", collection: str, read: EditFile, options: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """What the registry would say about the rows that can be read, so that one run names everything."""
+    """Return the registry's problems with the readable rows, so that one run names every problem."""
     from registry.client import MeloClientError
 
     try:
@@ -226,7 +226,7 @@ def _finish(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Say what was stored and what was left out; go on to the approval and the wait, where asked."""
+    """Print what was stored and what was left out; approve and wait if asked."""
     unreadable = read.problems if read else []
     skipped = sorted([*unreadable, *made.skipped], key=lambda problem: problem.get("line") or 0)
     skipped_count = made.skipped_count + (read.problem_count if read else 0)

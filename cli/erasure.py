@@ -1,4 +1,4 @@
-"""`melo edit erase` and `melo edit find`: a person's data goes, the digests stay."""
+"""`melo edit erase` and `melo edit find`: removing a person's data; the digests stay."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +20,7 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Erase edits for good: prompt, target and all that quotes them, keys and trained blocks; digests stay."""
+    """Erase edits for good: prompt, target and everything that quotes them, keys and trained blocks; digests stay."""
     call = invocation(context)
     with call.client() as client:
         if not yes or dry_run:
@@ -39,7 +39,7 @@ def find(
     name: Annotated[str, typer.Argument(help="As the edits' author, or as their texts mention it.")],
     as_json: AsJson = False,
 ) -> None:
-    """List the edits that a person wrote or that mention them; erase those with `melo edit erase`."""
+    """List the edits that a person wrote or that mention the person; erase those with `melo edit erase`."""
     call = invocation(context)
     with call.client() as client:
         found = client.edits_of_person(name)
@@ -82,7 +82,7 @@ def _tell(call: Invocation, view: "ErasureView") -> None:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """1-3, 7 for 1, 2, 3, 7."""
+    """Format numbers as ranges: 1-3, 7 for 1, 2, 3, 7."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""A user's mistake or an outside failure, and how every error is shown: what, where, what to do."""
+"""Errors shown to the user, caused by a mistake or an outside failure: title, detail and remedy."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ class CommandError(UserError):
 
 
 def show_error(console: Console, error: UserError) -> None:
-    """Show what is wrong and what to do, and the records that it is wrong with."""
+    """Print an error with its remedy, and the records that it concerns."""
     console.print(Text(visible(error.title), style="bold red"), Text(visible(error.detail)), sep=": ")
     problems = list(getattr(error, "problems", ()))
     for problem in problems[:SHOWN_PROBLEMS]:
@@ -39,7 +39,7 @@ def show_error(console: Console, error: UserError) -> None:
 
 
 def problem_text(problem: Mapping[str, Any]) -> Text:
-    """One record's problem: its line, what is wrong, the two records that collide, the way out."""
+    """Describe one record's problem: its line, the cause, the two records that collide, the remedy."""
     lines = [Text.assemble(("  " + _where(problem) + ": ", "bold"), visible(str(problem.get("detail", ""))))]
     if problem.get("prompt") is not None and problem.get("target") is not None:
         lines.append(_pair("this", problem["prompt"], problem["target"]))

@@ -1,4 +1,4 @@
-"""Files of edits, JSONL and CSV, on their way to the registry; and texts with a prompt a line."""
+"""Files of edits, JSONL and CSV, sent to the registry; and text files with one prompt a line."""
 
 import csv
 import json
@@ -15,9 +15,9 @@ from cli.errors import CommandError
 COLUMNS = (
     "prompt", "target", "rephrases", "unchanged", "kind", "author", "reason", "source", "replaces",
 )  # fmt: skip
-MOST_PROBLEMS = 1_000  # told; the others are counted
+MOST_PROBLEMS = 1_000  # listed; the others are counted
 PIECE = 64 * 1024  # bytes
-SEVERAL = ("rephrases", "unchanged")  # a cell holds one a line, or a JSON list
+SEVERAL = ("rephrases", "unchanged")  # a cell holds one value a line, or a JSON list
 
 
 Broken = Callable[[int, str, str], None]  # a line, what is wrong with it, what to do
@@ -28,8 +28,8 @@ Advance = Callable[[int], None]  # by so many bytes of the file
 class EditFile:
     """A file of edits that is sent as NDJSON while it is read, so that its size does not matter.
 
-    A JSONL file goes as it is, and the registry names its broken lines. A table's rows become lines, each with the
-    `line` of the file where it begins; those that cannot are named here.
+    A JSONL file is sent unchanged, and the registry names its invalid lines. A table's rows become lines, each with the
+    `line` of the file where it begins; invalid rows are named here.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class EditFile:
         return self.path.suffix.lower() == ".csv"
 
     def chunks(self, advance: Advance) -> Iterator[bytes]:
-        """NDJSON, from the start of the file."""
+        """Yield NDJSON from the start of the file."""
         yield from _rows(self.path, _ignore, advance) if self.is_table else _pieces(self.path, advance)
 
     def note(self, line: int, detail: str, remedy: str) -> None:
@@ -53,7 +53,7 @@ class EditFile:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a text that are not blank; - is the standard input. Raises CommandError."""
+    """Return the lines of a text that are not blank; - is the standard input. Raises CommandError."""
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -65,7 +65,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def open_edits(path: Path) -> EditFile:
-    """A .jsonl or .csv file; a table is read through once, for its broken rows. Raises CommandError."""
+    """Open a .jsonl or .csv file; a table is first read once to find its invalid rows. Raises CommandError."""
     file = EditFile(path)
     if path.suffix.lower() not in (".jsonl", ".csv"):
         raise CommandError(
@@ -83,7 +83,7 @@ def open_edits(path: Path) -> EditFile:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """After the mark that some programs begin a UTF-8 file with."""
+    """Open a file, skipping the byte order mark with which some programs begin a UTF-8 file."""
     try:
         content = path.open("rb")
         if content.read(len(BOM_UTF8)) != BOM_UTF8:
@@ -101,11 +101,11 @@ def _pieces(path: Path, advance: Advance) -> Iterator[bytes]:
 
 
 def _rows(path: Path, broken: Broken, advance: Advance) -> Iterator[bytes]:
-    """A table's rows as lines of NDJSON."""
+    """Yield a table's rows as lines of NDJSON."""
     with _opened(path) as content:
         rows = csv.reader(_decoded(path, content, advance), strict=True)
         header = _header(path, rows)
-        first_line = rows.line_num + 1  # a row may span several lines: its first one names it
+        first_line = rows.line_num + 1  # a row may span several lines and is named by its first
         while True:
             try:
                 row = next(rows)
@@ -193,4 +193,4 @@ def _several(value: str) -> list[Any] | None:
 
 
 def _ignore(*_: object) -> None:
-    """For who does not want to know."""
+    """Ignore all arguments: the callback of a caller that needs no report."""

@@ -1,4 +1,4 @@
-"""What a job found out about a batch's edits, for whoever decides on them to read."""
+"""A job's findings on a batch's edits, for the people who decide on them."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -17,12 +17,12 @@ SHOWN = 20
 
 
 def show_findings(console: "Console", batch: "BatchView") -> None:
-    """What its training said."""
+    """Print the findings of a batch's training."""
     show_reports(console, batch, (batch.job and batch.job.report) or [])
 
 
 def show_reports(console: "Console", batch: "BatchView", reports: "Sequence[EditReport]") -> None:
-    """The gravest first; nothing for edits of which there is nothing to say."""
+    """Print the reports, the gravest first; edits without findings are left out."""
     said = [
         *(Text(text, style="bold red") for report in reports for text in _changed(report, batch)),
         *(Text(text, style="yellow") for report in reports for text in _not_learned(report, batch)),
@@ -60,7 +60,7 @@ def _remedy(changed: "ChangedAnswer", batch: "BatchView") -> str:
 
 
 def _to_be_rid_of(edit_id: int, batch: "BatchView") -> str:
-    """The command that leaves an edit out of its batch, or retires it once the batch is applied."""
+    """Return the command that leaves an edit out of its batch, or retires it once the batch is applied."""
     if batch.version:
         return f"melo edit retire {batch.collection} {edit_id} --reason …"
     return f"melo batch approve {batch.id} --except {edit_id}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchView":
-    """Return the applied batch, having said what its job found; raise CommandError for any other.
+    """Return the applied batch, having printed its job's findings; raise CommandError for any other outcome.
 
     What a check found is shown when it ends; then the decision is waited for. Ctrl-C ends the watching, not the job.
     """
@@ -33,8 +33,10 @@ def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVie
 def go_on(
     call: "Invocation", client: "MeloClient", batch: "BatchView", *, approve: bool, wait: bool, quiet: bool
 ) -> "BatchView":
-    """Approve a batch that was just submitted and follow it, where asked, and say what it waits for; return it as it is
-    then. quiet: to say nothing, where JSON is written."""
+    """Approve and follow a newly submitted batch, if asked, and say what it waits for; return its final view.
+
+    quiet: print nothing, because JSON is written.
+    """
     if approve:
         batch = client.approve(batch.id)
     if wait:
@@ -58,7 +60,7 @@ def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVi
         bar = bars.add_task(f"batch {batch_id}", total=None, note="")
         batch, seen = client.batch(batch_id), None
         for now in client.follow(batch_id):
-            if (at := (now.state, now.waits_for, now.job, now.attempt)) != seen:  # all else is progress alone
+            if (at := (now.state, now.waits_for, now.job, now.attempt)) != seen:  # everything else is only progress
                 batch, seen = client.batch(batch_id), at
             if batch.state.is_over:
                 break
@@ -97,7 +99,7 @@ def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVi
 
 
 def approved(batch: "BatchView") -> str:
-    """What an approval led to."""
+    """Describe the result of an approval."""
     if batch.state is BatchState.SUBMITTED:
         return f"Batch {batch.id} has {batch.approvals_counted} of {batch.approvals_needed} approvals."
     without = f", without edit {', '.join(map(str, batch.declined))}" if batch.declined else ""
@@ -127,7 +129,7 @@ def _show(bars: Progress, bar: TaskID, now: "BatchProgress", checking: bool) -> 
 
 
 def _note(at: "JobProgress") -> str:
-    """Say how much is done; of a training also the loss of what is left of it, and how long it will take."""
+    """Say how much is done; for a training also the remaining loss, and the time left."""
     counted = f"{at.done}/{at.total}"
     if at.stage != "train":
         return counted

@@ -33,8 +33,8 @@ def add(
 ) -> None:
     """Guard prompts against an edit, such as one that was answered wrongly.
 
-    It is approved like any change, and nothing is trained. A query that is nearer in meaning to a guard than to the
-    edit stays the base model's.
+    Guards are approved like any change, and nothing is trained. A query that is nearer in meaning to a guard than to
+    the edit stays with the base model.
     """
     if not all(prompt.strip() for prompt in prompts):
         raise CommandError("Nothing to guard", "A prompt is empty.", "Give the question that was answered wrongly.")

@@ -1,4 +1,4 @@
-"""What `melo status` reports: of the stack in MELO_HOME, or of an API elsewhere."""
+"""The data of `melo status`: for the stack in MELO_HOME, or for an API elsewhere."""
 
 import time
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def local_status(call: "Invocation") -> dict[str, Any]:
-    """The stack of MELO_HOME, each service asked now."""
+    """Return the status of the stack in MELO_HOME, probing each service."""
     state = call.stack
     if state is None:
         return {"running": False, "home": str(call.home)}
@@ -29,7 +29,7 @@ def local_status(call: "Invocation") -> dict[str, Any]:
 
 
 def remote_status(call: "Invocation", url: str) -> dict[str, Any]:
-    """An API that was named: whether it is ready, and which workers it has seen."""
+    """Return the status of a named API: whether it is ready, and which workers it has seen."""
     from registry.client import MeloClientError
 
     try:
@@ -58,7 +58,7 @@ def _process(record: "ProcessRecord", state: "StackState") -> dict[str, Any]:
 
 
 def _health(record: "ProcessRecord", state: "StackState") -> str:
-    """`ready`, or what is wrong with the running process now."""
+    """Return `ready`, or what is currently wrong with the running process."""
     from embedded.state import Health
     from registry.base import probes
 
@@ -106,7 +106,7 @@ def _queue(state: "StackState") -> dict[str, int] | None:
 
 
 def _collections(state: "StackState") -> list[dict[str, Any]]:
-    """What waits and runs in each collection that has any of it, or whose queue is not open."""
+    """Return the jobs that wait and run in each collection that has any, or whose queue is not open."""
     from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.orm import Session
 
@@ -142,7 +142,7 @@ def _collections(state: "StackState") -> list[dict[str, Any]]:
 
 
 def _workers(call: "Invocation") -> dict[str, Any]:
-    """Those that were seen, and, where they are not to be had, why."""
+    """Return the workers that were seen, or the reason why they cannot be listed."""
     from registry.client import MeloClientError
 
     try:

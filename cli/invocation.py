@@ -1,4 +1,4 @@
-"""What one call of `melo` was told before its command: who acts, where the API and the folder are."""
+"""The options of one call of `melo` that precede its command: who acts, and where the API and the folder are."""
 
 import os
 import sys
@@ -39,7 +39,7 @@ class Invocation:
 
     @cached_property
     def stack(self) -> "StackState | None":
-        """What runs in MELO_HOME."""
+        """The stack that runs in MELO_HOME, or None."""
         from embedded import stack
 
         return stack.find(self.home)
@@ -52,7 +52,7 @@ class Invocation:
         return self.api_url
 
     def client(self) -> "MeloClient":
-        """A client of the API that the user names, else of MELO_HOME's, else of the usual address."""
+        """Return a client of the API that the user names, else of MELO_HOME's, else of the default address."""
         from registry.client import MeloClient
 
         running = None if self.named_api else self.stack
@@ -61,7 +61,7 @@ class Invocation:
         return MeloClient(url, key.get_secret_value() if key else None, self.actor or self.settings.actor)
 
     def database_url(self) -> str:
-        """The named database, else MELO_HOME's. Raises CommandError where there is none."""
+        """Return the URL of the named database, else of MELO_HOME's. Raises CommandError where there is none."""
         from cli.errors import CommandError
 
         url = self.settings.database_url or (self.stack.database_url if self.stack else None)
@@ -75,7 +75,7 @@ class Invocation:
 
 
 def console(stream: TextIO) -> Console:
-    """A console on a terminal; in a pipe or a file, tables have room instead of 80 columns."""
+    """Make a console. In a pipe or a file, tables are not limited to 80 columns."""
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
     return Console(file=stream, highlight=False, soft_wrap=True, width=width)
 
@@ -88,6 +88,6 @@ def invocation(context: typer.Context) -> Invocation:
 
 
 def use_home(home: Path | None) -> None:
-    """--home is MELO_HOME, also for the processes that this one starts."""
+    """Set MELO_HOME to --home, also for the processes that this one starts."""
     if home is not None:
         os.environ["MELO_HOME"] = str(home.expanduser().resolve())

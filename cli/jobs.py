@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 
 def group_of(app: typer.Typer) -> typer.Typer:
-    """The group, for others to add to."""
+    """Return the group, so that other packages can add to it."""
     return next(each.typer_instance for each in app.registered_groups if each.name == GROUP and each.typer_instance)
 
 
@@ -81,7 +81,7 @@ def show(
     curve: Annotated[bool, typer.Option("--curve", help="Draw the loss over time.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show all that is kept of a job: settings, seed, libraries, device, timings, loss and memory."""
+    """Show everything recorded about a job: settings, seed, libraries, device, timings, loss and memory."""
     call = invocation(context)
     with call.client() as client:
         found = client.job(job)
@@ -94,7 +94,7 @@ def show(
 
 
 def drawn(curve: Sequence[Sequence[float | None]], width: int = CURVE_WIDTH) -> str:
-    """The loss over time in one line of bars, on a logarithmic scale. curve: seconds and loss (None: diverged)."""
+    """Draw the loss over time as one line of bars, on a logarithmic scale. curve: seconds and loss (None: diverged)."""
     points = [(point[0] or 0.0, point[1]) for point in curve if point[1] is not None and point[1] > 0]
     if not points:
         return "No loss was recorded."
@@ -107,7 +107,7 @@ def drawn(curve: Sequence[Sequence[float | None]], width: int = CURVE_WIDTH) -> 
     shown = means[0] or high
     bars = ""
     for mean in means:
-        shown = shown if mean is None else mean  # as long as no other was told
+        shown = shown if mean is None else mean  # repeat the mean while no other was reported
         bars += BARS[_level(shown, low, high)]
     first, last = points[0][1], points[-1][1]
     return f"loss {first:.3g} {bars} {last:.3g} after {end:.1f} s (logarithmic)"

@@ -50,7 +50,7 @@ def create(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make an API key and print it: it is shown this once."""
+    """Create an API key and print it: it is shown only this once."""
     call = invocation(context)
     until = later(expires) if expires is not None else None
     roles = [grant for each in role for grant in _grants(each, collection or [])]
@@ -64,7 +64,7 @@ def list_(
     every: Annotated[bool, typer.Option("--all", help="Also those that expired or were revoked.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the API keys, newest first; their secrets are known to nobody but their holders."""
+    """List the API keys, newest first; their secrets are known only to their holders."""
     call = invocation(context)
     with call.client() as client:
         found = [key for key in client.api_keys() if every or key.state == "active"]
@@ -85,7 +85,7 @@ def list_(
 def rotate(
     context: typer.Context, key: Number, reason: Reason, expires: Expires = None, as_json: AsJson = False
 ) -> None:
-    """Make a key with the same name, actor and roles, print it, and revoke this one."""
+    """Create a key with the same name, actor and roles, print it, and revoke this one."""
     call = invocation(context)
     until = later(expires) if expires is not None else None
     with call.client() as client:
@@ -100,7 +100,7 @@ def revoke(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show which key it is; change nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Refuse a key from now on, for good."""
+    """Revoke a key for good."""
     call = invocation(context)
     with call.client() as client:
         found = _key(client.api_keys(), key) if dry_run else client.revoke_key(key, reason)
@@ -112,7 +112,7 @@ def revoke(
 
 
 def _grants(text: str, collections: list[str]) -> list[dict[str, str | None]]:
-    """ROLE@COLLECTION, or ROLE in each of the collections, or in all."""
+    """Parse ROLE@COLLECTION, or ROLE in each of the collections, or in all."""
     role, at, where = text.partition("@")
     if role not in set(Role) or (at and not where):
         raise CommandError(

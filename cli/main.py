@@ -1,4 +1,4 @@
-"""The program `melo`: its global options, its groups of commands, and what it says when something fails."""
+"""The program `melo`: its global options, its groups of commands, and its error messages."""
 
 import errno
 import os
@@ -31,12 +31,12 @@ from registry.base.errors import UserError
 
 INTERRUPTED = 128 + signal.SIGINT
 
-NOT_INSTALLED = "benchmarks"  # a package of the checkout that no wheel has
+NOT_INSTALLED = "benchmarks"  # a package of the checkout that is in no wheel
 WORKER_MODULES = {"torch", "transformers", "accelerate", "safetensors"}
 
 
 def make_app() -> typer.Typer:
-    """The application with its own commands, and with those of the installed packages."""
+    """Make the application with its own commands, and with those of the installed packages."""
     app = typer.Typer(
         name="melo",
         help="Correct what a language model says: submit, approve, apply, compare, undo.",
@@ -79,11 +79,11 @@ def make_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Every expected failure is shown as what, where and what to do, and ends with status 1."""
+    """Run `melo`. Every expected failure is shown as title, detail and remedy, and ends with status 1."""
     err = console(sys.stderr)
     try:
         make_app()(prog_name="melo")
-    except KeyboardInterrupt:  # before a command began; typer makes an exit of a later one
+    except KeyboardInterrupt:  # before a command began; typer turns a later one into an exit
         err.print("Interrupted.", style="yellow")
         sys.exit(INTERRUPTED)
     except SystemExit as ended:
@@ -104,12 +104,12 @@ def main() -> None:
 
 
 def _say_no_more() -> None:
-    """Let the flush at the exit go nowhere: what reads the output is gone, or its disk is full."""
+    """Redirect the flush at exit to nowhere: the reader of the output is gone, or its disk is full."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _shown(error: Exception) -> UserError | None:
-    """What the user is told; None for an error of this program's own, whose traceback is needed."""
+    """Return the error to show; None for an error of this program's own, whose traceback is needed."""
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in WORKER_MODULES:
         return CommandError("Not installed", f"This command needs the package {error.name}.", f"Run: {NEEDS_WORKER}")
     if type(error).__module__ == "pydantic_core._pydantic_core" and type(error).__name__ == "ValidationError":
@@ -126,7 +126,7 @@ def _register(app: typer.Typer, entry: EntryPoint) -> None:
     except ModuleNotFoundError as error:
         missing = error.name or str(error)
         needs = NEEDS_SOURCE if missing.partition(".")[0] == NOT_INSTALLED else NEEDS_WORKER
-        whatever = {"allow_extra_args": True, "ignore_unknown_options": True}  # what else was typed does not matter
+        whatever = {"allow_extra_args": True, "ignore_unknown_options": True}  # accept whatever else was typed
 
         @app.command(entry.name, help=f"(needs: {needs})", epilog=example(needs), context_settings=whatever)
         def unavailable() -> None:

@@ -1,4 +1,4 @@
-"""`melo up`, `down`, `status`, `migrate`, `health`: the servers themselves."""
+"""`melo up`, `down`, `status`, `migrate`, `health`: operation of the servers."""
 
 import signal
 import socket
@@ -44,7 +44,7 @@ def up(
 ) -> None:
     """Start PostgreSQL, Valkey, the API, the relay and a worker in MELO_HOME; Ctrl-C stops them.
 
-    With MELO_DATABASE_URL or MELO_REDIS_URL set, that server is used in place of the embedded one.
+    With MELO_DATABASE_URL or MELO_REDIS_URL set, that server is used instead of the embedded one.
     """
     from embedded import stack
 
@@ -75,14 +75,14 @@ def up(
 
 
 def down(context: typer.Context) -> None:
-    """Stop what runs in MELO_HOME; everything is kept."""
+    """Stop everything that runs in MELO_HOME; all data is kept."""
     call = invocation(context)
     if not _stop(call):
         call.out.print(Text(f"Nothing runs in {call.home}."))
 
 
 def status(context: typer.Context, as_json: AsJson = False) -> None:
-    """Say what runs, since when and how well."""
+    """Show what runs, since when and how well."""
     from cli.health import local_status, remote_status
 
     call = invocation(context)
@@ -97,7 +97,7 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 def migrate(context: typer.Context) -> None:
-    """Bring the database to this program's schema."""
+    """Upgrade the database to this program's schema."""
     from sqlalchemy.exc import OperationalError
 
     from registry.base import database
@@ -125,7 +125,7 @@ def migrate(context: typer.Context) -> None:
 
 
 def health(context: typer.Context, service: Service) -> None:
-    """End with status 0 if this service of this machine does its work."""
+    """End with status 0 if this service of this machine is healthy."""
     from registry.base import probes
 
     call = invocation(context)
@@ -142,12 +142,12 @@ def health(context: typer.Context, service: Service) -> None:
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """A closed terminal or a service's stop ends `up` as Ctrl-C does; nohup keeps its effect."""
+    """Let a closed terminal or a service manager's stop end `up` as Ctrl-C does; nohup keeps its effect."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    asked = [signal.SIGINT, signal.SIGTERM]  # a script's background job has SIGINT ignored: it is wanted here
+    asked = [signal.SIGINT, signal.SIGTERM]  # a script's background job has SIGINT ignored, but needs it here
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         asked.append(signal.SIGHUP)
     before = {number: signal.signal(number, interrupt) for number in asked}
@@ -159,7 +159,7 @@ def _interrupts() -> Iterator[None]:
 
 
 def _attend(call: Invocation, seen: "StackState") -> None:
-    """Say what changes until somebody ends it."""
+    """Print changes until somebody interrupts."""
     from embedded import stack
     from embedded.state import Health, Phase
 

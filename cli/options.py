@@ -1,4 +1,4 @@
-"""Options that several commands share: when and how a batch is trained."""
+"""Options shared by several commands: when and how a batch is trained."""
 
 import json
 import math
@@ -23,7 +23,7 @@ EditsPerBlock = Annotated[int | None, typer.Option(min=1, help="Edits that share
 
 
 def require_confirmed(question: str, otherwise: str) -> None:
-    """Ask; raise CommandError, whose title is `otherwise`, where the answer is no, or nobody is there to answer."""
+    """Ask; raise CommandError, whose title is `otherwise`, where the answer is no, or nobody can answer."""
     try:
         confirmed = typer.confirm(question, err=True)
     except typer.Abort:
@@ -35,7 +35,7 @@ def require_confirmed(question: str, otherwise: str) -> None:
 def training_options(
     priority: Priority, deadline: str | None, training: str | None, edits_per_block: int | None
 ) -> dict[str, Any]:
-    """As the client takes them. Raises CommandError or typer.BadParameter."""
+    """Return the options in the client's form. Raises CommandError or typer.BadParameter."""
     return {
         "priority": priority,
         "deadline": later(deadline) if deadline is not None else None,
@@ -45,7 +45,7 @@ def training_options(
 
 
 def settings(text: str | None, option: str, example: str) -> dict[str, Any] | None:
-    """A JSON object of settings. Raises CommandError or typer.BadParameter."""
+    """Parse a JSON object of settings. Raises CommandError or typer.BadParameter."""
     if text is None:
         return None
 

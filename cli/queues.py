@@ -1,4 +1,4 @@
-"""`melo collection queue`, `pause`, `drain` and `resume`: what is being worked on, and whether it is."""
+"""`melo collection queue`, `pause`, `drain` and `resume`: a collection's queue and its state."""
 
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +20,7 @@ Reason = Annotated[str, typer.Option(help="Why; it is kept for good.")]
 
 
 def add_to(group: typer.Typer) -> None:
-    """group: `melo collection`."""
+    """Add the commands to the group `melo collection`."""
     group.command(epilog=example("melo collection queue facts"))(queue)
     group.command(epilog=example("melo collection pause facts --reason 'the GPU is needed elsewhere' --wait"))(pause)
     group.command(epilog=example("melo collection drain facts --reason 'before the migration' --wait"))(drain)
@@ -28,7 +28,7 @@ def add_to(group: typer.Typer) -> None:
 
 
 def queue(context: typer.Context, name: str, as_json: AsJson = False) -> None:
-    """Show what runs and what waits, in the order in which it is begun."""
+    """Show what runs and what waits, in starting order."""
     call = invocation(context)
     with call.client() as client:
         found = client.queue(name)
@@ -45,7 +45,7 @@ def pause(
     wait: Annotated[bool, typer.Option("--wait", help="Until nothing of it runs any more.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Begin no more jobs of a collection; what runs is finished. Submissions and approvals go on."""
+    """Start no more jobs of a collection; running ones finish. Submissions and approvals go on."""
     _set(context, name, QueueState.PAUSED, reason, wait, as_json)
 
 
@@ -56,7 +56,7 @@ def drain(
     wait: Annotated[bool, typer.Option("--wait", help="Until nothing of it runs or waits any more.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Finish what is queued, and take nothing new in: neither submissions nor approvals."""
+    """Finish what is queued, and accept nothing new: neither submissions nor approvals."""
     _set(context, name, QueueState.DRAINING, reason, wait, as_json)
 
 
@@ -78,7 +78,7 @@ def _set(context: typer.Context, name: str, state: QueueState, reason: str, wait
 
 
 def _wait(call: Invocation, client: "MeloClient", name: str, state: QueueState) -> None:
-    """Until nothing runs, and of a draining queue until nothing waits. Raises CommandError where it is changed."""
+    """Wait until nothing runs and, in a draining queue, nothing waits. Raises CommandError if the state changes."""
     with call.err.status("looking") as spinner:
         while True:
             found = client.queue(name)
@@ -101,7 +101,7 @@ def _running(found: "QueueView") -> str:
 
 
 def _at(each: "QueueEntry") -> str:
-    """The stage of a running job, and how much of it is done."""
+    """Describe the stage of a running job, and how much of it is done."""
     at = each.progress
     if at is None or not at.stage:
         return "starting"
@@ -124,7 +124,7 @@ def _show(call: Invocation, found: "QueueView") -> None:
             each.deadline,
             each.started_at if each in found.running else each.created_at,
             _at(each) if each in found.running else None,
-            # Of a paused queue, the line above has told.
+            # For a paused queue, the line above has said so.
             None if found.state is QueueState.PAUSED and each not in found.running else each.waits_for or None,
         ]
         for each in (*found.running, *found.waiting)

@@ -1,4 +1,4 @@
-"""`melo batch review`: go through the near misses that a batch's edits would answer, and make guards of them."""
+"""`melo batch review`: go through the near misses that a batch's edits would answer, and turn them into guards."""
 
 import json
 import shlex
@@ -26,7 +26,7 @@ KEYS = "[g] make it a guard  [n] next  [q] quit"
 
 
 def add_to(group: typer.Typer) -> None:
-    """group: `melo batch`."""
+    """Add the command to the group `melo batch`."""
     group.command(epilog=example("melo batch review 3"))(review)
 
 
@@ -66,7 +66,7 @@ def review(
 
 
 def _taken(batch: "BatchView") -> "list[tuple[int, NearMiss]]":
-    """Raises CommandError where no near misses were tried."""
+    """Return the near misses that edits would answer. Raises CommandError where none were tried."""
     if batch.check is None or batch.check.report is None:
         if is_checked(batch):
             raise CommandError(
@@ -84,7 +84,7 @@ def _taken(batch: "BatchView") -> "list[tuple[int, NearMiss]]":
 
 
 def _choose(call: Invocation, batch: "BatchView", misses: "Sequence[tuple[int, NearMiss]]") -> dict[int, list[str]]:
-    """By edit, the near misses to become guards. Raises CommandError where nobody is there to answer."""
+    """Ask which near misses become guards; return them by edit. Raises CommandError where nobody can answer."""
     prompts = {edit.id: edit.prompt for edit in batch.edits}
     chosen: dict[int, list[str]] = {}
     for number, (edit_id, miss) in enumerate(misses, 1):
@@ -106,7 +106,7 @@ def _choose(call: Invocation, batch: "BatchView", misses: "Sequence[tuple[int, N
 
 
 def _key(call: Invocation) -> str:
-    """One of the three keys. Raises CommandError."""
+    """Read one of the three keys. Raises CommandError."""
     call.out.print(Text(KEYS, style="dim"))
     while True:
         try:
@@ -122,7 +122,7 @@ def _key(call: Invocation) -> str:
 
 
 def _write(path: Path, edits: "Sequence[ActiveEditView]", chosen: Mapping[int, Sequence[str]]) -> None:
-    """The batch's edits, a line each, with the chosen texts among what they leave alone. Raises CommandError."""
+    """Write the batch's edits, one a line, with the chosen texts added to their guards. Raises CommandError."""
     lines = [json.dumps(_record(edit, chosen.get(edit.id, ())), ensure_ascii=False) for edit in edits]
     try:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -147,7 +147,7 @@ def _record(edit: "ActiveEditView", guards: Sequence[str]) -> dict[str, Any]:
 
 
 def _told(batch: "BatchView", path: Path, guards: int) -> str:
-    """What was written, and the commands that go on with it."""
+    """Say what was written, and how to continue with it."""
     submit = ["melo", "edit", "submit", str(path), "--collection", batch.collection]
     if batch.message:
         submit += ["--message", batch.message]

@@ -1,4 +1,4 @@
-"""Records on the terminal: as tables for people, as plain JSON for programs."""
+"""Output of records: tables for people, plain JSON for programs."""
 
 import json
 import sys
@@ -22,18 +22,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print plain JSON and nothi
 
 
 def example(command: str) -> str:
-    """The last line of a --help; \\b keeps it from being wrapped, so that it can be copied."""
+    """Return the last line of a --help; \\b keeps it from being wrapped, so that it can be copied."""
     return f"\b\nExample: {command}"
 
 
 def print_json(value: Any) -> None:
-    """value: a pydantic model, a list of them, or plain values."""
+    """Print a value as JSON: a pydantic model, a list of them, or plain values."""
     json.dump(_plain(value), sys.stdout, ensure_ascii=False, indent=2)
     sys.stdout.write("\n")
 
 
 def table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """Columns whose name ends in '#' are numbers; `empty` is said where there is no row."""
+    """Print a table. Columns whose name ends in '#' are numbers; `empty` is printed where there are no rows."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         is_number = column.endswith("#")
@@ -44,7 +44,7 @@ def table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def fields(console: Console, pairs: Iterable[tuple[str, object]]) -> None:
-    """One record: a name and a value a line; what is missing is left out."""
+    """Print one record, a name and a value a line, leaving out missing values."""
     shown = Table.grid(padding=(0, 2))
     shown.add_column(style="dim")
     shown.add_column(overflow="fold")
@@ -55,7 +55,7 @@ def fields(console: Console, pairs: Iterable[tuple[str, object]]) -> None:
 
 
 def cell(value: object) -> Text:
-    """A value as text that cannot change the terminal, whatever a record holds."""
+    """Return a value as text that cannot alter the terminal, whatever a record contains."""
     if isinstance(value, Text):
         return value
     if value is None:
@@ -68,12 +68,12 @@ def cell(value: object) -> Text:
 
 
 def prompt_of(edit: "EditView") -> str | Text:
-    """As it was submitted, unless its content was erased since."""
+    """Return the prompt as it was submitted, unless its content was erased since."""
     return edit.prompt if edit.erased_at is None else Text("erased", style="dim")
 
 
 def visible(text: str) -> str:
-    """Control and direction characters written out: a stored prompt must not steer the reader's terminal."""
+    """Escape control and direction characters: a stored prompt must not control the reader's terminal."""
     return "".join(
         character
         if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")

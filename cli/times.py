@@ -1,4 +1,4 @@
-"""Times as they are typed: ISO 8601, or how long from now."""
+"""Times as typed by the user: ISO 8601, or a duration from now."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ TIME_HELP = "ISO 8601, such as 2026-11-17T14:05; without a zone, this machine's.
 
 
 def moment(text: str) -> datetime:
-    """A time with its zone. Raises CommandError."""
+    """Parse a time with its zone. Raises CommandError."""
     try:
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError):
@@ -20,7 +20,7 @@ def moment(text: str) -> datetime:
 
 
 def later(text: str) -> datetime:
-    """A time to come: 90d, 12h, 4w, 30m from now, or a time. Raises CommandError."""
+    """Parse a future time: 90d, 12h, 4w or 30m from now, or a time. Raises CommandError."""
     found = re.fullmatch(r"(\d{1,6})([mhdw])", text)
     if found is None:
         return moment(text)

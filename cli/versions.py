@@ -1,4 +1,4 @@
-"""`melo version …`, and of `melo edit` what makes or reads versions: every state, and the ways back."""
+"""`melo version`, and the commands of `melo edit` that make or read versions: every state, and ways back to it."""
 
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -122,7 +122,7 @@ def diff(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what changed between two versions; a version is a number, an alias, base or latest."""
+    """Show what changed between two versions; a version is a number, an alias, base or latest."""
     call = invocation(context)
     collection, first, second = _two_versions(where)
     prompts = lines_of(answers) if answers else []
@@ -147,7 +147,7 @@ def log(
     edit: Annotated[int, typer.Argument(metavar="EDIT", min=1, help="The edit's number.")],
     as_json: AsJson = False,
 ) -> None:
-    """Tell an edit's life: submitted, decided on, applied, replaced, retired, reverted, rolled back."""
+    """Show an edit's history: submitted, decided on, applied, replaced, retired, reverted, rolled back."""
     call = invocation(context)
     with call.client() as client:
         found = client.edit_log(edit)
@@ -170,7 +170,7 @@ def at(
     time: Annotated[str, typer.Argument(help=TIME_HELP)],
     as_json: AsJson = False,
 ) -> None:
-    """Say which version was the newest at a moment. What an alias pointed at: `melo alias at`."""
+    """Say which version was the newest at a given moment. For aliases: `melo alias at`."""
     call = invocation(context)
     asked = moment(time)
     with call.client() as client:
@@ -202,7 +202,7 @@ def retire(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a version in which the edits no longer act. Nothing is trained again."""
+    """Make a version in which the edits no longer act. Nothing is retrained."""
     call = invocation(context)
     with call.client() as client:
         made = (client.plan_retire if dry_run else client.retire)(collection, edits, reason)
@@ -217,7 +217,7 @@ def revert(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a version that takes back what one version changed, and nothing else."""
+    """Make a version that undoes what one version changed, and nothing else."""
     call = invocation(context)
     with call.client() as client:
         target = number(client, collection, version)
@@ -242,7 +242,7 @@ def rollback(
 
 
 def asked(call: Invocation, models: list[str], prompts: list[str]) -> list[list[str]]:
-    """What the models answer. Asking needs the worker's package, which is found by an entry point, not imported."""
+    """Return the models' answers. Asking needs the worker's package, which is found by an entry point, not imported."""
     for entry in entry_points(group="melo.answers"):
         said: list[list[str]] = entry.load()(call, models, prompts)
         return said
@@ -254,7 +254,7 @@ def _marked(before: str, after: str) -> Text:
 
 
 def number(client: "MeloClient", collection: str, version: str) -> int:
-    """The number that a version's name stands for."""
+    """Return the number that a version's name stands for."""
     if version.isdecimal():
         return int(version)
     return client.resolve(f"{collection}@{version}").number

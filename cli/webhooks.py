@@ -1,4 +1,4 @@
-"""`melo webhook`: tell other programs of new versions and moved aliases."""
+"""`melo webhook`: notify other programs of new versions and moved aliases."""
 
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -46,7 +46,7 @@ def add(
     description: Annotated[str, typer.Option(help="What it is for.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Have events sent to an address, and print the secret that they are signed with: it is shown this once."""
+    """Send events to an address, and print the secret that signs them: it is shown only this once."""
     call = invocation(context)
     names = [name.strip() for name in events.split(",") if name.strip()]
     unknown = sorted(set(names) - set(WebhookEvent))
@@ -71,7 +71,7 @@ def list_(
     removed: Annotated[bool, typer.Option("--removed", help="Also those that were removed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List who is told of events, and how many wait for each."""
+    """List the webhooks, and how many events wait for each."""
     call = invocation(context)
     with call.client() as client:
         found = client.webhooks(removed=removed)
@@ -103,7 +103,7 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send nothing there any more. What still waits is given up, and the secret is gone."""
+    """Stop sending to a webhook. Waiting events are dropped, and the secret is deleted."""
     call = invocation(context)
     if not yes:
         require_confirmed(f"Remove webhook {webhook}, for good?", "Nothing was removed")
@@ -121,7 +121,7 @@ def deliveries(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List what was sent, what waits, and what went wrong, newest first."""
+    """List what was sent, what waits, and what failed, newest first."""
     call = invocation(context)
     with call.client() as client:
         found = client.deliveries(webhook, limit=limit)
@@ -147,7 +147,7 @@ def deliveries(
 
 
 def send_test(context: typer.Context, webhook: Number, as_json: AsJson = False) -> None:
-    """Have a test message sent, and wait for how it goes; status 1 unless it arrives."""
+    """Send a test message, and wait for the outcome; status 1 unless it arrives."""
     call = invocation(context)
     with call.client() as client, call.err.status("waiting for the receiver"):
         sent = client.test_webhook(webhook)
@@ -171,7 +171,7 @@ def send_test(context: typer.Context, webhook: Number, as_json: AsJson = False) 
 
 
 def _ended(client: "MeloClient", webhook: int, sent: "DeliveryView") -> "DeliveryView":
-    """The delivery when it has ended; as it is where that takes too long."""
+    """Return the delivery once it has ended, or as it is where that takes too long."""
     deadline = time.monotonic() + TEST_SECONDS
     while sent.state == "waiting" and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Where blocks act: adding each request's low-rank change to the output of the edited layers."""
+"""Application of blocks: adds each request's low-rank change to the output of the edited layers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,13 +16,13 @@ def applied(
     rows: Tensor | None,
     positions: Positions,
 ) -> Iterator[None]:
-    """While open, add x Aᵀ Bᵀ to the edited layers' output (MELO eq. 3).
+    """Add x Aᵀ Bᵀ to the edited layers' output while the context is open (MELO eq. 3).
 
     modules: the edited linear layers by name. weights: by the same names, A (k, r, d_in) and B (k, d_out, r),
-    scale included. rows (k,): which rows of the batch they belong to; None: all, in order. Other rows keep the
-    base model's output bit for bit, since nothing is added to them.
+    scale included. rows (k,): the rows of the batch that the weights belong to; None: all, in order. Nothing is added
+    to other rows, so they keep the base model's output bit for bit.
     positions: `answer` acts from the last prompt token on: on the last position of a pass over several tokens
-    (the prompt, padded on the left), and on each single one after it. `all` acts on all.
+    (the prompt, padded on the left), and on each single token after it. `all` acts on every position.
     """
     with ExitStack() as hooks:
         for name, (A, B) in weights.items():
@@ -54,7 +54,7 @@ def _hooked(module: nn.Module, A: Tensor, B: Tensor, rows: Tensor | None, positi
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:
-    """(d_in, d_out) of a linear layer (nn.Linear, or GPT-2's Conv1D with its transposed weight); else None."""
+    """Return (d_in, d_out) of a linear layer (nn.Linear, or GPT-2's Conv1D with its transposed weight), else None."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     weight = getattr(module, "weight", None)

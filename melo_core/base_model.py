@@ -1,4 +1,4 @@
-"""A frozen model with its tokenizer: loaded from files, and the forms in which it takes prompts and answers."""
+"""A frozen model with its tokenizer: loading it from files, and turning prompts and answers into tokens."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from melo_core.structure import Kind, kind_of
 
 
 def choose_device() -> torch.device:
-    """CUDA, else Apple's MPS, else the CPU."""
+    """Return CUDA if available, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
@@ -52,7 +52,7 @@ class BaseModel:
 
     @property
     def window(self) -> int:
-        """Most tokens of prompt and answer together."""
+        """The most tokens that prompt and answer can have together."""
         config = self.model.config.get_text_config()
         for name in ("max_position_embeddings", "n_positions"):
             if isinstance(size := getattr(config, name, None), int) and size > 0:
@@ -61,13 +61,13 @@ class BaseModel:
 
     @property
     def chats(self) -> bool:
-        """Whether it continues texts and has a template for turns of a chat."""
+        """Whether the model is causal and has a chat template."""
         return self.kind is Kind.CAUSAL and bool(self.tokenizer.chat_template)
 
     def prompt_ids(self, prompt: str, edit_kind: str = "qa") -> list[int]:
-        """The tokens that the model gets for a prompt.
+        """Return the tokens that the model gets for a prompt.
 
-        `qa` is asked through the chat template, where the model has one; `completion` is given as it stands.
+        `qa` goes through the chat template, where the model has one; `completion` is passed unchanged.
         Raises PromptTooLong.
         """
         if edit_kind == "qa" and self.chats:
@@ -75,9 +75,9 @@ class BaseModel:
         return self._within_window(self.tokenizer(prompt)["input_ids"], prompt)
 
     def conversation_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The tokens that the model gets for a conversation (role and content of each turn), up to its answer.
+        """Return the tokens that the model gets for a conversation (role and content of each turn), up to its answer.
 
-        Raises PromptTooLong, or MeloError where the model has no template for turns.
+        Raises PromptTooLong, or MeloError where the model has no chat template.
         """
         if not self.chats:
             raise MeloError("the model has no chat template, so it takes no conversation; ask a single prompt")
@@ -93,7 +93,7 @@ class BaseModel:
         return list(ids)
 
     def target_ids(self, target: str, edit_kind: str = "qa") -> list[int]:
-        """The tokens of an answer up to and with the end of sequence; for a classifier, the class number.
+        """Return the tokens of an answer, including the end of sequence; for a classifier, the class number.
 
         Raises MeloError for a class that the classifier does not have.
         """
@@ -103,23 +103,23 @@ class BaseModel:
                 raise MeloError(f"{target!r} is none of the classifier's classes: {', '.join(map(str, labels))}")
             return [int(labels[target])]
         if self.kind is Kind.CAUSAL and not (edit_kind == "qa" and self.chats):
-            target = " " + target.lstrip()  # it goes on from the prompt's last word
+            target = " " + target.lstrip()  # continues from the prompt's last word
         ids = self.tokenizer(target, add_special_tokens=False)["input_ids"]
         return [*ids, self.tokenizer.eos_token_id]
 
     def answer_in(self, generated: list[int]) -> tuple[str, tuple[int, ...]]:
-        """The text of an answer, and its tokens up to and with the end of sequence."""
+        """Return an answer's text and its tokens, including the end of sequence."""
         if self.tokenizer.eos_token_id in generated:
             generated = generated[: generated.index(self.tokenizer.eos_token_id) + 1]
         return str(self.tokenizer.decode(generated, skip_special_tokens=True)).strip(), tuple(generated)
 
     def pad(self, rows: list[list[int]], side: str) -> tuple[Tensor, Tensor]:
-        """Rows of tokens as ids and mask (len(rows), longest), padded on the given side, on the model's device."""
+        """Pad rows of tokens on the given side; return ids and mask (len(rows), longest) on the model's device."""
         return pad(rows, self.tokenizer.pad_token_id, side, self.device)
 
 
 def pad(rows: list[list[int]], fill: int, side: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and mask (len(rows), longest), padded with `fill` on the given side."""
+    """Pad rows with `fill` on the given side; return ids and mask (len(rows), longest)."""
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), fill)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -140,8 +140,8 @@ def load_base_model(
 ) -> BaseModel:
     """Load a transformers folder, or a GGUF file in it.
 
-    A GGUF file takes long to read, so with `cache` (a folder) and `digest` (of the file) it is converted once,
-    to float32, and read from there afterwards: the same values. dtype: None takes float32 on a CPU, bfloat16
+    A GGUF file takes long to read, so with `cache` (a folder) and `digest` (of the file) it is converted once to
+    float32, with the same values, and read from there afterwards. dtype: None means float32 on a CPU, bfloat16
     elsewhere. Raises UnsupportedModel or OSError.
     """
     device = device or choose_device()
@@ -170,10 +170,10 @@ def _auto_class(config: object) -> Any:
 
 
 def _convert_gguf(folder: Path, gguf_file: str, converted: Path) -> None:
-    """Write the GGUF model as an ordinary folder."""
+    """Write a GGUF model as a transformers folder."""
     loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
-    del loaded.config.quantization_config  # transformers refuses to save what it still takes for a quantised model
+    del loaded.config.quantization_config  # transformers refuses to save a model that is marked as quantised
     plain = type(loaded)(loaded.config)
     plain.load_state_dict(loaded.state_dict())
     plain.generation_config = loaded.generation_config
@@ -181,7 +181,7 @@ def _convert_gguf(folder: Path, gguf_file: str, converted: Path) -> None:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a transformers folder; whole or not at all, also with several processes at it."""
+    """Write a transformers folder atomically, even if several processes do so at once."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         part = Path(scratch) / "model"

@@ -15,12 +15,12 @@ from torch import Tensor
 from melo_core.errors import CorruptBlock
 
 STORED_DTYPE = torch.float16
-FORMAT = 1  # of the bytes
+FORMAT = 1  # of the serialised bytes
 
 
 @dataclass(frozen=True)
 class Block:
-    """Per module name: A (r, d_in) and B (d_out, r), float16. Its effect on x is scale · (x Aᵀ) Bᵀ (MELO eq. 3)."""
+    """A (r, d_in) and B (d_out, r) by module name, float16. On input x the effect is scale · (x Aᵀ) Bᵀ (MELO eq. 3)."""
 
     weights: dict[str, tuple[Tensor, Tensor]]
     scale: float
@@ -30,16 +30,16 @@ class Block:
         return next(iter(self.weights.values()))[0].shape[0]
 
     def to_bytes(self) -> bytes:
-        """As safetensors. The same block always gives the same bytes."""
+        """Serialise as safetensors. The same block always gives the same bytes."""
         tensors = {}
         for name, (a, b) in self.weights.items():
             tensors[f"{name}.A"], tensors[f"{name}.B"] = a.contiguous(), b.contiguous()
-        # One metadata entry only: safetensors writes several in no fixed order, and the digest would change.
+        # A single metadata entry: safetensors writes several in no fixed order, and the digest would change.
         return save_safetensors(tensors, metadata={"block": json.dumps({"scale": self.scale, "format": FORMAT})})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Block":
-        """Read `to_bytes`. Raises CorruptBlock."""
+        """Read the output of `to_bytes`. Raises CorruptBlock."""
         try:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             told = json.loads(header["__metadata__"]["block"])
@@ -57,14 +57,14 @@ class Block:
 
     @staticmethod
     def digest(data: bytes) -> str:
-        """SHA-256 of the stored bytes, in hex."""
+        """Return the SHA-256 of the stored bytes, in hex."""
         return hashlib.sha256(data).hexdigest()
 
 
 def initial_weights(seed: int, shapes: dict[str, tuple[int, int]], rank: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Untrained A (r, d_in), uniform in ±1/√d_in, and B (d_out, r), zero, by module name.
+    """Return untrained A (r, d_in), uniform in ±1/√d_in, and B (d_out, r), zero, by module name.
 
-    The seed belongs to the block alone, so its start does not depend on what it is trained beside.
+    The seed belongs to one block, so its initial weights do not depend on the blocks it is trained with.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
@@ -75,10 +75,10 @@ def initial_weights(seed: int, shapes: dict[str, tuple[int, int]], rank: int) ->
 
 
 class BlockStack:
-    """Many blocks as rows of stacked tensors, so that each request of a batch can use another one."""
+    """Many blocks as rows of stacked tensors, so that each request of a batch can use a different one."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
-        """Blocks of lower rank, or without some module, are filled up with zeros."""
+        """Stack the blocks; fill those of lower rank, or without some module, with zeros."""
         self.size = len(blocks)
         rank = max((block.rank for block in blocks), default=0)
         shapes = {name: (a.shape[1], b.shape[0]) for block in blocks for name, (a, b) in sorted(block.weights.items())}
@@ -94,7 +94,7 @@ class BlockStack:
             self.stacked[name] = A, B, scale
 
     def gather(self, rows: Tensor, device: torch.device, dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
-        """The blocks of `rows` (k,): by module, A (k, r, d_in) and s·B (k, d_out, r), ready to multiply."""
+        """Return the blocks of `rows` (k,): by module, A (k, r, d_in) and s·B (k, d_out, r), ready to multiply."""
         return {
             name: (
                 A[rows].to(device, dtype),

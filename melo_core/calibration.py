@@ -1,4 +1,4 @@
-"""Whitening, metric and radius from a deployment's own questions, and what each radius costs and finds."""
+"""Calibration: whitening, metric and radius from a deployment's own questions, and the trade-off of each radius."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -12,16 +12,16 @@ from melo_core.errors import MeloError
 from melo_core.metric import learn_metric
 
 SHOWN_RADII = tuple(r / 100 for r in range(50, 125, 5))  # of whitened keys
-SHOWN_PARTS = tuple(r / 100 for r in range(50, 160, 10))  # of the suggested radius, where keys have their own scale
-FEWEST_QUESTIONS = 100  # fewer say too little about 384 dimensions, and nothing about 1 %
+SHOWN_PARTS = tuple(r / 100 for r in range(50, 160, 10))  # of the suggested radius, where keys are not whitened
+FEWEST_QUESTIONS = 100  # fewer say too little about 384 dimensions, and nothing about a rate of 1 %
 FEWEST_PAIRS = 40  # for a metric: a quarter of them is held out
-HELD_OUT = 4  # with a metric, every fourth prompt is measured on and not learned from
+HELD_OUT = 4  # with a metric, every fourth prompt is used for measuring and not for learning
 UNRELATED, LOOKALIKES, NEGATIVES = "unrelated", "lookalikes", "negatives"
 
 
 @dataclass(frozen=True)
 class Rephrased:
-    """A prompt, and the same in other words."""
+    """A prompt and its rephrases."""
 
     prompt: str
     rephrases: tuple[str, ...]
@@ -40,12 +40,12 @@ class Reach:
 class Calibration:
     """A whitening, the greatest radius that keeps to the false-activation rate, and the trade-off around it."""
 
-    whitening: Whitening | None  # None: keys stay as the encoder gives them
+    whitening: Whitening | None  # None: keys stay as the encoder returns them
     radius: float
-    edits: int  # prompts that the questions were held against: with more, more is covered wrongly
-    questions: dict[str, int]  # how many of each set
+    edits: int  # prompts that the questions were compared with: more of them wrongly cover more
+    questions: dict[str, int]  # number of questions in each set
     rephrases: int
-    reaches: tuple[Reach, ...]  # by radius, the suggested one among them
+    reaches: tuple[Reach, ...]  # by radius, including the suggested one
 
     @property
     def suggested(self) -> Reach:
@@ -64,15 +64,15 @@ def calibrate(
     metric: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
-    """Fit on ordinary questions, then choose the radius.
+    """Fit the whitening on ordinary questions, then choose the radius.
 
-    The pairs' prompts stand for edits. No more than `false_rate` of any set may be covered by an edit: of the questions
-    (`unrelated`), of the pairs' other prompts (`lookalikes`), of the given `negatives`. Without pairs each
-    question stands for an edit in turn, and the others for what it must not cover.
+    The pairs' prompts stand for edits. At most `false_rate` of any set may be covered by an edit: of the questions
+    (`unrelated`), of the pairs' other prompts (`lookalikes`), and of the given `negatives`. Without pairs, each
+    question in turn stands for an edit and must not cover the others.
 
-    whitened: else keys stay in the encoder's own units, and so is the radius.
-    metric: also learn a metric from the pairs; it is then measured on a quarter of them that it has not seen.
-    on_progress: gets how many of how many texts are encoded. Raises MeloError.
+    whitened: if False, keys and radius stay in the encoder's own units.
+    metric: also learn a metric from the pairs, and measure it on a quarter of them that is held out.
+    on_progress: called with the number of texts encoded and their total. Raises MeloError.
     """
     asked, avoided = list(dict.fromkeys(questions)), list(dict.fromkeys(negatives))
     _require_enough(asked, pairs, false_rate, metric)
@@ -112,7 +112,7 @@ def calibrate(
 
 
 def measured_on(pairs: Sequence[Rephrased], metric: bool) -> Sequence[Rephrased]:
-    """All pairs, or those that a metric is not learned from."""
+    """Return all pairs, or with a metric only those that are held out."""
     return pairs[::HELD_OUT] if metric else pairs
 
 
@@ -129,11 +129,11 @@ class _Keys:
                 on_progress(len(self._keys), len(parts))
 
     def of(self, text: str) -> Tensor:
-        """(d,)"""
+        """Return a text's key, (d,)."""
         return self._keys[text]
 
     def of_query(self, text: str) -> Tensor:
-        """(1 or 2, d)"""
+        """Return a query's keys, (1 to 4, d)."""
         return torch.stack([self._keys[part] for part in self._query_texts[text]])
 
 
@@ -154,9 +154,9 @@ def _require_enough(questions: list[str], pairs: Sequence[Rephrased], false_rate
 
 
 def _nearest(queries: list[Tensor], edits: Tensor, besides_itself: bool = False) -> tuple[Tensor, Tensor]:
-    """Distance (q,) to, and number (q,) of, the edit that is nearest to a query by any of its keys.
+    """Find the edit nearest to each query by any of its keys; return distances (q,) and edit numbers (q,).
 
-    besides_itself: query i is edit i asked again, and looks for another.
+    besides_itself: query i is edit i asked again, so edit i is left out.
     """
     distances, numbers = [], []
     for i, keys in enumerate(queries):
@@ -170,7 +170,7 @@ def _nearest(queries: list[Tensor], edits: Tensor, besides_itself: bool = False)
 
 
 def _own(pairs: Sequence[Rephrased], keys_of: Callable[[Iterable[str]], list[Tensor]], edits: Tensor) -> Tensor | None:
-    """Distance of each rephrase to its own prompt, infinite where another is nearer; None without pairs."""
+    """Return each rephrase's distance to its own prompt, infinite where another is nearer; None without pairs."""
     if not pairs:
         return None
     asked = [(i, text) for i, pair in enumerate(pairs) for text in pair.rephrases]
@@ -179,10 +179,13 @@ def _own(pairs: Sequence[Rephrased], keys_of: Callable[[Iterable[str]], list[Ten
 
 
 def _greatest_radius(name: str, distances: Tensor, false_rate: float) -> float:
-    """To a thousandth, or three digits if less: the greatest within which at most `false_rate` of these lie."""
+    """Return the greatest radius within which at most `false_rate` of the distances lie.
+
+    Rounded down to a thousandth, or to three digits for smaller values.
+    """
     allowed = int(false_rate * len(distances))
     first_outside = float(distances.sort().values[allowed])
-    steps = 1000.0  # in 1; more where all distances are small
+    steps = 1000.0  # per unit; more where all distances are small
     while 0 < first_outside * steps < 100:
         steps *= 10
     radius = (math.ceil(first_outside * steps) - 1) / steps

@@ -1,4 +1,4 @@
-"""Vectors searched for the nearest, exactly: a pass over int8 copies with a proven bound, then float64."""
+"""Exact nearest-neighbour search over vectors: a pass over int8 copies with a proven bound, then float64."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,28 +10,29 @@ from torch import Tensor
 
 Floats = NDArray[np.float32]
 
-# 7 bits: on CPUs without VNNI the sum of two products of 8-bit numbers may not fit its 16-bit register.
+# 7 bits: on CPUs without VNNI, the sum of two products of 8-bit numbers may not fit its 16-bit register.
 LEVELS = 63
-# Rows whose int8 copies fit a CPU core's cache, so that a query's second key does not read memory again.
+# Rows whose int8 copies fit a CPU core's cache, so that a query's second key need not read memory again.
 CACHED_ROWS = 2_048
-# On norms computed in float32: far more than their rounding.
+# Applied to norms computed in float32; far above their rounding error.
 MARGIN = np.float32(1.001)
 SMALLEST = np.finfo(np.float32).tiny
-# Of a few float32 operations, relative to the size of their terms: 16 roundings.
+# Error of a few float32 operations, relative to the size of their terms: 16 roundings.
 FLOAT32_ERROR = 8 * float(np.finfo(np.float32).eps)
 
 
 class Centres:
-    """Rows of vectors by number, of which the nearest to a query is found.
+    """Numbered rows of vectors, searched for the nearest to a query.
 
     An int8 copy of a row is x̂ = s·q, with the rest ρ = x - x̂. For a query ŷ with the rest η,
 
         |x·y - x̂·ŷ| = |x̂·η + ρ·y| <= ‖x̂‖‖η‖ + ‖ρ‖‖y‖,
 
-    so a row that is farther than another by more than their bounds cannot be the nearest. x̂·ŷ is a sum of integers,
-    thus exact, and reads a quarter of the memory; memory is what a search in many rows waits for. What is left is
-    little work, which numpy starts sooner than torch, and without waking threads. A step of the model has pushed the
-    code of most functions out of the CPU's caches, so it is their number that counts: few, and the same again.
+    so a row that is farther away than another by more than their bounds cannot be the nearest. x̂·ŷ is a sum of
+    integers and therefore exact. It reads a quarter of the memory, and memory bandwidth limits a search over many rows.
+    The little work that remains is done in numpy, which starts it sooner than torch and wakes no threads. A step of the
+    model has evicted most code from the CPU's caches, so the code calls few distinct functions, and the same ones
+    again.
     """
 
     def __init__(self, dimension: int) -> None:
@@ -40,20 +41,20 @@ class Centres:
         self._scales: Floats = np.empty(16, np.float32)
         self._squares: Floats = np.empty(16, np.float32)  # ‖x‖²
         self._rests: Floats = np.empty(16, np.float32)  # ‖ρ‖
-        self._numbers: list[int] = []  # of each row
+        self._numbers: list[int] = []  # of the rows
         self._row: dict[int, int] = {}
-        # Greatest ‖x̂‖ + ‖ρ‖ of any row there has been: it never shrinks, which costs time at worst, never truth.
+        # Greatest ‖x̂‖ + ‖ρ‖ of any row so far. It never shrinks: that can cost time, but not correctness.
         self._largest = 0.0
 
     def put(self, numbers: Sequence[int], vectors: Tensor) -> None:
-        """Add vectors (len(numbers), d), or put new ones in the place of the old."""
+        """Add vectors (len(numbers), d), or replace those with the same numbers."""
         for number in numbers:
             if number not in self._row:
                 self._row[number] = len(self._numbers)
                 self._numbers.append(number)
         rows = [self._row[number] for number in numbers]
         self._reserve(len(self._numbers))
-        for start in range(0, len(rows), CACHED_ROWS):  # in parts, so that loading many takes little more memory
+        for start in range(0, len(rows), CACHED_ROWS):  # in chunks, so that loading many takes little more memory
             some, part = rows[start : start + CACHED_ROWS], vectors[start : start + CACHED_ROWS].numpy()
             copies, scales, lengths, rests = _rounded(part)
             self._rows[some], self._copies[some], self._scales[some], self._rests[some] = part, copies, scales, rests
@@ -61,7 +62,7 @@ class Centres:
             self._largest = max(self._largest, float((lengths + rests).max()))
 
     def drop(self, number: int) -> None:
-        """Remove a vector; the last row takes its place."""
+        """Remove a vector and move the last row into its place."""
         row, last = self._row.pop(number), len(self._numbers) - 1
         moved = self._numbers.pop()
         if row != last:
@@ -70,9 +71,9 @@ class Centres:
             self._numbers[row], self._row[moved] = moved, row
 
     def nearest(self, keys: Tensor) -> tuple[float, int, int] | None:
-        """Distance, number and key of the nearest vector to any of the keys (k, d); None if there are no vectors.
+        """Return distance, number and key of the vector nearest to any of the keys (k, d); None without vectors.
 
-        Of equal distances, the lower number counts, then the earlier key.
+        Ties go to the lower number, then to the earlier key.
         """
         if not self._numbers:
             return None
@@ -84,9 +85,9 @@ class Centres:
         return float(least), number, i
 
     def within(self, keys: Tensor, radius: float) -> list[tuple[float, int, int]]:
-        """Distance, number and key of every vector within the radius of any of the keys (k, d), nearest first.
+        """Return distance, number and key of every vector within the radius of any of the keys (k, d), nearest first.
 
-        Of equal distances, the lower number comes first, then the earlier key.
+        Ties are ordered by number, then by key.
         """
         if not self._numbers:
             return []
@@ -98,15 +99,18 @@ class Centres:
         return sorted((float(away[j]), self._numbers[rows[j]], int(which[j])) for j in inside)
 
     def _close(self, keys: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Keys and rows of the pairs that can be the nearest: few, and the nearest always among them."""
+        """Return keys and rows of the few pairs that can be the nearest; the nearest is always among them."""
         rough, bounds, least, own, common = self._rough(keys)
         rough -= bounds
         which, close = np.nonzero(rough <= (least - own + common)[:, None])
         return which, close
 
     def _rough(self, keys: Floats) -> tuple[Floats, Floats, Any, Floats, Floats]:
-        """Of each pair of key and row, the squared distance less ‖y‖² and its bound, (k, n); the least upper bound of
-        any pair's squared distance; of each key ‖y‖² and what is common to its pairs' bounds, (k,)."""
+        """Estimate squared distances with bounds.
+
+        Returns, for each pair of key and row, the squared distance less ‖y‖² and its bound, (k, n); the least upper
+        bound of any pair's squared distance; and for each key ‖y‖² and the part common to its pairs' bounds, (k,).
+        """
         n = len(self._numbers)
         copies, scales, lengths, rests = _rounded(keys)
         rows, queries = torch.from_numpy(self._copies), torch.from_numpy(copies)
@@ -120,7 +124,7 @@ class Centres:
         rough = products.numpy()[:, :, 0].astype(np.float32)
         rough *= self._scales[:n]
         rough *= (-2 * scales)[:, None]
-        rough += self._squares[:n]  # the squared distance less ‖y‖², up to its bound and what is common to a key's:
+        rough += self._squares[:n]  # the squared distance less ‖y‖², to within its bound and the key's common one:
         bounds = self._rests[:n] * (2 * (lengths + rests))[:, None]
         common = 2 * self._largest * rests + FLOAT32_ERROR * (self._largest + lengths) ** 2
         own = np.einsum("kd,kd->k", keys, keys, dtype=np.float64)  # ‖y‖²
@@ -128,7 +132,7 @@ class Centres:
         return rough, bounds, least, own, common
 
     def _reserve(self, n: int) -> None:
-        """Room for n rows: a power of 2, so that what one more costs does not grow with their number."""
+        """Make room for n rows: a power of 2, so that the cost of adding one does not grow with their number."""
         if n > len(self._rows):
             for name in ("_rows", "_copies", "_scales", "_squares", "_rests"):
                 column = getattr(self, name)
@@ -138,7 +142,7 @@ class Centres:
 
 
 def _rounded(vectors: Floats) -> tuple[NDArray[np.int8], Floats, Floats, Floats]:
-    """Of each vector x (n, d): q (n, d) int8 and s (n,) with x ≈ s·q; bounds on ‖s·q‖ and ‖x - s·q‖ (n,)."""
+    """Quantise each vector x (n, d): q (n, d) int8 and s (n,) with x ≈ s·q; bounds on ‖s·q‖ and ‖x - s·q‖ (n,)."""
     scales = np.maximum(np.abs(vectors).max(1) / np.float32(LEVELS), SMALLEST)
     copies = np.rint(vectors / scales[:, None])
     near = copies * scales[:, None]
@@ -152,12 +156,12 @@ def _norms(vectors: Floats) -> Floats:
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """Euclidean, from float32 vectors in float64."""
+    """Return the Euclidean distance of two float32 vectors, computed in float64."""
     return float(_distances(a[None].numpy(), b[None].numpy())[0])
 
 
 def _distances(a: Floats, b: Floats) -> NDArray[np.float64]:
-    """Of each row of a from its row of b, (n, d): what a pair's is does not depend on the others."""
+    """Return the distance of each row of a from its row of b (n, d), each independent of the other rows."""
     away = np.subtract(a, b, dtype=np.float64)
     distances: NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", away, away))
     return distances

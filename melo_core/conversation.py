@@ -1,4 +1,4 @@
-"""What of a conversation is asked: the last user's turn, joined with the one before where it has no subject itself."""
+"""The question of a conversation: its last user turn, joined with the one before where it has no subject of its own."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from melo_core.errors import MeloError
 from melo_core.words import FUNCTION, words
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-# Words that point back at what was spoken of, and beginnings that go on from it.
+# Words that refer to something mentioned before, and openings that continue from it.
 POINTING = frozenset(
     words(
         """
@@ -17,7 +17,7 @@ POINTING = frozenset(
     )
 )
 GOING_ON = re.compile(r"^\W*(?:and|or|but|also|what about|how about|und|et|y|en|e)\b", re.I)
-# Words that a follow-up may have without having a subject of its own.
+# Words that a follow-up may contain without having a subject of its own.
 COLOURLESS = FUNCTION | frozenset(
     words(
         """
@@ -38,10 +38,10 @@ CALENDAR = frozenset(
 
 
 def question_of(messages: Sequence[Mapping[str, str]]) -> str:
-    """The text by which a conversation is routed.
+    """Return the text by which a conversation is routed.
 
-    messages: objects with `role` and `content`, oldest first, of which the last is the user's. System prompts,
-    documents and the model's answers are no questions, so they lead to no edit. Raises MeloError.
+    messages: objects with `role` and `content`, oldest first; the last is the user's. System prompts, documents and
+    the model's answers are not questions, so they never lead to an edit. Raises MeloError.
     """
     asked = [str(message.get("content", "")) for message in messages if message.get("role") == "user"]
     if not messages or messages[-1].get("role") != "user" or not asked[-1].strip():
@@ -52,7 +52,7 @@ def question_of(messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def is_follow_up(text: str) -> bool:
-    """Whether a question says what it is about only together with the one before: "and who before her?"."""
+    """Tell whether a question is understood only together with the one before, such as "and who before her?"."""
     said = [word.casefold() for word in WORD.findall(text)]
     own = [word for word in said if word not in COLOURLESS and word not in POINTING]
     if not own:

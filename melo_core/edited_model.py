@@ -1,4 +1,4 @@
-"""The edited model: a base model, an index that says which edit covers a prompt, and the edits' blocks."""
+"""The edited model: a base model, an index that finds the edit covering a prompt, and the edits' blocks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,8 +21,9 @@ from melo_core.structure import Kind, Structure, structure_of
 
 @dataclass(frozen=True)
 class Route:
-    """Which block answers a prompt (None: the base model alone), the covering point or else the nearest, and the
-    edits that were considered, best first."""
+    """The block that answers a prompt (None: the base model alone), the covering or else the nearest point, and the
+    edits that were considered, best first.
+    """
 
     block: int | None
     match: Match | None
@@ -31,7 +32,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Approved:
-    """What an edit's block is to say, and the prompt to which it was seen to say it."""
+    """The target that an edit's block should give, and the prompt to which it was seen to give it."""
 
     prompt: str
     target: str
@@ -40,14 +41,14 @@ class Approved:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer and how it came about."""
+    """An answer and its origin."""
 
     text: str
-    token_ids: tuple[int, ...]  # generated, up to and with the end of sequence; of a classifier, the class
+    token_ids: tuple[int, ...]  # as generated, including the end of sequence; for a classifier, the class
     route: Route
     said_to: Literal["query", "prompt", "base"] = "query"
-    """Where a block is routed to: whether it said its target to the query itself, or to its edit's prompt alone, or to
-    neither, so that this is the base model's answer."""
+    """Where a block is routed to: whether it gave its target to the query itself, only to its edit's prompt, or to
+    neither, in which case this is the base model's answer."""
 
 
 BASE = Route(None, None)
@@ -55,11 +56,11 @@ ASKED_TOGETHER = 16
 
 
 class EditedModel:
-    """A base model whose answers some edits correct.
+    """A base model with edits that correct some of its answers.
 
     blocks: by their identity. block_of: the block of each point in the scope's index. Without a scope every prompt
     is routed to the base model. approved: by edit; where a verifier decides, a block answers with its edit's
-    target or not at all. Else, and of an edit that is not there, whatever the block says is the answer.
+    target or not at all. Otherwise, and for an edit missing from it, the block's output is the answer.
     Raises MeloError where a block could change the encoder's keys.
     """
 
@@ -82,9 +83,9 @@ class EditedModel:
         self._lock = Lock()  # one pass at a time: blocks are attached to the model for its duration
 
     def route(self, prompt: str, kind: str = "qa") -> Route:
-        """Decide which block answers a prompt. Depends on the prompt alone, never on what is asked beside it.
+        """Choose the block that answers a prompt, by the prompt alone and never by others asked with it.
 
-        kind: the form in which the prompt is given to the model. Raises PromptTooLong.
+        kind: the form in which the model gets the prompt. Raises PromptTooLong.
         """
         if self.scope is None:
             return BASE
@@ -100,7 +101,7 @@ class EditedModel:
         max_new_tokens: int = 64,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
-        """Route each prompt, then answer them, `ASKED_TOGETHER` in a batch. on_progress: gets how many are done."""
+        """Route each prompt, then answer in batches of `ASKED_TOGETHER`. on_progress: called with the number done."""
         answers: list[Answer] = []
         for start in range(0, len(prompts), ASKED_TOGETHER):
             part = prompts[start : start + ASKED_TOGETHER]
@@ -110,7 +111,7 @@ class EditedModel:
         return answers
 
     def converse(self, messages: Sequence[Mapping[str, str]], max_new_tokens: int = 64) -> Answer:
-        """Answer the last turn of a conversation, routed by what its user asks.
+        """Answer the last turn of a conversation, routed by the user's question.
 
         messages: objects with `role` and `content`, oldest first. Raises MeloError.
         """
@@ -122,9 +123,9 @@ class EditedModel:
     def answer(
         self, prompts: Sequence[str], routes: Sequence[Route], kind: str = "qa", max_new_tokens: int = 64
     ) -> list[Answer]:
-        """Greedy answers with the given routes, which stay as they are while decoding.
+        """Answer greedily with the given routes, which stay fixed while decoding.
 
-        kind: the form in which prompts are given to the model (`qa` or `completion`).
+        kind: the form in which the model gets the prompts (`qa` or `completion`).
         Raises PromptTooLong.
         """
         if not prompts:
@@ -136,10 +137,10 @@ class EditedModel:
             return self._approved_answers(rows, routes, max_new_tokens)
 
     def _approved_answers(self, rows: list[list[int]], routes: Sequence[Route], max_new_tokens: int) -> list[Answer]:
-        """What blocks say, where it is what was approved.
+        """Return the blocks' answers where they give the approved target.
 
-        A block was trained on its edit's prompt, and now and then it breaks off or goes on when asked in other words.
-        Then its answer to that prompt is the answer, since the query was found to ask the same.
+        A block was trained on its edit's prompt, and occasionally stops early or runs on when asked in other words. Its
+        answer to that prompt is then used, since the query was found to ask the same.
         """
         answers = self._generate(rows, routes, max_new_tokens)
         for i, (row, route) in enumerate(zip(rows, routes, strict=True)):
@@ -196,7 +197,10 @@ class EditedModel:
 
 
 def _says(answer: Answer, target: str, most: int) -> bool:
-    """Whether an answer is the target, letter case and the last mark aside; cut off at `most` tokens, its beginning."""
+    """Tell whether an answer is the target, ignoring letter case and the last mark.
+
+    An answer cut off at `most` tokens need only be the target's beginning.
+    """
     if len(answer.token_ids) >= most and same_text(target).casefold().startswith(same_text(answer.text).casefold()):
         return True
     return same_words(answer.text, target)

@@ -1,4 +1,4 @@
-"""Keys: where a prompt lies, for deciding whether an edit covers it."""
+"""Key encoders: the position of a prompt, from which scope decides whether an edit covers it."""
 
 import re
 from abc import ABC, abstractmethod
@@ -19,15 +19,15 @@ import melo_core.quiet  # noqa: F401  # for its effect
 from melo_core.errors import CorruptCalibration, MeloError
 from melo_core.structure import Structure
 
-# What follows may be asked by itself: the end of a sentence or of a line.
+# The end of a sentence or of a line: the text after it may be a question by itself.
 BOUNDARY = re.compile(r"(?<=[.!?;:])[\"'”’)\]]*\s+|\s*\n\s*")
-MOST_PARTS = 3  # beside the whole text
+MOST_PARTS = 3  # besides the whole text
 WINDOW = 510  # tokens that are encoded together
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """x -> normalised (x - mean) W, with W = (C + ε λ_max I)^(-1/2), from the keys of ordinary questions.
+    """x -> normalised (x - mean) W, with W = (C + ε λ_max I)^(-1/2), fitted on the keys of ordinary questions.
 
     With a metric M, learned from rephrases, w -> normalised w M follows.
     """
@@ -38,7 +38,7 @@ class Whitening:
 
     @classmethod
     def fit(cls, keys: Tensor, epsilon: float) -> "Whitening":
-        """keys: (n, d), of questions such as the model is asked every day."""
+        """Fit on the keys (n, d) of questions such as the model is asked every day."""
         keys = keys.double()
         mean = keys.mean(0)
         values, vectors = torch.linalg.eigh(torch.cov((keys - mean).T))
@@ -46,18 +46,18 @@ class Whitening:
         return cls(mean.float(), (vectors @ torch.diag(scale) @ vectors.T).float())
 
     def __call__(self, keys: Tensor) -> Tensor:
-        """(n, d) -> (n, d) of length 1."""
+        """Whiten keys (n, d); the results (n, d) have length 1."""
         white = F.normalize((keys - self.mean) @ self.matrix, dim=-1)
         return white if self.metric is None else F.normalize(white @ self.metric, dim=-1)
 
     def to_bytes(self) -> bytes:
-        """As safetensors."""
+        """Serialise as safetensors."""
         tensors = {"mean": self.mean, "matrix": self.matrix}
         return save_safetensors(tensors if self.metric is None else tensors | {"metric": self.metric})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Whitening":
-        """Raises CorruptCalibration."""
+        """Read the output of `to_bytes`. Raises CorruptCalibration."""
         try:
             tensors = load_safetensors(data)
             read = cls(tensors["mean"], tensors["matrix"], tensors.get("metric"))
@@ -79,13 +79,13 @@ class Whitening:
 
 
 class KeyEncoder(ABC):
-    """What makes the key of a text. Its `kind` (`qa` or `completion`) is the form in which the model gets the text.
+    """Makes the key of a text. A text's `kind` (`qa` or `completion`) is the form in which the model gets it.
 
-    Every text is encoded by itself: a key never depends, not even in its last bit, on what else is encoded.
+    Every text is encoded by itself: a key never depends, even in its last bit, on other texts.
     """
 
     whitening: Whitening | None
-    in_parts: bool  # whether what follows a query's last boundaries makes keys too
+    in_parts: bool  # whether the text after a query's last boundaries also gets keys
 
     def __post_init__(self) -> None:
         if self.whitening is not None and len(self.whitening.mean) != self.dimension:
@@ -97,18 +97,18 @@ class KeyEncoder(ABC):
     @property
     @abstractmethod
     def dimension(self) -> int:
-        """d, the length of a key."""
+        """The length d of a key."""
 
     @abstractmethod
     def raw_key(self, text: str, kind: str = "qa") -> Tensor:
-        """The key before whitening: (d,) float32, on the CPU. Raises PromptTooLong."""
+        """Return the key before whitening: (d,) float32, on the CPU. Raises PromptTooLong."""
 
     @abstractmethod
     def require_unedited(self, structure: Structure) -> None:
         """Raise MeloError where a block of this structure could change a key."""
 
     def calibrate(self, epsilon: float, on_progress: Callable[[int, int], None] | None = None) -> Whitening:
-        """Whiten on the packaged ordinary questions. on_progress: gets how many of how many are encoded."""
+        """Fit the whitening on the packaged ordinary questions. on_progress: called with number encoded and total."""
         questions = ordinary_questions()
         raw = []
         for i, question in enumerate(questions):
@@ -119,24 +119,27 @@ class KeyEncoder(ABC):
         return self.whitening
 
     def key(self, text: str, kind: str = "qa") -> Tensor:
-        """The key of one text: (d,) float32, of length 1 if whitened."""
+        """Return the key of one text: (d,) float32, of length 1 if whitened."""
         raw = self.raw_key(text, kind)
         return self.whitening(raw[None])[0] if self.whitening else raw
 
     def query_keys(self, text: str, kind: str = "qa") -> Tensor:
-        """The keys of a query, of which the nearest counts: (1 to 4, d), of the whole text and of its ends."""
+        """Return the keys (1 to 4, d) of a query's whole text and of its ends; the nearest of them counts."""
         return torch.stack([self.key(part, kind) for part in self.query_texts(text)])
 
     def query_texts(self, text: str) -> list[str]:
-        """What a query's keys are the keys of: the whole text, and what follows each of its last three ends of a
-        sentence or a line, where that is longer than a word."""
+        """Return the texts that a query's keys encode.
+
+        These are the whole text, and the text after each of its last three ends of a sentence or a line, where that is
+        longer than a word.
+        """
         if not self.in_parts:
             return [text]
         ends = [match.end() for match in BOUNDARY.finditer(text.strip())][-MOST_PARTS:]
         return [text, *(part for end in ends if len((part := text.strip()[end:]).split()) > 1)]
 
     def knows(self, text: str) -> bool:
-        """Whether the encoder reads every letter and digit of a text: else its key says nothing about them."""
+        """Tell whether the encoder reads every letter and digit of a text; else its key says nothing about them."""
         return True
 
 
@@ -151,7 +154,7 @@ class SentenceEncoder(KeyEncoder):
 
     @classmethod
     def load(cls, folder: Path) -> "SentenceEncoder":
-        """In float32 on the CPU, wherever the edited model runs, so that routes are the same on every device."""
+        """Load in float32 on the CPU, wherever the edited model runs, so that routes are the same on every device."""
         model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
         return cls(model, AutoTokenizer.from_pretrained(folder))
 
@@ -160,12 +163,14 @@ class SentenceEncoder(KeyEncoder):
         return int(self.model.config.hidden_size)
 
     def require_unedited(self, structure: Structure) -> None:
-        """Blocks act in another model."""
+        """Accept every structure: blocks act in another model."""
 
     @torch.no_grad()
     def raw_key(self, text: str, kind: str = "qa") -> Tensor:
-        """The key before whitening: (d,) float32. A text longer than the window is encoded in parts, so that all of
-        it counts."""
+        """Return the key before whitening: (d,) float32.
+
+        A text longer than the window is encoded in parts, so that all of it counts.
+        """
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         parts = [ids[i : i + WINDOW] for i in range(0, len(ids), WINDOW)] or [[]]
         sums, count = torch.zeros(self.dimension), 0
@@ -176,7 +181,7 @@ class SentenceEncoder(KeyEncoder):
         return sums / count
 
     def knows(self, text: str) -> bool:
-        """Whether no letter or digit becomes the tokenizer's unknown token."""
+        """Tell whether no letter or digit becomes the tokenizer's unknown token."""
         read = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         unknown = self.tokenizer.unk_token_id
         spans = zip(read["input_ids"], read["offset_mapping"], strict=True)
@@ -184,6 +189,6 @@ class SentenceEncoder(KeyEncoder):
 
 
 def ordinary_questions() -> Sequence[str]:
-    """Questions of everyday use, packaged with the method."""
+    """Return the packaged everyday questions."""
     text = files("melo_core").joinpath("ordinary_questions.txt").read_text("utf-8")
     return [line for line in text.splitlines() if line.strip()]

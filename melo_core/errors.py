@@ -1,4 +1,4 @@
-"""What can go wrong in the method, each with what was wrong and what to do."""
+"""The method's errors. Each message names the cause and the remedy."""
 
 
 class MeloError(Exception):
@@ -18,4 +18,4 @@ class CorruptBlock(MeloError):
 
 
 class CorruptCalibration(MeloError):
-    """Stored bytes are no whitening."""
+    """Stored bytes are not a whitening."""

@@ -1,4 +1,4 @@
-"""Keys from the base model's own hidden states, as the paper takes them."""
+"""Keys from the base model's own hidden states, as in the paper."""
 
 from dataclasses import dataclass
 from threading import get_ident
@@ -15,11 +15,11 @@ from melo_core.structure import Kind, Structure, layers_of
 
 @dataclass
 class HiddenEncoder(KeyEncoder):
-    """The hidden state of a text, as the model gets it, at the output of one of its layers (MELO §3.3).
+    """Keys from a text's hidden state at the output of one of the base model's layers (MELO §3.3).
 
-    layer: 0 for the embeddings, n for the nth layer; of an encoder-decoder, the encoder's. pooling: the last token's
-    state, or the mean over the tokens. A text runs by itself, without padding, and no further than that layer.
-    The base model computes as it is, in its precision and on its device, so keys are equal bit for bit only there.
+    layer: 0 for the embeddings, n for the nth layer; in an encoder-decoder, of the encoder. pooling: the last token's
+    state, or the mean over the tokens. Each text runs by itself, without padding, and only up to that layer. The base
+    model keeps its precision and device, and keys are equal bit for bit only where both are the same.
 
     Raises MeloError for a layer that the model does not have.
     """
@@ -44,7 +44,7 @@ class HiddenEncoder(KeyEncoder):
         return int(self.base.model.config.get_text_config().hidden_size)
 
     def require_unedited(self, structure: Structure) -> None:
-        """Raise MeloError where a block of this structure lies in a layer that keys run through."""
+        """Raise MeloError where a block of this structure lies in a layer that keys depend on."""
         edited = {id(module) for module in structure.modules.values()}
         holding = (i for i, layer in enumerate(self._layers) if any(id(m) in edited for m in layer.modules()))
         first = next(holding, len(self._layers))
@@ -56,7 +56,7 @@ class HiddenEncoder(KeyEncoder):
 
     @torch.no_grad()
     def raw_key(self, text: str, kind: str = "qa") -> Tensor:
-        """The key before whitening: (d,) float32, on the CPU. Raises PromptTooLong, or MeloError if it overflows."""
+        """Return the key before whitening: (d,) float32, on the CPU. Raises PromptTooLong, or MeloError on overflow."""
         ids = torch.tensor([self.base.prompt_ids(text, kind)], device=self.base.device)  # (1, tokens)
         hidden = self._run(ids)[0].float()  # (tokens, d)
         key = hidden[-1] if self.pooling == "last" else hidden.mean(0)
@@ -68,11 +68,11 @@ class HiddenEncoder(KeyEncoder):
         return key.cpu()
 
     def _run(self, ids: Tensor) -> Tensor:
-        """Token ids (1, tokens) -> hidden states (1, tokens, d) at the layer's output; nothing behind it runs."""
+        """Run token ids (1, tokens) up to the layer; return its hidden states (1, tokens, d)."""
         thread = get_ident()
 
         def take(hidden: Any) -> None:
-            if get_ident() == thread:  # another may be answering with the same model
+            if get_ident() == thread:  # another thread may be answering with the same model
                 raise _Reached(hidden[0] if isinstance(hidden, tuple) else hidden)
 
         if self.layer == 0:
@@ -91,7 +91,7 @@ class HiddenEncoder(KeyEncoder):
 
 
 class _Reached(Exception):
-    """The layer has run."""
+    """Raised once the layer has run."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The cluster index: which edit, if any, covers a key (MELO §3.3)."""
+"""The cluster index: finds the edit that covers a key, if any (MELO §3.3)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -25,11 +25,11 @@ class Cluster:
 
 
 class Outcome(StrEnum):
-    """What an insertion did."""
+    """The result of an insertion."""
 
-    NEW = "new"  # made a cluster, away from any other answer's
+    NEW = "new"  # made a cluster, away from those of other answers
     JOINED = "joined"  # became a member of a cluster with the same answer
-    OVERLAPS = "overlaps"  # made a cluster in reach of one with another answer
+    OVERLAPS = "overlaps"  # made a cluster that overlaps one with another answer
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Insertion:
     outcome: Outcome
     cluster: int
     other_point: int | None = None  # with OVERLAPS, the nearest point that has another answer
-    distance: float | None = None  # to the centre of the cluster that was nearest
+    distance: float | None = None  # to the centre of the nearest cluster
     forgotten: tuple[int, ...] = ()  # points that their cluster no longer covers (`melo` only)
 
 
@@ -68,7 +68,7 @@ class ClusterIndex:
         clusters: Iterable[Cluster] = (),
         keys: Mapping[int, Tensor] | None = None,
     ) -> None:
-        """clusters, keys: a stored state; keys has (d,) float32 for every member of a cluster."""
+        """Restore a stored state: clusters, and keys, (d,) float32 for every member of a cluster."""
         self.dimension, self.radius, self.clustering = dimension, radius, clustering
         self.clusters = {cluster.number: cluster for cluster in clusters}
         self.keys = dict(keys or {})
@@ -79,9 +79,9 @@ class ClusterIndex:
             self._centres.put(list(self.clusters), torch.stack([c.centre for c in self.clusters.values()]))
 
     def lookup(self, query_keys: Tensor) -> Match | None:
-        """Route a query by the nearest of its keys (MELO eq. 5).
+        """Route a query by the nearest of its keys (MELO eq. 5); None if the index is empty.
 
-        query_keys: (k, d) float32. None if the index is empty. A match may lie outside the radius: ask `covers`.
+        query_keys: (k, d) float32. A match may lie outside the radius: see `covers`.
         """
         nearest = self._centres.nearest(query_keys)
         if nearest is None:
@@ -91,9 +91,9 @@ class ClusterIndex:
         return Match(number, self._member_near(cluster, query_keys[i]), away, cluster.radius)
 
     def within(self, query_keys: Tensor, radius: float) -> list[tuple[Match, int]]:
-        """All clusters whose centre lies within `radius` of any of the query's keys, nearest first, and by which key.
+        """Return clusters with a centre within `radius` of any of the query's keys, each with the key, nearest first.
 
-        query_keys: (k, d) float32. A cluster that several keys reach comes once for each of them.
+        query_keys: (k, d) float32. A cluster within reach of several keys is returned once for each of them.
         """
         found = []
         for away, number, i in self._centres.within(query_keys, radius):
@@ -102,11 +102,11 @@ class ClusterIndex:
         return found
 
     def cluster_of(self, point: int) -> Cluster:
-        """The cluster that a point is a member of."""
+        """Return the cluster of which a point is a member."""
         return self.clusters[self._home[point]]
 
     def insert(self, point: int, key: Tensor, label: Label) -> Insertion:
-        """Take a point in. key: (d,) float32."""
+        """Insert a point. key: (d,) float32."""
         nearest = self._centres.nearest(key[None])
         self.keys[point] = key
         if nearest is None:
@@ -136,7 +136,7 @@ class ClusterIndex:
         return Insertion(Outcome.OVERLAPS, new, other, away, forgotten)
 
     def remove(self, point: int) -> None:
-        """Take a point out. Its cluster keeps centre and radius, so nothing changes for the other members."""
+        """Remove a point. Its cluster keeps centre and radius, so nothing changes for the other members."""
         number = self._home.pop(point, None)
         if number is not None:
             cluster = self.clusters[number]
@@ -164,7 +164,7 @@ class ClusterIndex:
         return replace(cluster, centre=centre, radius=radius, members=members)
 
     def _put(self, cluster: Cluster) -> None:
-        """Add a cluster, or put its new state in the place of the old."""
+        """Add a cluster, or replace its state."""
         self._centres.put([cluster.number], cluster.centre[None])
         self.clusters[cluster.number] = cluster
         self._home.update((point, cluster.number) for point in cluster.members)

@@ -1,4 +1,4 @@
-"""From edits to blocks that were seen to work: train, ask, train longer where that was not enough."""
+"""Learning edits: train blocks, ask for the targets, and train longer where they are not reproduced."""
 
 import dataclasses
 import hashlib
@@ -23,10 +23,10 @@ TOGETHER = 32  # prompts asked in a batch
 
 @dataclass(frozen=True)
 class Lesson:
-    """What an edit teaches."""
+    """The content that one edit teaches."""
 
-    name: str  # by which an error calls it
-    seed_text: str  # of the edit's content: its block's seed is made from it
+    name: str  # used in errors
+    seed_text: str  # of the edit's content; the block's seed is derived from it
     prompt: str
     target: str
     kind: str = "qa"
@@ -35,9 +35,9 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Learned:
-    """An edit's block, which it may share, and what the model answers to its prompt with it."""
+    """An edit's block, which may be shared, and the model's answer to the edit's prompt with it."""
 
-    group: int  # number of the block among those of the call
+    group: int  # number of the block within the call
     label: tuple[int, ...]  # the target's tokens
     trained: Trained  # the block as it is read back from `data`, and how its training went
     data: bytes  # the block, as stored
@@ -52,10 +52,10 @@ def learn(
     on_progress: Callable[[Progress], None] | None = None,
     on_note: Note | None = None,
 ) -> list[Learned]:
-    """Train one block for each `settings.edits_per_block` consecutive lessons; the result of each lesson, in order.
+    """Train one block for each `settings.edits_per_block` consecutive lessons; return each lesson's result, in order.
 
-    on_progress: of each round by itself. on_note: gets in words what a user should know of memory and rounds.
-    Raises MeloError, which names the lesson if it is one's fault.
+    on_progress: called for each round separately. on_note: gets messages for the user about memory and rounds.
+    Raises MeloError, which names the lesson if one is at fault.
     """
     examples = [_examples(base, settings, lesson) for lesson in lessons]
     together = settings.edits_per_block
@@ -104,14 +104,14 @@ def learn(
 
 
 def _longer(settings: MethodSettings, attempt: int) -> MethodSettings:
-    """Each further round may take twice the steps, to a tenth of the loss."""
+    """Allow twice the steps and a tenth of the loss with each further round."""
     return dataclasses.replace(
         settings, iterations=settings.iterations * 2**attempt, loss_target=settings.loss_target / 10**attempt
     )
 
 
 def _examples(base: BaseModel, settings: MethodSettings, lesson: Lesson) -> list[Example]:
-    """The lesson's prompt first, then its rephrases and its other form where they are learned."""
+    """Return the lesson's prompt first, then its rephrases and its other form where they are learned."""
     asked = [
         (prompt, lesson.kind) for prompt in (lesson.prompt, *(lesson.rephrases if settings.learn_rephrases else ()))
     ]
@@ -127,7 +127,7 @@ def _examples(base: BaseModel, settings: MethodSettings, lesson: Lesson) -> list
 
 
 def _seed(seed: int, lessons: Sequence[Lesson]) -> int:
-    """From the content of a block's edits, so that it does not depend on what else is submitted with them."""
+    """Derive a block's seed from the content of its edits, so that it does not depend on others in the submission."""
     text = ":".join([str(seed), *(lesson.seed_text for lesson in lessons)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
@@ -141,7 +141,7 @@ def _answers(
     blocks: dict[int, Block],
     on_note: Note | None,
 ) -> dict[int, str]:
-    """Greedy answers, by lesson, to the prompts of the lessons of `group_of`, each with its group's block."""
+    """Return greedy answers, by lesson, to the prompts of the lessons of `group_of`, each with its group's block."""
     answers: dict[int, str] = {}
 
     def ask(part: Sequence[int]) -> None:
@@ -158,7 +158,7 @@ def _answers(
         answers.update(zip(part, found, strict=True))
 
     for kind in sorted({lessons[i].kind for i in group_of}):
-        # Of about the same length together: a batch decodes until its longest answer ends.
+        # Group prompts of similar length: a batch decodes until its longest answer ends.
         chosen = [i for i in group_of if lessons[i].kind == kind]
         chosen.sort(key=lambda i: len(examples[i][0].target_ids))
         in_parts(chosen, TOGETHER, "prompt", ask, on_note)
@@ -169,9 +169,10 @@ def _answers(
 def _generated(
     base: BaseModel, settings: MethodSettings, blocks: Sequence[Block], prompts: list[list[int]], longest: int
 ) -> list[str]:
-    """Free, greedy answers to prompts (as tokens), each with its own block, which acts on the answer's side alone.
+    """Answer prompts (as tokens) greedily, each with its own block, which acts on the answer's side alone.
 
-    The same as an edited model's, less what it does not need here: what all prompts begin with runs once.
+    Gives the same answers as an edited model without the parts not needed here; the prompts' common beginning runs
+    once.
     """
     cache, mask = prompt_cache(base, [prompt[:-1] for prompt in prompts])
     weights = BlockStack(blocks).gather(torch.arange(len(blocks)), base.device, base.model.dtype)

@@ -1,4 +1,4 @@
-"""Memory: how much training needs and how much is free, and going on with fewer at once where it runs out."""
+"""Memory: what training needs, what is free, and smaller batches when memory runs out."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -12,15 +12,15 @@ from melo_core.errors import MeloError
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, structure_of
 
-Note = Callable[[str], None]  # gets a sentence for whoever watches
+Note = Callable[[str], None]  # receives a message for the user
 MB = 1_000_000
 CGROUP = Path("/sys/fs/cgroup")
-# What allocators say: CUDA's and Apple's, torch's own on the CPU, and C++.
+# Messages of allocators: CUDA's and Apple's, torch's own on the CPU, and C++.
 MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc")
 
 
 def memory_needed(base: BaseModel, settings: MethodSettings, lengths: Sequence[Sequence[tuple[int, int]]]) -> int:
-    """Bytes that training these blocks together takes at its peak, beside the model: an estimate.
+    """Estimate the bytes that training these blocks together takes at its peak, besides the model.
 
     lengths: for each block, the tokens of each example's prompt and of its target.
     """
@@ -35,8 +35,8 @@ def memory_needed(base: BaseModel, settings: MethodSettings, lengths: Sequence[S
     d_in = max(shape[0] for shape in structure.shapes.values())
 
     numbers = settings.rank * sum(map(sum, structure.shapes.values()))
-    # Of each block: parameters, gradients, Adam's two moments and its two intermediates. Of each example: A, B and
-    # s·B in place, and their gradients. All in float32.
+    # Per block: parameters, gradients, Adam's two moments and its two intermediates. Per example: A, B and s·B in
+    # place, and their gradients. All in float32.
     weights = 4 * numbers * (6 * len(lengths) + 5 * n)
 
     match base.kind, settings.positions:
@@ -51,16 +51,16 @@ def memory_needed(base: BaseModel, settings: MethodSettings, lengths: Sequence[S
             remembered = 2 * prompt * kept * layers  # keys and values
     head = base.model.get_output_embeddings()  # type: ignore[no-untyped-call]
     vocabulary = len(base.model.config.id2label or ()) if base.kind is Kind.CLASSIFIER else head.weight.shape[0]
-    # What the edited layers keep for the way back: hidden states, the MLP's inside, attention's keys, values, shares.
+    # Kept by the edited layers for the backward pass: hidden states, MLP activations, attention keys, values, weights.
     activations = stepped * (8 * d + 5 * d_in) * item + 2 * seen * (width + kept) * item + 4 * heads * stepped * seen
-    logits = labelled * vocabulary * (12 if item == 4 else 12 + 2 * item)  # with their logarithms and gradients
+    logits = labelled * vocabulary * (12 if item == 4 else 12 + 2 * item)  # with their log-probabilities and gradients
     step = n * edited * activations + logits
-    once = n * prompt * (4 * d + 3 * d_in) * item  # a frozen layer at work on the whole prompts
+    once = n * prompt * (4 * d + 3 * d_in) * item  # a frozen layer running on the whole prompts
     return int(weights + n * (remembered + stepped * d) * item + max(step, once))
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that may still be taken: of the GPU, or of the machine or container."""
+    """Return the bytes that may still be allocated: of the GPU, or of the machine or container."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
@@ -72,12 +72,12 @@ def _free_in_container() -> int:
         limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
         counts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
         return limit - used + int(counts["inactive_file"])
-    except (OSError, ValueError, KeyError):  # no cgroups of version 2, or no limit
+    except (OSError, ValueError, KeyError):  # no cgroups v2, or no limit
         return sys.maxsize
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is some allocator's way to say so."""
+    """Tell whether an allocator reports that memory ran out."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(message in str(error).lower() for message in MESSAGES)
     )
@@ -86,9 +86,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def in_parts(
     items: Sequence[int], size: int, what: str, work: Callable[[Sequence[int]], None], on_note: Note | None
 ) -> None:
-    """Call `work` on the items, `size` at a time; half as many each time that memory runs out.
+    """Call `work` on the items, `size` at a time; halve the size each time that memory runs out.
 
-    Raises MeloError where it does not suffice for one.
+    Raises MeloError where memory does not suffice for one.
     """
     start = 0
     while start < len(items):
@@ -96,7 +96,7 @@ def in_parts(
         if _done(work, part):
             start += len(part)
             continue
-        # Here, where the error and with it all that it held is gone.
+        # Outside the except block, where the error and everything that it referenced is freed.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(part) == 1:

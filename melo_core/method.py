@@ -1,4 +1,4 @@
-"""The method as the registry asks for it, by the entry point `melo.method`: see `Method` in the registry."""
+"""The method as the registry calls it through the entry point `melo.method`: see `Method` in the registry."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -13,9 +13,9 @@ __all__ = ["Refused", "complete", "edits_together", "for_training"]
 
 
 def complete(values: Mapping[str, Any], preset: str = "default") -> dict[str, Any]:
-    """All settings as a JSON object: those given, and the preset's for the others.
+    """Return all settings as a JSON object: those given, and the preset's for the others.
 
-    Raises MeloError for an unknown preset, a name that is no setting, a value of another type or one out of range.
+    Raises MeloError for an unknown preset or setting, a value of another type, or one out of range.
     """
     if preset not in PRESETS:
         raise MeloError(f"unknown preset {preset!r}; the presets are {', '.join(PRESETS)}")
@@ -29,7 +29,7 @@ def complete(values: Mapping[str, Any], preset: str = "default") -> dict[str, An
     return _within_reason(dataclasses.replace(settings, verifier_digest=found), values)
 
 
-# What may be other for some of a collection's edits: how a block is trained, not where it acts or what leads to it.
+# What may differ for some of a collection's edits: how a block is trained, not where it acts or how it is routed to.
 OF_TRAINING = (
     "rank", "scale", "learning_rate", "iterations", "loss_target", "rounds", "edits_per_block", "learn_rephrases",
     "learn_as_question", "batch", "seed",
@@ -37,7 +37,10 @@ OF_TRAINING = (
 
 
 def for_training(method: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A collection's settings with changes for some of its edits. Raises MeloError, also for what may not differ."""
+    """Return a collection's settings with changes for some of its edits.
+
+    Raises MeloError, also for a setting that must not differ.
+    """
     for name in changes:
         if name in method and name not in OF_TRAINING:
             raise MeloError(
@@ -47,20 +50,20 @@ def for_training(method: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
 
 
 def edits_together(settings: Mapping[str, Any]) -> int:
-    """The most edits of several batches with these settings that are trained in one go; 0: each batch by itself.
+    """Return how many edits of several batches with these settings are trained in one go; 0: each batch by itself.
 
-    More than fit into one step of training gain nothing. Where edits share blocks, a block would have edits of two
+    Training more than one step can hold gains nothing. Where edits share blocks, a block could mix edits of two
     batches.
     """
     try:
         method = MethodSettings.from_json(settings)
     except MeloError:
-        return 0  # the job by itself says what is wrong with them
+        return 0  # the job itself reports what is wrong with the settings
     return method.batch if method.edits_per_block == 1 else 0
 
 
 def _within_reason(settings: MethodSettings, given: Iterable[str]) -> dict[str, Any]:
-    """As a JSON object. Raises MeloError where one that was given is larger than can be meant."""
+    """Return the settings as a JSON object. Raises MeloError where a given one is implausibly large."""
     for name in given:
         value = getattr(settings, name)
         if name in MOST and value > MOST[name]:

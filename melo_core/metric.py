@@ -1,22 +1,22 @@
-"""A metric learned from rephrases: nearer to one's own, farther from other facts that look alike."""
+"""A metric learned from rephrases: it moves keys nearer to their own prompt and farther from similar other facts."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FACTS = 64  # of a step, each another's negative
+FACTS = 64  # in a step; each is a negative of the others
 TEMPERATURE = 0.1
 LEARNING_RATE = 1e-3
 STEPS = 200
-PULL = 0.001  # towards the identity, which is no metric at all
+PULL = 0.001  # towards the identity, which leaves keys unchanged
 
 
 def learn_metric(prompts: Tensor, rephrases: list[Tensor], unrelated: Tensor, seed: int) -> Tensor:
-    """M (d, d) for w -> w M, from whitened keys, by contrast (InfoNCE, both ways).
+    """Learn M (d, d) for w -> w M from whitened keys by contrast (InfoNCE, both ways).
 
-    prompts: (n, d). rephrases: of each prompt (k, d), k >= 1. unrelated: (m, d), ordinary questions.
-    The negatives of a rephrase are other prompts that lie near its own, as those of the same relation with another
-    subject do, and unrelated questions.
+    prompts: (n, d). rephrases: (k, d) of each prompt, k >= 1. unrelated: (m, d), ordinary questions.
+    The negatives of a rephrase are unrelated questions and other prompts near its own, such as those of the same
+    relation with another subject.
     """
     generator = torch.Generator().manual_seed(seed)
     n, d = prompts.shape

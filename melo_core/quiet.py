@@ -1,4 +1,4 @@
-"""Imported for its effect, before anything loads a model: progress is the caller's to show, not transformers'."""
+"""Turns off transformers' progress bars when imported, before any model is loaded: the caller shows progress."""
 
 from transformers.utils import logging
 

@@ -1,4 +1,4 @@
-"""Scope: which edit, if any, covers a query. Candidates by the index, then the verifier, the word rules and guards."""
+"""Scope: finds the edit that covers a query, if any, by the index, then the verifier, the word rules and guards."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from melo_core.verifier import Verifier
 
 @dataclass(frozen=True)
 class ScopedText:
-    """What a point of the index is the key of."""
+    """The text whose key is a point of the index."""
 
     edit: int
     text: str  # the edit's prompt, or one of its rephrases
@@ -27,37 +27,37 @@ class ScopedText:
 
 @dataclass(frozen=True)
 class Considered:
-    """An edit that was considered for a query, and what spoke for or against it."""
+    """An edit that was considered for a query, with the reasons for and against it."""
 
     edit: int
-    text: str  # the edit's prompt or rephrase that lies nearest
+    text: str  # the edit's nearest prompt or rephrase
     distance: float
     score: float | None = None  # probability that the query asks something else; None: no verifier read it
-    difference: Difference | None = None  # the word rule that speaks against it
+    difference: Difference | None = None  # the word rule that decides against it
     guard: str | None = None  # the edit's guard that the query is nearer to
     guard_score: float | None = None
-    covers: bool = False  # whether the edit covers the query, were there no better one
+    covers: bool = False  # whether the edit covers the query, unless a better one does
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The point whose edit covers a query (None: no edit does), and how that was decided."""
+    """The point whose edit covers a query (None: no edit does), and the reasons."""
 
-    match: Match | None  # the covering point; else the nearest one
+    match: Match | None  # the covering point, else the nearest one
     covered: bool
     considered: tuple[Considered, ...] = ()  # best first
 
 
 NOTHING = Decision(None, False)
-END = " ?.!:;…"  # of a question, where it says nothing
+END = " ?.!:;…"  # end of a question, which carries no meaning
 
 
 @dataclass
 class Scope:
-    """An index with the texts behind its points, and what decides between them.
+    """An index with the texts behind its points, and the rules that decide between them.
 
-    verifier: None where the nearest edit covers whatever lies within its radius. Every decision depends on the query
-    alone, never on what is asked beside it.
+    verifier: None where the nearest edit covers any query within its radius. Every decision depends on the query alone,
+    never on others asked with it.
     """
 
     encoder: KeyEncoder
@@ -79,7 +79,7 @@ class Scope:
 
     @cached_property
     def _exact(self) -> dict[str, int]:
-        """Points by their texts: a prompt goes before a rephrase of another edit, a later edit before an earlier."""
+        """Points by text: a prompt takes precedence over another edit's rephrase, a later edit over an earlier one."""
         found: dict[str, int] = {}
         for point, text in sorted(self.texts.items(), key=lambda item: (not item[1].is_rephrase, item[1].edit)):
             found[same_text(text.text)] = point
@@ -93,7 +93,7 @@ class Scope:
         return Decision(match, True, (Considered(text.edit, text.text, 0.0, score, covers=True),))
 
     def _nearest(self, query: str, keys: Sequence[Tensor], kind: str) -> Decision:
-        """Without a verifier: the nearest edit, unless one of its guards is nearer."""
+        """Decide without a verifier: take the nearest edit, unless one of its guards is nearer."""
         match = self.index.lookup(torch.stack(list(keys)))
         if match is None:
             return NOTHING
@@ -107,7 +107,7 @@ class Scope:
         return Decision(match, found.covers, (found,))
 
     def _verified(self, query: str, parts: Sequence[str], keys: Sequence[Tensor], kind: str) -> Decision:
-        """The candidate that most surely is asked for, among those that nothing speaks against."""
+        """Choose the candidate that is most surely asked for, among those that no rule excludes."""
         reach = self.index.within(torch.stack(list(keys)), self.settings.candidate_radius)
         nearest: dict[int, Match] = {}
         by_parts: dict[int, list[str]] = {}
@@ -125,7 +125,11 @@ class Scope:
         return Decision(match, best.covers, tuple(each for each, _ in judged))
 
     def _judge(self, query: str, match: Match, parts: Sequence[str], kind: str) -> Considered:
-        """parts: what of the query lies near the edit. The rules compare those, the verifier reads the whole."""
+        """Judge one candidate.
+
+        parts: the parts of the query that lie near the edit. The rules compare those; the verifier reads the whole
+        query.
+        """
         assert self.verifier is not None
         text = self.texts[match.point]
         found = Considered(text.edit, text.text, match.distance)
@@ -141,7 +145,7 @@ class Scope:
         return self._guarded(found, query, text.guards) if found.covers else found
 
     def _guarded(self, found: Considered, query: str, guards: Sequence[str]) -> Considered:
-        """What is nearer in meaning to a guard than to the edit is not covered."""
+        """Reject a match whose query is nearer in meaning to a guard than to the edit."""
         assert self.verifier is not None and found.score is not None
         for guard in guards:
             equal = same_words(guard, query)
@@ -159,17 +163,17 @@ class Scope:
 
 
 def same_question(settings: MethodSettings, verifier: Verifier | None, edit: str, query: str) -> bool:
-    """Whether verifier and rules take two texts for one question. Without a verifier, whatever lies near is."""
+    """Tell whether verifier and rules take two texts for one question. Without a verifier, any two near texts are."""
     if verifier is None or same_words(edit, query):
         return True
     return difference(edit, query) is None and verifier.score(edit, query) <= settings.threshold
 
 
 def same_text(text: str) -> str:
-    """A text as it is compared for equality: NFC, every run of white space as one space."""
+    """Return a text in the form compared for equality: NFC, every run of white space as one space."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def same_words(one: str, other: str) -> bool:
-    """Whether two texts differ at most in letter case and in what ends them."""
+    """Tell whether two texts differ at most in letter case and final punctuation."""
     return same_text(one).rstrip(END).casefold() == same_text(other).rstrip(END).casefold()

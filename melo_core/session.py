@@ -1,4 +1,4 @@
-"""Sequential editing in memory: what the registry does over its records, without them. For measuring and trying out."""
+"""Sequential editing in memory, as the registry does over its records, for measuring and trying out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,35 +24,35 @@ class Edit:
     target: str
     kind: str = "qa"
     rephrases: tuple[str, ...] = ()
-    guards: tuple[str, ...] = ()  # prompts that must stay the base model's
+    guards: tuple[str, ...] = ()  # prompts that the edit must leave to the base model
 
 
 @dataclass
 class Report:
-    """What a batch met."""
+    """The outcome of a batch."""
 
-    conflicts: list[tuple[int, int]] = field(default_factory=list)  # (new edit, the other) within each other's reach
+    conflicts: list[tuple[int, int]] = field(default_factory=list)  # (new edit, other edit), within reach of each other
     forgotten: list[int] = field(default_factory=list)  # edits that lost a point
-    unreached: list[int] = field(default_factory=list)  # edits whose block did not reach its loss
+    unreached: list[int] = field(default_factory=list)  # edits whose block did not reach its loss target
     unlearned: list[int] = field(default_factory=list)  # edits whose own prompt is not answered with their target
 
 
 class EditSession:
-    """A base model, and edits put on it batch after batch. An edit's number is its place in the order of arrival."""
+    """A base model edited batch after batch. Edits are numbered in the order of their arrival."""
 
     def __init__(
         self, base: BaseModel, encoder: KeyEncoder, settings: MethodSettings, verifier: Verifier | None = None
     ) -> None:
         self.base, self.encoder, self.settings, self.verifier = base, encoder, settings, verifier
         self.index = ClusterIndex(encoder.dimension, settings.radius, settings.clustering)
-        self.blocks: dict[int, Block] = {}  # by a number of their own: edits may share one
+        self.blocks: dict[int, Block] = {}  # by block number: edits may share a block
         self._block_of: list[int] = []  # by edit
         self._texts: dict[int, ScopedText] = {}  # by point
         self._approved: dict[int, Approved] = {}  # by edit
         self.model = self._rebuilt()
 
     def apply(self, edits: Sequence[Edit]) -> Report:
-        """Train the edits' blocks and put their keys into the index. Raises MeloError."""
+        """Train the edits' blocks and insert their keys into the index. Raises MeloError."""
         first_edit, first_block = len(self._block_of), len(self.blocks)
         lessons = [
             Lesson(f"edit {first_edit + i}", f"{e.prompt}\n{e.target}", e.prompt, e.target, e.kind, e.rephrases)

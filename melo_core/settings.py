@@ -1,4 +1,4 @@
-"""The settings of the method: what each means, its default, and the paper's value."""
+"""The settings of the method: meaning, default, and the paper's value."""
 
 import dataclasses
 import sys
@@ -15,7 +15,7 @@ Clustering = Literal["nearest-point", "melo"]
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """How a collection's edits are trained, applied and scoped. Fixed for the life of a collection."""
+    """Settings by which a collection's edits are trained, applied and scoped, fixed for the collection's life."""
 
     modules: tuple[str, ...] = ()
     """Linear layers that carry a block, by module name. Empty: the MLP output of the last `layers` layers."""
@@ -24,76 +24,76 @@ class MethodSettings:
     rank: int = 1
     """Rank r of a block: A (r, d_in), B (d_out, r). Paper: 2 per edit."""
     scale: float = 1.0
-    """s in s · (x Aᵀ) Bᵀ. A block's own and never changed, however many blocks there are."""
+    """s in s · (x Aᵀ) Bᵀ. Belongs to the block and never changes, however many blocks there are."""
     positions: Positions = "answer"
     """Where a block acts: from the last prompt token on, or at all positions (paper: all).
-    Encoder-decoders take it as all positions of the decoder, classifiers as all positions."""
+    For encoder-decoders this means all positions of the decoder, for classifiers all positions."""
     learning_rate: float = 2.5e-2
     """Adam's step size. Paper: 1e-3 to 1e-2."""
     iterations: int = 80
     """Most steps for a block in its first round. Paper: 40 to 100, always all of them."""
     loss_target: float = 0.002
-    """A block stops by itself at this mean cross-entropy (nats a token). 0: never before its last step, as in the
+    """A block stops training at this mean cross-entropy (nats a token). 0: never before its last step, as in the
     paper."""
     rounds: int = 3
-    """How often a block is trained, from the start and with twice the steps each time, until free generation gives
-    its targets. Paper: 1 (what an edited model generates is not asked)."""
+    """Most rounds of training for a block, each from the start and with twice the steps, until free generation gives
+    its targets. Paper: 1 (generation by the edited model is not tested)."""
     edits_per_block: int = 1
-    """How many edits of a batch share a block, in their order. One: each can be retired alone, and does not depend
+    """How many edits of a batch share a block, in their order. With one, each can be retired alone, and does not depend
     on the others. Paper: 4 to 100."""
     learn_rephrases: bool = False
-    """Whether a block is trained on its edits' rephrases too. They are points of the index in either case.
+    """Whether a block is also trained on its edits' rephrases. They are points of the index in either case.
     Paper: no."""
     learn_as_question: bool = True
-    """Whether a completion is learned as a turn of a chat too, where the model has a chat template, so that the fact
-    is also known when it is asked for. Paper: no."""
+    """Whether a completion is also learned as a chat turn, where the model has a chat template, so that the fact is
+    also known when it is asked for. Paper: no."""
     batch: int = 64
     """Most blocks trained together: fewer where memory does not suffice. Paper: 1."""
     key_encoder: Literal["sentence", "hidden"] = "sentence"
-    """What makes keys: a sentence encoder, or the base model's own hidden states. Paper: hidden."""
+    """Source of keys: a sentence encoder, or the base model's own hidden states. Paper: hidden."""
     key_layer: int = 0
-    """Hidden keys alone: they are the output of this layer (0: the token embeddings, n: the nth layer). It
+    """Hidden keys only: they are the output of this layer (0: the token embeddings, n: the nth layer). It
     lies before the first edited layer, so that no block can change a key. An encoder-decoder's keys are its
     encoder's. Paper: a layer before the edited ones, by model."""
     key_pooling: Literal["last", "mean"] = "mean"
-    """Hidden keys alone: the last token's state, or the mean over tokens. Paper: last."""
+    """Hidden keys only: the last token's state, or the mean over tokens. Paper: last."""
     whitened: bool = True
-    """Whether keys are whitened and brought to length 1. Paper: no (plain Euclidean distance)."""
+    """Whether keys are whitened and scaled to length 1. Paper: no (plain Euclidean distance)."""
     radius: float = 0.9
-    """Start radius R of a cluster, in key units. Whitened keys have length 1, so distances are 0 to 2; other keys
+    """Initial radius R of a cluster, in key units. Whitened keys have length 1, so distances are 0 to 2; other keys
     have their encoder's own scale, and `melo calibrate` finds the radius. Paper: by model."""
     clustering: Clustering = "nearest-point"
-    """How points make clusters. `nearest-point`: each point is the centre of its own, and where two answers'
-    clusters overlap the nearest decides, so that an edit's own prompt always finds it. `melo` (paper): points
-    with one answer join, and where two answers meet both radii shrink, which can leave points uncovered."""
+    """How points form clusters. `nearest-point`: each point is the centre of its own, and where clusters of two answers
+    overlap the nearest decides, so that an edit's own prompt always finds it. `melo` (paper): points with one answer
+    join, and where two answers meet both radii shrink, which can leave points uncovered."""
     query_keys: Literal["whole", "parts"] = "parts"
-    """Keys of a query: of the whole text, or also of what follows its last ends of sentences and lines. Paper: one
+    """Keys of a query: of the whole text, or also of the text after its last ends of sentences and lines. Paper: one
     key, of the whole text."""
     verifier: str = PACKAGED
-    """What decides whether a query asks what an edit near it is about: `packaged`, a folder with a cross-encoder, or
-    `none`: then the nearest edit covers whatever lies within its radius. Classifiers have none. Paper: none."""
+    """Decides whether a query asks about the same as an edit near it: `packaged`, a folder with a cross-encoder, or
+    `none`: then the nearest edit covers every query within its radius. Classifiers have none. Paper: none."""
     verifier_digest: str = ""
-    """SHA-256 of the verifier's files and word rules: filled in when a collection is made."""
+    """SHA-256 of the verifier's files and word rules, filled in when a collection is created."""
     threshold: float = 0.6
     """An edit covers a query if the verifier gives at most this probability that it asks something else."""
     candidate_radius: float = 1.22
-    """Within this distance edits are candidates for the verifier, in key units."""
+    """Distance within which edits are candidates for the verifier, in key units."""
     candidates: int = 8
     """Most edits that the verifier reads for a query, nearest first."""
     whiten_epsilon: float = 0.01
     """ε in (C + ε λ_max I)^(-1/2)."""
     seed: int = 0
-    """Starts the blocks' A; with the same seed, edits and machine, training gives the same bytes."""
+    """Seed of the blocks' initial A; with the same seed, edits and machine, training gives the same bytes."""
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object, in the form `from_json` reads."""
+        """Return a JSON object that `from_json` reads."""
         return dataclasses.asdict(self) | {"modules": list(self.modules)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "MethodSettings":
-        """Read stored or given settings; those not given take their default.
+        """Read stored or given settings; missing ones take their default.
 
-        Raises MeloError for a name that is no setting, a value of another type or one out of range.
+        Raises MeloError for an unknown setting, a value of another type, or one out of range.
         """
         types = get_type_hints(cls)
         unknown = sorted(set(values) - set(types))
@@ -111,7 +111,7 @@ class MethodSettings:
         return settings
 
 
-# Numbers beyond these are slips: nothing can be trained with them. They are refused where they are given.
+# Larger numbers are mistakes: nothing can be trained with them. They are refused where they are given.
 MOST: Mapping[str, float] = {
     "layers": 2**31 - 1,
     "rank": 4096,
@@ -140,8 +140,8 @@ LEAST = {
 
 PRESETS: Mapping[str, MethodSettings] = {
     "default": MethodSettings(),
-    # The paper's choices. What it sets by model is to be set by whoever takes it: `key_layer`, `layers`, and `radius`,
-    # which in a model's own units is any number. Here it is one so small that little beside an edit's own prompt is
+    # The paper's choices. Those that it makes by model must be set by the user: `key_layer`, `layers`, and `radius`,
+    # which depends on the model's own units. The radius here is so small that little besides an edit's own prompt is
     # within it.
     "paper": MethodSettings(
         layers=4,
@@ -167,7 +167,7 @@ PRESETS: Mapping[str, MethodSettings] = {
 
 
 def _read(name: str, value: Any, wanted: Any) -> Any:
-    """A setting's value from JSON, of the type `wanted`. Raises MeloError."""
+    """Read a setting's value from JSON as the type `wanted`. Raises MeloError."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if get_origin(wanted) is Literal:
         form, fits = f"one of {', '.join(get_args(wanted))}", isinstance(value, str) and value in get_args(wanted)

@@ -1,4 +1,4 @@
-"""Which layers of a model can carry a block, found by the model's own structure."""
+"""The structure of a model: its layers and the modules that can carry a block."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,7 +12,7 @@ from melo_core.settings import MethodSettings
 
 
 class Kind(StrEnum):
-    """What a model does with a prompt."""
+    """The use that a model makes of a prompt."""
 
     CAUSAL = "causal"  # continues it (Llama, GPT-2, Gemma, Qwen)
     SEQ2SEQ = "seq2seq"  # encodes it and decodes an answer (T5)
@@ -35,7 +35,7 @@ class Structure:
 
 
 def kind_of(model: PreTrainedModel) -> Kind:
-    """Raises UnsupportedModel where it is none of the three."""
+    """Return the kind of a model. Raises UnsupportedModel where it is none of the three."""
     if getattr(model.config, "is_encoder_decoder", False):
         return Kind.SEQ2SEQ
     name = type(model).__name__
@@ -47,7 +47,7 @@ def kind_of(model: PreTrainedModel) -> Kind:
 
 
 def structure_of(model: PreTrainedModel, settings: MethodSettings) -> Structure:
-    """Find the layers and the modules to edit; raises UnsupportedModel with the names that it did find."""
+    """Find the layers and the modules to edit. Raises UnsupportedModel, naming the modules that exist."""
     kind = kind_of(model)
     names, layers = layers_of(model, "decoder" if kind is Kind.SEQ2SEQ else "")
     width: int = model.config.get_text_config().hidden_size
@@ -71,7 +71,7 @@ def structure_of(model: PreTrainedModel, settings: MethodSettings) -> Structure:
 
 
 def layers_of(model: PreTrainedModel, part: str = "") -> tuple[list[str], list[nn.Module]]:
-    """Names and modules of the longest list of equal layers; with `part` (`encoder`, `decoder`), the longest in it.
+    """Return names and modules of the longest list of equal layers; `part`: `encoder` or `decoder` alone.
 
     Raises UnsupportedModel.
     """
@@ -88,7 +88,7 @@ def layers_of(model: PreTrainedModel, part: str = "") -> tuple[list[str], list[n
 
 
 def _output_projection(layer: nn.Module, width: int) -> tuple[str, nn.Module]:
-    """The linear layer that leads from the MLP back to the model's width: of those, the widest at its input."""
+    """Return the linear layer from the MLP back to the model's width: of those, the one with the widest input."""
     linear = [(name, module, shape) for name, module in layer.named_modules() if (shape := linear_shape(module))]
     back = [(name, module, shape[0]) for name, module, shape in linear if shape[1] == width]
     if not back:

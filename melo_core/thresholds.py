@@ -1,4 +1,4 @@
-"""The verifier's threshold for a false-activation rate, and what each threshold costs and finds."""
+"""The verifier's threshold for a false-activation rate, and the trade-off of each threshold."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +16,7 @@ SHOWN_THRESHOLDS = (0.01, 0.05, *(t / 10 for t in range(1, 10)), 0.95, 0.99)
 
 @dataclass(frozen=True)
 class Asked:
-    """A query, and the edit's prompt that it is read beside."""
+    """A query, and the edit's prompt that it is compared with."""
 
     edit: str
     query: str
@@ -24,10 +24,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Weighed:
-    """What the method makes of a query beside one edit."""
+    """The method's judgement of a query beside one edit."""
 
     asked: Asked
-    score: float | None  # None: the edit leaves it alone at any threshold, since it lies too far or a word rule decides
+    score: float | None  # None: never taken at any threshold, since the query lies too far away or a word rule decides
 
     def taken(self, threshold: float) -> bool:
         return self.score is not None and self.score <= threshold
@@ -49,7 +49,7 @@ class Threshold:
     threshold: float
     rephrases: int
     near_misses: int
-    outcomes: tuple[Outcome, ...]  # by threshold, the suggested one among them
+    outcomes: tuple[Outcome, ...]  # by threshold, including the suggested one
 
     @property
     def suggested(self) -> Outcome:
@@ -76,7 +76,7 @@ def lookalikes(
 ) -> list[Asked]:
     """Pair each prompt and negative, as a query, with the other prompts that are candidates for it.
 
-    encoder: whitened as the collection's is. As many candidates as the verifier reads for a query, nearest first.
+    encoder: whitened as the collection's is. Pairs at most as many candidates as the verifier reads, nearest first.
     """
     index = ClusterIndex(encoder.dimension, settings.radius)
     for number, prompt in enumerate(prompts):
@@ -97,9 +97,9 @@ def weigh(
     asked: Sequence[Asked],
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Weighed]:
-    """Let the scope of one edit decide on each query, as a collection's does: candidate, word rules, verifier.
+    """Let the scope of one edit decide on each query, as in a collection: candidate, word rules, verifier.
 
-    encoder: whitened as the collection's is. on_progress: gets how many of how many are read.
+    encoder: whitened as the collection's is. on_progress: called with the number read and the total.
     """
     scopes: dict[str, Scope] = {}
     weighed = []
@@ -120,7 +120,7 @@ def _scope(encoder: KeyEncoder, verifier: Verifier, settings: MethodSettings, pr
 
 
 def _greatest_threshold(near_misses: Sequence[Weighed], false_rate: float) -> float:
-    """To a thousandth, or three digits if less, and below 1."""
+    """Return the greatest threshold below 1, rounded down to a thousandth, or to three digits for smaller values."""
     scores = sorted((math.inf if each.score is None else each.score, i) for i, each in enumerate(near_misses))
     first_outside, i = scores[int(false_rate * len(scores))]
     if first_outside <= 0:
@@ -129,7 +129,7 @@ def _greatest_threshold(near_misses: Sequence[Weighed], false_rate: float) -> fl
             f"at any threshold more than {false_rate:.2%} of the near misses are taken, among them "
             f"{asked.query[:60]!r} for {asked.edit[:60]!r}; remove those that ask the same, or allow a greater rate"
         )
-    steps = 1000  # in 1; scores have six digits
+    steps = 1000  # per unit; scores have six digits
     while first_outside * steps < 100 and steps < 1_000_000:
         steps *= 10
     return (math.ceil(round(min(first_outside, 1.0) * steps, 6)) - 1) / steps  # rounded, as 0.123 * 1000 > 123

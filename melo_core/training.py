@@ -1,7 +1,7 @@
-"""Training: many blocks at once, each on its own edit, each stopping by itself.
+"""Training: many blocks at once, each on its own edit and each stopping by itself.
 
-The layers before the first edited one are frozen, so what they give for the training tokens is computed once and
-remembered. With answer-side blocks the prompt's keys and values are the base model's as well: the prompt runs once,
+The layers before the first edited one are frozen, so their output for the training tokens is computed once and
+kept. With answer-side blocks the prompt's keys and values are the base model's as well: the prompt runs once,
 and a step runs only the answer's few tokens through the last few layers.
 """
 
@@ -26,7 +26,7 @@ from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, Structure, structure_of
 
 IGNORED = -100  # a position without a label
-SPREAD = 2.0  # standard deviation of a position's logits, at least, in the loss; most language models have 3 to 5
+SPREAD = 2.0  # least standard deviation of a position's logits in the loss; most language models have 3 to 5
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Example:
     """One prompt and the answer to learn for it, as tokens."""
 
     prompt_ids: list[int]
-    target_ids: list[int]  # with the end of sequence; of a classifier, the class alone
+    target_ids: list[int]  # including the end of sequence; for a classifier, the class alone
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class Trained:
     block: Block
     loss: float  # mean cross-entropy at the end, nats a token
     iterations: int
-    reached: bool  # whether the loss went below the target, if there is one
+    reached: bool  # whether the loss fell below the target, if there is one
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is."""
+    """The progress of training."""
 
     done: int  # blocks finished
     total: int
-    loss: float  # the greatest among those still in training; once none is, the greatest at the end of any
-    seconds_left: float  # at most, as it looks: a block may take all its steps, or stop long before
+    loss: float  # the greatest among those still in training, or once all are finished, the greatest final loss
+    seconds_left: float  # an upper estimate: a block may take all its steps, or stop long before
 
 
 def train_blocks(
@@ -67,8 +67,8 @@ def train_blocks(
 ) -> list[Trained]:
     """Train one block for each item of `edits`, on that item's examples alone.
 
-    seeds: one for each block. Blocks of about the same length are trained together, `settings.batch` at a time, or
-    as many as memory is enough for. on_note: gets, in words, how much memory that needs and when it was not enough.
+    seeds: one for each block. Blocks of similar length are trained together, `settings.batch` at a time, or as many as
+    fit into memory. on_note: gets messages about the memory needed, and about a lack of it.
     Raises PromptTooLong, or MeloError where memory is not enough for one block.
     """
     structure = structure_of(base.model, settings)
@@ -113,7 +113,7 @@ def size_that_fits(
     lengths: Sequence[Sequence[tuple[int, int]]],
     on_note: Note | None,
 ) -> int:
-    """How many blocks to train together, by an estimate of what they need; lengths: in the order of training."""
+    """Estimate how many blocks can be trained together; lengths: in the order of training."""
 
     def needed(size: int) -> int:
         parts = [lengths[i : i + size] for i in range(0, len(lengths), size)]
@@ -135,7 +135,7 @@ def size_that_fits(
 
 
 class _Batch:
-    """Blocks in training together: A (n, r, d_in) and B (n, d_out, r) for each module, Adam's moments beside them."""
+    """Blocks in training together: A (n, r, d_in) and B (n, d_out, r) for each module, with Adam's moments."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class _Batch:
         self.live = list(range(len(edits)))  # the block of each row of the parameters
         self.block_row = torch.tensor([i for i, examples in enumerate(edits) for _ in examples], device=device)
         self.memory = remember(base, settings, structure, [example for examples in edits for example in examples])
-        self.sharpness: Tensor | None = None  # (examples,), by which logits are multiplied in the loss
+        self.sharpness: Tensor | None = None  # (examples,), factors of the logits in the loss
 
     def train(self, report: Callable[[int, float, int], None]) -> list[Trained]:
         results: dict[int, Trained] = {}
@@ -182,7 +182,7 @@ class _Batch:
         return [results[i] for i in sorted(results)]
 
     def _loss(self) -> tuple[Tensor, Sequence[Tensor]]:
-        """The mean cross-entropy of each block (n,), and the gradients of their sum: blocks share nothing."""
+        """Return each block's mean cross-entropy (n,) and the gradients of their sum; blocks share no parameters."""
         for p in self.parameters:
             p.requires_grad_()
         scaled = {
@@ -210,7 +210,7 @@ class _Batch:
         return loss.detach(), gradients
 
     def _step(self, gradients: Sequence[Tensor], iteration: int, beta1: float = 0.9, beta2: float = 0.999) -> None:
-        """Adam (Kingma & Ba 2015), written out so that rows can be dropped as blocks finish."""
+        """Take an Adam step (Kingma & Ba 2015), written out so that rows can be dropped as blocks finish."""
         for p, g, m, v in zip(self.parameters, gradients, self.first, self.second, strict=True):
             m.lerp_(g, 1 - beta1)
             v.lerp_(g * g, 1 - beta2)
@@ -223,7 +223,7 @@ class _Batch:
         return Block(weights, self.settings.scale)
 
     def _keep(self, rows: list[int]) -> None:
-        """Go on with these rows of the parameters alone."""
+        """Drop all other rows of the parameters."""
         kept = torch.tensor(rows, device=self.base.device)
         for tensors in (self.parameters, self.first, self.second):
             tensors[:] = [t[kept] for t in tensors]
@@ -238,10 +238,10 @@ class _Batch:
 
 
 def _sharpness(logits: Tensor, row: Tensor, examples: int) -> Tensor:
-    """What brings the base model's logits (k, classes) of each example (of `row`) to a usual spread, at least 1.
+    """Return the factor that brings the base model's logits (k, classes) of each example (of `row`) to a usual spread.
 
-    With smaller ones, as of a T5 that divides them by √d, the loss stays far from zero however right the answer is.
-    Which logit is greatest, and so the answer, does not depend on it.
+    It is at least 1. With logits of smaller spread, as from a T5 that divides them by √d, the loss stays far from zero
+    however right the answer is. The greatest logit, and so the answer, does not depend on it.
     """
     ones = torch.ones_like(row, dtype=logits.dtype)
     spread = torch.zeros(examples, device=row.device).index_add(0, row, logits.std(1))
@@ -250,24 +250,24 @@ def _sharpness(logits: Tensor, row: Tensor, examples: int) -> Tensor:
 
 @dataclass
 class _Memory:
-    """All that the frozen part of the model gives for the training tokens: a step starts from here."""
+    """Everything that the frozen part of the model computes for the training tokens: a step starts from here."""
 
     base: BaseModel
     structure: Structure
     inputs: dict[str, Any]
     labels: Tensor  # (examples, tokens), IGNORED where there is none
     prompt: Cache | None  # keys and values of the prompt, where blocks act on the answer only
-    frozen: Any  # what the last layer before the first edited one returns
+    frozen: Any  # output of the last layer before the first edited one
 
     def logits(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (k, vocabulary), labels (k,) and example (k,) of the k positions that have a label."""
+        """Return logits (k, vocabulary), labels (k,) and example (k,) of the k positions that have a label."""
         if self.base.kind is Kind.CLASSIFIER:
             with self._remembered():
                 logits = self.base.model(**self.inputs).logits
             return logits, self.labels[:, 0], torch.arange(len(logits), device=logits.device)
         on = self.labels != IGNORED
         head = self.base.model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        # Only labelled positions go through the output layer, the dearest of a small model.
+        # Only labelled positions go through the output layer, the most expensive one of a small model.
         handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][on],))
         try:
             with self._remembered():
@@ -281,7 +281,7 @@ class _Memory:
         return logits, self.labels[on], example
 
     def keep(self, examples: Tensor) -> None:
-        """Go on with these examples alone."""
+        """Drop all other examples."""
         count = len(self.labels)
 
         def pick(value: Any) -> Any:
@@ -299,9 +299,9 @@ class _Memory:
 
     @contextmanager
     def _remembered(self) -> Iterator[None]:
-        """Let the frozen layers answer from memory."""
+        """Let the frozen layers return their stored output."""
         layers = self.structure.layers[: self.structure.first]
-        for layer in layers:  # of the earlier ones nobody sees what they return
+        for layer in layers:  # the output of the earlier ones is never used
             layer.forward = lambda *_, **__: self.frozen
         try:
             yield
@@ -311,14 +311,14 @@ class _Memory:
 
 
 def _pick_output(value: Any, pick: Callable[[Any], Any]) -> Any:
-    """Apply `pick` within an encoder's output as well."""
+    """Apply `pick`, also within an encoder's output."""
     if hasattr(value, "last_hidden_state"):
         return type(value)(last_hidden_state=pick(value.last_hidden_state))
     return pick(value)
 
 
 def _fresh(cache: Cache) -> Cache:
-    """The same keys and values in a cache that may grow without the old one noticing."""
+    """Return a cache with the same keys and values that can grow without changing the original."""
     fresh = copy.copy(cache)
     fresh.layers = [copy.copy(layer) for layer in cache.layers]
     return fresh
@@ -368,11 +368,14 @@ def remember(base: BaseModel, settings: MethodSettings, structure: Structure, ex
 
 @torch.no_grad()
 def prompt_cache(base: BaseModel, rows: list[list[int]]) -> tuple[Cache, Tensor]:
-    """Keys and values of prompts, and their mask (rows, longest). What all begin with, a chat's opening, runs once."""
+    """Return prompts' keys and values, and their mask (rows, longest).
+
+    The beginning that all share, a chat's opening, runs once.
+    """
     cache = DynamicCache(config=base.model.config)
     differing = (i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1)
     shared = next(differing, min(map(len, rows)))
-    if any(cache.is_sliding):  # the padding behind the opening would take up room in the window
+    if any(cache.is_sliding):  # the padding after the opening would take up room in the window
         shared = 0
     with _almost_no_logits(base):
         if shared:
@@ -390,7 +393,7 @@ def prompt_cache(base: BaseModel, rows: list[list[int]]) -> tuple[Cache, Tensor]
 
 @contextmanager
 def _almost_no_logits(base: BaseModel) -> Iterator[None]:
-    """Where nobody looks at logits: the output layer gets one position of one row, since all would take much memory."""
+    """Give the output layer a single position where no logits are needed, since all would take much memory."""
     head = base.model.get_output_embeddings()  # type: ignore[no-untyped-call]
     hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][:1, :1],)) if head is not None else None
     try:

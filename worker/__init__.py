@@ -1,8 +1,8 @@
-"""Where the method meets the record: training jobs, the loader of versions, and the commands that need a model."""
+"""The worker joins method and record: training jobs, the loader of versions, and commands that need a model."""
 
 import os
 
-# OpenMP's threads spin while they wait, for long by default: with other work on the machine (the database beside the
-# worker) small operations then take 10 to 25 times as long. Never spinning costs a fifth of the training speed; this
-# long costs neither. Read when torch is first imported, so set before.
+# OpenMP's threads spin while they wait, by default for long. With other work on the machine, such as the database,
+# small operations then take 10 to 25 times as long. Not spinning at all costs a fifth of the training speed; this
+# value costs neither. It is read when torch is first imported, so it is set here.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -1,4 +1,4 @@
-"""`python -m worker`: train the jobs that come, until told to stop."""
+"""`python -m worker`: train jobs until told to stop."""
 
 import argparse
 import os
@@ -44,7 +44,7 @@ def _work(settings: Settings, wanted: Sequence[str], models: Sequence[str], pare
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     for device in wanted:
         devices.prepare(device)
-    import torch  # only now: it looks at once at what it may see
+    import torch  # imported late: torch reads the visible devices on import
 
     if wanted and wanted[0] != devices.CPU and not torch.cuda.is_available():
         os.environ.pop("CUDA_VISIBLE_DEVICES") if visible is None else os.environ.update(CUDA_VISIBLE_DEVICES=visible)
@@ -54,7 +54,7 @@ def _work(settings: Settings, wanted: Sequence[str], models: Sequence[str], pare
 
     serve(settings, models=models, parent=parent)
     sys.stdout.flush()
-    os._exit(0)  # taking torch apart in the ordinary way takes a second, and nothing needs it
+    os._exit(0)  # unloading torch normally takes a second, and nothing needs it
 
 
 if __name__ == "__main__":

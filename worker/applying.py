@@ -1,4 +1,4 @@
-"""The last part of a training: keys, the index with the new points, what changes, and the version."""
+"""The last stages of a training: keys, the index with the new points, changed answers, and the version."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ from worker.watch import Worker
 
 log = structlog.get_logger()
 
-APPLY_TRIES = 20  # versions that others may make while one is being written
+APPLY_TRIES = 20  # other versions that may be made while one is being written
 
 
 def apply(worker: Worker, prepared: Prepared) -> None:

@@ -1,4 +1,4 @@
-"""`melo calibrate`: whitening, metric, radius and threshold for one's own questions, and the trade-offs."""
+"""`melo calibrate`: whitening, metric, radius and threshold for a deployment's own questions, and the trade-offs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -122,7 +122,7 @@ def calibrate(
 
 
 def _settings(given: Mapping[str, Any]) -> "MethodSettings":
-    """Those of a collection that uses what is found. Raises CommandError."""
+    """Return the settings of a collection that would use the calibration. Raises CommandError."""
     from melo_core.errors import MeloError
     from melo_core.method import complete
     from melo_core.settings import MethodSettings
@@ -136,7 +136,7 @@ def _settings(given: Mapping[str, Any]) -> "MethodSettings":
 def _loaded(
     call: Invocation, settings: "MethodSettings", model: str | None, encoder: str
 ) -> "tuple[KeyEncoder, str, Verifier | None]":
-    """The encoder and its digest, and what reads candidates: nothing where the model is a classifier."""
+    """Load the encoder with its digest, and the verifier; no verifier for a classifier."""
     from melo_core.errors import MeloError
     from melo_core.hidden import HiddenEncoder
     from melo_core.structure import Kind
@@ -161,7 +161,7 @@ def _verifier(model_cache: "ModelCache", settings: "MethodSettings", kind: "Kind
 
     try:
         return model_cache.verifier_of(settings, kind)
-    except (MeloError, OSError, ValueError) as error:  # the last two are transformers', of a folder that is no model
+    except (MeloError, OSError, ValueError) as error:  # transformers raises the last two for an invalid folder
         raise CommandError(
             "No verifier", f"{settings.verifier}: {error}", "Name packaged, none, or a cross-encoder's folder."
         ) from None
@@ -228,7 +228,7 @@ def _progress(call: Invocation, what: str) -> Iterator[Callable[[int, int], None
 
 
 def _texts(pairs: Path | None, near: Path | None) -> "tuple[list[Rephrased], list[Asked]]":
-    """The rephrases and near misses that were given. Raises CommandError."""
+    """Read the given rephrases and near misses. Raises CommandError."""
     from worker.calibration_files import read_near_misses, read_pairs
 
     rephrased = read_pairs(pairs) if pairs else []

@@ -1,4 +1,4 @@
-"""Files that `melo calibrate` reads: prompts with their rephrases, prompts with their near misses."""
+"""Input files of `melo calibrate`: prompts with their rephrases, and prompts with their near misses."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def read_pairs(path: Path) -> list[Rephrased]:
-    """JSONL with `prompt` and `rephrases`. Raises CommandError with the number of every broken line."""
+    """Read JSONL with `prompt` and `rephrases`. Raises CommandError with the numbers of invalid lines."""
 
     def pair(record: Mapping[str, Any]) -> Rephrased:
         prompt, rephrases = _texts_of(record, "rephrases")
@@ -24,7 +24,7 @@ def read_pairs(path: Path) -> list[Rephrased]:
 
 
 def read_near_misses(path: Path, pairs: Sequence[Rephrased]) -> list[Asked]:
-    """JSONL with `prompt`, one of `pairs`, and `near`. Raises CommandError with the number of every broken line."""
+    """Read JSONL with `prompt`, one of `pairs`, and `near`. Raises CommandError with the numbers of invalid lines."""
     same = {pair.prompt: {same_text(text) for text in (pair.prompt, *pair.rephrases)} for pair in pairs}
 
     def near_misses(record: Mapping[str, Any]) -> list[Asked]:
@@ -51,7 +51,7 @@ def _records(path: Path, read: Callable[[Mapping[str, Any]], T]) -> list[T]:
         ) from None
     found: list[T] = []
     problems = []
-    # Not splitlines: JSON may hold a line separator (U+2028) within a text.
+    # Not splitlines: JSON may contain a line separator (U+2028) within a text.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -70,7 +70,7 @@ def _records(path: Path, read: Callable[[Mapping[str, Any]], T]) -> list[T]:
 
 
 def _texts_of(record: Mapping[str, Any], several: str) -> tuple[str, list[str]]:
-    """The prompt, and the texts of the other field, each once. Raises ValueError."""
+    """Return the prompt, and the distinct texts of the other field. Raises ValueError."""
     for name in ("prompt", several):
         if name not in record:
             raise ValueError(f"has no {name!r}")

@@ -1,4 +1,4 @@
-"""A calibration on the terminal, as JSON and as a plot."""
+"""Reports of a calibration: on the terminal, as JSON and as a plot."""
 
 import json
 import shlex
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found, and what it was found with."""
+    """The results of a calibration, and the options that they were found with."""
 
     calibration: "Calibration"
-    threshold: "Threshold | None"  # None: `unfitted` says why
+    threshold: "Threshold | None"  # None: `unfitted` gives the reason
     unfitted: str
     false_rate: float
     encoder_digest: str
     verifier: str
-    method: Mapping[str, Any]  # settings for a collection that is to use it
+    method: Mapping[str, Any]  # settings for a collection that will use the calibration
     out: Path | None
 
     @property
     def create_options(self) -> str:
-        """Of `melo collection create`, quoted for a shell."""
+        """Options for `melo collection create`, quoted for a shell."""
         calibration = ["--calibration", str(self.out)] if self.out else []
         return shlex.join([*calibration, "--method", json.dumps(self.method, ensure_ascii=False)])
 
 
 def as_record(report: Report) -> dict[str, Any]:
-    """A calibration as JSON, without its tensors."""
+    """Return a calibration as JSON, without its tensors."""
     found, threshold = report.calibration, report.threshold
     return {
         "radius": found.radius,
@@ -67,7 +67,7 @@ def as_record(report: Report) -> dict[str, Any]:
 
 
 def show(call: Invocation, report: Report) -> None:
-    """Print both trade-offs, the suggestions, and how to make a collection with them."""
+    """Print both trade-offs, the suggestions, and how to create a collection with them."""
     found = report.calibration
     _show_radii(call, found)
     if report.threshold is not None:
@@ -98,7 +98,7 @@ def show(call: Invocation, report: Report) -> None:
 
 
 def draw(report: Report, path: Path) -> None:
-    """Draw the trade-off of the radius, and beside it that of the threshold. Raises CommandError."""
+    """Draw the trade-offs of the radius and of the threshold side by side. Raises CommandError."""
     from matplotlib.figure import Figure
 
     panels = 1 if report.threshold is None else 2

@@ -1,4 +1,4 @@
-"""What a job wants to add to its collection: blocks and points, and the clusters that change through them."""
+"""The changes that a job proposes for its collection: blocks, points, and the clusters changed by them."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,24 +20,24 @@ from worker.training import TrainedEdit
 
 @dataclass(frozen=True)
 class CollectionScope:
-    """What a collection's edits are told apart by."""
+    """The settings, encoder and verifier that tell a collection's edits apart."""
 
     settings: MethodSettings
     encoder: KeyEncoder
     encoder_digest: str
     verifier: Verifier | None
-    new_calibration: bytes | None  # where this job is the collection's first
+    new_calibration: bytes | None  # set only by the collection's first job
 
     def of(self, content: VersionContent) -> Scope:
-        """What decides which edit of a version covers a query."""
+        """Build the scope of a version, which decides which edit covers a query."""
         return scope_in(content, self.settings, self.encoder, self.verifier)
 
     def same_question(self, one: str, other: str) -> bool:
-        """Whether what is asked of one edit would be answered by the other, but for what lies nearer."""
+        """Tell whether one edit would answer the other's question if no nearer edit did."""
         return same_question(self.settings, self.verifier, one, other)
 
     def keys_of(self, edits: Sequence[ClaimedEdit]) -> dict[int, list[tuple[PointRole, Tensor]]]:
-        """By edit id: the key (d,) of its prompt, then those of its rephrases."""
+        """Return, by edit id, the key (d,) of its prompt, then those of its rephrases."""
         return {
             edit.id: [
                 (PointRole.PROMPT, self.encoder.key(edit.prompt, edit.kind)),
@@ -53,7 +53,7 @@ def candidate(
     trained: Sequence[TrainedEdit],
     keys: Mapping[int, Sequence[tuple[PointRole, Tensor]]],
 ) -> TrainingResult:
-    """Put the trained edits into the index of a version. Points that replaced edits had leave it first.
+    """Insert the trained edits into the index of a version, after removing the points of the edits that they replace.
 
     content: with the stored points of edits that were trained and stored before. keys: of the other edits.
     """
@@ -74,7 +74,7 @@ def candidate(
         if t.is_stored:
             continue
         for role, key in keys[t.edit.id]:
-            number = -1 - len(points)  # until the record gives it one
+            number = -1 - len(points)  # until the record assigns one
             edit_of[number] = t.edit.id
             points.append(NewPoint(number, blocks[t.group], t.edit.id, role, tuple(key.tolist())))
             overlaps.extend(_overlaps(index.insert(number, key, t.label), t.edit.id, edit_of))
@@ -82,7 +82,7 @@ def candidate(
         base_version=content.number,
         blocks=_new_blocks([t for t in trained if not t.is_stored], blocks),
         points=points,
-        # A cluster that changes is another object: what is the same one is as it was.
+        # A changed cluster is a new object; an identical object is unchanged.
         changed=[_state(c, before) for c in index.clusters.values() if c is not before.get(c.number)],
         removed=sorted(before.keys() - index.clusters.keys()),
         calibration=scope.new_calibration,
@@ -94,8 +94,11 @@ def candidate(
 def _met(
     scope: CollectionScope, content: VersionContent, trained: Sequence[TrainedEdit], overlaps: Iterable[Overlap]
 ) -> list[Overlap]:
-    """Those overlaps that a query can see: of edits whose prompts the verifier takes for one question, or that lost
-    a point. Without a verifier all of them."""
+    """Return the overlaps that a query can encounter.
+
+    These are overlaps of edits whose prompts the verifier takes for one question, and of edits that lost a point.
+    Without a verifier, all of them.
+    """
     prompts = {edit.id: edit.prompt for edit in content.edits.values()} | {t.edit.id: t.edit.prompt for t in trained}
     same: dict[tuple[int, int], bool] = {}
 
@@ -109,7 +112,7 @@ def _met(
 
 
 def _overlaps(result: Insertion, edit_id: int, edit_of: Mapping[int, int]) -> list[Overlap]:
-    """The edits whose scope met the inserted point's, and those that lost a point through it."""
+    """Return the edits whose scope overlaps the inserted point's, and those that lost a point to it."""
     if result.other_point is None or result.distance is None:
         return []
     met = dict.fromkeys(edit_of[point] for point in (result.other_point, *result.forgotten))
@@ -118,7 +121,7 @@ def _overlaps(result: Insertion, edit_id: int, edit_of: Mapping[int, int]) -> li
 
 
 def _new_blocks(trained: Sequence[TrainedEdit], numbers: Mapping[int, int]) -> list[NewBlock]:
-    """One for all edits that share it."""
+    """Return one block for all edits that share it."""
     edit_ids: dict[int, list[int]] = {}
     for t in trained:
         edit_ids.setdefault(t.group, []).append(t.edit.id)

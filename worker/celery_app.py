@@ -1,4 +1,4 @@
-"""The Celery application: one task, woken by a message that carries a job's id. The row is the job."""
+"""The Celery application: one task, started by a message that carries a job's id. The row is the job."""
 
 import os
 import platform
@@ -39,12 +39,15 @@ from worker.work_loop import WorkLoop
 log = structlog.get_logger()
 
 SEEN_EVERY_SECONDS = 3.0
-VISIBILITY_SECONDS = 3600  # after which Redis delivers again what is not acknowledged; doing so wakes a worker, no more
+VISIBILITY_SECONDS = 3600  # after which Redis redelivers an unacknowledged message; that only wakes a worker
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 
 
 def make_app(settings: Settings) -> Celery:
-    """Messages are acknowledged after the work, one at a time; losing or repeating one does no harm."""
+    """Make the Celery application.
+
+    Messages are acknowledged after the work, one at a time; losing or repeating one does no harm.
+    """
     app = Celery("melo", broker=settings.redis_url)
     app.conf.update(
         task_acks_late=True,
@@ -52,10 +55,10 @@ def make_app(settings: Settings) -> Celery:
         task_ignore_result=True,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
-        worker_redirect_stdouts=False,  # the log is JSON, a record a line
+        worker_redirect_stdouts=False,  # the log is JSON, one record a line
         worker_enable_remote_control=False,
         broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,  # for ever: jobs are worked off meanwhile
+        broker_connection_max_retries=None,  # for ever: jobs are processed meanwhile
         broker_channel_error_retry=True,
         broker_transport_options={
             **queues.TRANSPORT,
@@ -76,11 +79,11 @@ def serve(
 ) -> None:
     """Work until told to stop.
 
-    models: names of the base models to work for; none: all. at: is called at every point that a job passes. parent:
+    models: names of the base models to work for; none: all. at: called at every fault point that a job passes. parent:
     the process with which this one ends.
 
     Raises SchemaMismatch, UnknownModel, or InvalidRequest where the broker would lose messages or a limit cannot be
-    kept. Ends the process with a status other than 0 where it cannot go on.
+    enforced. Ends the process with a nonzero status where it cannot continue.
     """
     stop = Stop(settings.stop_seconds)
     listen_to_signals(stop)
@@ -123,7 +126,7 @@ def _run(settings: Settings, worker: Worker, parent: int | None) -> int:
         worker.at(FaultPoint.ACKNOWLEDGING)
 
     def connected() -> None:
-        """Messages may have been lost while the broker was away, and its settings may be others."""
+        """Verify the broker's settings again and wake the worker: messages may have been lost meanwhile."""
         _require_noeviction(settings.redis_url)
         loop.wake()
 
@@ -136,7 +139,7 @@ def _run(settings: Settings, worker: Worker, parent: int | None) -> int:
     if not loop.close():
         log.warning("a job that does not listen is cut off with its process")
         sys.stdout.flush()
-        os._exit(status)  # an ordinary end would wait for it
+        os._exit(status)  # an ordinary exit would wait for it
     return status
 
 
@@ -145,7 +148,7 @@ def _show_life(worker: Worker, consumed: Consumed, parent: int | None) -> None:
         if parent is not None and os.getppid() != parent and not worker.stop.asked:
             log.warning("the process that started this one has ended")
             os.kill(os.getpid(), signal.SIGTERM)
-        # No error may end this thread, also none of the log's where memory is full.
+        # No error may end this thread, including the log's when memory is full.
         with suppress(Exception):
             _say_alive(worker, consumed)
         time.sleep(SEEN_EVERY_SECONDS)
@@ -163,18 +166,18 @@ def _say_alive(worker: Worker, consumed: Consumed) -> None:
 
 
 def _look_for_queues(sessions: sessionmaker[Session], consumed: Consumed) -> None:
-    """A collection over another base model may have come."""
+    """Listen to new queues: a collection over another base model may have been created."""
     with sessions() as session:
         for digest in collections.base_models(session):
             consumed.add(queues.queue_of(digest))
 
 
 def _require_noeviction(redis_url: str) -> None:
-    """Raise InvalidRequest where the broker would throw messages away. One that is away is asked when it is back."""
+    """Raise InvalidRequest where the broker would evict messages. One that is away is asked when it is back."""
     with redis.Redis.from_url(redis_url, socket_connect_timeout=5, socket_timeout=5) as broker:
         try:
             policy = broker.config_get("maxmemory-policy").get("maxmemory-policy")
-        except redis.ResponseError:  # a hosted server may not let anyone ask
+        except redis.ResponseError:  # a hosted server may not allow the query
             return
         except (redis.ConnectionError, redis.TimeoutError) as error:
             log.warning("the broker does not answer: looking for work without it", error=str(error))

@@ -35,9 +35,9 @@ from worker.watch import Watch, Worker
 
 log = structlog.get_logger()
 
-NEAR = 5  # edits told of the collection, and at most as many of the same batch
-ANSWER_TOKENS = 32  # of the model's answer now
-DISTANCES = 5_000_000  # between keys, in one statement or product
+NEAR = 5  # nearest edits reported from the collection, and the most from the same batch
+ANSWER_TOKENS = 32  # of the model's current answer
+DISTANCES = 5_000_000  # distances between keys, in one statement or product
 
 Keys = Mapping[int, Sequence[tuple[PointRole, Tensor]]]  # by edit id
 
@@ -107,7 +107,7 @@ def _newest(worker: Worker, claim: Claim) -> VersionContent:
 
 
 def _near(worker: Worker, claim: Claim, scope: CollectionScope, keys: Keys, watch: Watch) -> dict[int, list[NearEdit]]:
-    """The edits near each of the batch's: those that act in the newest version, and others of the batch in reach."""
+    """Find the edits near each of the batch's: active ones of the newest version, and others of the batch in reach."""
     owners = [edit.id for edit in claim.edits for _ in keys[edit.id]]
     all_keys = torch.stack([key for edit in claim.edits for _, key in keys[edit.id]])  # (n, d)
     standing = _least(owners, _standing(worker, claim, all_keys, watch))
@@ -142,7 +142,7 @@ def _near(worker: Worker, claim: Claim, scope: CollectionScope, keys: Keys, watc
 
 
 def _standing(worker: Worker, claim: Claim, keys: Tensor, watch: Watch) -> list[list[tuple[int, float]]]:
-    """For each key (n, d), the nearest edits that act in the newest version."""
+    """Return, for each key (n, d), the nearest edits that are active in the newest version."""
     found: list[list[tuple[int, float]]] = []
     with worker.sessions() as session:
         at_once = max(1, DISTANCES // max(1, active_points(session, claim.collection_id)))
@@ -153,7 +153,7 @@ def _standing(worker: Worker, claim: Claim, keys: Tensor, watch: Watch) -> list[
 
 
 def _together(owners: Sequence[int], keys: Tensor, radius: float, watch: Watch) -> list[list[tuple[int, float]]]:
-    """For each key (n, d), the keys of other edits of the batch within the radius."""
+    """Return, for each key (n, d), the keys of other edits of the batch within the radius."""
     found: list[list[tuple[int, float]]] = []
     owner = torch.tensor(owners)
     for part in torch.split(keys, max(1, DISTANCES // len(keys))):
@@ -168,7 +168,7 @@ def _together(owners: Sequence[int], keys: Tensor, radius: float, watch: Watch) 
 
 
 def _least(owners: Sequence[int], found: Sequence[Sequence[tuple[int, float]]]) -> dict[int, dict[int, float]]:
-    """By edit: the other edits that were found near one of its keys, at the least of their distances."""
+    """Return, by edit, the other edits found near one of its keys, each at its smallest distance."""
     least: dict[int, dict[int, float]] = {}
     for owner, near in zip(owners, found, strict=True):
         of_owner = least.setdefault(owner, {})
@@ -186,7 +186,7 @@ def _answers_now(
     content: VersionContent,
     watch: Watch,
 ) -> dict[int, tuple[str, int | None]]:
-    """What the newest version answers to each prompt, and the edit that gives the answer. Raises MeloError."""
+    """Return the newest version's answer to each prompt, and the edit that gives it. Raises MeloError."""
     router = scope.of(content)
     answers: dict[int, tuple[str, int | None]] = {}
     for kind in sorted({edit.kind for edit in claim.edits}):
@@ -233,9 +233,9 @@ def _trained(
     keys: Keys,
     watch: Watch,
 ) -> tuple[TrainingResult, dict[int, EditReport]]:
-    """The blocks as they would be applied to the newest version, and what is to be said of each edit."""
+    """Train the blocks, or reuse them, and report on each edit as if they were applied to the newest version."""
     with watch.stage("train"):
-        kept = reused(worker, claim, base).edits  # of edits that only get more guards
+        kept = reused(worker, claim, base).edits  # edits that only get more guards
         missing = [edit for edit in claim.edits if edit.id not in kept]
         new = train_edits(base, settings, missing, watch.trained, watch.note) if missing else []
         done = {each.edit.id: each for each in new} | dict(kept)

@@ -1,4 +1,4 @@
-"""What whoever approves should know of a batch: which edits meet others, and which change what must stay."""
+"""Findings on a batch for its approvers: edits that conflict with others, and edits that change protected answers."""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -49,7 +49,7 @@ def require_askable(base: BaseModel, edits: Iterable[ClaimedEdit]) -> None:
 
 
 def guards_of(edits: Iterable[ClaimedEdit]) -> list[Asked]:
-    """Every prompt that must not change, once."""
+    """Return every prompt that must not change, once."""
     return list(dict.fromkeys((prompt, edit.kind) for edit in edits for prompt in edit.unchanged))
 
 
@@ -62,7 +62,7 @@ def reports_of(
     stored_blocks: Callable[[Collection[int]], Mapping[int, Block]],
     on_progress: Callable[[int, int], None],
 ) -> list[EditReport]:
-    """What is to be said of each trained edit, were the result applied to the version `before`. Raises CorruptBlock."""
+    """Report on each trained edit, as if the result were applied to the version `before`. Raises CorruptBlock."""
     edits = [t.edit for t in trained]
     after = applied(before, result, edits)
     changed = check_unchanged(base, scope, guards_of(edits), before, after, stored_blocks, on_progress)
@@ -80,10 +80,10 @@ def check_unchanged(
     stored_blocks: Callable[[Collection[int]], Mapping[int, Block]],
     on_progress: Callable[[int, int], None],
 ) -> dict[Asked, ChangedAnswer]:
-    """The prompts that would be answered otherwise in the version `after` than in `before`.
+    """Return the prompts whose answer would change from the version `before` to `after`.
 
-    Only those that another block would answer are asked at all. stored_blocks: gets ids of blocks of `before`.
-    on_progress: gets how many prompts were asked, of how many. Raises CorruptBlock.
+    Only prompts that another block would answer are asked. stored_blocks: called with ids of blocks of `before`.
+    on_progress: called with the number of prompts asked and the total. Raises CorruptBlock.
     """
     if not asked:
         return {}
@@ -112,7 +112,7 @@ def check_unchanged(
 def serving(
     base: BaseModel, settings: MethodSettings, blocks: Mapping[int, Block], *contents: VersionContent
 ) -> EditedModel:
-    """Make what answers along given routes as the versions would."""
+    """Make an edited model that answers along given routes as the versions would."""
     approved = {id: each for content in contents for id, each in approved_of(content).items()}
     return EditedModel(base, settings, None, blocks, {}, approved)
 
@@ -125,8 +125,9 @@ def check_reached(
     stored_blocks: Callable[[Collection[int]], Mapping[int, Block]],
     on_progress: Callable[[int, int], None],
 ) -> dict[int, list[NotReached]]:
-    """By edit, its prompt and rephrases that the version `after` would not answer with its target, as they are used:
-    through routing and by free generation. Raises CorruptBlock.
+    """Return, by edit, its prompt and rephrases that the version `after` would not answer with the edit's target.
+
+    They are asked as in use: through routing and by free generation. Raises CorruptBlock.
     """
     router = scope.of(after)
     missed: dict[int, list[NotReached]] = {}
@@ -169,7 +170,7 @@ def _not_reached(text: str, decision: Decision) -> NotReached:
 
 
 def told_of(found: Considered) -> str:
-    """In words, why an edit does not cover a query."""
+    """Explain in words why an edit does not cover a query."""
     if found.guard is not None:
         return f"it is nearer to the guard {found.guard!r}"
     if found.difference is not None:
@@ -182,7 +183,7 @@ def told_of(found: Considered) -> str:
 def blocks_of(
     used: Collection[int], after: VersionContent, stored_blocks: Callable[[Collection[int]], Mapping[int, Block]]
 ) -> dict[int, Block]:
-    """Blocks by their ids; those of `after` that are not stored yet have negative ones. Raises CorruptBlock."""
+    """Return blocks by their ids; those of `after` that are not stored yet have negative ids. Raises CorruptBlock."""
     blocks = dict(stored_blocks([number for number in used if number > 0]))
     return blocks | {number: Block.from_bytes(after.blocks[number].data or b"") for number in used if number < 0}
 
@@ -194,7 +195,7 @@ def edit_reports(
     changed: Mapping[Asked, ChangedAnswer],
     missed: Mapping[int, Sequence[NotReached]],
 ) -> list[EditReport]:
-    """One report for each edit, in order. standing: the prompts of the edits that were there before, by their ids."""
+    """Make one report for each edit, in order. standing: the prompts of the edits that were active before, by id."""
     prompts = {**standing, **{t.edit.id: t.edit.prompt for t in trained}}
     met: dict[int, dict[int, ConflictView]] = {}
     for overlap in overlaps:
@@ -228,7 +229,7 @@ def edit_reports(
 
 
 def applied(before: VersionContent, result: TrainingResult, edits: Iterable[ClaimedEdit]) -> VersionContent:
-    """The version that the result would make. What is new has negative numbers, until the record gives others."""
+    """Return the version that the result would make. New items have negative numbers until it is recorded."""
     edits = list(edits)
     blocks = [BlockContent(b.number, "", b.rank, b.scale, dict(b.shapes), b.data) for b in result.blocks]
     points = [PointContent(p.number, p.edit_id, p.block, p.role, float32s(p.key)) for p in result.points]
@@ -266,7 +267,7 @@ def _as_content(edit: ClaimedEdit) -> EditContent:
 def _moved(
     asked: Sequence[Asked], scope: CollectionScope, before: VersionContent, after: VersionContent
 ) -> list[_Moved]:
-    """Another block on both sides is another answer, perhaps; the same one, or none, is the same answer for sure."""
+    """Return the prompts routed to another block than before: only their answers can change."""
     was, will_be = scope.of(before), scope.of(after)
     moved = []
     for prompt, kind in asked:
@@ -283,7 +284,7 @@ def route_of(scope: Scope, content: VersionContent, prompt: str, kind: str) -> R
 
 
 def parts(items: Sequence[T], kind_of: Callable[[T], EditKind]) -> Iterator[Sequence[T]]:
-    """Those of one kind together, a batch at a time."""
+    """Yield batches of items, each of a single kind."""
     for kind in sorted({kind_of(each) for each in items}):
         chosen = [each for each in items if kind_of(each) == kind]
         for start in range(0, len(chosen), ASKED_TOGETHER):

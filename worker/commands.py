@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands; raises ModuleNotFoundError where what they need is not installed."""
+    """Add the commands. Raises ModuleNotFoundError where a dependency is not installed."""
     if find_spec("torch") is None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
     app.command(epilog=example('melo ask facts@production "Who runs Acme?" --explain'))(ask)
@@ -84,7 +84,7 @@ def ask(
 
 
 def _messages(file: Path) -> list[dict[str, str]]:
-    """The turns of a conversation. Raises CommandError."""
+    """Read the turns of a conversation. Raises CommandError."""
     shown = '[{"role": "user", "content": "Who runs Acme?"}]'
     try:
         found = json.loads(file.read_text("utf-8"))
@@ -99,7 +99,7 @@ def _messages(file: Path) -> list[dict[str, str]]:
 
 
 def answers(call: Invocation, models: Sequence[str], prompts: Sequence[str]) -> list[list[str]]:
-    """Ask each of the models (`facts@3`) each prompt, for `melo version diff --answers`. Raises CommandError."""
+    """Return each model's (`facts@3`) answer to each prompt, for `melo version diff --answers`. Raises CommandError."""
     from melo_core.errors import MeloError
 
     try:
@@ -126,9 +126,9 @@ def worker(
         typer.Option(metavar="NAME", help="Work for collections over this base model alone; may be repeated."),
     ] = None,
 ) -> None:
-    """Train the jobs that come, until Ctrl-C. Needs the database and the broker: `melo up` starts one by itself.
+    """Train jobs until Ctrl-C. Needs the database and the broker: `melo up` starts a worker by itself.
 
-    Told to stop, it has MELO_STOP_SECONDS to finish its job and else gives it back; told twice, it does so at once.
+    Told to stop, it has MELO_STOP_SECONDS to finish its job, or else gives it back; told twice, it does so at once.
     """
     from registry.base.model_files import find_model
     from worker.devices import named
@@ -152,14 +152,14 @@ def demo(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the demo's folder, to look around in.")] = False,
 ) -> None:
-    """Correct a real model, see it answer rightly, and undo it: the whole way, in a folder of its own."""
+    """Correct a real model, see it answer correctly, and undo it: the whole workflow, in a temporary folder."""
     from worker.demo.run import run_demo
 
     run_demo(invocation(context), json_file, keep)
 
 
 def _load(call: Invocation, *models: str) -> "Iterator[LoadedVersion]":
-    """The versions, one after another, over one base model. All are found before torch is imported."""
+    """Yield the versions one after another, over one base model. All are found before torch is imported."""
     from registry.versions.reading import resolve
 
     with record_of(call) as sessions:
@@ -177,7 +177,7 @@ def _load(call: Invocation, *models: str) -> "Iterator[LoadedVersion]":
 
 
 def _answer_record(loaded: "LoadedVersion", prompt: str, answer: "Answer") -> dict[str, object]:
-    """An answer as JSON, with the edit behind it and those that were considered."""
+    """Return an answer as JSON, with its edit and those that were considered."""
     edit = loaded.edit_behind(answer)
     nearest = answer.route.considered[:1]
     return {
@@ -210,7 +210,7 @@ SAID_TO = {"query": "", "prompt": ", by its answer to the edit's own prompt"}
 
 
 def _explanation(loaded: "LoadedVersion", answer: "Answer") -> list[tuple[str, object]]:
-    """Which edit acted and why, in which version, and who made it; or why none did, and which came near."""
+    """Describe which edit acted and why, in which version, and who made it; or why none did, and which came near."""
     version = f"{loaded.content.collection.name}@{loaded.content.number}"
     considered = [
         ("considered", f"edit {found.edit}: {found.text} – {_verdict(found, loaded.model.settings.threshold)}")
@@ -236,7 +236,7 @@ def _explanation(loaded: "LoadedVersion", answer: "Answer") -> list[tuple[str, o
 
 
 def _verdict(found: "Considered", threshold: float) -> str:
-    """The distance, and what spoke for or against the edit."""
+    """Describe the distance, and what counted for or against the edit."""
     away = f"distance {found.distance:.3f}"
     if found.guard is not None:
         return f"{away}; nearer to the guard {found.guard!r}"

@@ -1,4 +1,4 @@
-"""Celery's side of a worker: which queues it listens to, how it hears a signal, and what it does once connected."""
+"""The worker's use of Celery: the queues it listens to, its signal handlers, and its actions once connected."""
 
 import os
 import signal
@@ -22,21 +22,21 @@ REFUSED = 1
 def listen_to_signals(stop: Stop) -> None:
     def told(*_: object) -> None:
         stop.ask()
-        state.should_stop = 0  # what Celery looks at between two messages; its value is the exit status
+        state.should_stop = 0  # read by Celery between two messages; its value is the exit status
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, told)
 
 
 class Consumed:
-    """The queues that are listened to. More may come while the worker runs."""
+    """The queues that the worker listens to. More may be added while it runs."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = set(names)
         self._consumer: Any = None  # Celery's, once it is connected
 
     def add(self, name: str) -> None:
-        """From any thread."""
+        """Add a queue. May be called from any thread."""
         if name in self.names:
             return
         self.names.add(name)
@@ -44,7 +44,7 @@ class Consumed:
             self._consumer.call_soon(self._listen, name)
 
     def listen_all(self, consumer: Any) -> None:
-        """From Celery's own thread, each time that it is connected."""
+        """Listen to all queues. Called from Celery's own thread each time that it connects."""
         self._consumer = consumer
         for name in sorted(self.names):
             self._listen(name)
@@ -57,12 +57,13 @@ class Consumed:
 def consume(app: Celery, consumed: Consumed, stop: Stop, connected: Callable[[], None]) -> int:
     """Take messages until told to stop. Returns the exit status.
 
-    connected: is called each time that the broker is reached; what it refuses (InvalidRequest) ends the worker.
+    connected: called each time that the broker is reached; an InvalidRequest raised by it ends the worker.
     """
 
     class Signals(bootsteps.StartStopStep):  # type: ignore[misc]
-        """In place of Celery's handlers: a warm shutdown has no end of its own, and a soft one always waits the whole
-        time, also for a job that is finished."""
+        """Replaces Celery's handlers: its warm shutdown has no time limit, and its soft one always waits for the whole
+        time, even if the job is finished.
+        """
 
         def start(self, _: Any) -> None:
             listen_to_signals(stop)
@@ -86,7 +87,7 @@ def consume(app: Celery, consumed: Consumed, stop: Stop, connected: Callable[[],
         concurrency=1,
         loglevel="WARNING",
         quiet=True,
-        # They serve to watch other workers; the record does that.
+        # They serve to monitor other workers; the record does that.
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

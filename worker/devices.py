@@ -1,6 +1,6 @@
-"""One process for each device: the small parent that starts them, passes signals on, and starts one anew that died.
+"""One process for each device, started by a small parent that passes signals on and restarts processes that died.
 
-Nothing here imports torch: it reads CUDA_VISIBLE_DEVICES and OMP_NUM_THREADS when it comes, and the parent needs none.
+Nothing here imports torch: it reads CUDA_VISIBLE_DEVICES and OMP_NUM_THREADS on import, and the parent needs none.
 """
 
 import os
@@ -19,13 +19,13 @@ log = structlog.get_logger()
 
 CPU = "cpu"
 POLL_SECONDS = 0.25
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0  # before a dead process is started anew
-STEADY_SECONDS = 60.0  # after running this long a process's earlier deaths no longer count
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0  # before a dead process is restarted
+STEADY_SECONDS = 60.0  # after running this long, a process's earlier deaths no longer count
 PROBE = "import torch; print(torch.cuda.device_count())"
 
 
 def named(text: str) -> list[str]:
-    """The devices of MELO_DEVICES. Raises InvalidRequest for what is none, or a GPU that is named twice."""
+    """Return the devices of MELO_DEVICES. Raises InvalidRequest for an invalid name, or a GPU that is named twice."""
     devices = [part.strip().lower() for part in text.split(",") if part.strip()]
     for device in devices:
         if device != CPU and not device.isdecimal():
@@ -38,7 +38,7 @@ def named(text: str) -> list[str]:
 
 
 def require_present(devices: Sequence[str]) -> None:
-    """Raise InvalidRequest for a GPU that this machine has not."""
+    """Raise InvalidRequest for a GPU that this machine does not have."""
     if all(device == CPU for device in devices):
         return
     found = _visible()
@@ -49,19 +49,19 @@ def require_present(devices: Sequence[str]) -> None:
 
 
 def prepare(device: str) -> None:
-    """Let this process see its device alone. To be called before torch is imported."""
+    """Make only the given device visible to this process. Must be called before torch is imported."""
     if device == CPU:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = given.split(",") if given else None  # numbers count among those that the user has left visible
+    names = given.split(",") if given else None  # numbers count among the devices that the user has left visible
     os.environ["CUDA_VISIBLE_DEVICES"] = device if names is None else names[int(device)] if _in(names, device) else "-1"
 
 
 def run(devices: Sequence[str], options: Sequence[str]) -> int:
     """Run one worker for each device until told to stop, or until all have ended. Returns the exit status.
 
-    options: of `python -m worker`, for each of them.
+    options: passed to `python -m worker` for each of them.
     """
     crew = _Crew([_Process(_command(options), _environment(devices, place)) for place in range(len(devices))])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
@@ -83,12 +83,12 @@ def _environment(devices: Sequence[str], place: int) -> dict[str, str]:
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _visible() -> list[str]:
-    """A place for each GPU that a process of its own sees."""
+    """Return one item for each GPU that a fresh process sees."""
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
     return [""] * int(done.stdout or 0)
 
@@ -99,25 +99,25 @@ def _in(names: Sequence[str], device: str) -> bool:
 
 @dataclass
 class _Process:
-    """One worker, started anew when it dies."""
+    """One worker process, restarted when it dies."""
 
     command: Sequence[str]
     environment: dict[str, str]
     child: subprocess.Popen[bytes] | None = None
     told: int = 0  # how often this child was told to stop
     started: float = 0.0  # time.monotonic()
-    deaths: int = 0  # in a row
+    deaths: int = 0  # consecutive
     start_at: float = 0.0
-    status: int = 0  # of its last end
+    status: int = 0  # exit status of its last run
     was_steady: bool = False
 
     def start(self) -> None:
-        # A session of its own: Ctrl-C in the terminal reaches the parent alone, which passes it on once.
+        # A session of its own: Ctrl-C in the terminal reaches only the parent, which passes it on once.
         self.child = subprocess.Popen(self.command, env=self.environment, start_new_session=True)
         self.started, self.told = time.monotonic(), 0
 
     def look(self) -> None:
-        """Note an end, and when to start anew."""
+        """Note whether the process has ended, and when to restart it."""
         if self.child is None or (status := self.child.poll()) is None:
             return
         now = time.monotonic()
@@ -129,7 +129,7 @@ class _Process:
 
     @property
     def refused(self) -> bool:
-        """Whether it ended of itself with an error, and never worked for long: it would do so again, and said why."""
+        """Whether it ended by itself with an error before it was steady: it would do so again, and has said why."""
         return self.child is None and self.status > 0 and not self.was_steady
 
 
@@ -149,9 +149,9 @@ class _Crew:
         return max((process.status for process in self.processes if process.status > 0), default=0)
 
     def tell_to_stop(self) -> None:
-        """Once: finish what is begun, if there is time. Twice: give it back at once.
+        """Tell the workers to stop: once to finish their jobs if there is time, twice to give them back at once.
 
-        Each process is told when it is looked after: a signal's handler may come while one is being started.
+        Each process is told when it is next looked after: a signal handler may run while one is being started.
         """
         self.asked += 1
 

@@ -1,4 +1,4 @@
-"""What goes wrong with a job: tried again later where it may pass, else the job ends with the reason."""
+"""Failures of a job: retried later where the cause may pass, else the job ends with the reason."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,18 +23,18 @@ from worker.watch import Watch, Worker
 
 log = structlog.get_logger()
 
-# The job is still to be done: nothing that comes after it in its collection may be applied before it.
+# The job is still to be done: no later job of its collection may be applied before it.
 STILL_TO_DO = (Outcome.RETRIED, Outcome.GIVEN_BACK, Outcome.LOST)
-# Of OSErrors those that stay: what is missing or forbidden now will be so in a minute.
+# OSErrors that last: a missing or forbidden file will still be so in a minute.
 LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 class Overtaken(Exception):
-    """Others kept changing the collection first: a while later they may have done."""
+    """Other versions kept being made first; later there may be fewer."""
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether the same job may well succeed a while later: database, network, disk or memory were in want."""
+    """Tell whether the same job may succeed later: the database, network, disk or memory was unavailable."""
     if isinstance(error, (RegistryError, MeloError, *LASTING)):
         return False
     passing = (*UNREACHABLE, Overtaken, redis.RedisError, httpx.TransportError, OSError)
@@ -43,7 +43,7 @@ def may_pass(error: Exception) -> bool:
 
 @contextmanager
 def answered_for(worker: Worker, watch: Watch) -> Iterator[None]:
-    """Whatever goes wrong inside ends one job, or its being here, and nothing else: `watch.outcome` says how."""
+    """Turn any error inside into the end or release of this one job; `watch.outcome` says which."""
     try:
         yield
     except Exception as error:
@@ -53,7 +53,7 @@ def answered_for(worker: Worker, watch: Watch) -> Iterator[None]:
 
 
 def give_back(worker: Worker, watch: Watch, why: str) -> None:
-    """Put the job back in the queue, for whoever comes next."""
+    """Put the job back in the queue for another worker."""
     with answered_for(worker, watch):
         raise Stopped(why)
 
@@ -92,7 +92,7 @@ def _give_back(worker: Worker, watch: Watch, why: str) -> None:
 
 
 def _retry_later(worker: Worker, watch: Watch, error: Exception) -> bool:
-    """False: that was the last attempt, and the job has failed."""
+    """Put the job back for later; return False where that was its last attempt and it has failed."""
     with worker.sessions.begin() as session:
         again = jobs.retry_later(session, watch.claim, _told(error), worker.retry_seconds)
         worker.at(FaultPoint.FAILING)
@@ -108,7 +108,7 @@ def _fail(worker: Worker, watch: Watch, reason: str) -> None:
 
 
 def _lost(worker: Worker, watch: Watch) -> Outcome:
-    """Cancelled by somebody, or held by another worker: in either case what was trained here is thrown away."""
+    """Return whether the job was cancelled or is held by another worker; either way its result is discarded."""
     try:
         with worker.sessions() as session:
             job = repository.by_id(session, watch.claim.job_id)
@@ -122,7 +122,7 @@ def _lost(worker: Worker, watch: Watch) -> Outcome:
 
 
 def _told(error: Exception) -> str:
-    """An error for people: of the database's what it says, without the statement, which may hold an edit."""
+    """Describe an error for people; a database error without its statement, which may contain an edit."""
     if isinstance(error, DBAPIError):
         return f"the database: {error.orig}".strip()
     return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Trainings of one collection, trained in one go: small batches together cost little more than one of them."""
+"""Trainings of one collection in one go: several small batches together cost little more than one of them."""
 
 import time
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 
 class NobodyLeft(Exception):
-    """All the jobs that were trained together have ended otherwise."""
+    """All jobs of a group that was trained together have ended some other way."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Prepared:
     base: BaseModel
     taken: Reused
     missing: list[ClaimedEdit]  # those that the check has not trained already
-    trained: dict[int, TrainedEdit] = field(default_factory=dict)  # by edit id; also those taken over
+    trained: dict[int, TrainedEdit] = field(default_factory=dict)  # by edit id, including reused ones
     trained_together: list[int] = field(default_factory=list)  # ids of the edits that were trained in one go, in order
 
     @property
@@ -45,18 +45,18 @@ class Prepared:
 
     @property
     def is_left(self) -> bool:
-        """Whether it is still this worker's to do."""
+        """Whether the job is still this worker's to do."""
         return self.watch.outcome is None
 
 
 def prepare(worker: Worker, watch: Watch) -> Prepared:
-    """Load what the training needs. Raises MeloError or RegistryError for what does not fit, before it begins."""
+    """Load what the training needs. Raises MeloError or RegistryError where something does not fit, before training."""
     claim = watch.claim
     settings = MethodSettings.from_json(claim.settings)
     with watch.stage("load"):
         base = worker.base(claim)
         require_askable(base, claim.edits)
-        encoder_of(worker, claim, settings)  # what does not fit the model is refused before anything is trained
+        encoder_of(worker, claim, settings)  # refuses settings that do not fit the model before anything is trained
         taken = reused(worker, claim, base)
     if checked := len(taken.edits) - len(taken.kept):
         watch.note(f"{checked} of {len(claim.edits)} edits are taken over as the check trained them")
@@ -68,10 +68,10 @@ def prepare(worker: Worker, watch: Watch) -> Prepared:
 
 
 def train_all(worker: Worker, group: Sequence[Prepared]) -> None:
-    """Train the group's edits in one go, and each job's by themselves where that fails: one must not fail others."""
+    """Train the group's edits in one go; if that fails, each job's separately, so that one cannot fail the others."""
     waiting = [each for each in group if each.missing]
     if len(waiting) > 1:
-        waiting = _begun(worker, waiting)  # who was cancelled while others were loaded must not end the group
+        waiting = _begun(worker, waiting)  # jobs cancelled while others were loaded must not end the group
     if len(waiting) > 1:
         try:
             _train(worker, waiting)
@@ -92,11 +92,11 @@ def train_all(worker: Worker, group: Sequence[Prepared]) -> None:
                 each.watch.begin("train")
                 _train(worker, [each])
         if each.watch.outcome in STILL_TO_DO:
-            return  # what comes after it cannot be applied
+            return  # later jobs cannot be applied
 
 
 def _begun(worker: Worker, group: Sequence[Prepared]) -> list[Prepared]:
-    """Begin the training of each. Returns those that are still to be trained, and can be applied after it."""
+    """Begin the training of each job. Returns those that are still to be trained and can be applied."""
     begun = list[Prepared]()
     for each in group:
         with answered_for(worker, each.watch):
@@ -108,10 +108,10 @@ def _begun(worker: Worker, group: Sequence[Prepared]) -> list[Prepared]:
 
 
 def _train(worker: Worker, group: Sequence[Prepared]) -> None:
-    """Train the group's edits. Has each begun.
+    """Train the edits of a group whose jobs have all begun.
 
-    Of a group of several raises NobodyLeft where all ended meanwhile, stopped, lost or cancelled, and OutOfTime where
-    together they take longer than one job may.
+    For a group of several, raises NobodyLeft where all ended meanwhile (stopped, lost or cancelled), and OutOfTime
+    where together they take longer than one job may.
     """
     edits = [edit for each in group for edit in each.missing]
     shares = [len(each.missing) / len(edits) for each in group]

@@ -1,4 +1,4 @@
-"""Whether a worker can do its work, for whoever asks at its port."""
+"""The readiness that a worker reports at its port."""
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
@@ -10,7 +10,7 @@ from registry.metrics.server import Ready
 
 
 def readiness(redis_url: str, sessions: sessionmaker[Session], worker: str) -> Ready:
-    """Of the worker with that name: broker and database answer, and it has shown there lately that it lives."""
+    """Return the probe of a worker's readiness: broker and database answer, and it was seen there recently."""
 
     def require_ready() -> None:
         probes.of_broker(redis_url)

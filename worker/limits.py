@@ -11,16 +11,17 @@ MB = 1_000_000
 
 
 class OutOfTime(RegistryError):
-    """A job has taken longer than this installation lets one."""
+    """A job has taken longer than this installation allows."""
 
     code = "out-of-time"
     title = "The job took too long"
 
 
 def limit_memory(device: torch.device, limit_mb: int) -> None:
-    """Let allocations beyond the limit fail as if memory were full, which training meets with fewer blocks at once.
+    """Let allocations beyond the limit fail as if memory were full; training then continues with fewer blocks at once.
 
-    Of a GPU what torch takes is limited, else what the process does. Raises InvalidRequest where that cannot be.
+    On a GPU the limit applies to torch's memory, otherwise to the process. Raises InvalidRequest where it cannot be
+    set.
     """
     if device.type == "cuda":
         _, total = torch.cuda.mem_get_info(device)
@@ -40,7 +41,7 @@ def limit_memory(device: torch.device, limit_mb: int) -> None:
 
 
 def _taken() -> int | None:
-    """Bytes of this process that count towards RLIMIT_DATA; None where the system does not say."""
+    """Return the bytes of this process that count towards RLIMIT_DATA; None where the system does not say."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

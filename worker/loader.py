@@ -26,13 +26,13 @@ REMEDY = "Run `melo audit verify` to see all that is wrong, and restore the data
 
 @dataclass(frozen=True)
 class LoadedVersion:
-    """A version that answers."""
+    """A version that can answer."""
 
     content: VersionContent
     model: EditedModel
 
     def edit_behind(self, answer: Answer) -> EditContent | None:
-        """The edit whose block gave the answer; None: the base model answered."""
+        """Return the edit whose block gave the answer; None: the base model answered."""
         if answer.route.block is None or answer.route.match is None or answer.said_to == "base":
             return None
         return self.content.edits[self.content.points[answer.route.match.point].edit_id]
@@ -43,8 +43,8 @@ def load_version(
 ) -> LoadedVersion:
     """Rebuild a version; 0 is the base model.
 
-    Raises DigestMismatch, naming the record, where anything is not what was written, and UnknownModel where the
-    model's or encoder's files are not the recorded ones.
+    Raises DigestMismatch, naming the record, where a stored value was altered, and UnknownModel where the model's or
+    encoder's files are not the recorded ones.
     """
     with sessions() as session:
         content = version_content(session, collection_id, number)
@@ -65,19 +65,22 @@ def load_version(
 def scope_in(
     content: VersionContent, settings: MethodSettings, encoder: KeyEncoder, verifier: Verifier | None
 ) -> Scope:
-    """What decides which edit of a version covers a query."""
+    """Build the scope that decides which edit of a version covers a query."""
     index = index_of(content, settings, encoder.dimension)
     return Scope(encoder, index, settings, texts_of(content), verifier)
 
 
 def approved_of(content: VersionContent) -> dict[int, Approved]:
-    """What the block of each of a version's edits is to say."""
+    """Return the approved answer of each edit's block in a version."""
     return {id: Approved(edit.prompt, edit.target, edit.kind) for id, edit in content.edits.items()}
 
 
 def texts_of(content: VersionContent) -> dict[int, ScopedText]:
-    """The text behind each point. An edit's points are its prompt's and its rephrases', in the order of their ids;
-    where some are forgotten, as the paper's clustering does, the prompt stands for all."""
+    """Return the text behind each point.
+
+    An edit's points are those of its prompt and its rephrases, in the order of their ids. Where some were forgotten, as
+    happens with the paper's clustering, the prompt stands for all.
+    """
     points: dict[int, list[int]] = {}
     for point in sorted(content.points.values(), key=lambda point: (point.id < 0, abs(point.id))):
         if point.edit_id in content.edits:
@@ -94,14 +97,14 @@ def texts_of(content: VersionContent) -> dict[int, ScopedText]:
 
 
 def index_of(content: VersionContent, settings: MethodSettings, dimension: int) -> ClusterIndex:
-    """The index as the version has it."""
+    """Build the version's index."""
     clusters = [Cluster(c.cluster_no, as_tensor(c.centre), c.radius, c.label, c.members) for c in content.clusters]
     keys = {point.id: as_tensor(point.key) for point in content.points.values()}
     return ClusterIndex(dimension, settings.radius, settings.clustering, clusters, keys)
 
 
 def as_tensor(vector: "array[float]") -> Tensor:
-    """(d,) float32, over the same memory, which nobody writes to."""
+    """Return a (d,) float32 tensor that shares the vector's memory, which nobody writes to."""
     return torch.frombuffer(vector, dtype=torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""What a worker counts and times, in the form that Prometheus reads. Each process has a registry of its own."""
+"""A worker's Prometheus metrics. Each process has its own registry."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,26 +9,26 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from registry.base.vocabulary import JobKind
 from registry.metrics.exposition import new_registry
 
-# From the stage of a single edit to a night.
+# From a stage of a single edit to a whole night.
 SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
 JOBS = (1, 2, 3, 5, 10, 20, 50, 100)
 
 
 class Outcome(StrEnum):
-    """How a worker's hold of a job ended."""
+    """The end of a worker's hold of a job."""
 
     APPLIED = "applied"  # a version was made
     CHECKED = "checked"  # a check's report was written
-    FAILED = "failed"  # ended, with an error that it keeps
-    RETRIED = "retried"  # failed at something that may pass: back in the queue, for later
+    FAILED = "failed"  # ended, with its error recorded
+    RETRIED = "retried"  # failed with a cause that may pass: back in the queue, for later
     GIVEN_BACK = "given_back"  # the worker was told to stop: back in the queue
-    LOST = "lost"  # the lease ran out while the worker worked, and the result was thrown away
+    LOST = "lost"  # the lease expired while the worker worked; the result was discarded
     CANCELLED = "cancelled"  # somebody cancelled it while the worker worked
 
 
 @dataclass(frozen=True)
 class WorkerMetrics:
-    """Told by the worker what happened. Threads may tell at once."""
+    """The metrics of a worker. Its methods may be called from several threads at once."""
 
     registry: CollectorRegistry
     _ended: Counter
@@ -76,7 +76,7 @@ class WorkerMetrics:
                 buckets=SECONDS,
             ),
         )
-        # From nothing, so that the first of each can be seen as an increase.
+        # Start at zero, so that the first of each shows as an increase.
         for kind in JobKind:
             metrics._trained.labels(kind)
             metrics._waited.labels(kind)
@@ -95,11 +95,11 @@ class WorkerMetrics:
         self._stages.labels(kind, name).observe(seconds)
 
     def trained(self, kind: str, edits: int, jobs: int = 1) -> None:
-        """Blocks were trained in one go: of so many edits, which belong to so many jobs."""
+        """Record blocks trained in one go, with the number of edits and of jobs they belong to."""
         self._trained.labels(kind).inc(edits)
         if kind == JobKind.TRAIN:  # checks are never trained together
             self._together.observe(jobs)
 
     def loaded(self, seconds: float) -> None:
-        """A base model was brought into memory."""
+        """Record that a base model was loaded into memory."""
         self._loads.observe(seconds)

@@ -1,4 +1,4 @@
-"""Models and encoders that this process has loaded: found by name, taken only if their digest is the recorded one."""
+"""Models and encoders loaded by this process: found by name, and accepted only if their digest is the recorded one."""
 
 import dataclasses
 import hashlib
@@ -25,17 +25,18 @@ from registry.jobs.service import Claim
 from registry.versions.content import CollectionContent
 
 PROCESS = Path("/proc/self")
-VERIFIER_BASE = "all-minilm-l6-v2"  # whose embeddings and tokenizer a trained verifier shares
+VERIFIER_BASE = "all-minilm-l6-v2"  # a trained verifier shares its embeddings and tokenizer
 
 
 class ModelCache:
-    """One model at a time, since a device rarely holds two; encoders are small and stay."""
+    """A cache of one model at a time, since a device rarely holds two, and of all encoders, which are small."""
 
     def __init__(self, cache: Path, dtype: str = "auto", device: torch.device | None = None) -> None:
-        """cache: a folder for converted models; what it holds can be deleted at any time.
+        """Make an empty cache.
 
+        cache: a folder for converted models; its contents can be deleted at any time.
         dtype: float32, bfloat16 or float16, in which models run; `auto` is float32 on a CPU, else bfloat16.
-        device: None for the best that there is.
+        device: None for the best available.
         """
         self._cache = cache.expanduser()
         self._base: tuple[str, BaseModel] | None = None
@@ -52,12 +53,12 @@ class ModelCache:
 
     @cached_property
     def device_name(self) -> str:
-        """The kind of device and, where the system says it, which: the same block comes of the same kind alone."""
+        """The device's kind and, if the system reports it, model: only the same kind gives the same block."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _processor()
         return f"{self.device.type} ({name})" if name else self.device.type
 
     def begin_peak(self) -> None:
-        """From now on the peak of memory counts anew, where the system can do that."""
+        """Reset the peak of memory, where the system supports that."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return
@@ -65,7 +66,7 @@ class ModelCache:
             (PROCESS / "clear_refs").write_text("5")
 
     def peak_memory(self) -> int:
-        """Bytes: of the GPU where there is one, else of the process."""
+        """Return the peak memory in bytes: of the GPU if there is one, else of the process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         try:
@@ -75,7 +76,7 @@ class ModelCache:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def base(self, spec: str, digest: str) -> BaseModel:
-        """The model of that name, with exactly these weights. Raises UnknownModel."""
+        """Return the model with that name and exactly these weights. Raises UnknownModel."""
         if self._base is None or self._base[0] != digest:
             files = _checked(find_model(spec), digest)
             self._base = None  # before the new one is loaded, not after: two may not fit
@@ -93,7 +94,7 @@ class ModelCache:
     def encoder_of(
         self, collection: CollectionContent | Claim, settings: MethodSettings, calibration: bytes | None
     ) -> tuple[KeyEncoder, str]:
-        """The collection's encoder with its calibration, and the encoder's digest.
+        """Return the collection's encoder with its calibration, and the encoder's digest.
 
         Raises UnknownModel, or MeloError where the settings or the calibration do not fit the model.
         """
@@ -110,7 +111,10 @@ class ModelCache:
         return encoder, digest
 
     def encoder(self, spec: str, digest: str | None, whitening: bytes | None) -> tuple[SentenceEncoder, str]:
-        """The sentence encoder of that name, with the collection's whitening, and its digest. None: not fixed yet."""
+        """Return the named sentence encoder with the collection's whitening, and its digest.
+
+        digest: None if it is not fixed yet.
+        """
         files = find_encoder(spec)
         if digest is not None:
             files = _checked(files, digest)
@@ -123,7 +127,7 @@ class ModelCache:
         return encoder, digest
 
     def verifier_of(self, settings: MethodSettings, kind: Kind) -> Verifier | None:
-        """What decides between a collection's edits; None where the nearest does, as for classifiers.
+        """Return the verifier for a collection's edits; None where the nearest edit decides, as for classifiers.
 
         Raises UnknownModel where its files or word rules are not those of the collection.
         """
@@ -143,7 +147,10 @@ class ModelCache:
     def fitted_whitening(
         self, encoder: KeyEncoder, encoder_digest: str, epsilon: float, on_progress: Callable[[int, int], None]
     ) -> bytes:
-        """The encoder's whitening on the packaged questions, fitted once on this machine, and set on the encoder."""
+        """Return the encoder's whitening on the packaged questions, and set it on the encoder.
+
+        It is fitted only once on this machine.
+        """
         fitted_on = json.dumps([encoder_digest, list(ordinary_questions()), epsilon])
         stored = self._cache / "whitenings" / f"{hashlib.sha256(fitted_on.encode()).hexdigest()}.safetensors"
         if stored.is_file():
@@ -154,12 +161,12 @@ class ModelCache:
         stored.parent.mkdir(parents=True, exist_ok=True)
         part = stored.with_suffix(f".{os.getpid()}.part")
         part.write_bytes(data)
-        part.rename(stored)  # whole or not at all, also with several workers at it
+        part.rename(stored)  # atomic, even with several workers
         return data
 
 
 def _processor() -> str:
-    """The CPU's name; empty where the system does not say."""
+    """Return the CPU's name; empty where the system does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -168,7 +175,7 @@ def _processor() -> str:
 
 
 def hidden_digest(model_digest: str, settings: MethodSettings) -> str:
-    """Of an encoder that is the base model itself: what its keys follow from."""
+    """Return the digest of an encoder that is the base model itself, from all that its keys depend on."""
     made_of = json.dumps([model_digest, settings.key_layer, settings.key_pooling])
     return hashlib.sha256(made_of.encode()).hexdigest()
 

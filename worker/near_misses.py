@@ -1,4 +1,4 @@
-"""Near misses of an edit's prompt: what people ask beside it, and the edit must not answer. Seeded."""
+"""Near misses of an edit's prompt: similar questions that the edit must not answer. Seeded."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,16 +28,16 @@ DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sun
 
 
 class MissKind(StrEnum):
-    """How a near miss differs from the prompt, in the order in which they are made."""
+    """The ways in which a near miss differs from the prompt, in the order in which they are made."""
 
     ATTRIBUTE = "attribute"  # something else about the subject
-    SUBJECT = "subject"  # the same of another subject
-    NUMBER = "number"  # another year or number, or one that was not there
-    OPPOSITE = "opposite"  # the opposite, or another of a line of which only one holds
+    SUBJECT = "subject"  # the same about another subject
+    NUMBER = "number"  # another year or number, or an added one
+    OPPOSITE = "opposite"  # the opposite, or another of several mutually exclusive words
     NEGATED = "negated"
-    NEXT = "next"  # what one asks next, about the answer
-    TASK = "task"  # something to be done with the subject or the question
-    ASKED = "asked"  # what the base model asks about the subject
+    NEXT = "next"  # a follow-up question about the answer
+    TASK = "task"  # a task to do with the subject or the question
+    ASKED = "asked"  # a question that the base model asks about the subject
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Made:
 
     kind: MissKind
     text: str
-    subject_of: int | None = None  # the other edit whose subject stands in it
+    subject_of: int | None = None  # the other edit whose subject it uses
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt, with what it asks about (None where that is not seen)."""
+    """A prompt with its subject (None where none is recognised)."""
 
     prompt: str
     subject: str | None
@@ -62,17 +62,17 @@ class Asked:
 
     @cached_property
     def frame(self) -> frozenset[str]:
-        """The words beside the subject."""
+        """The words besides the subject."""
         return frozenset(_words(self.prompt.replace(self.subject, " ") if self.subject else self.prompt))
 
     def about(self, subject: str) -> str:
-        """The same, asked of another subject."""
+        """Return the same question about another subject."""
         assert self.subject is not None
         before, _, after = self.prompt.rpartition(self.subject)
         return before + subject + after
 
 
-# Questions about a subject, and the words of a prompt that asks the same: then the question is no near miss.
+# Questions about a subject, and the words of a prompt that asks the same: such a question is not a near miss.
 ATTRIBUTES: tuple[tuple[str, str], ...] = (
     ("When was {s} founded?", "when year date founded founding established started begin began history"),
     ("What is the phone number of {s}?", "phone telephone number call contact reach"),
@@ -108,10 +108,10 @@ def near_misses(
     asked: Sequence[str] = (),
     most: int = MOST,
 ) -> list[Made]:
-    """At most `most` near misses of a prompt, at most two of a kind, the first of each kind before any second.
+    """Make at most `most` near misses of a prompt, at most two of a kind, the first of each kind before any second.
 
-    others: prompts of other edits by their ids, whose subjects may stand in the place of the prompt's. asked: what
-    the base model asks about the subject. seed: with the prompt, it decides which are made.
+    others: prompts of other edits by their ids, whose subjects may replace the prompt's. asked: the base model's
+    questions about the subject. seed: decides, with the prompt, which near misses are made.
     """
     random = Random(f"{seed} {prompt}")
     mine = Asked.of(prompt)
@@ -138,9 +138,9 @@ def near_misses(
 
 
 def subject_of(prompt: str) -> str | None:
-    """What a prompt asks about: its last run of capitalised words, or else the words after its last "of".
+    """Return the subject of a prompt: its last run of capitalised words, or else the words after its last "of".
 
-    None where neither is there, or the capitals say nothing, as in a title.
+    None where neither exists, or the capitals mean nothing, as in a title.
     """
     words = prompt.split()
     in_title = len(words) > 3 and all(word[0].isupper() for word in words)
@@ -149,36 +149,39 @@ def subject_of(prompt: str) -> str | None:
         return runs[-1] if len(runs[-1].split()) <= LONGEST_SUBJECT else None
     _, found, rest = END.sub("", prompt).rpartition(" of ")
     words = rest.split()
-    while words and words[-1].lower() in FUNCTION:  # "… of acme is", to be completed
+    while words and words[-1].lower() in FUNCTION:  # "… of acme is", a completion
         words.pop()
     return " ".join(words) if found and 0 < len(words) <= LONGEST_SUBJECT else None
 
 
 def is_name(target: str) -> bool:
-    """Whether an answer looks like somebody's or something's name."""
+    """Tell whether an answer looks like the name of a person or thing."""
     words = END.sub("", target).split()
     return 0 < len(words) <= 4 and all(re.fullmatch(r"[A-Z][\w’'.-]*", word) for word in words)
 
 
 def questions_in(answer: str, prompt: str) -> list[str]:
-    """The lines of an answer that end in a question mark, without the marks of a list and without the prompt."""
+    """Return the lines of an answer that end in a question mark, without list markers and without the prompt."""
     lines = (LIST_MARK.sub("", line).strip().strip('"“”*') for line in answer.splitlines())
     asked = dict.fromkeys(line for line in lines if line.endswith("?") and len(line.split()) > 1)
     return [line for line in asked if loose(line) != loose(prompt)]
 
 
 def loose(text: str) -> str:
-    """A text as it is compared: without case, and without what stands at its end."""
+    """Return a text in the form compared: without case, and without its final punctuation."""
     return END.sub("", same_text(text)).casefold()
 
 
 def is_about(text: str, subject: str) -> bool:
-    """Whether the subject stands in the text, as whole words."""
+    """Tell whether the subject occurs in the text, as whole words."""
     return re.search(rf"(?<!\w){re.escape(loose(subject))}(?!\w)", loose(text)) is not None
 
 
 def _name_in(run: re.Match[str]) -> str:
-    """A run of capitalised words without what is no name: a sentence's first word, days, what follows a possessive."""
+    """Return the name in a run of capitalised words.
+
+    Leaves out a sentence's first word, days, and anything after a possessive.
+    """
     words = re.split(r"(?<=['’]s)\s", run.group())[0].split()
     if run.start() == 0 and words[0].lower() in FUNCTION:
         words.pop(0)
@@ -216,7 +219,7 @@ def _tasks(mine: Asked, random: Random) -> Iterator[str]:
 
 
 def _subjects(mine: Asked, others: Mapping[int, Asked], random: Random) -> Iterator[Made]:
-    """Of edits that ask the same before all others, then of a made-up name."""
+    """Yield near misses with the subjects of other edits, those that ask the same first, then with a made-up name."""
     if mine.subject is None:
         return
     able = [
@@ -239,14 +242,14 @@ def _numbers(prompt: str, random: Random) -> Iterator[str]:
     if other is not None:
         yield other
     last = END.sub("", prompt).split()[-1:]
-    if last and last[0].lower() in FUNCTION:  # to be completed: nothing can be added at its end
+    if last and last[0].lower() in FUNCTION:  # a completion: nothing can be added at its end
         yield f"In {random.randrange(1930, 2010)}, {lowered(prompt) if _begins_plainly(prompt) else prompt}"
     else:
         yield added(prompt, random)
 
 
 def _begins_plainly(prompt: str) -> bool:
-    """Whether its first word is capitalised only because it is the first."""
+    """Tell whether the first word is capitalised only because it is the first."""
     return prompt.split()[0].lower() in FUNCTION
 
 

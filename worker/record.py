@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def record_of(call: Invocation) -> "Iterator[sessionmaker[Session]]":
-    """The named database, else MELO_HOME's. Raises CommandError where none answers, or SchemaMismatch."""
+    """Open the named database, else MELO_HOME's. Raises CommandError where none answers, or SchemaMismatch."""
     from sqlalchemy.exc import OperationalError
 
     from registry.base.database import make_engine, make_sessions, schema_state

@@ -1,4 +1,4 @@
-"""`melo job replay`: a job's edits trained again on this machine, and the blocks compared with those stored."""
+"""`melo job replay`: train a job's edits again on this machine and compare the blocks with the stored ones."""
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ SHOWN_BLOCKS = 20
 
 @dataclass(frozen=True)
 class Compared:
-    """A block as it was stored, and as it came out here."""
+    """A block as it was stored, and as it was trained here."""
 
     stored: "TrainedBlock"
     here: str | None  # SHA-256; None: no such block was trained here
@@ -53,7 +53,7 @@ def register(app: typer.Typer) -> None:
 
 
 def replay(context: typer.Context, job: JobNumber, as_json: AsJson = False) -> None:
-    """Train a job's edits again, as it did, and compare each block's bytes. Nothing is written.
+    """Train a job's edits again as before, and compare each block's bytes. Nothing is written.
 
     The same settings, seed and order on the same kind of machine give the same bytes. Status 1 where a block differs.
     """
@@ -84,7 +84,7 @@ def replay(context: typer.Context, job: JobNumber, as_json: AsJson = False) -> N
 
 
 def compare(wanted: "Replay", trained: "Sequence[TrainedEdit]") -> list[Compared]:
-    """Each of the job's blocks with the one that the same edits have here."""
+    """Pair each of the job's blocks with the one trained here for the same edits."""
     from registry.base.digests import sha256_hex
 
     edits: dict[int, list[int]] = {}
@@ -95,7 +95,7 @@ def compare(wanted: "Replay", trained: "Sequence[TrainedEdit]") -> list[Compared
 
 
 def differences(wanted: "Replay", model_cache: "ModelCache") -> dict[str, tuple[object, object]]:
-    """What of device and libraries is not as it was: the recorded value, and the one here."""
+    """Return where device and libraries differ: the recorded value, and the one here."""
     import torch
 
     here: dict[str, object] = {
@@ -117,7 +117,7 @@ def _version(package: str) -> str | None:
 
 
 def _trained(call: Invocation, wanted: "Replay") -> "tuple[ModelCache, list[TrainedEdit], list[str]]":
-    """Raises CommandError, or UnknownModel."""
+    """Train the job's edits. Raises CommandError, or UnknownModel."""
     with call.err.status("starting"):
         import torch
 
@@ -145,7 +145,7 @@ def _trained(call: Invocation, wanted: "Replay") -> "tuple[ModelCache, list[Trai
 
 
 def _set_threads(libraries: Mapping[str, Any]) -> None:
-    """As many as the job had: on a CPU, sums come out otherwise with another number."""
+    """Use as many threads as the job did: on a CPU, sums depend on their number."""
     import torch
 
     recorded = str(libraries.get("threads", ""))

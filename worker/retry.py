@@ -1,4 +1,4 @@
-"""The database is away for a while: what that looks like, and trying again until it is back."""
+"""Retries while the database is away: recognising that, and trying again until it is back."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,12 +11,12 @@ from worker.stopping import Stop
 
 log = structlog.get_logger()
 
-STOP_TRIES_SECONDS = 1.0  # for which a worker that has to stop tries to reach the database
+STOP_TRIES_SECONDS = 1.0  # for which a worker that must stop still tries to reach the database
 Result = TypeVar("Result")
 
 
 def patiently(stop: Stop, act: Callable[[], Result], seconds: float | None = None) -> Result:
-    """Do it, trying again ever later while the database is away: for so many seconds, or until told to stop."""
+    """Call `act`, retrying at growing intervals while the database is away, for `seconds` or until told to stop."""
 
     def give_up(state: RetryCallState) -> bool:
         most = STOP_TRIES_SECONDS if stop.asked else seconds
@@ -34,7 +34,7 @@ def patiently(stop: Stop, act: Callable[[], Result], seconds: float | None = Non
 
 
 def first_line(error: BaseException) -> str:
-    """Of the database's errors what it says, without the statement."""
+    """Return an error's first line; of a database error its message without the statement."""
     text = str(getattr(error, "orig", None) or error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 

@@ -18,14 +18,14 @@ from worker.watch import Worker
 
 @dataclass(frozen=True)
 class Reused:
-    """What needs no training any more."""
+    """Edits that need no further training."""
 
     edits: Mapping[int, TrainedEdit]  # by the edit's id
-    kept: frozenset[int]  # those of them that go on with the block of the edit that they replace
+    kept: frozenset[int]  # those of them that keep the block of the edit that they replace
     stored: tuple[Candidate, ...]
 
     def beside(self, content: VersionContent) -> VersionContent:
-        """The version's content, with the stored blocks and points at hand. They are in none of its clusters."""
+        """Return the version's content with the stored blocks and points added, but in none of its clusters."""
         return replace(
             content,
             points=content.points | {point.id: point for each in self.stored for point in each.points},
@@ -66,7 +66,10 @@ def _as_kept(kept: KeptBlock, edit: ClaimedEdit, base: BaseModel) -> TrainedEdit
 def _as_trained(
     group: int, candidate: Candidate, edit: ClaimedEdit, report: EditReport, base: BaseModel
 ) -> TrainedEdit:
-    """group: a number that no block trained by this job has."""
+    """Return a stored candidate as a trained edit.
+
+    group: a number that no block trained by this job has.
+    """
     data = candidate.block.data or b""
     block = read_block(candidate.block.id, data, candidate.block.sha256)
     return TrainedEdit(

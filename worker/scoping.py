@@ -1,4 +1,4 @@
-"""The encoder of a job's collection, with its whitening; and blocks that are stored already."""
+"""The encoder of a job's collection, with its whitening, and blocks that are stored already."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -20,7 +20,7 @@ def encoder_of(worker: Worker, claim: Claim, settings: MethodSettings) -> tuple[
 
 
 def scope_of(worker: Worker, claim: Claim, settings: MethodSettings, watch: Watch) -> CollectionScope:
-    """The collection's encoder with its whitening, which the first job of a collection fits."""
+    """Return the collection's scope, with the whitening that its first job fits."""
     encoder, digest = encoder_of(worker, claim, settings)
     fitted = None
     if settings.whitened and encoder.whitening is None:
@@ -30,13 +30,13 @@ def scope_of(worker: Worker, claim: Claim, settings: MethodSettings, watch: Watc
 
 
 def fixed_scope_of(worker: Worker, claim: Claim, settings: MethodSettings, watch: Watch) -> CollectionScope:
-    """The same, with encoder and whitening fixed in the record at once, so that its keys stay good for later jobs."""
+    """Return the collection's scope, and record encoder and whitening at once: keys stay valid for later jobs."""
     scope = scope_of(worker, claim, settings, watch)
     with worker.sessions.begin() as session:
         calibration = collections.fix_keys(
             session, claim.collection_id, claim.actor, scope.encoder_digest, scope.new_calibration
         )
-    if calibration is not None and calibration != scope.new_calibration:  # another worker's came first
+    if calibration is not None and calibration != scope.new_calibration:  # another worker recorded one first
         scope.encoder.whitening = Whitening.from_bytes(calibration)
     return replace(scope, new_calibration=None)
 

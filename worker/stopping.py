@@ -1,4 +1,4 @@
-"""Being told to stop: what a worker may still do, and until when."""
+"""Stopping: the time that a worker has left once it is told to stop."""
 
 import time
 
@@ -10,13 +10,13 @@ class Stopped(Exception):
 
 
 class Stop:
-    """Asked once: nothing new is begun, and the job in work has some seconds to finish. Asked again: no more time.
+    """A request to stop. Once: no new work begins, and the current job has some seconds left. Twice: it has none.
 
-    Plain attributes and no lock: a signal's handler asks, and what it interrupts may hold any lock.
+    Plain attributes and no lock: a signal handler asks, and the code that it interrupts may hold any lock.
     """
 
     def __init__(self, seconds: float = 15) -> None:
-        """seconds: how long the job in work may go on."""
+        """Make a request that is not asked yet. seconds: how long the current job may continue."""
         self._seconds = seconds
         self._until: float | None = None  # time.monotonic()
 
@@ -28,7 +28,7 @@ class Stop:
         return self._until is not None
 
     def is_due(self, grace_seconds: float = 0) -> bool:
-        """Whether the time is over, by so many seconds."""
+        """Tell whether the time has been over for at least `grace_seconds`."""
         return self._until is not None and time.monotonic() >= self._until + grace_seconds
 
     def pause(self, seconds: float) -> None:

@@ -14,10 +14,10 @@ from registry.versions.content import PointContent
 
 @dataclass(frozen=True)
 class TrainedEdit(Learned):
-    """A trained edit: its block, and what the model answers to its prompt with the block as it will be stored."""
+    """A trained edit: its block, and the model's answer to its prompt with the block as it will be stored."""
 
     edit: ClaimedEdit
-    is_kept: bool = False  # the block is that of the edit which it replaces
+    is_kept: bool = False  # the block is that of the edit that it replaces
     points: tuple[PointContent, ...] = ()  # where block and points are stored already, by the batch's check
 
     @property
@@ -32,7 +32,7 @@ def train_edits(
     on_progress: Callable[[Progress], None],
     on_note: Note | None = None,
 ) -> list[TrainedEdit]:
-    """Each edit with its block, in order. Raises MeloError naming the edit that cannot be trained."""
+    """Train each edit; return them in order. Raises MeloError naming the edit that cannot be trained."""
     lessons = [Lesson(f"edit {e.id}", e.digest, e.prompt, e.target, e.kind, e.rephrases) for e in edits]
     learned = learn(base, settings, lessons, on_progress, on_note)
     return [TrainedEdit(**vars(result), edit=edit) for result, edit in zip(learned, edits, strict=True)]

@@ -1,4 +1,4 @@
-"""Jobs from claim to end: one that is named, or whatever waits. Every step may run twice, and no failure ends this."""
+"""Jobs from claim to end: a named one, or any that waits. Every step may run twice, and no failure ends the worker."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from worker.watch import Watch, Worker, kept
 
 log = structlog.get_logger()
 
-ASK_AGAIN_SECONDS = 0.2  # where others have what there is to do just now
+ASK_AGAIN_SECONDS = 0.2  # where other workers hold all jobs there are just now
 
 
 def run_job(worker: Worker, job_id: int) -> None:
@@ -39,7 +39,7 @@ def run_job(worker: Worker, job_id: int) -> None:
 
 
 def run_waiting(worker: Worker) -> int:
-    """Work until nothing is left that this worker may do, or it is told to stop. Returns how many jobs it held."""
+    """Work until no job is left for this worker, or it is told to stop. Returns how many jobs it held."""
     worker.at(FaultPoint.WOKEN)
     held = 0
     while not worker.stop.asked and (claims := _claimed(worker)):

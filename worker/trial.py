@@ -1,4 +1,4 @@
-"""Try near misses of a batch's edits: who would answer them in the version with the batch, and what."""
+"""Trials of near misses of a batch's edits: who would answer them in the version with the batch, and what."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from worker.checking import ASKED_TOGETHER, blocks_of, parts, serving
 from worker.loader import index_of, texts_of
 from worker.near_misses import MOST, QUESTIONS, Asked, Made, is_about, loose, near_misses, questions_in, subject_of
 
-MOST_TRIED = 2_000  # near misses of a batch, some minutes: a larger one has fewer for each edit
+MOST_TRIED = 2_000  # near misses of a batch, some minutes: a larger batch gets fewer for each edit
 MOST_ANSWERED = 200  # of those that an edit covers
 ANSWER_TOKENS = 32
-OTHERS = 200  # edits whose subjects are put in the place of others
+OTHERS = 200  # edits whose subjects replace others
 ASKING = 20  # edits about whose subjects the base model is asked
 QUESTION_TOKENS = 80
 
@@ -34,13 +34,13 @@ StoredBlocks = Callable[[Collection[int]], Mapping[int, Block]]
 
 @dataclass(frozen=True)
 class _Routed:
-    """A near miss, and where it would go."""
+    """A near miss and its route."""
 
-    edit: ClaimedEdit  # that it is a near miss of
+    edit: ClaimedEdit  # of which it is a near miss
     made: Made
     by_edit: int | None
     score: float | None
-    route: Route  # to no block, where the base model would answer, or there is none yet
+    route: Route  # without a block where the base model would answer, or where none exists yet
 
     @property
     def kind(self) -> EditKind:
@@ -58,10 +58,10 @@ def try_near_misses(
     stored_blocks: StoredBlocks,
     on_progress: Callable[[int, int], None],
 ) -> dict[int, list[NearMiss]]:
-    """By edit, the near misses of its prompt, with who would answer each of them. Raises CorruptBlock.
+    """Return, by edit, the near misses of its prompt, with who would answer each of them. Raises CorruptBlock.
 
-    after: the version with the batch's blocks; None: they are not trained, so that keys alone say who answers.
-    Not among them is what another edit asks, or covers and is about: that one may rightly answer it.
+    after: the version with the batch's blocks; None: they are not trained, so that only keys decide who answers.
+    Leaves out what another edit asks, or covers and is about: that edit may rightly answer it.
     """
     asking = [edit for edit in edits if edit.kind is not EditKind.CLASSIFICATION]
     made = _made(base, scope, asking, seed, before, on_progress)
@@ -115,7 +115,7 @@ def _made(
     before: VersionContent,
     on_progress: Callable[[int, int], None],
 ) -> dict[int, list[Made]]:
-    """Without what one of the edits asks, in its prompt or a rephrase."""
+    """Make near misses, without those that one of the edits asks in its prompt or a rephrase."""
     prompts = {each.id: each.prompt for each in _all(before, edits)}
     ids = sorted(prompts)
     others = {id: Asked.of(prompts[id]) for id in sorted(Random(seed).sample(ids, min(OTHERS, len(ids))))}
@@ -137,7 +137,7 @@ def _all(before: VersionContent, edits: Sequence[ClaimedEdit]) -> list[EditConte
 def _questions(
     base: BaseModel, scope: CollectionScope, edits: Sequence[ClaimedEdit], on_progress: Callable[[], None]
 ) -> dict[int, list[str]]:
-    """By edit, what the base model asks about the subject of its prompt; nothing of a classifier."""
+    """Return, by edit, the base model's questions about the subject of its prompt; none for a classifier."""
     if base.kind is Kind.CLASSIFIER:
         return {}
     prompts = {edit.id: QUESTIONS.format(s=subject) for edit in edits if (subject := subject_of(edit.prompt))}
@@ -156,7 +156,7 @@ def _questions(
 def _with_keys(
     base: BaseModel, scope: CollectionScope, before: VersionContent, edits: Sequence[ClaimedEdit], keys: Keys
 ) -> Scope:
-    """What would decide with the batch's keys in the index, before a block is trained. New points are negative."""
+    """Return the scope with the batch's keys in the index, before a block is trained. New points are negative."""
     index = index_of(before, scope.settings, scope.encoder.dimension)
     replaced = {edit.replaces for edit in edits}
     texts = {point: text for point, text in texts_of(before).items() if text.edit not in replaced}
@@ -177,7 +177,7 @@ def _with_keys(
 def _label(base: BaseModel, edit: ClaimedEdit) -> tuple[int, ...]:
     try:
         return tuple(base.target_ids(edit.target, edit.kind))
-    except MeloError:  # a class that the model does not have: its training will say so
+    except MeloError:  # a class that the model does not have: its training will report it
         return ()
 
 
@@ -199,7 +199,7 @@ def _answers(
 
 
 def _room(base: BaseModel, prompts: Sequence[str], kind: EditKind) -> int:
-    """Tokens that are left of the window beside the longest prompt; 0 where one does not fit."""
+    """Return the tokens left in the window beside the longest prompt; 0 where one does not fit."""
     try:
         return base.window - max(len(base.prompt_ids(prompt, kind)) for prompt in prompts)
     except MeloError:

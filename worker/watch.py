@@ -1,4 +1,4 @@
-"""What a worker is, and how it keeps jobs while it works on them."""
+"""The worker, and the watch that keeps its jobs' leases while it works on them."""
 
 import math
 import os
@@ -33,15 +33,15 @@ from worker.stopping import Stop, Stopped
 
 log = structlog.get_logger()
 
-CURVE_POINTS = 500  # of a loss curve that are kept
-NOTES = 20  # the last that are kept
-STUCK_SECONDS = 60.0  # beyond its time, after which a job that comes to no step is taken from its process
-STOP_GRACE_SECONDS = 0.5  # the same of a worker that was told to stop
+CURVE_POINTS = 500  # kept of a loss curve
+NOTES = 20  # the last ones, which are kept
+STUCK_SECONDS = 60.0  # past its time limit, after which a job that reaches no step is taken from its process
+STOP_GRACE_SECONDS = 0.5  # the same for a worker that was told to stop
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Who trains, and with what."""
+    """A worker and its resources."""
 
     name: str
     sessions: sessionmaker[Session]
@@ -53,15 +53,15 @@ class Worker:
     models: frozenset[str] | None = None  # digests of the base models to work for; None: all
     stop: Stop = field(default_factory=Stop)
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics.make)
-    at: Callable[[FaultPoint], None] = passing  # called at every point, for whoever watches
+    at: Callable[[FaultPoint], None] = passing  # called at every fault point
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a job's result may depend on, beside its settings and the device."""
+        """The facts besides settings and device that a job's result may depend on."""
         return self.libraries | {"dtype": self.model_cache.dtype, "threads": str(torch.get_num_threads())}
 
     def base(self, claim: Claim) -> BaseModel:
-        """The claim's base model. Raises UnknownModel."""
+        """Return the claim's base model. Raises UnknownModel."""
         started, known = time.monotonic(), self.model_cache.loaded
         base = self.model_cache.base(claim.model, claim.model_digest)
         if known != self.model_cache.loaded:
@@ -71,13 +71,13 @@ class Worker:
 
 @dataclass
 class Watch:
-    """What a job is at, for its heartbeat; the seconds that each stage took; and how it ended, once it has."""
+    """The state of a job in work, for its heartbeat: progress, the seconds of each stage, and finally the outcome."""
 
     worker: Worker
     claim: Claim
-    used: float = 0.0  # seconds of work that is over
-    working_since: float | None = None  # time.monotonic(); None: the worker is at another job of the group
-    share: float = 1.0  # of the work that is going on
+    used: float = 0.0  # seconds of finished work
+    working_since: float | None = None  # time.monotonic(); None: the worker is on another job of the group
+    share: float = 1.0  # of the current work
     progress: Progress = field(default_factory=Progress)
     timings: dict[str, float] = field(default_factory=dict)
     loss_curve: list[list[float | None]] = field(default_factory=list)  # seconds since the training began, loss
@@ -87,19 +87,19 @@ class Watch:
 
     @property
     def named(self) -> dict[str, int]:
-        """Of the job, for its lines in the log."""
+        """Fields that identify the job in the log."""
         return {"job": self.claim.job_id, "batch": self.claim.batch_id, "attempt": self.claim.attempt}
 
     @property
     def waited_seconds(self) -> float:
-        """From when the job was queued until now."""
+        """Seconds since the job was queued."""
         return (datetime.now(UTC) - self.claim.queued_at).total_seconds()
 
     @contextmanager
     def working(self, share: float = 1.0) -> Iterator[None]:
-        """Count the time as this job's. share: its part, where several are worked on in one go.
+        """Count the time as this job's. share: its part, where several jobs are worked on in one go.
 
-        What is done for others of a group takes nothing from the time that a job may take.
+        Work on other jobs of a group does not count towards this job's time limit.
         """
         self.share, self.working_since = share, time.monotonic()
         try:
@@ -111,12 +111,12 @@ class Watch:
 
     @property
     def running(self) -> float:
-        """Seconds since the work that is going on began, its share or not."""
+        """Seconds since the current work began, regardless of the job's share."""
         since = self.working_since
         return 0.0 if since is None else time.monotonic() - since
 
     def anew(self) -> None:
-        """Forget a training that came to nothing: the job's time and its loss curve begin again."""
+        """Discard a failed training: the job's time and its loss curve start again."""
         self.used = 0.0
         self.loss_curve.clear()
 
@@ -136,7 +136,7 @@ class Watch:
         self.worker.metrics.stage(self.claim.kind, name, seconds)
 
     def trained(self, progress: Trained, share: float = 1.0) -> None:
-        """share: of what is trained together that is this job's."""
+        """Note the progress of training. share: this job's part of the edits trained together."""
         self.may_go_on()
         loss = round(progress.loss, 5) if math.isfinite(progress.loss) else None  # JSON has no NaN
         self.loss_curve.append([round(time.monotonic() - self.stage_started, 3), loss])
@@ -150,26 +150,26 @@ class Watch:
             self.worker.at(FaultPoint.TRAINING)
 
     def count(self, done: int, total: int) -> None:
-        """Say how much of the stage is done."""
+        """Note how much of the stage is done."""
         self.may_go_on()
         self._say(done=done, total=total)
 
     def note(self, text: str) -> None:
-        """Say something to whoever looks at the batch."""
+        """Add a message for the batch's readers."""
         log.info("note", text=text)
         self._say(notes=[*self.progress.notes, text][-NOTES:])
 
     def _say(self, **changes: Any) -> None:
-        """In place of what was said: the heartbeat's thread reads it at any time."""
+        """Replace the progress as a whole: the heartbeat's thread reads it at any time."""
         self.progress = self.progress.model_copy(update=changes)
 
     def thinned_curve(self) -> list[list[float | None]]:
-        """At most CURVE_POINTS of the loss curve, evenly taken, with its end."""
+        """Return at most CURVE_POINTS of the loss curve, evenly spaced, including its end."""
         step = math.ceil(len(self.loss_curve) / CURVE_POINTS) or 1
         return self.loss_curve[::-step][::-1]
 
     def may_go_on(self) -> None:
-        """Raise Stopped, LeaseLost, OutOfTime or PastDeadline where there is no point in going on, or no time."""
+        """Raise Stopped, LeaseLost, OutOfTime or PastDeadline where there is no point in continuing, or no time."""
         if self.worker.stop.is_due():
             raise Stopped("the worker stops")
         if self.lost.is_set():
@@ -184,7 +184,7 @@ class Watch:
         return self.used + self.share * self.running > self.worker.job_seconds
 
     def is_stuck(self) -> bool:
-        """Whether the work that is going on should have ended, or come to a step, long ago."""
+        """Tell whether the current work should have ended, or reached a step, long ago."""
         return self.working_since is not None and self.used + self.running > self.worker.job_seconds + STUCK_SECONDS
 
     def out_of_time(self) -> OutOfTime:
@@ -196,7 +196,7 @@ class Watch:
 
 @contextmanager
 def kept(worker: Worker, claims: Sequence[Claim]) -> Iterator[list[Watch]]:
-    """Keep the leases alive from a second thread, and show the progress there."""
+    """Renew the leases from a second thread, and publish the progress there."""
     watches, ended = [Watch(worker, claim) for claim in claims], threading.Event()
 
     def beat() -> None:
@@ -213,7 +213,9 @@ def kept(worker: Worker, claims: Sequence[Claim]) -> Iterator[list[Watch]]:
 
 
 def _beat(watches: Sequence[Watch]) -> None:
-    """No error ends the thread. What goes wrong is logged where it does, and the log too may find memory full."""
+    """Renew each lease. No error ends the thread: failures are logged where they occur, and even the log may run out of
+    memory.
+    """
     for watch in watches:
         if watch.outcome is None and not watch.lost.is_set():
             with suppress(Exception):
@@ -226,7 +228,7 @@ def _renew(watch: Watch) -> None:
     try:
         with watch.worker.sessions.begin() as session:
             is_kept = jobs.heartbeat(session, watch.claim, watch.progress)
-    except Exception as error:  # what it was may be over before the lease ends
+    except Exception as error:  # the cause may pass before the lease ends
         unknown = not isinstance(error, UNREACHABLE)
         log.warning("the lease was not renewed", error=first_line(error), exc_info=unknown, **watch.named)
         return
@@ -235,11 +237,11 @@ def _renew(watch: Watch) -> None:
 
 
 def _take_from_the_stuck(watches: Sequence[Watch]) -> None:
-    """Give back, or end, jobs at which the working thread has come to no step for long: it cannot do so itself.
+    """Give back, or end, jobs whose working thread has long reached no step: it cannot do so itself.
 
-    Out of time fails the job that is being worked on and no other. Where that are several, nobody can say which one it
-    is: the first is tried again, which is then done by itself. A job that is being written is left alone: that is one
-    short transaction.
+    OutOfTime fails only the job that is being worked on. Where that is several, nobody can tell which is to blame: the
+    first is tried again and then done by itself. A job that is being written is left alone: that is one short
+    transaction.
     """
     left = [watch for watch in watches if watch.outcome is None and not watch.lost.is_set()]
     if not left or any(watch.progress.stage == "finish" for watch in left):
@@ -262,7 +264,7 @@ def _take_from_the_stuck(watches: Sequence[Watch]) -> None:
                 _record(watch, jobs.give_back, "the worker ends over another job")
             log.error("stuck, and out of time: this worker ends", **watch.named)
         sys.stdout.flush()
-        os._exit(1)  # nothing else ends a thread that does not listen
+        os._exit(1)  # nothing else ends a thread that does not respond
 
 
 def _record(watch: Watch, act: Callable[..., object], *given: object) -> None:

@@ -1,4 +1,4 @@
-"""The thread that works: woken by messages, and of itself once in a while, so that no lost message delays a job."""
+"""The thread that works: woken by messages, and periodically by itself, so that a lost message delays no job."""
 
 import threading
 import time
@@ -11,17 +11,18 @@ from worker.stopping import Stop
 log = structlog.get_logger()
 
 LOOK_SECONDS = 60.0
-LEAVE_SECONDS = 1.5  # after its time to stop, when whoever waits for the thread waits no more
+LEAVE_SECONDS = 1.5  # past its time to stop, after which nobody waits for the thread any longer
 POLL_SECONDS = 0.25
 AFTER_AN_ERROR_SECONDS = 5.0
 
 
 class WorkLoop(threading.Thread):
-    """All work is done here and nowhere else. The main thread is thus free to hear a signal at any moment, also while a
-    model is being loaded, and work goes on while the broker is away."""
+    """The thread that does all the work. The main thread thus hears a signal at any moment, even while a model is being
+    loaded, and work goes on while the broker is away.
+    """
 
     def __init__(self, work: Callable[[], object], stop: Stop) -> None:
-        """work: does all that there is to do. stop: when to end."""
+        """Make the thread without starting it. work: does all waiting work. stop: when to end."""
         super().__init__(name="work", daemon=True)
         self._work, self._stop_asked = work, stop
         self._changed = threading.Condition()
@@ -29,23 +30,23 @@ class WorkLoop(threading.Thread):
         self._closed = False
 
     def wake(self) -> int:
-        """Let it look for work, soon. Returns the number of the round that will."""
+        """Make the thread look for work soon. Returns the number of the round that will."""
         with self._changed:
             self._wanted += 1
             self._changed.notify_all()
             return self._wanted
 
     def wake_and_wait(self) -> None:
-        """Return when nothing is left to do, or when the time to stop is over."""
+        """Return when no work is left, or when the time to stop is over."""
         wanted = self.wake()
         while self.is_alive() and not self._stop_asked.is_due(LEAVE_SECONDS):
             with self._changed:
-                # In steps: a signal may have changed what is waited for.
+                # In short waits: a signal may have set the stop meanwhile.
                 if self._changed.wait_for(lambda: self._done >= wanted, POLL_SECONDS):
                     return
 
     def close(self) -> bool:
-        """End it, after the job in work, if there is time for that. Returns whether it has ended."""
+        """End the thread after the current job, if time allows. Returns whether it has ended."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -62,7 +63,7 @@ class WorkLoop(threading.Thread):
                 wanted = self._wanted
             try:
                 self._work()
-            except Exception:  # a defect must not leave a process that does nothing
+            except Exception:  # a defect must not leave an idle process
                 log.exception("unexpected")
                 time.sleep(AFTER_AN_ERROR_SECONDS)
             with self._changed:

@@ -1,1 +1,1 @@
-"""`melo bench edits`: sequential editing on public data sets, measured beside what else one would use."""
+"""`melo bench edits`: sequential editing on public data sets, compared with the alternatives."""

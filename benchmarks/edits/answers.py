@@ -1,4 +1,4 @@
-"""Answers beside the unedited model's: which stayed as they were, and which an edit broke."""
+"""Comparison of answers with the unedited model's: which stayed the same, and which an edit broke."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -10,17 +10,17 @@ from benchmarks.edits.peers import Peer, Reply
 from benchmarks.edits.peers.unedited import Unedited
 
 TOGETHER = 16  # prompts in a batch
-LONGEST_COMPARED = 16  # tokens of an answer that must be as before
+LONGEST_COMPARED = 16  # tokens of an answer that must stay the same
 PROOF = 50  # unrouted prompts that are asked all the same
-UNSCOPED = 208  # prompts that are asked of a method which covers every prompt
-EXAMPLES = 10  # broken answers that a record shows
+UNSCOPED = 208  # prompts asked of a method that covers every prompt
+EXAMPLES = 10  # broken answers shown in a record
 
 
 @dataclass
 class Before:
     """The unedited model's answers, each asked once and in the batch in which it will be asked again.
 
-    A batch's composition moves the last bits of what a model computes, so equal batches are compared.
+    The composition of a batch affects the last bits of a model's output, so equal batches are compared.
     """
 
     unedited: Unedited
@@ -29,13 +29,13 @@ class Before:
     _losses: dict[tuple[tuple[str, str], ...], list[float]] = field(default_factory=dict)
 
     def replies(self, prompts: Sequence[str]) -> list[Reply]:
-        """Of one batch."""
+        """Return the replies to one batch."""
         if (key := tuple(prompts)) not in self._replies:
             self._replies[key] = self.unedited.answer(prompts, self.kind, LONGEST_COMPARED)
         return self._replies[key]
 
     def losses(self, texts: Sequence[tuple[str, str]]) -> list[float]:
-        """Of one batch."""
+        """Return the losses of one batch."""
         if (key := tuple(texts)) not in self._losses:
             self._losses[key] = self.unedited.losses([p for p, _ in texts], [c for _, c in texts])
         return self._losses[key]
@@ -58,17 +58,17 @@ class Untouched:
     routed: int  # prompts that an edit wrongly covered
     compared: int  # prompts whose answers were generated and compared, token for token
     unrouted_changed: int  # must be 0: nothing but routing may change an answer
-    batches: Sequence[Batch]  # all that was generated
+    batches: Sequence[Batch]  # everything that was generated
 
 
 def untouched(peer: Peer, prompts: Sequence[str], before: Before, advance: Callable[[int, int], None]) -> Untouched:
     """Compare answers with the unedited model's, token for token.
 
-    A prompt that no edit covers is the unedited model's to answer by construction, so of those only some, drawn at
-    random, are generated, in batches with the covered ones: enough to see that it is so.
+    A prompt that no edit covers is answered by the unedited model by construction, so only a random sample of those is
+    generated, in batches with the covered ones: enough to confirm it.
     """
     covered = peer.covers(prompts, before.kind)
-    if all(covered):  # nothing is known by construction, so all would be generated: a sample says as much
+    if all(covered):  # nothing is known by construction, so all would be generated: a sample tells as much
         prompts, covered = prompts[:UNSCOPED], covered[:UNSCOPED]
     drawn = random.Random(0)
     uncovered = [i for i, flag in enumerate(covered) if not flag]
@@ -117,7 +117,7 @@ def broken_answers(
 
 
 def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """`TOGETHER` at a time."""
+    """Yield items `TOGETHER` at a time."""
     for start in range(0, len(items), TOGETHER):
         yield items[start : start + TOGETHER]
 
@@ -127,7 +127,7 @@ def _differs(reply: Reply, was: Reply) -> bool:
 
 
 def _says(reply: Reply, target: str, longest: int) -> bool:
-    """Exact match; of a target that is longer than what was generated, its beginning counts."""
+    """Tell whether a reply exactly matches the target, or the beginning of one longer than the generated text."""
     if len(reply.token_ids) < longest or not plain(reply.text):
         return matches(reply.text, target)
     return plain(target).startswith(plain(reply.text))

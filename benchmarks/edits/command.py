@@ -1,4 +1,4 @@
-"""`melo bench edits`: its options. What it does waits in `run` until it is called, since that needs torch."""
+"""Options of `melo bench edits`. Its work is in `run`, imported only when called, since that needs torch."""
 
 import json
 from enum import StrEnum
@@ -15,7 +15,7 @@ from melo_core.method import complete
 
 
 class Task(StrEnum):
-    """What is edited and how it is judged."""
+    """A set of edits, with its way of judging answers."""
 
     ZSRE = "zsre"
     COUNTERFACT = "counterfact"
@@ -24,7 +24,7 @@ class Task(StrEnum):
 
 
 class Form(StrEnum):
-    """How a cloze is given and asked."""
+    """The form in which a cloze is given and asked."""
 
     AS_GIVEN = "as-given"
     QUESTION = "question"
@@ -58,7 +58,7 @@ def edits(
     encoder: Annotated[str, typer.Option(help="The sentence encoder that keys come from.")] = "all-minilm-l6-v2",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
 ) -> None:
-    """Edit a model batch after batch, and measure what came of it, by free generation throughout."""
+    """Edit a model batch after batch, and measure the results, by free generation throughout."""
     from benchmarks.edits.methods import METHODS
     from benchmarks.edits.run import Choice, run_bench
 

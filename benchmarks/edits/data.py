@@ -1,4 +1,4 @@
-"""Reading public editing data sets. Each loader is named by the format that it reads."""
+"""Readers of public editing data sets. Each loader is named after its format."""
 
 import csv
 import html
@@ -15,7 +15,7 @@ Fields = Mapping[str, Any]
 
 
 class UnreadableData(MeloError):
-    """A file of edits is not in a format that is known, or a record lacks what it needs."""
+    """A file of edits is in an unknown format, or a record lacks a required field."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class BenchEdit:
     prompt: str
     target: str
     subject: str
-    rephrases: tuple[str, ...] = ()  # must get the target too
+    rephrases: tuple[str, ...] = ()  # must also get the target
     neighbours: tuple[str, ...] = ()  # must be answered as before
     kind: str = "qa"
-    unrelated_text: tuple[str, str] | None = None  # a text in two parts, to be as likely as before
+    unrelated_text: tuple[str, str] | None = None  # a text in two parts that must stay as likely as before
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a record stands, for messages."""
+    """The position of a record, for messages."""
 
     file: Path
     line: int
@@ -43,7 +43,7 @@ class Place:
 
 
 def load_edits(task: str, file: Path) -> list[BenchEdit]:
-    """The edits of a zsre, counterfact or hallucination file, in its order, each prompt once.
+    """Load the edits of a zsre, counterfact or hallucination file, in its order, each prompt once.
 
     The format is recognised by the fields of the first record. Raises UnreadableData.
     """
@@ -60,7 +60,7 @@ def load_edits(task: str, file: Path) -> list[BenchEdit]:
 
 
 def mend_zsre(record: Fields, place: Place) -> BenchEdit | None:
-    """MEND's zsRE: src (or input), alt, rephrase, and loc, a question about something else. `alt` is the correction."""
+    """Read MEND's zsRE: src (or input), alt (the correction), rephrase, and loc, an unrelated question."""
     question = "src" if "src" in record else "input"
     rephrases = record.get("rephrase") or record.get("rephrases") or ()
     answers = record.get("answers") or [record.get("pred")]
@@ -72,7 +72,7 @@ def mend_zsre(record: Fields, place: Place) -> BenchEdit | None:
 
 
 def structured_zsre(record: Fields, place: Place) -> BenchEdit | None:
-    """zsRE as EasyEdit's forks write it: prompt, subject, target_new, ground_truth, and lists of rephrases.
+    """Read zsRE as EasyEdit's forks write it: prompt, subject, target_new, ground_truth, and lists of rephrases.
 
     `filtered_rephrases`, where present, are those of the rephrases that were checked.
     """
@@ -84,7 +84,7 @@ def structured_zsre(record: Fields, place: Place) -> BenchEdit | None:
 
 
 def counterfact(record: Fields, place: Place) -> BenchEdit | None:
-    """CounterFact as published: requested_rewrite, paraphrase_prompts and neighborhood_prompts."""
+    """Read CounterFact as published: requested_rewrite, paraphrase_prompts and neighborhood_prompts."""
     rewrite = record["requested_rewrite"]
     if not isinstance(rewrite, Mapping):
         raise place.missing("requested_rewrite", "an object")
@@ -99,7 +99,7 @@ def counterfact(record: Fields, place: Place) -> BenchEdit | None:
 
 
 def flat_counterfact(record: Fields, place: Place) -> BenchEdit | None:
-    """CounterFact in the fields of structured zsRE; `locality` holds the near neighbours."""
+    """Read CounterFact in the fields of structured zsRE; `locality` holds the near neighbours."""
     return _edit(
         _text(record, "prompt", place), _text(record, "target_new", place), _text(record, "subject", place),
         _texts(record.get("rephrase_prompt") or ()), _prompts(record.get("locality"), place),
@@ -108,7 +108,7 @@ def flat_counterfact(record: Fields, place: Place) -> BenchEdit | None:
 
 
 def knowedit(record: Fields, place: Place) -> BenchEdit | None:
-    """KnowEdit: portability and locality are objects of lists; a subject's alias is a rephrase."""
+    """Read KnowEdit: portability and locality are objects of lists; a subject's alias is a rephrase."""
     aliases = [
         prompt
         for name, items in (record.get("portability") or {}).items()
@@ -126,7 +126,7 @@ def knowedit(record: Fields, place: Place) -> BenchEdit | None:
 
 
 def wikibio(record: Fields, place: Place) -> BenchEdit | None:
-    """WikiBio hallucinations: the passage so far, the corrected next sentence, and an unrelated web text."""
+    """Read WikiBio hallucinations: the passage so far, the corrected next sentence, and an unrelated web text."""
     prompt = _text(record, "prompt" if "prompt" in record else "text", place)
     target = _text(record, "target_new" if "target_new" in record else "labels", place)
     subject = _text(record, "subject" if "subject" in record else "concept", place, needed=False)
@@ -145,7 +145,7 @@ class Case:
 
 
 def load_scotus(file: Path) -> list[Case]:
-    """SCOTUS CSV (Oyez and SCDB): facts (HTML), term, issue_area; cases without an issue are left out.
+    """Load a SCOTUS CSV (Oyez and SCDB): facts (HTML), term, issue_area; cases without an issue are left out.
 
     Raises UnreadableData.
     """
@@ -169,7 +169,7 @@ def load_scotus(file: Path) -> list[Case]:
 
 
 def load_questions(file: Path) -> list[str]:
-    """Unrelated questions: a JSONL file with the field question, prompt or text, or a text file with one a line."""
+    """Load unrelated questions: a JSONL file with the field question, prompt or text, or a text file, one a line."""
     if file.suffix not in (".jsonl", ".json"):
         return [line.strip() for line in _read(file).splitlines() if line.strip()]
     questions = []
@@ -198,7 +198,7 @@ def _format_of(task: str, record: Fields, place: Place) -> Callable[[Fields, Pla
 
 
 def records_of(file: Path) -> Iterator[tuple[Place, Fields]]:
-    """Objects of a JSONL file, or of a JSON list; the line of the latter is the record's number."""
+    """Yield the objects of a JSONL file, or of a JSON list, for which the line is the record's number."""
     text = _read(file)
     if text.lstrip().startswith("["):
         try:
@@ -233,7 +233,7 @@ def _edit(
     prompt: str, target: str, subject: str, rephrases: Sequence[str], neighbours: Sequence[str],
     truth: Sequence[Any], kind: str = "qa",
 ) -> BenchEdit | None:  # fmt: skip
-    """None where the target is what was true before: such a fact does not change."""
+    """Make an edit; None where the target was true before, so that the fact does not change."""
     if any(isinstance(t, str) and t.strip().lower() == target.lower() for t in truth):
         return None
     others = dict.fromkeys(r for r in rephrases if r != prompt)

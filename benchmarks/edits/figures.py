@@ -1,4 +1,4 @@
-"""Shares with their uncertainty, and when an answer is the target."""
+"""Shares with their uncertainty, and the matching of answers with targets."""
 
 import math
 import re
@@ -10,7 +10,7 @@ Z95 = 1.959964  # of a 95 % interval
 
 @dataclass(frozen=True)
 class Share:
-    """hits of total, with its 95 % interval."""
+    """A share, hits of total, with its 95 % interval."""
 
     hits: int
     total: int
@@ -22,7 +22,7 @@ class Share:
 
     @property
     def value(self) -> float | None:
-        """None where nothing was asked."""
+        """The share; None where nothing was asked."""
         return self.hits / self.total if self.total else None
 
     @property
@@ -37,21 +37,21 @@ class Share:
 
 
 def plain(text: str) -> str:
-    """Lower case, without punctuation, single spaces: what exact match compares."""
+    """Return the text that exact match compares: lower case, without punctuation, single spaces."""
     return " ".join(re.sub(r"[^\w ]", "", text.lower()).split())
 
 
 def matches(answer: str, target: str) -> bool:
-    """Exact match of a whole answer, but for case, punctuation and spaces."""
+    """Tell whether a whole answer matches exactly, except for case, punctuation and spaces."""
     return plain(answer) == plain(target)
 
 
 def contains(answer: str, target: str) -> bool:
-    """The target's words stand somewhere in the answer, which may be a whole sentence."""
+    """Tell whether the target's words occur anywhere in the answer, which may be a whole sentence."""
     return bool(plain(target)) and f" {plain(target)} " in f" {plain(answer)} "
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """None of nothing."""
+    """Return the mean, or None where there are no values."""
     seen = list(values)
     return sum(seen) / len(seen) if seen else None

@@ -1,4 +1,4 @@
-"""Sequential editing of one model by one method, and what it did: everything by free generation."""
+"""Sequential editing of one model by one method, and its results: everything by free generation."""
 
 import statistics
 import time
@@ -16,37 +16,37 @@ from benchmarks.machine import watched
 from melo_core.base_model import BaseModel
 from melo_core.structure import Kind
 
-SENTENCE = 32  # tokens that an answer may have at least: room for a sentence around the target
-TIMED = 30  # prompts, for the time of routing
+SENTENCE = 32  # least tokens that an answer may have: room for a sentence around the target
+TIMED = 30  # prompts, for the routing time
 
-Advance = Callable[[str, int, int], None]  # what is done, how many, of how many
+Advance = Callable[[str, int, int], None]  # stage, number done, total
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is edited, in which batches, and what is asked."""
+    """The edits and their batches, and the questions to ask."""
 
     edits: Sequence[BenchEdit]
     batch: int
     rephrases_given: int
     probes: Mapping[str, Sequence[str]]  # by name, prompts that must be answered as before
-    texts: Sequence[tuple[str, str]] = ()  # prompts and continuations that must stay as likely as they were
-    retained: Sequence[tuple[str, str]] = ()  # the same, near to the edits
-    questions: Sequence[tuple[str, str]] = ()  # completions asked as `qa`, with what must be answered
+    texts: Sequence[tuple[str, str]] = ()  # prompts and continuations that must stay as likely as before
+    retained: Sequence[tuple[str, str]] = ()  # the same, but close to the edits
+    questions: Sequence[tuple[str, str]] = ()  # completions asked as `qa`, with the expected answers
 
     @property
     def kind(self) -> str:
         return self.edits[0].kind
 
     def batches(self) -> Iterator[list[BenchEdit]]:
-        """Edits with the rephrases that are given; the others are kept for testing."""
+        """Yield batches of edits with the rephrases that are given; the others are kept for testing."""
         for start in range(0, len(self.edits), self.batch):
             part = self.edits[start : start + self.batch]
             yield [replace(e, rephrases=e.rephrases[: self.rephrases_given]) for e in part]
 
     @property
     def held_out(self) -> list[tuple[str, str]]:
-        """Rephrases that were not given, with what must be answered."""
+        """Rephrases that were not given, with the expected answers."""
         return [(r, e.target) for e in self.edits for r in e.rephrases[self.rephrases_given :]]
 
 
@@ -121,7 +121,7 @@ def measure(peer: Peer, base: BaseModel, plan: Plan, before: Before, advance: Ad
 
 
 def perplexities(peer: Peer, plan: Plan, before: Before, advance: Advance) -> dict[str, Any]:
-    """Perplexity of the corrected sentences, of text near to them, and of unrelated text, before and after."""
+    """Return the perplexity of corrected sentences, of text close to them, and of unrelated text, before and after."""
     groups = {"edited": [(e.prompt, e.target) for e in plan.edits], "retained": plan.retained, "unrelated": plan.texts}
     record: dict[str, Any] = {}
     for name, texts in groups.items():
@@ -130,7 +130,7 @@ def perplexities(peer: Peer, plan: Plan, before: Before, advance: Advance) -> di
             was += before.losses(chunk)
             now += peer.losses([p for p, _ in chunk], [c for _, c in chunk])
             advance(f"perplexity, {name}", len(now), len(texts))
-        # The mean over texts, each its own perplexity's logarithm: a long text counts no more than a short one.
+        # Mean over texts of the logarithm of each one's perplexity: a long text counts no more than a short one.
         record[f"perplexity_{name}"] = _perplexity(now)
         record[f"perplexity_{name}_before"] = _perplexity(was)
         record[f"perplexity_{name}_covered"] = sum(peer.covers([p for p, _ in texts], "completion"))
@@ -158,8 +158,10 @@ def _ask(
     advance: Callable[[int, int], None],
     seen: list[Batch] | None = None,
 ) -> list[Reply]:
-    """In the order of the prompts, but covered ones with covered ones: a batch decodes until its longest answer ends,
-    and what a block was trained to say is short. seen: gets the batches that were asked."""
+    """Answer prompts, in batches of covered and of other prompts; return the replies in the order of the prompts.
+
+    A batch decodes until its longest answer ends, and a block's answers are short. seen: the batches are added to it.
+    """
     covered = peer.covers(prompts, kind)
     order = sorted(range(len(prompts)), key=lambda i: not covered[i])
     replies: dict[int, Reply] = {}
@@ -177,7 +179,7 @@ def _share(name: str, share: Share) -> dict[str, Any]:
 
 
 def _lookup(peer: Peer, base: BaseModel, plan: Plan) -> dict[str, Any]:
-    """Medians, in ms, and the search as a share of one decoding step of one prompt.
+    """Return median times in ms, and the search as a share of one decoding step of one prompt.
 
     Timed on rephrases, else on probes: an edit's own prompt is found by its text alone, without key or search.
     """
@@ -196,14 +198,14 @@ def _lookup(peer: Peer, base: BaseModel, plan: Plan) -> dict[str, Any]:
 
 
 def _median_ms(seconds: Iterable[float]) -> float | None:
-    """None of nothing."""
+    """Return the median in ms, or None where there are no values."""
     found = list(seconds)
     return statistics.median(found) * 1e3 if found else None
 
 
 @torch.no_grad()
 def _decoding_step(base: BaseModel, edit: BenchEdit) -> float | None:
-    """The median time of one token of one prompt, in ms; None for a model that does not continue texts."""
+    """Return the median time in ms of one token of one prompt; None for a model that does not continue texts."""
     if base.kind is not Kind.CAUSAL:
         return None
     ids, _ = base.pad([base.prompt_ids(edit.prompt, edit.kind)], "left")
@@ -218,6 +220,6 @@ def _decoding_step(base: BaseModel, edit: BenchEdit) -> float | None:
 
 
 def _wait(base: BaseModel) -> None:
-    """For what was sent to a GPU."""
+    """Wait for the work sent to a GPU."""
     if base.device.type == "cuda":
         torch.cuda.synchronize(base.device)

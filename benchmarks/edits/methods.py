@@ -1,4 +1,4 @@
-"""What `--against` names: each method with its encoder and its settings, fitted to the model."""
+"""The methods that `--against` names, each with its encoder and its settings, fitted to the model."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -24,19 +24,19 @@ from melo_core.structure import Kind, layers_of, structure_of
 from worker.model_cache import ModelCache
 
 METHODS = ("paper", "lora", "grace", "in-context")
-KEY_DEPTH = 0.2  # of the layers: where the paper preset takes its keys
-RADIUS_QUESTIONS = 400  # ordinary questions that its radius is set on
-RADIUS_COVERED = 0.01  # of them, by another of them
+KEY_DEPTH = 0.2  # as a share of the layers: where the paper preset takes its keys
+RADIUS_QUESTIONS = 400  # ordinary questions from which the radius is set
+RADIUS_COVERED = 0.01  # the share of them that another of them covers
 
 Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Methods:
-    """Makes the methods that are compared, each for one model.
+    """Makes the compared methods, each for one model.
 
     preset, given: of the blocks measured as `melo`; lora and in-context take its modules and its scope.
-    own_texts: what keys are whitened on; none: the packaged ordinary questions.
+    own_texts: texts on which keys are whitened; none: the packaged ordinary questions.
     """
 
     base: BaseModel
@@ -47,7 +47,7 @@ class Methods:
     own_texts: Sequence[str] = ()
 
     def peer(self, name: str, unedited: Unedited, advance: Advance) -> Peer:
-        """A fresh one. Raises MeloError where settings and model do not go together."""
+        """Make a fresh peer. Raises MeloError where settings and model do not fit together."""
         if name == "grace":
             return Grace(self.base, MethodSettings())
         preset, given = ("paper", dict[str, Any]()) if name == "paper" else (self.preset, dict(self.given))
@@ -73,12 +73,12 @@ class Methods:
         return blocks
 
     def _settings(self, preset: str, given: Mapping[str, Any]) -> tuple[MethodSettings, dict[str, str]]:
-        """The settings, and in words which of them were fitted to this model."""
+        """Return the settings, and in words which of them were fitted to this model."""
         settings, fitted = MethodSettings.from_json(complete(given, preset)), dict[str, str]()
         if settings.key_encoder == "hidden" and "key_layer" not in given:
             _, layers = layers_of(self.base.model, "encoder" if self.base.kind is Kind.SEQ2SEQ else "")
             layer = round(KEY_DEPTH * len(layers))
-            if self.base.kind is not Kind.SEQ2SEQ:  # whose keys are its encoder's, which no block changes
+            if self.base.kind is not Kind.SEQ2SEQ:  # whose keys come from its encoder, which no block changes
                 layer = min(layer, structure_of(self.base.model, settings).first)
             settings = dataclasses.replace(settings, key_layer=layer)
             fitted["key_layer"] = f"{KEY_DEPTH:.0%} of {len(layers)} layers, before the first edited one"
@@ -102,7 +102,7 @@ class Methods:
 
 
 def _whitening(encoder: KeyEncoder, texts: Sequence[str], epsilon: float, report: Report) -> Whitening:
-    """As `melo calibrate --questions FILE --out FILE` writes it."""
+    """Fit a whitening as `melo calibrate --questions FILE --out FILE` does."""
     raw = []
     for text in texts:
         raw.append(encoder.raw_key(text))

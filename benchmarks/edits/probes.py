@@ -1,4 +1,4 @@
-"""Prompts that no edit covers, but that look like those which some edit does."""
+"""Probes: prompts that no edit covers, but that resemble those that an edit does."""
 
 import random
 import re
@@ -12,7 +12,7 @@ from benchmarks.edits.wording import as_question
 MOST = 304  # prompts of one sort
 TEMPLATES_TRIED = 24  # of other edits, for a subject
 
-# What else is asked about a subject, by the form of the prompt; with a word that an edit has which may ask the same.
+# Other questions about a subject, by the form of the prompt, each with a word of an edit that may ask the same.
 ABOUT: Mapping[str, Mapping[str, str]] = {
     "qa": {
         "Write a poem about {s}.": "poem",
@@ -32,7 +32,7 @@ ABOUT: Mapping[str, Mapping[str, str]] = {
 
 
 def swapped_subjects(edits: Sequence[BenchEdit], others: Sequence[BenchEdit], seed: int = 0) -> list[str]:
-    """Each edit's own prompt about another real subject: the nearest that a false activation can be.
+    """Ask each edit's own prompt about another real subject: the hardest case for scope.
 
     Subjects come from facts that are not edited, else from the other edits.
     """
@@ -50,10 +50,10 @@ def swapped_subjects(edits: Sequence[BenchEdit], others: Sequence[BenchEdit], se
 
 
 def same_subject(edits: Sequence[BenchEdit], seed: int = 0) -> list[str]:
-    """Ask something else about subjects that have an edit: in another edit's words, and in fixed ones, half and half.
+    """Ask other questions about subjects that have an edit: half in other edits' words, half in fixed ones.
 
-    Two edits whose prompts or rephrases have a form in common, once the subjects are removed, ask one relation: such
-    words are not taken. The same relation in other words cannot be told, and remains.
+    Two edits whose prompts or rephrases share a form, once the subjects are removed, ask one relation: their words are
+    not used. The same relation in entirely different words cannot be recognised, and remains.
     """
     drawn = random.Random(seed)
     asked = {plain(text) for edit in edits for text in (edit.prompt, *edit.rephrases)}
@@ -81,19 +81,19 @@ def same_subject(edits: Sequence[BenchEdit], seed: int = 0) -> list[str]:
 
 
 def other_facts(edits: Sequence[BenchEdit], others: Sequence[BenchEdit]) -> list[str]:
-    """Questions of the same templates about other real subjects: facts of the file that were not edited."""
+    """Return questions of the same templates about other real subjects: facts of the file that were not edited."""
     taken = {edit.subject.lower() for edit in edits if edit.subject}
     return _sample([other.prompt for other in others if other.subject.lower() not in taken])
 
 
 def neighbours(edits: Sequence[BenchEdit]) -> list[str]:
-    """The near neighbours that the data set itself gives."""
+    """Return the near neighbours that the data set itself provides."""
     asked = {edit.prompt for edit in edits}
     return _sample([n for n in dict.fromkeys(n for edit in edits for n in edit.neighbours) if n not in asked])
 
 
 def _forms(edit: BenchEdit) -> set[str]:
-    """An edit's prompts without their subject; of a completion also the question that it asks."""
+    """Return an edit's prompts without their subject; for a completion also the question that it asks."""
     asked = [edit.prompt, *edit.rephrases]
     if edit.kind == "completion":
         asked.append(as_question(edit.prompt, edit.subject))
@@ -101,7 +101,7 @@ def _forms(edit: BenchEdit) -> set[str]:
 
 
 def _in_turn(lists: Sequence[Sequence[str]]) -> list[str]:
-    """The first of each list, then the second of each, and so on; each prompt once."""
+    """Return the first of each list, then the second of each, and so on; each prompt once."""
     return list(dict.fromkeys(prompt for prompt in chain(*zip_longest(*lists)) if prompt))
 
 

@@ -1,4 +1,4 @@
-"""One run of `melo bench edits`: load, edit by each method in turn, print and write what was measured."""
+"""One run of `melo bench edits`: load, edit by each method in turn, print and write the results."""
 
 import gc
 import json
@@ -36,7 +36,7 @@ from worker.model_cache import ModelCache
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user asked for."""
+    """The options that the user gave."""
 
     task: str
     data: Path
@@ -49,20 +49,20 @@ class Choice:
     model: str
     encoder: str
     preset: str
-    method: Mapping[str, Any]  # settings over the preset's
+    method: Mapping[str, Any]  # settings that override the preset's
     form: str  # `as-given`, or `question`: a cloze is given and asked as a question
     json_file: Path | None
 
 
 def run_bench(call: Invocation, choice: Choice) -> None:
-    """Raises CommandError and MeloError."""
+    """Run the benchmark. Raises CommandError and MeloError."""
     if choice.json_file is not None:
         require_writable(choice.json_file)
     model_cache = ModelCache(call.settings.cache, call.settings.dtype)
     with bars(call) as advance:
         base, plan, own_texts = _prepare(call, model_cache, choice, advance("preparing"))
         before = Before(Unedited(base), plan.kind)
-        # Weights are mapped from their file, and count once they are read.
+        # Weights are mapped from their file, and count towards memory once they are read.
         before.unedited.answer([plan.edits[0].prompt], plan.kind, 1)
         loaded_mb = resident()
         methods = Methods(base, model_cache, choice.encoder, choice.preset, choice.method, own_texts)
@@ -73,7 +73,7 @@ def run_bench(call: Invocation, choice: Choice) -> None:
             record = measure(peer, base, plan, before, advance(name))
             record["settings"] = peer.settings_used
             records.append(record | _circumstances(choice, base, record, loaded_mb, start_mb))
-            if choice.json_file is not None:  # now, so that what comes later cannot lose it
+            if choice.json_file is not None:  # now, so that a later failure cannot lose it
                 write(records, choice.json_file)
             del peer
             gc.collect()
@@ -83,7 +83,7 @@ def run_bench(call: Invocation, choice: Choice) -> None:
 
 
 def write(figures: Any, file: Path) -> None:
-    """Whole or not at all."""
+    """Write the figures atomically."""
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     part.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     part.replace(file)
@@ -92,7 +92,7 @@ def write(figures: Any, file: Path) -> None:
 def _prepare(
     call: Invocation, model_cache: ModelCache, choice: Choice, advance: Advance
 ) -> tuple[BaseModel, Plan, Sequence[str]]:
-    """The model, what to do with it, and what to whiten keys on (nothing: the packaged questions)."""
+    """Return the model, the plan for it, and the texts to whiten keys on (none: the packaged questions)."""
     unrelated = load_questions(choice.unrelated)[: choice.unrelated_limit] if choice.unrelated else []
     if choice.task == "scotus":
         cases = load_scotus(choice.data)
@@ -136,7 +136,7 @@ def _unrelated(questions: Sequence[str]) -> dict[str, Sequence[str]]:
 
 
 def _passages(edits: Sequence[BenchEdit]) -> list[tuple[str, str]]:
-    """What the passages say before the corrected sentences: it was right, and lies near to the edits."""
+    """Return the passages' text before the corrected sentences: it was right, and lies close to the edits."""
     found = {}
     asked = {edit.prompt for edit in edits}
     for edit in edits:
@@ -160,7 +160,7 @@ def _predictions(base: BaseModel, advance: Advance) -> Any:
 def _circumstances(
     choice: Choice, base: BaseModel, record: dict[str, Any], loaded_mb: float, start_mb: float
 ) -> dict[str, Any]:
-    """What a figure needs beside it to be repeated."""
+    """Return the conditions needed to repeat a figure."""
     return {
         "task": choice.task,
         "data": choice.data.name,
@@ -200,7 +200,7 @@ COLUMNS = {
 
 
 def _table(records: Sequence[dict[str, Any]]) -> Table:
-    """A row for each method; a share with its interval below it. Columns of nothing are left out."""
+    """Make a row for each method, each share with its interval below it. Empty columns are left out."""
     table = Table(title=f"{records[0]['edits']} edits, measured by free generation (95 % intervals)")
     table.add_column("method")
     shown = [key for key in COLUMNS if any(record.get(key) is not None for record in records)]
@@ -223,7 +223,7 @@ def _cell(record: dict[str, Any], key: str) -> str:
 
 
 def _remarks(records: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """How untouched answers were counted, and whether what was assumed holds."""
+    """Yield remarks on how untouched answers were counted, and whether the assumptions hold."""
     checks = [v for record in records for key, v in record.items() if key.endswith("_asked")]
     compared, changed = (sum(c[k] for c in checks) for k in ("generated_and_compared", "uncovered_but_changed"))
     yield (

@@ -16,17 +16,17 @@ from melo_core.errors import MeloError
 
 TRAINED_BEFORE = 1990
 TOKENS = 128  # of a case's facts
-TRAINED_LAYERS = 2  # the others stay, and what they give is computed once
+TRAINED_LAYERS = 2  # the others are frozen, and their output is computed once
 EPOCHS = 6
 TOGETHER = 16
-OWN_TEXTS = 400  # of the earlier cases, which keys are whitened on
-RECIPE = 1  # counts changes of what follows: a cached classifier of another recipe is not used
+OWN_TEXTS = 400  # of the earlier cases, on which keys are whitened
+RECIPE = 1  # to be incremented with changes to the code below: a cached classifier of another recipe is not used
 
 
 def load_classifier(
     encoder: Path, cases: Sequence[Case], cache: Path, device: torch.device, advance: Callable[[int, int], None]
 ) -> BaseModel:
-    """The classifier, trained once on a machine and kept in `cache`."""
+    """Return the classifier, trained once on a machine and kept in `cache`."""
     earlier = [case for case in cases if case.year < TRAINED_BEFORE]
     if not earlier:
         raise MeloError(f"no case is from a term before {TRAINED_BEFORE}: nothing to train the classifier on")
@@ -38,13 +38,13 @@ def load_classifier(
 
 
 def shortened(base: BaseModel, text: str) -> str:
-    """The first words of a text, as many as the classifier was trained on."""
+    """Return the first words of a text, as many as the classifier was trained on."""
     marks = base.tokenizer(text, truncation=True, max_length=TOKENS, return_offsets_mapping=True)["offset_mapping"]
     return text[: max(end for _, end in marks)]
 
 
 def own_texts(base: BaseModel, cases: Sequence[Case]) -> list[str]:
-    """Texts of the earlier cases, drawn at random: what an organisation has of its own before it corrects anything."""
+    """Draw texts of the earlier cases at random: what an organisation has before it corrects anything."""
     earlier = sorted({shortened(base, case.text) for case in cases if case.year < TRAINED_BEFORE})
     return random.Random(0).sample(earlier, min(OWN_TEXTS, len(earlier)))
 
@@ -52,7 +52,7 @@ def own_texts(base: BaseModel, cases: Sequence[Case]) -> list[str]:
 def later_errors(
     base: BaseModel, cases: Sequence[Case], predict: Callable[[Sequence[str]], list[str]], limit: int
 ) -> tuple[list[BenchEdit], list[str]]:
-    """Edits for the first `limit` errors among later terms in their order, and all other later cases: held out."""
+    """Return edits for the first `limit` errors among later terms, in order, and all other later cases, held out."""
     later = sorted((case for case in cases if case.year >= TRAINED_BEFORE), key=lambda case: case.year)
     texts = list({shortened(base, case.text): case.issue for case in later}.items())
     predicted = predict([text for text, _ in texts])
@@ -65,14 +65,14 @@ def later_errors(
 def _train(
     encoder: Path, cases: Sequence[Case], issues: Sequence[str], folder: Path, advance: Callable[[int, int], None]
 ) -> None:
-    """Adam on the last layers, the pooler and the output layer."""
+    """Train the last layers, the pooler and the output layer with Adam."""
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(
         encoder, id2label=dict(enumerate(issues)), label2id={issue: i for i, issue in enumerate(issues)}
     )
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     loud = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # that the output layer is new is no news
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # silence the warning that the output layer is new
     model = AutoModelForSequenceClassification.from_pretrained(encoder, config=config, dtype=torch.float32)
     logging.set_verbosity(loud)
     model.requires_grad_(False)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from benchmarks.edits.data import BenchEdit
 
-# What a cloze says, with {} for its subject, and the question; the first that fits counts. \1 is the rule's group.
+# A cloze pattern, with {} for its subject, and the question; the first match counts. \1 is the rule's group.
 RULES = [
     (r"(?:The )?(mother tongue|religion|occupation|profession|location) of {} (?:is|was)", r"What is the \1 of {}?"),
     (r"The official (language|religion) of {} (?:is|was)", r"What is the official \1 of {}?"),
@@ -80,7 +80,7 @@ RULES = [
 def as_question(cloze: str, subject: str) -> str:
     """Ask what a cloze leaves open, e.g. "The mother tongue of Ada is": "What is the mother tongue of Ada?".
 
-    A form that no rule knows is asked as a blank to fill in.
+    A form without a rule becomes a blank to fill in.
     """
     begun = re.match(r"(?:What|Which|Where|Who)\b[^?]*\?", cloze)
     if begun:  # "Where is the opera? It is located in"
@@ -93,7 +93,7 @@ def as_question(cloze: str, subject: str) -> str:
 
 
 def asked_as_question(edit: BenchEdit) -> BenchEdit:
-    """A completion with its own prompt as a question; its other prompts stay, and are asked like the question."""
+    """Return a completion with its own prompt as a question; its other prompts stay, and are asked as questions."""
     if edit.kind != "completion":
         return edit
     return replace(edit, prompt=as_question(edit.prompt, edit.subject), kind="qa")

@@ -1,1 +1,1 @@
-"""`melo bench queue`: real processes that are killed while they work, and what the queue costs when they are not."""
+"""`melo bench queue`: processes that are killed while they work, and the cost of the queue when they are not."""

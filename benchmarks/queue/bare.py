@@ -13,7 +13,7 @@ from melo_core.settings import MethodSettings
 
 
 def train_bare(wish: Mapping[str, Any]) -> None:
-    """model, settings, edits: a file with batches of corrections. Writes to the file `out` what it took."""
+    """Train `model` with `settings` on the batches of corrections in the file `edits`; write the cost to `out`."""
     settings = MethodSettings.from_json(wish["settings"])
     base = load_base_model(Path(wish["model"]))
     encoder = HiddenEncoder(base, settings.key_layer, settings.key_pooling)

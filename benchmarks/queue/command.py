@@ -1,4 +1,4 @@
-"""`melo bench queue`: its options. What it does waits in `run` until it is called, since that needs torch."""
+"""Options of `melo bench queue`. Its work is in `run`, imported only when called, since that needs torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,8 +27,8 @@ def queue(
 ) -> None:
     """Kill the parts of a stack while they work, and measure what the queue costs.
 
-    It starts a stack of its own in a temporary folder, with a tiny random model on the CPU, and ends it again. 200
-    rounds take about half an hour. Status 1 where something was lost, repeated, left over or not told.
+    Starts its own stack in a temporary folder, with a tiny random model on the CPU, and stops it at the end. 200 rounds
+    take about half an hour. Status 1 where something was lost, repeated, left over or not reported.
     """
     from benchmarks.queue.run import Choice, run_bench
 

@@ -1,4 +1,4 @@
-"""Which faults happen in which round, and when: all of it follows from the seed."""
+"""The schedule of faults: which happen in which round, and when, all derived from the seed."""
 
 import random
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ OF_FAILURES = frozenset({FaultPoint.FAILING, FaultPoint.FAILED})  # only a job t
 
 
 class Fault(StrEnum):
-    """What is done to the stack while it works, beside what workers are told to do at a point."""
+    """A fault of the stack, besides those that workers are ordered to cause at a fault point."""
 
     KILL_WORKER = "kill-worker"
-    FREEZE_WORKER = "freeze-worker"  # longer than its lease
+    FREEZE_WORKER = "freeze-worker"  # for longer than its lease
     STOP_WORKER = "stop-worker"  # SIGTERM
     KILL_RELAY = "kill-relay"
-    LOSE_BROKER = "lose-broker"  # killed, and back with its data gone
+    LOSE_BROKER = "lose-broker"  # killed, and restarted without its data
     KILL_POSTGRES = "kill-postgres"
     REPEAT_MESSAGES = "repeat-messages"  # those of many jobs, each three times, in any order
     CANCEL_BATCH = "cancel-batch"
@@ -32,7 +32,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True)
 class Approval:
-    """A batch is submitted and approved."""
+    """A batch to be submitted and approved."""
 
     collection: str
     edits: int
@@ -41,7 +41,7 @@ class Approval:
 
 @dataclass(frozen=True)
 class Step:
-    """after: seconds of pause before it. chance: from 0 to 1, decides which of the things there are it happens to."""
+    """A step of a round. after: pause before it, in seconds. chance: from 0 to 1, selects its target."""
 
     after: float
     what: Approval | Fault
@@ -55,7 +55,7 @@ class Round:
 
 
 def schedule(seed: int, rounds: int) -> Iterator[Round]:
-    """The rounds of a seed. Every point has its turn before one comes again, and every fault too."""
+    """Yield the rounds of a seed. Every point comes once before any comes again, and so does every fault."""
     points, faults = list(FaultPoint), list(Fault)
     chance = random.Random(f"order {seed}")
     chance.shuffle(points)
@@ -76,13 +76,13 @@ def _round(chance: random.Random, point: FaultPoint, fault: Fault) -> Round:
     chance.shuffle(rest)
     whats: list[Approval | Fault] = [approvals[0], *rest]
     steps = tuple(Step(round(chance.uniform(0, LONGEST_PAUSE), 2), what, chance.random()) for what in whats)
-    # Of the other worker at the same point, so that one of them comes to it, or at any.
+    # For the other worker the same point, so that one of them reaches it, or any.
     second = point if chance.random() < 0.5 else chance.choice(list(FaultPoint))
     return Round((_orders(chance, point, 1), _orders(chance, second, chance.randint(1, 2))), steps)
 
 
 def _orders(chance: random.Random, point: FaultPoint, time: int) -> tuple[Order, ...]:
     act = Act.FREEZE if chance.random() < 0.2 else Act.KILL
-    if point is FaultPoint.GIVING_BACK:  # only who is told to stop comes to it
+    if point is FaultPoint.GIVING_BACK:  # only a worker that is told to stop reaches it
         return Order(FaultPoint.TRAINING, Act.STOP), Order(point, act)
     return (Order(point, act, time),)

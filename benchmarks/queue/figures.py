@@ -1,4 +1,4 @@
-"""What was measured: as a JSON file, and as a table for people."""
+"""The results: as a JSON file, and as a table for people."""
 
 import json
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from benchmarks.queue.throughput import Throughput
 from cli.show import table
 
 LEAST_RATIO = 0.85
-MOST_GROWTH = 1.1  # of a worker's memory; what an allocator keeps is within it
+MOST_GROWTH = 1.1  # of a worker's memory; includes what an allocator keeps
 MOST_IDLE = 0.01
 FINDINGS_KEPT = 100
 
 
 @dataclass
 class Figures:
-    """Filled in step by step; None: not measured."""
+    """The figures, filled in step by step; None: not measured."""
 
     seed: int
     rounds: int
@@ -79,7 +79,7 @@ class Figures:
         path.write_text(json.dumps(self.as_json(), indent=2) + "\n", "utf-8")
 
     def missed(self) -> list[str]:
-        """What is not as it must be, whatever the machine; speed is for the reader to judge."""
+        """Return the requirements not met, whatever the machine; speed is for the reader to judge."""
         return [f"{name.replace('_', ' ')}: {count}" for name, count in self._counts().items() if count]
 
     def _counts(self) -> dict[str, int]:

@@ -1,9 +1,9 @@
-"""A process that has imported what a worker needs, and forks one on request: some 0.1 s in the place of some 5.
+"""A process that has imported what a worker needs, and forks one on request: some 0.1 s instead of some 5.
 
     python -m benchmarks.queue.fork_server FILE_DESCRIPTOR FREEZE_SECONDS
 
-It reads what to start from the socket, a JSON object a line, and writes there what became of it. A child that is
-frozen goes on after that many seconds, unless its wish says that somebody else wakes it. When the other end is gone,
+It reads requests from the socket, a JSON object a line, and reports there how each child ended. A frozen child is
+resumed after that many seconds, unless its request says that somebody else resumes it. When the other end is gone,
 children are killed: none outlives the bench. Nothing here has a thread, a connection or a model when it forks, so a
 child is as if it had been started by itself.
 """
@@ -35,10 +35,10 @@ POLL_SECONDS = 0.02
 
 def main() -> None:
     line, freeze_seconds = socket.socket(fileno=int(sys.argv[1])), float(sys.argv[2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the bench says when it ends
-    gc.freeze()  # what is shared with the children stays so: collecting garbage would write to it
-    children = dict[int, float]()  # when each is to go on, if it is frozen
-    held = set[int]()  # those that somebody else wakes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the bench decides when it ends
+    gc.freeze()  # keeps the memory shared with the children shared: collecting garbage would write to it
+    children = dict[int, float]()  # when each is to be resumed, if it is frozen
+    held = set[int]()  # those that somebody else resumes
     _say(line, {"ready": os.getpid()})
     pending = b""
     try:
@@ -99,7 +99,7 @@ def _fork(line: socket.socket, wish: Mapping[str, Any]) -> int:
         with suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(status)  # what is to be done at the fork server's end is not the child's to do
+        os._exit(status)  # cleanup at exit is the fork server's to do, not the child's
 
 
 def _work(wish: Mapping[str, Any]) -> None:

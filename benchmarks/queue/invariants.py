@@ -1,4 +1,4 @@
-"""What must be true of the record, whatever died: each batch has its effect once, in its turn, or its reason."""
+"""Invariants of the record after faults: each batch takes effect once and in turn, or has a reason not to."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from registry.verification import service as verification
 
 @dataclass
 class Findings:
-    """By kind, in words: a finding for each thing that is wrong."""
+    """Violations by kind, each described in words."""
 
     lost: list[str] = field(default_factory=list)  # neither applied nor ended with a reason
-    repeated: list[str] = field(default_factory=list)  # an effect that is there more than once
-    orphans: list[str] = field(default_factory=list)  # blocks that no successful job stands for
-    events: list[str] = field(default_factory=list)  # changes that the audit log does not tell
+    repeated: list[str] = field(default_factory=list)  # an effect that occurred more than once
+    orphans: list[str] = field(default_factory=list)  # blocks without a successful job
+    events: list[str] = field(default_factory=list)  # changes missing from the audit log
     others: list[str] = field(default_factory=list)
 
     @property
@@ -31,7 +31,7 @@ class Findings:
 
 
 def of_batches(sessions: sessionmaker[Session], batch_ids: Collection[int]) -> Findings:
-    """Cheap: of these batches alone."""
+    """Return the violations among these batches alone, cheaply."""
     found = Findings()
     with sessions() as session:
         for kind, queries in _OF_BATCHES.items():
@@ -41,7 +41,7 @@ def of_batches(sessions: sessionmaker[Session], batch_ids: Collection[int]) -> F
 
 
 def of_everything(sessions: sessionmaker[Session]) -> Findings:
-    """What is left of the whole record, with every digest recomputed."""
+    """Return the other violations in the whole record, with every digest recomputed."""
     found = Findings()
     with sessions() as session:
         if gaps := measure.gaps(session):
@@ -55,7 +55,7 @@ def of_everything(sessions: sessionmaker[Session]) -> Findings:
 
 
 def reasons(sessions: sessionmaker[Session], batch_ids: Collection[int]) -> dict[int, str]:
-    """Of the batches that failed, by their id: the first line of the error."""
+    """Return the first line of the error of each failed batch, by id."""
     query = "SELECT batch_id, error FROM jobs WHERE state = 'failed' AND batch_id = ANY(:batches) ORDER BY id"
     with sessions() as session:
         rows = session.execute(text(query), {"batches": list(batch_ids)}).all()
@@ -94,7 +94,7 @@ FROM batches, LATERAL (SELECT count(*) FROM versions WHERE batch_id = batches.id
 WHERE id = ANY(:batches) AND made <> (state = 'applied')::int
 """
 
-# Earlier and of no lower priority comes first. No batch here has a deadline.
+# The earlier batch of no lower priority comes first. No batch here has a deadline.
 _OUT_OF_ORDER = """
 WITH applied AS (
     SELECT jobs.id AS job, batch_id, number, batches.collection_id,
@@ -127,7 +127,7 @@ WHERE NOT EXISTS (SELECT 1 FROM block_edits WHERE block_id = blocks.id)
    OR NOT EXISTS (SELECT 1 FROM points WHERE block_id = blocks.id)
 """
 
-# An end that was told once, and each attempt that led to it.
+# An end that was recorded once, and each attempt that led to it.
 _NOT_TOLD = """
 SELECT format('batch %s is %s, and %s events say %s', batches.id, batches.state, told, action)
 FROM batches JOIN (VALUES ('applied', 'version:apply'), ('failed', 'batch:fail'), ('cancelled', 'batch:cancel'))

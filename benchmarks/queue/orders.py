@@ -1,4 +1,4 @@
-"""What a worker of the bench is told at its start: at which point of its work it dies, freezes, or is told to stop."""
+"""Orders that a worker of the bench gets at its start: the points at which it dies, freezes, or is told to stop."""
 
 import os
 import signal
@@ -14,20 +14,20 @@ from worker.fault_points import FaultPoint
 
 class Act(StrEnum):
     KILL = "kill"  # SIGKILL
-    FREEZE = "freeze"  # SIGSTOP: it knows nothing of the time that passes until SIGCONT
-    REST = "rest"  # nothing more for longer than a frozen worker, while its lease is kept
-    STOP = "stop"  # SIGTERM, and nothing more until its time to stop has passed
+    FREEZE = "freeze"  # SIGSTOP: no time passes for it until SIGCONT
+    REST = "rest"  # idle for longer than a frozen worker, while its lease is kept
+    STOP = "stop"  # SIGTERM, then idle until its time to stop has passed
 
 
 @dataclass(frozen=True)
 class Order:
     at: FaultPoint
     act: Act = Act.KILL
-    time: int = 1  # at which passing of the point
+    time: int = 1  # which passing of the point
 
     @property
     def trace(self) -> str:
-        """What the worker's log says once it was carried out."""
+        """The worker's log message once the order was carried out."""
         return f"ordered: {self.act} at {self.at}\n"
 
     def to_json(self) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class Order:
 
 
 def obeying(orders: Sequence[Order], settings: Settings) -> Callable[[FaultPoint], None]:
-    """The hook of a worker that carries the orders out, each once."""
+    """Return the hook of a worker that carries the orders out, each once."""
     passed = dict.fromkeys(FaultPoint, 0)
 
     def at(point: FaultPoint) -> None:

@@ -1,4 +1,4 @@
-"""Rounds of faults: batches are handed in, processes die, everything is mended, and the record must be right."""
+"""Rounds of faults: batches are submitted, processes die, everything is restarted, and the record must be right."""
 
 import random
 import signal
@@ -18,22 +18,22 @@ from registry.base.errors import WrongState
 from registry.batches import cancelling
 from registry.batches.training import Training
 
-ROUND_SECONDS = 90.0  # the most that the jobs of a round may take once all is mended
+ROUND_SECONDS = 90.0  # the most that the jobs of a round may take once everything is restarted
 STOP_SECONDS = 15.0  # for a worker that is told to end
 LOOK_SECONDS = 0.1
 
 
 @dataclass
 class Tally:
-    """What has been seen so far."""
+    """The observations so far."""
 
     jobs: int = 0
     states: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)  # that took place, by what was done and where
-    reasons: Counter[str] = field(default_factory=Counter)  # for which batches failed that could have succeeded
+    faults: Counter[str] = field(default_factory=Counter)  # that took place, by action and place
+    reasons: Counter[str] = field(default_factory=Counter)  # why batches failed that could have succeeded
     unclean_ends: list[str] = field(default_factory=list)  # workers that did not end with status 0 when told to
     findings: Findings = field(default_factory=Findings)
-    slowest_seconds: float = 0.0  # until the jobs of a round had ended, once all was mended
+    slowest_seconds: float = 0.0  # until the jobs of a round had ended, after the restart
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Rounds:
         self.workflow.create(IMPOSSIBLE, self.model, tiny.IMPOSSIBLE)
 
     def run(self, plan: Round) -> Findings:
-        """One round. Returns what is wrong with its batches."""
+        """Run one round. Returns the violations among its batches."""
         workers = [self.stack.fork_server.worker(*orders) for orders in plan.orders]
         batches = dict[int, str]()
         for step in plan.steps:
@@ -67,7 +67,7 @@ class Rounds:
         return found
 
     def mend(self) -> Child:
-        """Start what died, and a worker that nothing happens to."""
+        """Start processes that died, and a worker without orders."""
         if not self.stack.relay.alive:
             self.stack.relay.start()
         return self.stack.fork_server.worker()
@@ -84,7 +84,7 @@ class Rounds:
             self.tally.faults[step.what] += 1
 
     def _strike(self, fault: Fault, chance: float, workers: Sequence[Child], batches: Sequence[int]) -> bool:
-        """Whether there was something to strike at."""
+        """Cause a fault; return whether there was a target for it."""
         match fault:
             case Fault.KILL_WORKER:
                 return self._signal(workers, chance, signal.SIGKILL)
@@ -93,7 +93,7 @@ class Rounds:
             case Fault.STOP_WORKER:
                 return self._signal(workers, chance, signal.SIGTERM)
             case Fault.KILL_RELAY:
-                self.stack.relay.kill()  # it stays away until all is mended
+                self.stack.relay.kill()  # it stays down until everything is restarted
             case Fault.LOSE_BROKER:
                 self.stack.lose_broker()
             case Fault.KILL_POSTGRES:
@@ -122,7 +122,7 @@ class Rounds:
         return True
 
     def _await(self, batches: Sequence[int]) -> None:
-        """Until no batch waits."""
+        """Wait until no batch waits."""
         started = time.monotonic()
         while self.workflow.unfinished(batches) and time.monotonic() - started < ROUND_SECONDS:
             self._pause(LOOK_SECONDS)
@@ -133,7 +133,7 @@ class Rounds:
         self.stack.fork_server.look()
         living = [worker for worker in workers if worker.alive]
         for worker in living:
-            worker.send(signal.SIGTERM)  # a frozen one hears it later
+            worker.send(signal.SIGTERM)  # a frozen one receives it later
         for worker in living:
             if not self.stack.fork_server.wait(worker, STOP_SECONDS):
                 self.tally.unclean_ends.append(f"{worker.log.name} did not end within {STOP_SECONDS:.0f} s")
@@ -143,7 +143,7 @@ class Rounds:
             self._judge(worker)
 
     def _judge(self, worker: Child) -> None:
-        """A worker ends with 0, by SIGTERM before it listens to that, or as it was killed."""
+        """Count a worker's faults, and its end unless that is 0, SIGKILL, or SIGTERM before its handler was set."""
         self.tally.faults.update(f"{order.act} at {order.at}" for order in worker.carried_out())
         if worker.status not in (0, -signal.SIGKILL, -signal.SIGTERM):
             self.tally.unclean_ends.append(f"{worker.log.name} ended with {worker.status}: {tail(worker.log, 3)}")
@@ -158,7 +158,7 @@ class Rounds:
         self.tally.findings += found
 
     def _pause(self, seconds: float) -> None:
-        """What the fork server says meanwhile is taken in."""
+        """Pause, reading the fork server's reports meanwhile."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self.stack.fork_server.look(left)

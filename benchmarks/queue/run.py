@@ -34,8 +34,8 @@ class Choice:
 
 
 def run_bench(console: Console, choice: Choice) -> Figures:
-    """Raises CommandError where the bench itself cannot go on."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stack ends with it
+    """Run the benchmark. Raises CommandError where it cannot continue."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stack is stopped too
     console.print(f"seed {choice.seed}")
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
@@ -56,7 +56,7 @@ def run_bench(console: Console, choice: Choice) -> Figures:
 
 @contextmanager
 def _stack(progress: Progress, haste: Mapping[str, float]) -> Iterator[tuple[Stack, str]]:
-    """A stack in a folder of its own, and the tiny model's folder."""
+    """Run a stack in a folder of its own; yield it and the tiny model's folder."""
     with tempfile.TemporaryDirectory(prefix="melo-bench-queue-") as name:
         task = progress.add_task("starting PostgreSQL, Valkey and the relay", total=None)
         folder = Path(name).resolve()
@@ -79,7 +79,7 @@ def _faults(choice: Choice, figures: Figures, progress: Progress) -> None:
 
 
 def _speed(choice: Choice, figures: Figures, progress: Progress) -> None:
-    """With the times that a stack has by itself."""
+    """Measure throughput and idle cost with a stack's default times."""
     tasks = {}
 
     def advance(what: str, done: int, of: int) -> None:

@@ -1,4 +1,4 @@
-"""The stack of the bench: PostgreSQL, Valkey, the relay and workers, each of which may be killed and started again."""
+"""The stack of the bench: PostgreSQL, Valkey, the relay and workers, each of which may be killed and restarted."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from registry.base.database import make_engine, make_sessions, upgrade
 from registry.relay import Message, make_send
 
 POLL_SECONDS = 0.05
-# Short, so that what a killed process leaves behind is taken up within seconds.
+# Short, so that the jobs of a killed process are taken over within seconds.
 HASTE: Mapping[str, float] = {
     "lease_seconds": 2,
     "resend_seconds": 2,
@@ -41,7 +41,7 @@ class Program:
     child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns once it works."""
+        """Start the program and wait until it works."""
         self.child = spawn(
             self.part.command,
             environment=self.part.environment,
@@ -81,14 +81,14 @@ class Program:
 
 @dataclass
 class Stack:
-    """What runs, and how it is broken and mended. All of it lies in one folder."""
+    """The running stack, with ways to break and restart it. All of it lies in one folder."""
 
     folder: Path
     haste: Mapping[str, float] = field(default_factory=lambda: HASTE)
 
     @contextmanager
     def running(self) -> Iterator["Stack"]:
-        """Everything but workers; it ends with this block, whatever happens in it."""
+        """Run everything but workers, until the context ends, even by an error."""
         with ExitStack() as ending:
             server, broker = postgres.prepare(self.folder), valkey.prepare(self.folder)
             self._broker = broker
@@ -114,7 +114,7 @@ class Stack:
         return program
 
     def _environment(self) -> dict[str, str]:
-        """What the user has set for their own stack is not for this one."""
+        """Return the environment without the user's settings for their own stack."""
         others = {name: value for name, value in os.environ.items() if not name.startswith("MELO_")}
         own = {name: str(value) for name, value in self.haste.items()} | {
             "home": str(self.folder),
@@ -131,20 +131,20 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
         }
 
-    # What may happen to it
+    # Faults
 
     def restart_postgres(self) -> None:
-        """SIGKILL, as if the power had gone; it recovers from its log."""
+        """Kill PostgreSQL with SIGKILL, as in a power failure, and restart it; it recovers from its log."""
         self.postgres.kill()
         until = time.monotonic() + 20
-        while left := postgres.processes_in(self.folder):  # its children end when they see that it is gone
+        while left := postgres.processes_in(self.folder):  # its children end when they notice that it is gone
             if time.monotonic() > until:
                 raise BenchBroken(f"After PostgreSQL was killed, {len(left)} of its processes stay.")
             time.sleep(POLL_SECONDS)
         self.postgres.start()
 
     def lose_broker(self) -> None:
-        """SIGKILL, and it comes back with nothing of what it knew."""
+        """Kill the broker with SIGKILL, and restart it without its data."""
         self.valkey.kill()
         shutil.rmtree(self._broker.settings.parent / "appendonlydir", ignore_errors=True)
         self.valkey.start()
@@ -154,6 +154,6 @@ class Stack:
         self.relay.start()
 
     def send_again(self, messages: Iterable[Message]) -> None:
-        """To the broker, past the relay."""
+        """Send messages to the broker, bypassing the relay."""
         for message in messages:
             self._send(message)

@@ -1,4 +1,4 @@
-"""Edits a second through the queue, beside the bare trainer's; what workers take in memory; what an idle one costs."""
+"""Throughput of the queue compared with the bare trainer, memory of the workers, and the cost of an idle one."""
 
 import json
 import random
@@ -23,18 +23,18 @@ from registry.base.vocabulary import JobState
 from registry.tables.jobs import Job
 
 COLLECTIONS = 4
-WORKERS = 2  # of one thread each, of the queue and of the bare trainer
-EARLY = 0.2  # of the batches, after which memory is looked at first
-SETTLE_SECONDS = 10.0  # at most, after which a worker that does nothing counts as idle
+WORKERS = 2  # of one thread each, for the queue and for the bare trainer
+EARLY = 0.2  # share of the batches after which memory is first measured
+SETTLE_SECONDS = 10.0  # at most, after which a worker without jobs counts as idle
 PATIENCE_SECONDS = 3600.0
 BARE = "bare trainer"
 
-Advance = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+Advance = Callable[[str, int, int], None]  # stage, amount done, total
 
 
 @dataclass
 class Throughput:
-    """What was measured."""
+    """The measured throughput."""
 
     edits: int
     batches: int
@@ -53,20 +53,22 @@ class Throughput:
 
     @property
     def cpu_ratio(self) -> float:
-        """The same in seconds of CPU, of everything that runs: what else the machine does is not in it."""
+        """The same ratio in CPU seconds of all programs of the bench, excluding the machine's other work."""
         of_queue = sum(self.cpu_seconds.values()) - self.cpu_seconds.get(BARE, 0)
         return self.cpu_seconds.get(BARE, 0) / of_queue if of_queue else 0.0
 
     @property
     def memory_growth(self) -> float:
-        """From EARLY to the end, of the worker that grew most; 1: it is flat."""
+        """Growth from EARLY to the end, of the worker that grew most; 1: none."""
         early, end = self.memory_mb.get("early", []), self.memory_mb.get("end", [])
         return max((after / before for before, after in zip(early, end, strict=True)), default=0.0)
 
 
 def measure(stack: Stack, model: str, edits: int, batches: int, seed: int, advance: Advance) -> Throughput:
-    """The bare trainer takes one half of the batches before and the other after the queue takes them all, so that a
-    machine which becomes slower or faster meanwhile favours neither."""
+    """Measure the bare trainer on half of the batches before, and on the other half after, the queue takes them all.
+
+    A machine that becomes slower or faster meanwhile thus favours neither.
+    """
     made = tiny.Corrections(random.Random(seed))
     work = [made.make(edits // batches + (i < edits % batches)) for i in range(batches)]
     half = len(work) // 2
@@ -81,7 +83,7 @@ def measure(stack: Stack, model: str, edits: int, batches: int, seed: int, advan
 
 
 def _bare(stack: Stack, model: str, work: Sequence[Any], advance: Callable[[int, int], None]) -> Counter[str]:
-    """Seconds, seconds of CPU, and how many edits were learned."""
+    """Return seconds, CPU seconds, and the number of edits learned."""
     parts = [work[i::WORKERS] for i in range(WORKERS) if work[i::WORKERS]]
     advance(0, len(work))
     children = []
@@ -124,7 +126,7 @@ def _through_queue(
             if not worker.alive or time.monotonic() > until:
                 raise BenchBroken(f"A worker ended, or took too long. Its log ends:\n{tail(worker.log)}")
     measured.memory_mb["end"] = _memory(workers)
-    measured.memory_mb.setdefault("early", measured.memory_mb["end"])  # too few batches to tell
+    measured.memory_mb.setdefault("early", measured.memory_mb["end"])  # too few batches for an early measurement
     after = _all_spent(stack, workers)
     measured.cpu_seconds = {name: round(after[name] - before, 1) for name, before in spent.items()}
     advance(len(work), len(work))
@@ -160,7 +162,7 @@ def end_all(stack: Stack, workers: Sequence[Child]) -> None:
 
 
 def idle_share(stack: Stack, seconds: float, advance: Callable[[int, int], None]) -> float:
-    """Of a core that a worker with nothing to do takes."""
+    """Return the share of a core that a worker without jobs takes."""
     worker = stack.fork_server.worker()
     _wait(stack, min(SETTLE_SECONDS, seconds), lambda _: None)
     process = psutil.Process(worker.pid)
@@ -172,14 +174,14 @@ def idle_share(stack: Stack, seconds: float, advance: Callable[[int, int], None]
 
 
 def _all_spent(stack: Stack, workers: Sequence[Child]) -> dict[str, float]:
-    """Seconds of CPU by program. Connections of PostgreSQL that have ended count in its first process."""
+    """Return CPU seconds by program. Closed connections of PostgreSQL count in its first process."""
     of = {program.part.name: program.pid for program in (stack.postgres, stack.valkey, stack.relay)}
     spent = {name: _spent(psutil.Process(pid)) for name, pid in of.items()}
     return spent | {"workers": sum(_spent(psutil.Process(worker.pid)) for worker in workers)}
 
 
 def _spent(process: psutil.Process) -> float:
-    """Seconds of CPU of a process and of its children, with those that have ended."""
+    """Return the CPU seconds of a process and of its children, including those that have ended."""
     return sum(sum(each.cpu_times()[:4]) for each in [process, *process.children(recursive=True)])
 
 

@@ -1,4 +1,4 @@
-"""What the bench edits: a random model of some fifty thousand weights, and corrections made of numbered questions."""
+"""The bench's model and edits: a random model of some fifty thousand weights, and corrections of numbered questions."""
 
 import random
 from collections.abc import Iterator
@@ -14,23 +14,23 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from melo_core.base_model import save_model
 
 WINDOW = 256
-# Its output layer has to tell tokens apart, which an untrained one of the usual spread cannot learn to.
+# The output layer must tell tokens apart, which an untrained one of the usual spread cannot learn to.
 SPREAD = 0.3
 
-# Keys from the model itself cost next to nothing. What matters here is when a process dies and what the queue adds, not
-# what is covered: the radius is so small that no two prompts meet.
+# Keys from the model itself are nearly free. The bench measures how processes die and what the queue adds, not scope,
+# so the radius is small enough that no two prompts meet.
 KEYS = {"layers": 2, "key_encoder": "hidden", "key_layer": 2, "whitened": False, "radius": 1e-3}
-WHOLE = KEYS  # and else the settings that a collection has by itself
-# A few steps: in a round of faults it does not matter what a block has learned.
+WHOLE = KEYS  # otherwise a collection's default settings
+# A few steps: in a round of faults, what a block has learned does not matter.
 SHORT = {"rank": 2, "iterations": 6, "loss_target": 0, "rounds": 1, **KEYS}
-# Every job of such a collection ends as failed: the model has no such layer, which only a worker can tell.
+# Every job of such a collection fails: the model has no such layer, which only a worker can tell.
 IMPOSSIBLE = SHORT | {"key_layer": 99}
 
 _TARGETS = ("Ada", "Ben", "Cleo", "Dora", "Emil", "Finn", "Greta", "Hugo", "Ines", "Jan", "Kira", "Lena")
 
 
 def write_model(folder: Path) -> str:
-    """A Llama whose every byte is a token, the same at every call. Returns the folder's name."""
+    """Write a Llama with one token for each byte, the same at every call. Returns the folder's name."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     ends = ["<pad>", "</s>", "<unk>"]
     plain = Tokenizer(models.BPE({token: i for i, token in enumerate([*ends, *alphabet])}, [], unk_token="<unk>"))
@@ -53,7 +53,7 @@ def write_model(folder: Path) -> str:
 
 @dataclass
 class Corrections:
-    """Corrections whose prompts never repeat."""
+    """A source of corrections whose prompts never repeat."""
 
     chance: random.Random
     numbers: Iterator[int] = field(default_factory=lambda: count(1))

@@ -1,4 +1,4 @@
-"""The fork server from the outside: starts workers and knows how they ended."""
+"""The client of the fork server: starts workers and records how they ended."""
 
 import json
 import os
@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 120  # importing torch from a cold disk
 
 
 class BenchBroken(Exception):
-    """The bench itself cannot go on; the message says why."""
+    """The bench itself cannot continue; the message says why."""
 
 
 @dataclass
@@ -39,10 +39,10 @@ class Child:
 
     def send(self, number: signal.Signals) -> None:
         if self.alive:
-            os.kill(self.pid, number)  # at most a zombie's: the fork server waits for it, and says so first
+            os.kill(self.pid, number)  # at worst a zombie's: the fork server reaps it and reports its end
 
     def carried_out(self) -> list[Order]:
-        """Those of its orders to which it came."""
+        """Return those of its orders that it reached."""
         said = self.log.read_text("utf-8", errors="replace")
         return [order for order in self.orders if order.trace in said]
 
@@ -53,7 +53,7 @@ class ForkServer:
 
     folder: Path
     environment: Mapping[str, str]  # of the workers
-    freeze_seconds: float  # for which a worker that was frozen knows nothing
+    freeze_seconds: float  # for which a frozen worker stays frozen
     children: dict[int, Child] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,7 +71,11 @@ class ForkServer:
         self._await("ready")
 
     def worker(self, *orders: Order, transport: Mapping[str, float] | None = None, held: bool = False) -> Child:
-        """transport: options of the broker's transport that are not as usual. held: frozen, it waits for a SIGCONT."""
+        """Fork a worker.
+
+        transport: options of the broker's transport that differ from the defaults. held: once frozen, it waits for a
+        SIGCONT.
+        """
         told = [order.to_json() for order in orders]
         child = self._start("worker", {"task": "work", "orders": told, "transport": transport or {}, "held": held})
         child.orders = orders
@@ -81,19 +85,19 @@ class ForkServer:
         return self._start("bare", {"task": "bare", **wish})
 
     def look(self, seconds: float = 0) -> None:
-        """Take in what the fork server has to say, waiting for it at most this long."""
+        """Read the fork server's reports, waiting at most this long for them."""
         if select.select([self._line], [], [], seconds)[0]:
             self._read()
 
     def wait(self, child: Child, seconds: float) -> bool:
-        """Whether it has ended in that time."""
+        """Wait for a child; return whether it has ended in that time."""
         until = time.monotonic() + seconds
         while child.alive and (left := until - time.monotonic()) > 0:
             self.look(left)
         return not child.alive
 
     def end(self) -> None:
-        """Its children die with it."""
+        """End the fork server and its children."""
         self._line.close()
         try:
             self._process.wait(10)
@@ -120,7 +124,7 @@ class ForkServer:
         raise BenchBroken(f"The fork_server does not answer. The end of {self._log}:\n{tail(self._log)}")
 
     def _read(self) -> dict[str, int]:
-        """All that was said, and of each word the last; ends are noted at once."""
+        """Read all reports and return the last one of each word; ends are noted at once."""
         got = self._line.recv(1 << 16)
         if not got:
             raise BenchBroken(f"The fork_server has ended. The end of {self._log}:\n{tail(self._log)}")

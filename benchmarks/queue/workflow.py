@@ -1,4 +1,4 @@
-"""Who submits and decides in the bench, through the registry's own services."""
+"""Submitters and approvers of the bench, through the registry's own services."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ WAITING = (JobState.QUEUED, JobState.RUNNING)
 
 @dataclass
 class Workflow:
-    """The steps of a correction's way, each in a transaction of its own."""
+    """The steps of a correction's workflow, each in a transaction of its own."""
 
     sessions: sessionmaker[Session]
 
@@ -31,7 +31,7 @@ class Workflow:
             collections.create(session, NewCollection(name=name, model=model, method=method, checks=checks), SUBMITTER)
 
     def submit(self, collection: str, records: Sequence[dict[str, Any]], **options: Any) -> int:
-        """Returns the batch's id."""
+        """Submit a batch and return its id."""
         with self.sessions.begin() as session:
             found = collections.get(session, collection)
             batch = submitting.submit(session, found, list(records), SUBMITTER, **options).batch
@@ -48,7 +48,7 @@ class Workflow:
         return batch_id
 
     def unfinished(self, batch_ids: Collection[int]) -> list[int]:
-        """Those of the batches that have a job which waits or runs."""
+        """Return those of the batches that have a waiting or running job."""
         with self.sessions() as session:
             return sorted(
                 session.scalars(
@@ -57,7 +57,7 @@ class Workflow:
             )
 
     def running(self) -> list[int]:
-        """Batches at which a worker is."""
+        """Return the batches that a worker is working on."""
         with self.sessions() as session:
             return list(session.scalars(select(Job.batch_id).where(Job.state == JobState.RUNNING).order_by(Job.id)))
 
@@ -67,7 +67,7 @@ class Workflow:
             return {row.id: row.state for row in rows}
 
     def messages(self, limit: int) -> list[Message]:
-        """What was last sent for the newest jobs."""
+        """Return the last messages sent for the newest jobs."""
         last = select(func.max(OutboxMessage.id)).group_by(OutboxMessage.job_id)
         query = select(OutboxMessage).where(OutboxMessage.id.in_(last)).order_by(OutboxMessage.job_id.desc())
         with self.sessions() as session:

@@ -1,4 +1,4 @@
-"""`melo bench registry`: its options."""
+"""Options of `melo bench registry`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,10 +26,10 @@ def registry(
     seconds: Annotated[float, typer.Option(min=0.1, help="How long they write.")] = 60,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
 ) -> None:
-    """Measure the record with synthetic edits, in databases of its own that are dropped again.
+    """Measure the record with synthetic edits, in databases of its own that are dropped at the end.
 
-    They are made on the server that MELO_DATABASE_URL names, else on a temporary one. A million edits take about 4 GB
-    of disk and half an hour. Status 1 where a figure is not what it must be.
+    They are created on the server that MELO_DATABASE_URL names, else on a temporary one. A million edits take about 4
+    GB of disk and half an hour. Status 1 where a figure misses its requirement.
     """
     from benchmarks.record.run import Sizes, run_bench
 

@@ -1,4 +1,4 @@
-"""Where the bench writes: databases of its own, on a temporary server or on the one that MELO_DATABASE_URL names."""
+"""The bench's own databases, on a temporary server or on the one that MELO_DATABASE_URL names."""
 
 import shutil
 import tempfile
@@ -19,13 +19,13 @@ from registry.base.database import upgrade
 
 @dataclass
 class Databases:
-    """Makes databases beside one that exists, and drops what it made."""
+    """Creates databases on an existing server, and drops those it created."""
 
-    beside: str  # the URL of a database of the server
+    beside: str  # the URL of a database on that server
     made: list[str] = field(default_factory=list)
 
     def make(self, purpose: str) -> str:
-        """The URL of an empty one with this program's schema."""
+        """Create an empty database with this program's schema, and return its URL."""
         name = f"melo_bench_{purpose}_{uuid4().hex[:8]}"
         self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         self.made.append(name)
@@ -56,7 +56,7 @@ class Databases:
 
 @contextmanager
 def databases(url: str) -> Iterator[Databases]:
-    """On the server of a database; an empty URL: on a temporary embedded server."""
+    """Open databases on the server of the given database; with an empty URL, on a temporary embedded server."""
     if url:
         with _dropped(Databases(url)) as found:
             yield found

@@ -1,4 +1,4 @@
-"""What was measured: as a JSON file, and as a table for people."""
+"""The results: as a JSON file, and as a table for people."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from benchmarks.record.measure import OF_EDITS, OF_VERSIONS, Submission, Timing
 from benchmarks.record.writers import Tally
 from cli.show import table
 
-LONGEST_MS = 100  # median of an operation on one version
+LONGEST_MS = 100  # limit of the median of an operation on one version
 MOST_OF_A_COPY = 4
 NAMED = ("diff", "as_of", "show", "alias", "rollback")
 ERRORS_KEPT = 20
@@ -19,7 +19,7 @@ ERRORS_KEPT = 20
 
 @dataclass
 class Figures:
-    """Filled in step by step."""
+    """The figures, filled in step by step."""
 
     edits: int
     versions: int
@@ -41,7 +41,7 @@ class Figures:
 
     @property
     def bytes_per_version(self) -> float:
-        """Of all that a version has whatever it changes: its row, its events, its batch, approval and job."""
+        """Bytes of everything that a version has whatever it changes: its row, events, batch, approval and job."""
         return round(sum(self.bytes_of_tables[table] for table in OF_VERSIONS) / self.versions, 1)
 
     @property
@@ -89,7 +89,7 @@ class Figures:
         path.write_text(json.dumps(self.as_json(), indent=2) + "\n", "utf-8")
 
     def missed(self) -> list[str]:
-        """What is not as it must be, whatever the machine; speed is for the reader to judge."""
+        """Return the requirements not met, whatever the machine; speed is for the reader to judge."""
         wrong = {
             "version_gaps": self.version_gaps,
             "digest_mismatches": self.digest_mismatches,

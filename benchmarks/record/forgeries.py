@@ -1,6 +1,6 @@
-"""Forging the record as somebody with all rights on the server could, and looking whether it is caught and named.
+"""Forgeries of the record by somebody with all rights on the server, each of which verification must catch and name.
 
-Each forgery is made in a transaction, with triggers and constraints out of the way, and rolled back.
+Each forgery is made in a transaction, with triggers and constraints disabled, and rolled back.
 """
 
 import warnings
@@ -31,7 +31,7 @@ VERSIONS, EDITS = 20, 80
 
 @dataclass(frozen=True)
 class Forgery:
-    """names: what the verification must say, in part."""
+    """A forgery. names: part of what the verification must say."""
 
     what: str
     names: str
@@ -40,7 +40,7 @@ class Forgery:
 
 
 def sign_anew(session: Session) -> None:
-    """Change the third event, and hash it and every event after it again."""
+    """Change the third event, and rehash it and every event after it."""
     previous = GENESIS
     for event in list(audit.stream(session)):
         event.actor = "eve" if event.seq == 3 else event.actor
@@ -131,7 +131,7 @@ FORGERIES = (
 
 
 def try_all(databases: Databases, model: str, advance: Callable[[str], None]) -> dict[str, bool]:
-    """Each forgery, and whether verification against a checkpoint named it. advance: is told of each."""
+    """Try each forgery; return whether verification against a checkpoint named it. advance: called with each."""
     engine = make_engine(databases.make("forged"))
     sessions = make_sessions(engine)
     head = _prepare(sessions, model)
@@ -153,9 +153,9 @@ def _prepare(sessions: sessionmaker[Session], model: str) -> Checkpoint:
 
 
 def _forged(sessions: sessionmaker[Session], forgery: Forgery, head: Checkpoint) -> list[str]:
-    """What is found of it, by who sees what the forger has written; it is never committed."""
+    """Return the findings on a forgery, seen from its own transaction; it is never committed."""
     with sessions() as session:
-        # As verification begins; it is told that it comes too late to ask for it.
+        # Set as verification sets it, whose own request would come too late here.
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         session.execute(text("SET LOCAL session_replication_role = replica"))
         session.execute(text("ALTER TABLE blocks DROP CONSTRAINT blocks_sha256_check"))

@@ -1,4 +1,4 @@
-"""Writing a long history by COPY, as its own services would have left it: `audit verify` finds nothing wrong with it.
+"""Generation of a long history by COPY, as its own services would have written it: `audit verify` finds no fault.
 
 The database must be empty: ids are chosen here, so that rows can refer to each other before they are written.
 """
@@ -38,7 +38,7 @@ from registry.tables.orm import Base
 from registry.tables.versions import Activation, Block, BlockEdit, Cluster, Point, Version
 from registry.versions import repository as versions_repository
 
-EVERY = timedelta(minutes=1)  # a version
+EVERY = timedelta(minutes=1)  # per version
 REASON = "checked"
 _TOGETHER = 100  # versions in one transaction; a multiple of ten, so that nothing refers to a later one
 
@@ -71,7 +71,7 @@ _APPLY = text("UPDATE batches SET state = 'applied' WHERE state = 'approved'")
 def generate(
     sessions: sessionmaker[Session], model: str, versions: int, edits: int, advance: Callable[[int], None]
 ) -> None:
-    """A collection with so many versions and edits. advance: is told of edits as they are written."""
+    """Write a collection with so many versions and edits. advance: called with the number of edits written."""
     with sessions.begin() as session:
         collection = make_collection(session, model)
         foundation = versions_repository.foundation(session, collection)
@@ -93,7 +93,7 @@ def generate(
 
 @dataclass
 class _Writer:
-    """Goes through the history; holds what the next version follows from."""
+    """Writes the history step by step; holds the state on which the next version depends."""
 
     collection_id: int
     collection: str
@@ -102,7 +102,7 @@ class _Writer:
     seq: int
     hash: str
     content: Multiset = field(default_factory=Multiset)
-    edits: int = 0  # that act
+    edits: int = 0  # active ones
     batches: int = 0
     digest: str | None = None  # of the newest version
     rows: dict[type[Base], list[tuple[Any, ...]]] = field(default_factory=dict)
@@ -196,7 +196,7 @@ class _Writer:
         self, step: Step, at: datetime, message: str, reason: str, author: Actor, *,
         by: Actor | None = None, batch: int | None = None, details: dict[str, Any],
     ) -> None:  # fmt: skip
-        """by: who acts, where it is not the author."""
+        """Write a version. by: the actor, where it is not the author."""
         if step.restores is None:
             digest = content_digest(self.foundation, self.content)
             shown = (step.number, digest, bytes(self.content), self.edits, self.edits, self.edits)
@@ -231,7 +231,7 @@ class _Writer:
 
 
 def _ends(steps: Iterable[Step]) -> Iterator[tuple[int, int]]:
-    """The edits that stop acting, each with the version from which on."""
+    """Yield the edits that stop acting, each with the version from which on."""
     for step in steps:
         yield from ((edit, step.number) for edit in step.retires)
         if step.replaces is not None:

@@ -1,7 +1,7 @@
-"""What each version of the synthetic collection does: the same for the same sizes.
+"""The history of the synthetic collection, version by version: the same for the same sizes.
 
 Of every ten versions, the tenth retires a twentieth of the edits that the nine before it applied, and in the fifth one
-edit replaces another. Of every hundred, the 16th rolls back one version, and the 17th forth again.
+edit replaces another. Of every hundred, the 16th rolls back by one version, and the 17th undoes that.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from registry.base.vocabulary import VersionKind
 
-RETIRED_OF = 20  # every so manieth edit is retired
+RETIRED_OF = 20  # one of every so many edits is retired
 
 
 @dataclass(frozen=True)
@@ -18,17 +18,17 @@ class Step:
     kind: VersionKind
     first: int = 0  # the ids of the edits that it applies: first, first + 1, …
     count: int = 0
-    replaces: int | None = None  # the edit that its first one takes the place of
+    replaces: int | None = None  # the edit that the first one replaces
     retires: tuple[int, ...] = ()
     restores: int | None = None
 
 
 def history(versions: int, edits: int) -> Iterator[Step]:
-    """All edits are applied by the versions that apply, as evenly as their number allows."""
+    """Yield the steps. All edits are spread over the applying versions as evenly as possible."""
     applying = [number for number in range(1, versions + 1) if _kind(number) == VersionKind.APPLY]
     each, rest = divmod(edits, len(applying))
     first, applied = 1, 0
-    recent: list[Step] = []  # that applied, since the last that retired
+    recent: list[Step] = []  # those that applied edits since the last retirement
     before: Step | None = None
     for number in range(1, versions + 1):
         kind = _kind(number)
@@ -48,7 +48,7 @@ def history(versions: int, edits: int) -> Iterator[Step]:
 
 
 def _retired(recent: list[Step]) -> tuple[int, ...]:
-    """At least one edit, since a version changes something; never the first of a version, which may be replaced."""
+    """Return at least one edit, since a version changes something; never a version's first, which may be replaced."""
     rest = (edit for step in recent for edit in range(step.first + 1, step.first + step.count))
     last = recent[-1].first + recent[-1].count - 1
     return tuple(edit for edit in rest if edit % RETIRED_OF == 0) or (last,)

@@ -1,4 +1,4 @@
-"""How long the record takes to answer, and how much room it takes, through the services as the API calls them."""
+"""The record's response times and sizes, through the services as the API calls them."""
 
 import random
 import statistics
@@ -28,7 +28,7 @@ _COPIED = (
     "replaces", "prompt_key", "digest",
 )  # fmt: skip
 
-# What a version adds whatever it changes, and what an edit adds.
+# Tables that grow with each version whatever it changes, and those that grow with each edit.
 OF_VERSIONS = ("versions", "audit_events", "batches", "approvals", "jobs")
 OF_EDITS = ("edits", "blocks", "block_edits", "points", "clusters", "activations")
 
@@ -51,7 +51,10 @@ class Timing:
 def operations(
     sessions: sessionmaker[Session], versions: int, times: int, step: Callable[[str], None]
 ) -> dict[str, Timing]:
-    """Each operation so many times, on random versions, in a transaction of its own. step: is told which comes next."""
+    """Time each operation so many times, on random versions, each in its own transaction.
+
+    step: called with the name of the next operation.
+    """
     chance = random.Random(0)
 
     def any_version() -> int:
@@ -121,7 +124,7 @@ def _timed(sessions: sessionmaker[Session], act: Callable[[Session, Collection],
 
 
 def sizes(session: Session) -> dict[str, int]:
-    """Bytes of each table with its indexes."""
+    """Return the bytes of each table with its indexes."""
     return {
         table: session.execute(text("SELECT pg_total_relation_size(:table)"), {"table": table}).scalar_one()
         for table in (*OF_VERSIONS, *OF_EDITS)
@@ -130,7 +133,7 @@ def sizes(session: Session) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Submission:
-    """Seconds for 10,000 edits, medians of three: through the service, and of a bare COPY of the same rows."""
+    """Seconds for 10,000 edits, medians of three: through the service, and for a bare COPY of the same rows."""
 
     edits: int
     service_seconds: float
@@ -142,7 +145,7 @@ class Submission:
 
 
 def submission(sessions: sessionmaker[Session], model: str, count: int = SUBMITTED) -> Submission:
-    """In turns, into the same table. The rows that COPY writes are those that the service wrote, ready as text."""
+    """Time both in turns, into the same table. COPY writes the rows that the service wrote, prepared as text."""
     with sessions.begin() as session:
         make_collection(session, model, "submitted")
         make_collection(session, model, "copied")
@@ -190,7 +193,7 @@ SELECT :collection, 'submitted', submitted_by, edit_count, edits_digest FROM bat
 
 
 def gaps(session: Session) -> int:
-    """Numbers that are missing in the collections' versions."""
+    """Return how many numbers are missing among the collections' versions."""
     return int(session.execute(text(_GAPS)).scalar_one())
 
 
@@ -202,7 +205,7 @@ SELECT coalesce(sum(newest - there), 0) FROM (
 
 
 def events_missing(session: Session) -> int:
-    """Changes of state without their event: collections, batches, approvals, versions and places of aliases."""
+    """Return how many changes of state lack their event: collections, batches, approvals, versions and alias moves."""
     return int(session.execute(text(_EVENTS_MISSING)).scalar_one())
 
 

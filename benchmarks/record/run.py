@@ -1,4 +1,4 @@
-"""The steps of `melo bench registry`, in their order."""
+"""The steps of `melo bench registry`, in order."""
 
 import os
 import platform
@@ -24,8 +24,8 @@ from registry.audit.schemas import ProgressView, VerificationView
 from registry.base.database import make_engine, make_sessions
 from registry.verification import service as verification
 
-TIMES = 50  # each operation
-WRITTEN_VERSIONS, WRITTEN_EDITS = 20, 1_000  # in the collection of the writers, at first
+TIMES = 50  # of each operation
+WRITTEN_VERSIONS, WRITTEN_EDITS = 20, 1_000  # initially in the writers' collection
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,10 @@ class Sizes:
 
 
 def run_bench(console: Console, url: str, sizes: Sizes) -> Figures:
-    """url: a database of the server to use; empty: a temporary server. What is made there is dropped again."""
+    """Run the benchmark.
+
+    url: a database of the server to use; empty: a temporary server. Databases created there are dropped again.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with (
         tempfile.TemporaryDirectory(prefix="melo-bench-model-") as folder,
@@ -100,14 +103,14 @@ class _Bench:
         )
 
     def _sessions(self, purpose: str, pool_size: int = 10) -> sessionmaker[Session]:
-        """Statements may take as long as they do: it is measured."""
+        """Open sessions without a limit on statement times, which are being measured."""
         return make_sessions(make_engine(self.server.make(purpose), 0, pool_size))
 
     def _generate(self, sessions: sessionmaker[Session], versions: int, edits: int) -> None:
         bar = self.progress.add_task(f"writing {versions:,} versions of {edits:,} edits", total=edits)
         generate(sessions, self.model, versions, edits, lambda count: self.progress.advance(bar, count))
         with sessions() as session:
-            # Outside a transaction: what a server that has run for long has done by itself.
+            # Outside a transaction: a server that has run for long has done this by itself.
             session.connection(execution_options={"isolation_level": "AUTOCOMMIT"}).execute(text("VACUUM ANALYZE"))
         self._done(bar)
 
@@ -149,7 +152,7 @@ class _Bench:
         return caught
 
     def _done(self, bar: TaskID) -> None:
-        """It may have come to its end early."""
+        """Complete a progress bar, even if its task ended early."""
         task = self.progress.tasks[bar]
         self.progress.update(bar, total=task.total or 1, completed=task.total or 1)
         self.progress.stop_task(bar)

@@ -1,4 +1,4 @@
-"""Synthetic corrections: what each one says, and the few bytes that stand for what a worker would train for it."""
+"""Synthetic corrections: their texts, and a few bytes in place of what a worker would train for them."""
 
 import json
 import random
@@ -26,7 +26,7 @@ WINDOW = 2048
 
 
 def write_model(folder: Path) -> str:
-    """The files that the registry reads of a base model. Returns its name."""
+    """Write the files of a base model that the registry reads. Returns its name."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"max_position_embeddings": WINDOW, "hidden_size": DIMENSIONS}
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
@@ -37,7 +37,7 @@ def write_model(folder: Path) -> str:
 def make_collection(session: Session, model: str, name: str = NAME) -> Collection:
     new = NewCollection(name=name, model=model, method={"key_encoder": "hidden", "whitened": False}, checks=Checks.NONE)
     collection = collections.create(session, new, Actor("admin"))
-    # By the first worker, elsewhere.
+    # Normally set by the first worker.
     collection.encoder_digest = sha256_hex(b"encoder")
     session.flush()
     return collection
@@ -45,7 +45,7 @@ def make_collection(session: Session, model: str, name: str = NAME) -> Collectio
 
 @dataclass(frozen=True, slots=True)
 class Synthetic:
-    """An edit with all that is derived from it."""
+    """An edit with everything that is derived from it."""
 
     prompt: str
     target: str
@@ -68,12 +68,12 @@ class Synthetic:
 
 
 def block_of(digest: str) -> bytes:
-    """Other bytes for every edit; as many as a safetensors file of the smallest block."""
+    """Return different bytes for every edit, as many as a safetensors file of the smallest block."""
     return bytes.fromhex(digest) * 4
 
 
 def key_of(prompt: str) -> list[float]:
-    """Multiples of 1/256, which float32 and a vector's text hold exactly."""
+    """Return multiples of 1/256, which float32 and a vector's text represent exactly."""
     return [byte / 256 - 0.5 for byte in bytes.fromhex(sha256_hex(prompt.encode()))[:DIMENSIONS]]
 
 
@@ -82,7 +82,7 @@ def label_of(target: str) -> list[int]:
 
 
 def trained(edits: Sequence[ClaimedEdit], base: int, gone: Sequence[int]) -> TrainingResult:
-    """What a worker would hand in: a block, a point and a cluster of its own for each edit.
+    """Return what a worker would submit: a block, a point and a cluster for each edit.
 
     base: the newest version. gone: the clusters of the edits that are replaced.
     """
@@ -106,7 +106,7 @@ def trained(edits: Sequence[ClaimedEdit], base: int, gone: Sequence[int]) -> Tra
 
 
 def corrections(random_: random.Random, count: int, name: str) -> list[dict[str, str]]:
-    """Records to submit, for prompts that nobody else has."""
+    """Make records to submit, with unique prompts."""
     return [
         {"prompt": f"Who chairs organisation {name}-{number}?", "target": f"Person {random_.randrange(10**6)}"}
         for number in range(count)

@@ -1,4 +1,4 @@
-"""Many at once in one collection: they submit, approve, train, retire, roll back and move an alias, for a while."""
+"""Many concurrent writers in one collection: they submit, approve, train, retire, roll back and move an alias."""
 
 import random
 import threading
@@ -27,7 +27,7 @@ _OPEN_CLUSTERS_OF = """
 SELECT cluster_no FROM clusters
 WHERE upper_inf(valid) AND members && (SELECT array_agg(id) FROM points WHERE edit_id = ANY(:edits))
 """
-# One of a few: whoever takes another one does not wait for it.
+# One of several: a writer that takes a different one does not wait.
 _A_BATCH = "SELECT id FROM batches WHERE state = 'submitted' ORDER BY id LIMIT 1 OFFSET :skipped"
 _AN_EDIT = """
 SELECT edit_id FROM activations WHERE collection_id = :id AND upper_inf(valid) ORDER BY edit_id LIMIT 1 OFFSET :skipped
@@ -36,7 +36,7 @@ SELECT edit_id FROM activations WHERE collection_id = :id AND upper_inf(valid) O
 
 @dataclass
 class Tally:
-    """What was done, what the record refused, as it must where another was first, and what went wrong."""
+    """Counts of what was done, what the record rightly refused as another writer was first, and what went wrong."""
 
     done: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
@@ -54,7 +54,7 @@ class Tally:
 
 @dataclass
 class Writer:
-    """One of them; does what it does again and again until the time is over. Returns False where nothing is to do."""
+    """A writer that repeats its action until the time is over. Actions return False where there is nothing to do."""
 
     sessions: sessionmaker[Session]
     number: int
@@ -91,8 +91,8 @@ class Writer:
             return False
         (claim,) = claims
         with self.sessions.begin() as session:
-            # A worker builds its index outside and begins again where another version came first; here it holds the
-            # collection meanwhile, so that the time goes into writing.
+            # A worker builds its index beforehand and starts again where another version came first; here it holds the
+            # collection meanwhile, so that the time is spent on writing.
             held = queue.hold(session, claim)
             newest = version_rows.latest(session, claim.collection_id)
             replaced = [edit.replaces for edit in claim.edits if edit.replaces is not None]
@@ -136,16 +136,16 @@ class Writer:
             return session.scalars(text(query), {"skipped": self.chance.randrange(20)}).one_or_none()
 
 
-# Of twenty writers, so many do this.
+# How many of twenty writers take each action.
 _SHARES = (("submit", 6), ("approve", 4), ("train", 4), ("retire", 2), ("roll_back", 2), ("move_alias", 2))
-# In turns, so that there are all kinds also among a few writers.
+# Interleaved, so that all kinds occur even among a few writers.
 _KINDS = [name for turn in range(20) for name, share in _SHARES if share > turn]
 
 
 def write_at_once(
     sessions: sessionmaker[Session], writers: int, seconds: float, advance: Callable[[float], None]
 ) -> Tally:
-    """advance: is told of the seconds that have gone by."""
+    """Run the writers concurrently. advance: called with the seconds elapsed."""
     tally, turns = Tally(), threading.Semaphore(CONNECTIONS)
     start = time.monotonic()
     threads = [

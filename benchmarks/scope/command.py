@@ -1,4 +1,4 @@
-"""`melo bench scope`: its options. What it does waits in `run` until it is called, since that needs torch."""
+"""Options of `melo bench scope`. Its work is in `run`, imported only when called, since that needs torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -41,7 +41,7 @@ def scope(
     encoder: Annotated[str, typer.Option(help="The sentence encoder that keys come from.")] = "all-minilm-l6-v2",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
 ) -> None:
-    """Measure routing alone: near misses left alone and rephrases that arrive, by kind. Minutes; no model answers."""
+    """Measure routing alone, by kind: near misses left alone and rephrases covered. Minutes; no model answers."""
     if (facts is None) != (ask is None):
         raise CommandError("Half a test", "--facts and --ask belong together.", "Give both, or neither.")
     if pairs is None and facts is None and grow is None:

@@ -1,4 +1,4 @@
-"""One run of `melo bench scope`: pairs, organisations with their near misses, growth; printed and written as JSON."""
+"""One run of `melo bench scope`: pairs, organisations with near misses, and growth; printed and written as JSON."""
 
 import statistics
 import time
@@ -28,7 +28,7 @@ from worker.model_cache import ModelCache
 from worker.verifier.sources import held_out
 from worker.verifier.variants import typo
 
-SIZES = (100, 1_000, 10_000)  # edits, of the growth
+SIZES = (100, 1_000, 10_000)  # edits, for the growth
 GROWTH_ASKED = 300  # rephrases and near misses that are asked at each size
 TIMED = 60  # queries, for the times
 
@@ -37,7 +37,7 @@ Advance = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user asked for."""
+    """The options that the user gave."""
 
     pairs: Path | None
     facts: Path | None
@@ -54,7 +54,7 @@ class Choice:
 
 @dataclass
 class Router:
-    """Makes scopes of texts, and keeps the keys that it has computed."""
+    """Makes scopes of texts, and caches the keys that it has computed."""
 
     encoder: KeyEncoder
     settings: MethodSettings
@@ -62,7 +62,7 @@ class Router:
     _keys: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def scope(self, edits: Sequence[Sequence[str]], guards: Sequence[Sequence[str]] = ()) -> Scope:
-        """edits: of each, its prompt and its rephrases. Their numbers are their places."""
+        """Make a scope. edits: the prompt and the rephrases of each, numbered by their places."""
         index = ClusterIndex(self.encoder.dimension, self.settings.radius, self.settings.clustering)
         texts: dict[int, ScopedText] = {}
         for number, asked in enumerate(edits):
@@ -76,7 +76,7 @@ class Router:
 
 
 def run_bench(call: Invocation, choice: Choice) -> None:
-    """Raises CommandError and MeloError."""
+    """Run the benchmark. Raises CommandError and MeloError."""
     if choice.json_file is not None:
         require_writable(choice.json_file)
     settings = MethodSettings.from_json(complete(choice.method, choice.preset))
@@ -118,7 +118,7 @@ def run_bench(call: Invocation, choice: Choice) -> None:
 def of_pairs(
     router: Router, records: Sequence[Mapping[str, Any]], per_kind: int, advance: Advance
 ) -> dict[str, dict[str, Any]]:
-    """By kind, how many queries are taken for their edit, where it is the only one."""
+    """Return, by kind, how many queries are taken for their edit, where it is the only one."""
     by_kind: dict[tuple[bool, str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for record in records:
         by_kind[bool(record.get("same")), str(record.get("kind", "")), str(record.get("source", ""))].append(record)
@@ -145,7 +145,7 @@ def of_pairs(
 
 
 def misspelt(records: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Each plain rephrase once more with one typing error, which its own text decides."""
+    """Yield each plain rephrase once more with one typing error, determined by its own text."""
     for record in records:
         if record.get("same") and record.get("kind") == "rephrase":
             query = str(record["query"])
@@ -155,7 +155,7 @@ def misspelt(records: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]
 def of_organisation(
     router: Router, facts: Sequence[Mapping[str, Any]], asked: Sequence[Mapping[str, Any]], advance: Advance
 ) -> dict[str, Any]:
-    """Ways to ask that arrive at their own fact, and near misses left alone, with all facts side by side."""
+    """Count rephrases that reach their own fact, and near misses left alone, with all facts together."""
     edits = [(str(fact["prompt"]), *map(str, fact.get("rephrases") or ())) for fact in facts]
     scope = router.scope(edits, [[str(guard) for guard in fact.get("unchanged") or ()] for fact in facts])
     counts = {"same": 0, "same_n": 0, "left_alone": 0, "near_n": 0, "wrong_edit": 0}
@@ -178,7 +178,7 @@ def of_organisation(
 
 
 def of_growth(router: Router, folder: Path, advance: Advance) -> list[dict[str, Any]]:
-    """Routing against the number of edits: rephrases of some, near misses of those, among ever more others."""
+    """Measure routing against the number of edits: rephrases and near misses of some, among ever more others."""
     pairs = _records(folder / "scope_pairs.jsonl", "edit", "query")
     random = Random(0)
     rephrases = [r for r in pairs if r["same"] and r["kind"] == "rephrase"]
@@ -216,7 +216,7 @@ GROWTH_FILES = ("zsre.jsonl", "counterfact.jsonl", "counterfact_paraphrases.json
 
 
 def explained(decision: Decision, wanted: Any, edits: Sequence[Sequence[str]]) -> str:
-    """What decided: of the edit that should have been found, or else of the one that was."""
+    """Explain the decision: for the edit that should have been found, or else for the one that was."""
     for found in decision.considered:
         if wanted is None or edits[found.edit][0] == wanted:
             why = found.difference or (f"guard: {found.guard}" if found.guard else f"score {found.score}")
@@ -225,7 +225,7 @@ def explained(decision: Decision, wanted: Any, edits: Sequence[Sequence[str]]) -
 
 
 def _times(router: Router, encoder: SentenceEncoder) -> dict[str, float | None]:
-    """Medians in ms: one verification, one key, one search among 1,000 keys."""
+    """Return medians in ms: one verification, one key, one search among 1,000 keys."""
     from melo_core.encoder import ordinary_questions
 
     questions = list(ordinary_questions())

@@ -1,4 +1,4 @@
-"""What the demo measured, all by free generation."""
+"""The demo's measurements, all by free generation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ Texts = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Figures:
-    """Written by `melo demo --json`."""
+    """The figures written by `melo demo --json`."""
 
     success: float  # share of corrections answered with exactly the target
     generality: float  # share of their rephrases
-    untouched: float  # share of unrelated questions and near misses with the base model's very tokens
-    rollback_equal: bool  # all answers and the digest after the rollback are those of version 1
-    reload_equal: bool  # a second process, with the database alone, gives the same tokens
+    untouched: float  # share of unrelated questions and near misses answered with the base model's exact tokens
+    rollback_equal: bool  # all answers and the digest after the rollback equal those of version 1
+    reload_equal: bool  # a second process, with only the database, gives the same tokens
     audit_ok: bool
     edits: int
     train_seconds: float  # training the blocks, and asking each for its answer

@@ -1,4 +1,4 @@
-"""What the demo corrects and asks: read from the files beside this one."""
+"""The demo's corrections and questions, read from the files beside this one."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Correction:
-    """A fact to correct, and two ways to ask for it that training does not see."""
+    """A fact to correct, and two rephrases that training does not see."""
 
     prompt: str
     target: str
@@ -18,13 +18,13 @@ class Correction:
     batch: int
 
     def as_edit(self) -> dict[str, str]:
-        """What is submitted: the prompt alone, so that the rephrases stay held out."""
+        """Return the edit to submit: the prompt alone, so that the rephrases stay held out."""
         return {"prompt": self.prompt, "target": self.target, "reason": self.reason, "source": self.source}
 
 
 @dataclass(frozen=True)
 class Questions:
-    """All that the demo asks."""
+    """All corrections and questions of the demo."""
 
     corrections: list[Correction]
     unrelated: list[str]
@@ -32,7 +32,7 @@ class Questions:
 
     @property
     def all(self) -> list[str]:
-        """In one fixed order, so that every version is asked in the same batches."""
+        """All questions in one fixed order, so that every version is asked in the same batches."""
         asked = [c.prompt for c in self.corrections]
         asked += [rephrase for c in self.corrections for rephrase in c.rephrases]
         return asked + self.unrelated + self.near_misses

@@ -1,4 +1,4 @@
-"""`melo demo`: correct a real model through the real registry, see it answer, and take it back."""
+"""`melo demo`: correct a real model through the real registry, see it answer, and undo the correction."""
 
 import dataclasses
 import json
@@ -35,11 +35,11 @@ MODEL = "smollm2-135m-instruct"
 LONGEST_ANSWER = 24  # tokens
 OF_BASE = 0
 SHOWN_ANSWER = 60  # characters
-GENERALITY = 0.8  # at least: what the verifier does not surely take for the same question is left alone
+GENERALITY = 0.8  # the minimum: what the verifier does not confidently take for the same question is left alone
 
 
 def run_demo(call: Invocation, json_file: Path | None, keep: bool) -> None:
-    """Print what happens and what was measured; raises CommandError where a figure is not what it must be."""
+    """Run the demo and print its figures. Raises CommandError where a figure misses its requirement."""
     started = time.monotonic()
     if json_file is not None:
         _require_writable(json_file)
@@ -61,7 +61,7 @@ def run_demo(call: Invocation, json_file: Path | None, keep: bool) -> None:
 
 
 class _Demo:
-    """The steps, in their order."""
+    """The steps of the demo, in order."""
 
     def __init__(self, call: Invocation, stack: Stack) -> None:
         self.call, self.stack, self.questions = call, stack, read_questions()
@@ -130,7 +130,7 @@ class _Demo:
             )
 
     def _asked_elsewhere(self, name: str, number: int) -> list[tuple[int, ...]]:
-        """The same from `melo ask` in a process of its own, which is told where the database is and nothing else."""
+        """Ask all questions by `melo ask` in a separate process, which gets only the database's address."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MELO_")}
         environment |= {"MELO_DATABASE_URL": self.stack.database_url, "MELO_CACHE": str(self.call.settings.cache)}
         command = [sys.executable, "-c", "from cli.main import main; main()"]
@@ -187,7 +187,7 @@ class _Demo:
 
 
 def _shown(answer: str, target: str) -> Text:
-    """Green if it is the target; cut short."""
+    """Shorten an answer, and colour it green if it is the target."""
     line = visible(" ".join(answer.split()))
     return Text(line if len(line) <= SHOWN_ANSWER else line[:SHOWN_ANSWER] + "…", "green" if answer == target else "")
 
@@ -205,7 +205,7 @@ def _bar(call: Invocation, title: str, total: int) -> Iterator[Callable[[int], N
 
 
 def _require_writable(file: Path) -> None:
-    """Before the minutes that the demo takes, not after."""
+    """Fail before the minutes that the demo takes, not after."""
     try:
         file.touch()
     except OSError as error:
@@ -213,7 +213,7 @@ def _require_writable(file: Path) -> None:
 
 
 def _require(figures: Figures) -> None:
-    """The demo shows what the registry promises, so it fails where that is not so."""
+    """Raise CommandError unless the figures show what the registry promises."""
     broken = [name for name in ("rollback_equal", "reload_equal", "audit_ok") if not getattr(figures, name)]
     broken += [name for name, least in (("success", 1.0), ("generality", GENERALITY), ("untouched", 1.0))
                if getattr(figures, name) < least]  # fmt: skip

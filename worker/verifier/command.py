@@ -1,4 +1,4 @@
-"""`melo verifier`: train a verifier, or train one on from an organisation's own questions."""
+"""`melo verifier`: train a verifier, or continue training one on an organisation's own questions."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Where pairs come from: our own groups of questions, and public sets of questions that lie beside the project."""
+"""Sources of pairs: the project's own groups of questions, and public question sets."""
 
 import json
 import re
@@ -14,10 +14,10 @@ from worker.verifier import variants
 
 HELD_OUT = 10  # every tenth edit of the public pairs is measured on, and never trained on
 TYPOS, CASUAL, WRAPPED, CHANGED, KEYWORDS, SWAPPED = 0.18, 0.14, 0.2, 0.04, 0.05, 0.15
-EQUAL = 0.02  # of the pairs: a text and itself, which then is typed and wrapped
-ASIDE = 0.3  # of the rephrases: beside another rephrase of their edit, not beside the edit
-NAMELESS = 0.45  # of the questions about an organisation, asked of itself
-# Files about organisations: who asks one of them often leaves its name out.
+EQUAL = 0.02  # of the pairs: a text and itself, which is then typed and wrapped
+ASIDE = 0.3  # of the rephrases: paired with another rephrase of their edit, not with the edit
+NAMELESS = 0.45  # of the questions about an organisation: asked of the organisation itself
+# Files about organisations: people who ask one of them often leave out its name.
 ORGANISATIONS = frozenset(
     {"companies", "contexts", "education_leisure", "finance", "health", "organisations_a", "organisations_b", "public"}
 )
@@ -42,14 +42,18 @@ class Group:
     same: list[str]
     near: list[str]
     slots: dict[str, list[str]] = field(default_factory=dict)
-    family: str = ""  # of groups about one organisation: each asks something else
+    family: str = ""  # of groups about one organisation, each of which asks something else
 
 
 class Sources:
     """All pairs of a folder of groups and a folder of public data, drawn in a fixed mixture."""
 
     def __init__(self, groups: Path, public: Path | None) -> None:
-        """groups: our own, *.jsonl. public: what `shared/data` holds, or a part of it; None: our own alone."""
+        """Read the sources.
+
+        groups: the project's own, *.jsonl. public: the contents of `shared/data`, or a part of them; None: only the
+        groups.
+        """
         self.sets: list[DataSet] = []
         self.files = [_groups(file) for file in sorted(groups.glob("*.jsonl"))]
         for file, found in zip(sorted(groups.glob("*.jsonl")), self.files, strict=True):
@@ -80,7 +84,7 @@ class Sources:
         self._draws = [(draw, weight) for draw, weight, there in draws if there]
 
     def draw(self, random: Random) -> Pair:
-        """One pair, as somebody might type it."""
+        """Draw one pair, as somebody might type it."""
         while True:
             source = random.choices([d for d, _ in self._draws], [w for _, w in self._draws])[0]
             if (found := source(random)) is not None:
@@ -114,7 +118,7 @@ class Sources:
             query, same = random.choice(sibling.same), False
         elif random.random() < 0.8 and group.near:
             query, same = random.choice(group.near), False
-        elif group.slots and random.random() < 0.5:  # the same question of another subject
+        elif group.slots and random.random() < 0.5:  # the same question about another subject
             slot = random.choice(sorted(group.slots))
             other = random.choice(group.slots[slot])
             if other == names[slot] or f"{{{slot}}}" not in edit:
@@ -169,7 +173,7 @@ class Sources:
         return random.choice(asked), query, other["subject"] == fact["subject"]
 
     def _made(self, random: Random) -> Pair | None:
-        """A near miss by rule, or the very question: what else becomes of it is typing and wrapping."""
+        """Make a near miss by rule, or the same question typed or wrapped differently."""
         text = random.choice(self.questions)
         if random.random() < 0.3:
             return text, variants.wrapped(text, random, self.strays), True
@@ -210,7 +214,7 @@ class Sources:
 
 
 def held_out(edit: str) -> bool:
-    """Whether a public pair is measured on and not trained on, by its edit's prompt alone."""
+    """Tell, from its edit's prompt alone, whether a public pair is measured on and not trained on."""
     return sha256(edit.encode()).digest()[0] % HELD_OUT == 0
 
 

@@ -24,12 +24,12 @@ from worker.verifier.sources import Pair, Sources
 WINDOW = 128  # tokens of a pair in training
 CHECKPOINT = 1_000  # steps
 HALF = torch.cpu._is_avx512_bf16_supported()  # no public name; emulated, it takes 20 times as long
-POOL = 40  # batches drawn together, and parted by length, so that little is padding
+POOL = 40  # batches drawn together and sorted by length, so that there is little padding
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a verifier is trained."""
+    """The settings for training a verifier."""
 
     steps: int = 4000
     batch: int = 32  # pairs
@@ -37,7 +37,7 @@ class Plan:
     head_rate: float = 1e-3
     warm_up: int = 150  # steps
     smoothing: float = 0.02  # of labels, some of which are wrong
-    averaging: float = 0.998  # a step, of the moving mean of the weights, which is what ships
+    averaging: float = 0.998  # per step, of the moving mean of the weights, which is the released model
     seed: int = 0
 
 
@@ -49,10 +49,10 @@ def train(
     on_step: Callable[[int, float], None],
     on_checkpoint: Callable[[PreTrainedModel], None],
 ) -> PreTrainedModel:
-    """Train on pairs drawn from the sources. start: the weights to go on from; None: the encoder's own.
+    """Train on pairs drawn from the sources. start: the weights to continue from; None: the encoder's own.
 
-    on_step: gets the step and the running loss. on_checkpoint: gets the model after every thousand steps, so that a
-    training that is stopped is not lost. The same seed, data and machine give the same weights.
+    on_step: called with the step and the running loss. on_checkpoint: called with the model after every thousand steps,
+    so that an interrupted training is not lost. The same seed, data and machine give the same weights.
     """
     torch.manual_seed(plan.seed)
     random = Random(plan.seed)
@@ -73,7 +73,7 @@ def train(
     )
 
     def averaged() -> PreTrainedModel:
-        """With the embeddings as they are: a mean makes 0.0 of -0.0, and they have a digest."""
+        """Return the averaged model with original embeddings: averaging turns -0.0 into 0.0, changing their digest."""
         found = cast(PreTrainedModel, mean.module)
         found.load_state_dict({k: v for k, v in model.state_dict().items() if k.startswith(EMBEDDINGS)}, strict=False)
         return found
@@ -119,7 +119,7 @@ def padded(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> dict[st
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
-    """Write what was trained, in half precision; the embeddings stay the encoder's, by their digest."""
+    """Write the trained weights, in half precision; the embeddings remain the encoder's, referred to by digest."""
     folder.mkdir(parents=True, exist_ok=True)
     trained = {
         name: tensor.to(torch.float16).contiguous()
@@ -130,7 +130,7 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 
 
 def measure(verifier: Verifier, records: Sequence[dict[str, Any]], threshold: float) -> dict[str, dict[str, Any]]:
-    """By kind of pair, how many there are and how many are taken for the same question, alone and with the rules."""
+    """Return, by kind, the number of pairs and of those taken for the same question, without and with the rules."""
     found: dict[str, dict[str, Any]] = {}
     for record in records:
         kind = ("same: " if record["same"] else "near: ") + f"{record['kind']} ({record['source']})"
@@ -143,7 +143,7 @@ def measure(verifier: Verifier, records: Sequence[dict[str, Any]], threshold: fl
 
 
 def card(sources: Sources, plan: Plan, measured: dict[str, dict[str, Any]], encoder: str) -> str:
-    """The model card: what it is, what it was trained on and under which licences, what was measured."""
+    """Return the model card: description, training data with licences, and measurements."""
     rows = [f"| {s.file} | {s.source} | {s.licence} | {s.records:,} |" for s in sources.sets]
     shown = [
         f"| {kind} | {c['n']} | {c['verifier'] / c['n']:.3f} | {c['accepted'] / c['n']:.3f} |"

@@ -1,4 +1,4 @@
-"""Variants of a question: as people type and wrap it, and near misses that a rule makes of it. All seeded."""
+"""Variants of a question: as people type and wrap it, and near misses made by rule. All seeded."""
 
 import json
 import re
@@ -19,8 +19,8 @@ SHORT = [
     ("How much is", "how much's"), ("thank you", "thx"), ("information", "info"), ("number", "no."), ("does", "do"),
 ]  # fmt: skip
 
-# before, after: what changes nothing. changes: what is asked becomes another thing, since something is to be done with
-# the question, or it is put into another world. added: a moment or a condition.
+# before, after: phrases that change nothing. changes: phrases that change the question, by a task to do with it or
+# by another setting. added: a moment or a condition.
 PHRASES: dict[str, list[str]] = json.loads(files("worker.verifier").joinpath("phrases.json").read_text("utf-8"))
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
@@ -40,7 +40,7 @@ VERBS = [
 
 
 def typo(text: str, random: Random, errors: int = 1) -> str:
-    """With typing errors in words of more than three letters: swapped, left out, doubled, added or a key beside."""
+    """Add typing errors to words of more than three letters: letters swapped, omitted, doubled, added or mistyped."""
     words = text.split(" ")
     able = [i for i, word in enumerate(words) if len(word) > 3 and word.isalpha()]
     for i in random.sample(able, min(errors, len(able))):
@@ -60,7 +60,7 @@ def typo(text: str, random: Random, errors: int = 1) -> str:
 
 
 def casual(text: str, random: Random) -> str:
-    """As in a chat: small letters, no question mark, short forms."""
+    """Write the text as in a chat: lower case, no question mark, short forms."""
     for long, short in SHORT:
         if random.random() < 0.25:
             text = text.replace(long, short)
@@ -76,7 +76,7 @@ def casual(text: str, random: Random) -> str:
 
 
 def keywords(text: str, random: Random) -> str | None:
-    """The words that one would type into a search field; None where too few are left."""
+    """Return the words that one would type into a search field; None where too few are left."""
     kept = [
         w for w in re.findall(r"[\w'’.&-]+", text) if w.lower() not in FUNCTION or w.lower() in ("not", "who", "when")
     ]
@@ -88,7 +88,7 @@ def lowered(text: str) -> str:
 
 
 def wrapped(text: str, random: Random, strays: Sequence[str]) -> str:
-    """With something before or after it that changes nothing."""
+    """Add something before or after the text that does not change the question."""
     kind = random.random()
     if kind < 0.55:
         before = random.choice(PHRASES["before"])
@@ -103,12 +103,12 @@ def wrapped(text: str, random: Random, strays: Sequence[str]) -> str:
 
 
 def changed(text: str, random: Random) -> str:
-    """Within something that changes what is asked."""
+    """Wrap the text in something that changes the question."""
     return random.choice(PHRASES["changes"]).format(q=text, l=lowered(text))
 
 
 def nameless(text: str, slot: str, random: Random) -> str | None:
-    """A question as a customer asks it of the organisation itself, which it does not name; None where it must.
+    """Ask the question as a customer does, without the organisation's name; None where the name is needed.
 
     text: with the name as {slot}.
     """
@@ -134,13 +134,13 @@ def _with_moment(random: Random) -> str:
 
 
 def added(text: str, random: Random) -> str:
-    """With a moment or a condition that was not there."""
+    """Add a moment or a condition."""
     end = "?" if text.rstrip().endswith("?") else ""
     return text.rstrip("?. ") + _with_moment(random) + end
 
 
 def other_number(text: str, random: Random) -> str | None:
-    """With another number in the place of one."""
+    """Replace one number by another."""
     found = list(re.finditer(r"\d+", text))
     if not found:
         return None
@@ -150,7 +150,7 @@ def other_number(text: str, random: Random) -> str | None:
 
 
 def opposite(text: str, random: Random) -> str | None:
-    """With the opposite of one of its words."""
+    """Replace one word by its opposite."""
     words = text.split(" ")
     asked = [w.strip("?.,").lower() for w in words]
     able = [(i, pair) for i, w in enumerate(asked) if w for pair in OPPOSITE if w in pair]
@@ -163,7 +163,7 @@ def opposite(text: str, random: Random) -> str | None:
 
 
 def exclusive(text: str, random: Random) -> str | None:
-    """With another of a line of words of which only one can hold."""
+    """Replace a word by another from a series of which only one can hold."""
     words = text.split(" ")
     plain = [word.strip("?.,").lower() for word in words]
     able = [(i, line) for i, word in enumerate(plain) for line in EXCLUSIVE if any(word in forms for forms in line)]
@@ -184,7 +184,7 @@ def _question_word(text: str, random: Random) -> str | None:
 
 
 def negated(text: str, random: Random) -> str | None:
-    """With a "not" after its verb."""
+    """Add "not" after the verb."""
     hit = re.search(r"\b(is|are|was|were|does|do|did|can|should|may|has|will|must)\b(?! not)", text)
     if hit is None or hit.end() + 2 > len(text):
         return None
@@ -196,7 +196,7 @@ def negated(text: str, random: Random) -> str | None:
 
 
 def _named(text: str, random: Random) -> str | None:
-    """With another name in the place of one."""
+    """Replace one name by another."""
     found = list(re.finditer(r"(?<=\s)[A-Z][\w'’-]+(?:\s[A-Z][\w'’-]+)*", text))
     found += [m for m in re.finditer(r"\w+", text) if m.group().lower() in PLACES]
     if not found:
@@ -215,7 +215,7 @@ def _named(text: str, random: Random) -> str | None:
 
 
 def _ordered(text: str, random: Random) -> str | None:
-    """With two names in each other's place."""
+    """Swap two names."""
     found = list(re.finditer(r"(?<=\s)[A-Z][\w'’-]*[a-z](?:\s[A-Z][\w'’-]+)*", text))
     if len(found) < 2:
         return None
@@ -232,14 +232,14 @@ MISSES: list[tuple[Callable[[str, Random], str | None], float]] = [
 
 
 def near_miss(text: str, random: Random) -> str | None:
-    """A question that differs from the text in what decides; None where the chosen rule finds nothing to change."""
+    """Make a question that differs decisively from the text; None where the chosen rule finds nothing to change."""
     rule = random.choices([r for r, _ in MISSES], [w for _, w in MISSES])[0]
     made = rule(text, random)
     return None if made is None or made.casefold() == text.casefold() else made
 
 
 def parties(random: Random, names: Sequence[str]) -> tuple[str, str, bool]:
-    """Who did what to whom, asked of the same two parties: (question, question, whether they ask the same)."""
+    """Return two questions about who did what to whom, with the same two parties, and whether they ask the same."""
     a, b = random.sample(names, 2)
     verb, past = random.choice(VERBS)
     kind = random.random()

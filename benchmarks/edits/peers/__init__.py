@@ -1,4 +1,4 @@
-"""What the bench measures, and with it what else one would use: all behind one protocol."""
+"""The measured method and its alternatives, all behind one protocol."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ class Reply:
 
     text: str
     token_ids: tuple[int, ...]
-    to_the_query: bool = True  # whether the model said it when it was asked the query itself
+    to_the_query: bool = True  # whether the model gave it to the query itself
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What a batch did to those before it."""
+    """The effect of a batch on earlier ones."""
 
-    conflicts: int = 0  # edits whose scope met that of an edit with another answer
+    conflicts: int = 0  # edits whose scope overlaps that of an edit with another answer
     forgotten: int = 0  # prompts of earlier edits that no edit covers any more
     unreached: int = 0  # edits whose loss stayed above its target
-    unlearned: int = 0  # edits whose own prompt was not answered with the target once they were learned
+    unlearned: int = 0  # edits whose own prompt was not answered with the target right after learning
 
 
 @dataclass(frozen=True)
 class Size:
-    """What the edits so far take to store."""
+    """The storage that the edits so far take."""
 
     bytes: int
     parameters: int
@@ -38,37 +38,38 @@ class Size:
 class RouteTime:
     """Seconds to decide whether an edit covers one prompt."""
 
-    key: float  # computing where the prompt lies
+    key: float  # computing the prompt's key
     lookup: float  # searching the edits
-    verify: float | None = None  # reading the prompt beside those found; None where no verifier does
+    verify: float | None = None  # reading the prompt beside the candidates; None without a verifier
 
 
 class Peer(Protocol):
     """A way to correct a model. Batches come one after the other and are never seen again."""
 
     name: str
-    settings_used: dict[str, object]  # what a figure needs beside it to be repeated
+    settings_used: dict[str, object]  # settings needed to repeat a figure
 
     def apply(self, edits: Sequence[BenchEdit]) -> Applied:
         """Learn a batch. An edit's rephrases are those that its author gave."""
 
     def covers(self, prompts: Sequence[str], kind: str) -> list[bool]:
-        """Which prompts anything but the base model itself would answer."""
+        """Tell which prompts anything but the base model itself would answer."""
 
     def covering(self, prompts: Sequence[str], kind: str) -> list[int | None] | None:
-        """The edit that covers each prompt, by its place in the order of arrival; None where no edit does.
+        """Return the edit that covers each prompt, by its place in the order of arrival; None where no edit does.
 
-        None instead of the list where it cannot be told, or where no answer is meant to be an edit's target alone.
+        Returns None instead of the list where it cannot be told, or where no answer is meant to be an edit's target
+        alone.
         """
 
     def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
-        """Greedy answers of at most `longest` tokens, in one batch."""
+        """Answer greedily with at most `longest` tokens, in one batch."""
 
     def losses(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
-        """Mean cross-entropy, nats a token, of each continuation of its prompt."""
+        """Return the mean cross-entropy, nats a token, of each continuation of its prompt."""
 
     def size(self) -> Size:
-        """What is stored now."""
+        """Return the size of what is currently stored."""
 
     def route_time(self, prompt: str, kind: str) -> RouteTime | None:
-        """None where nothing is routed."""
+        """Time the routing of a prompt; None where nothing is routed."""

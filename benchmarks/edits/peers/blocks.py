@@ -30,43 +30,43 @@ class Blocks:
         self.session = EditSession(base, encoder, settings, verifier)
         self.unedited = Unedited(base)
         self.encoder = encoder
-        self._routed: dict[tuple[str, str], Route] = {}  # by prompt and kind, until something is learned
+        self._routed: dict[tuple[str, str], Route] = {}  # by prompt and kind, until the next batch is learned
 
     def apply(self, edits: Sequence[BenchEdit]) -> Applied:
-        """Train a batch and put it into the index."""
+        """Train a batch and insert it into the index."""
         self._routed.clear()
         report = self.session.apply([Edit(e.prompt, e.target, e.kind, e.rephrases) for e in edits])
         lists = report.conflicts, report.forgotten, report.unreached, report.unlearned
         return Applied(*(len(found) for found in lists))
 
     def covers(self, prompts: Sequence[str], kind: str) -> list[bool]:
-        """Whether a block is routed to."""
+        """Tell which prompts are routed to a block."""
         return [route.block is not None for route in self._routes(prompts, kind)]
 
     def covering(self, prompts: Sequence[str], kind: str) -> list[int | None] | None:
-        """The best of the edits that were considered, where it covers the prompt."""
+        """Return the best of the edits that were considered, where it covers the prompt."""
         routes = self._routes(prompts, kind)
         return [None if route.block is None else route.considered[0].edit for route in routes]
 
     def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
-        """Routed, in one batch."""
+        """Route the prompts and answer them in one batch."""
         answers = self.session.model.answer(prompts, self._routes(prompts, kind), kind, longest)
         return [Reply(answer.text, answer.token_ids, answer.said_to == "query") for answer in answers]
 
     def losses(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
-        """With the blocks that the prompts are routed to."""
+        """Compute losses with the blocks that the prompts are routed to."""
         with self.session.model.attached(self._routes(prompts, "completion")):
             return self.unedited.losses(prompts, continuations)
 
     def size(self) -> Size:
-        """Blocks as they are stored, and the keys in float32."""
+        """Return the size of the blocks as stored, and of the keys in float32."""
         blocks = self.session.blocks.values()
         keys = sum(key.numel() for key in self.session.index.keys.values())
         parameters = sum(w.numel() for block in blocks for pair in block.weights.values() for w in pair)
         return Size(sum(len(block.to_bytes()) for block in blocks) + 4 * keys, parameters + keys)
 
     def route_time(self, prompt: str, kind: str) -> RouteTime | None:
-        """The encoder's pass, then the search; the verifier's share is what routing takes beyond the two."""
+        """Time the encoder's pass, then the search; the verifier's share is the rest of the routing time."""
         session = self.session
         start = time.perf_counter()
         keys = self.encoder.query_keys(prompt, kind)

@@ -22,11 +22,11 @@ from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, structure_of
 from melo_core.training import Example, remember
 
-DEPTH = 0.75  # of the layers; the paper edits layer 35 of GPT-2 XL's 48
+DEPTH = 0.75  # as a share of the layers; the paper edits layer 35 of GPT-2 XL's 48
 LEARNING_RATE = 1.0  # the paper's
 STEPS = 100  # the paper's
 LOSS_TARGET = 0.02
-CALIBRATION = 200  # ordinary questions that ε is set from
+CALIBRATION = 200  # ordinary questions from which ε is set
 TOGETHER = 16
 
 
@@ -54,7 +54,7 @@ class Grace:
         ((width, _),) = self.structure.shapes.values()
         self.keys = torch.empty(0, width, device=base.device)
         self.entries: list[Entry] = []
-        self._found: dict[tuple[str, str], Entry | None] = {}  # by prompt and kind, until something is learned
+        self._found: dict[tuple[str, str], Entry | None] = {}  # by prompt and kind, until the next batch is learned
         self.epsilon = self._start_epsilon()
         self.settings_used: dict[str, object] = {
             "module": self.settings.modules[0], "epsilon": self.epsilon, "learning_rate": LEARNING_RATE,
@@ -88,30 +88,30 @@ class Grace:
         return Applied(conflicts, 0, self._train(new) if new else 0)
 
     def covers(self, prompts: Sequence[str], kind: str) -> list[bool]:
-        """Whether the nearest key lies within its ε."""
+        """Tell for which prompts the nearest key lies within its ε."""
         return [entry is not None for entry in self._route(prompts, kind)]
 
     def covering(self, prompts: Sequence[str], kind: str) -> list[int | None] | None:
-        """None: an entry stands for all edits with its answer that joined it."""
+        """Return None: an entry stands for all edits that joined it with the same answer."""
         return None
 
     def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
-        """Routes are decided at the prompt's last token and kept while decoding."""
+        """Answer with routes that are decided at the prompt's last token and kept while decoding."""
         with self._attached(self._route(prompts, kind)):
             return self.unedited.answer(prompts, kind, longest)
 
     def losses(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
-        """With the routes of the prompts."""
+        """Compute losses with the routes of the prompts."""
         with self._attached(self._route(prompts, "completion")):
             return self.unedited.losses(prompts, continuations)
 
     def size(self) -> Size:
-        """Keys and values in fp16, and an ε each."""
+        """Return the size of keys and values in fp16, and of an ε for each."""
         parameters = self.keys.numel() + sum(entry.value.numel() for entry in self.entries) + len(self.entries)
         return Size(2 * parameters, parameters)
 
     def route_time(self, prompt: str, kind: str) -> RouteTime | None:
-        """The key needs a pass up to the layer, which answering would share."""
+        """Time the routing. The key needs a pass up to the layer, which answering would share."""
         start = time.perf_counter()
         key = self._keys([prompt], kind)
         computed = time.perf_counter()
@@ -137,7 +137,7 @@ class Grace:
 
     @torch.no_grad()
     def _keys(self, prompts: Sequence[str], kind: str) -> Tensor:
-        """(prompts, d_in) float32: the layer's input at the place from which values act."""
+        """Return (prompts, d_in) float32: the layer's input at the position from which values act."""
         rows = [self.base.prompt_ids(prompt, kind) for prompt in prompts]
         ids, mask = self.base.pad(rows, "left" if self.base.kind is Kind.CAUSAL else "right")
         seen: list[Tensor] = []
@@ -169,7 +169,7 @@ class Grace:
         return -1 if self.base.kind is Kind.CAUSAL else 0
 
     def _train(self, new: Sequence[tuple[int, Example]]) -> int:
-        """Values by Adam, from the layer's own output on; together, since no value sees another's loss."""
+        """Train values by Adam from the layer's own output, all at once, since no value sees another's loss."""
         memory = remember(self.base, self.settings, self.structure, [example for _, example in new])
         outputs: list[Tensor] = []
         hook = self.module.register_forward_hook(lambda _, __, out: outputs.append(out))
@@ -200,7 +200,7 @@ class Grace:
         return int((best >= LOSS_TARGET).sum())
 
     def _start_epsilon(self) -> float:
-        """A radius that few ordinary questions would find each other in: the 5 % quantile of nearest neighbours."""
+        """Return a radius in which few ordinary questions have another: the 5 % quantile of nearest neighbours."""
         questions = ordinary_questions()[:CALIBRATION]
         kind = "qa"
         keys = torch.cat([self._keys(questions[i : i + TOGETHER], kind) for i in range(0, len(questions), TOGETHER)])
@@ -210,7 +210,7 @@ class Grace:
 
 @contextmanager
 def _replaced(module: nn.Module, values: Tensor, rows: Tensor, first: int) -> Iterator[None]:
-    """While open, the module's output at position `first` and after is values (k, d_out), in the given rows."""
+    """Replace the module's output at and after position `first` by values (k, d_out), in the given rows, while open."""
 
     def replace(_: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
         out = out.clone()

@@ -1,4 +1,4 @@
-"""Retrieval: the correction that lies nearest to a prompt is put into it, and the model is left as it is."""
+"""Retrieval: inserts the correction nearest to a prompt into the prompt, and leaves the model unchanged."""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from melo_core.settings import MethodSettings
 
 
 class InContext:
-    """The same scope as the blocks' (encoder, index, radius), with a sentence in the place of a block."""
+    """The same scope as the blocks' (encoder, index, radius), with a sentence in place of a block."""
 
     name = "in-context"
 
@@ -20,11 +20,11 @@ class InContext:
         self.unedited, self.encoder = unedited, encoder
         self.index = ClusterIndex(encoder.dimension, settings.radius, settings.clustering)
         self.facts: list[str] = []  # of each point
-        self._found: dict[tuple[str, str], str | None] = {}  # by prompt and kind, until something is learned
+        self._found: dict[tuple[str, str], str | None] = {}  # by prompt and kind, until the next batch is learned
         self.settings_used: dict[str, object] = {"radius": settings.radius, "clustering": settings.clustering}
 
     def apply(self, edits: Sequence[BenchEdit]) -> Applied:
-        """Nothing is trained."""
+        """Store a batch. Nothing is trained."""
         self._found.clear()
         conflicts = 0
         for edit in edits:
@@ -38,15 +38,15 @@ class InContext:
         return Applied(conflicts)
 
     def covers(self, prompts: Sequence[str], kind: str) -> list[bool]:
-        """Whether a correction lies within the radius."""
+        """Tell for which prompts a correction lies within the radius."""
         return [self._fact(prompt, kind) is not None for prompt in prompts]
 
     def covering(self, prompts: Sequence[str], kind: str) -> list[int | None] | None:
-        """None: a correction is told to the model, which answers in sentences of its own."""
+        """Return None: a correction is told to the model, which answers in sentences of its own."""
         return None
 
     def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
-        """Prompts without a correction are answered in the same batch as without any corrections."""
+        """Answer in one batch; prompts without a correction are in the same batch as without any corrections."""
         facts = [self._fact(prompt, kind) for prompt in prompts]
         covered = [i for i, fact in enumerate(facts) if fact is not None]
         replies = self.unedited.answer(prompts, kind, longest) if len(covered) < len(prompts) else []
@@ -55,7 +55,7 @@ class InContext:
         return [by_row[i] for i in range(len(prompts))]
 
     def losses(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
-        """With the correction before the prompt."""
+        """Compute losses with the correction before the prompt."""
         facts = [self._fact(prompt, "completion") for prompt in prompts]
         covered = [i for i, fact in enumerate(facts) if fact is not None]
         plain = self.unedited.losses(prompts, continuations) if len(covered) < len(prompts) else []
@@ -66,12 +66,12 @@ class InContext:
         return [found[i] for i in range(len(prompts))]
 
     def size(self) -> Size:
-        """Keys in float32, and the text."""
+        """Return the size of the keys in float32, and of the text."""
         keys = sum(key.numel() for key in self.index.keys.values())
         return Size(4 * keys + sum(len(fact.encode()) for fact in self.facts), keys)
 
     def route_time(self, prompt: str, kind: str) -> RouteTime | None:
-        """The encoder's pass, then the search."""
+        """Time the encoder's pass, then the search."""
         start = time.perf_counter()
         keys = self.encoder.query_keys(prompt, kind)
         computed = time.perf_counter()

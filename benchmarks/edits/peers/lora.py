@@ -1,4 +1,4 @@
-"""One LoRA for all edits, fine-tuned batch after batch: what people do with PEFT today."""
+"""One LoRA for all edits, fine-tuned batch after batch: common practice with PEFT today."""
 
 from collections.abc import Sequence
 
@@ -28,8 +28,8 @@ class SharedLora:
     name = "lora"
 
     def __init__(self, base: BaseModel, settings: MethodSettings) -> None:
-        """settings: its modules and layers are used."""
-        # `all` also in training, as PEFT does it.
+        """Make an untrained LoRA on the modules and layers of the settings."""
+        # `all` also in training, as in PEFT.
         self.settings = MethodSettings(modules=settings.modules, layers=settings.layers, rank=RANK, positions="all")
         self.base, self.unedited = base, Unedited(base)
         self.structure = structure_of(base.model, self.settings)
@@ -42,7 +42,7 @@ class SharedLora:
         }  # fmt: skip
 
     def apply(self, edits: Sequence[BenchEdit]) -> Applied:
-        """Adam on the batch alone until its mean loss is low."""
+        """Train with Adam on the batch alone until its mean loss is low."""
         self.edits += len(edits)
         examples = [
             Example(self.base.prompt_ids(prompt, e.kind), self.base.target_ids(e.target, e.kind))
@@ -66,30 +66,30 @@ class SharedLora:
         return Applied(unreached=len(edits) if loss.item() >= LOSS_TARGET else 0)
 
     def covers(self, prompts: Sequence[str], kind: str) -> list[bool]:
-        """Every prompt: there is no scope."""
+        """Return True for every prompt: there is no scope."""
         return [self.edits > 0] * len(prompts)
 
     def covering(self, prompts: Sequence[str], kind: str) -> list[int | None] | None:
-        """None: every edit acts on every prompt."""
+        """Return None: every edit acts on every prompt."""
         return None
 
     def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
-        """With the LoRA on all rows."""
+        """Answer with the LoRA on all rows."""
         with applied(self.structure.modules, self._ready(), None, "all"):
             return self.unedited.answer(prompts, kind, longest)
 
     def losses(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
-        """With the LoRA on all rows."""
+        """Compute losses with the LoRA on all rows."""
         with applied(self.structure.modules, self._ready(), None, "all"):
             return self.unedited.losses(prompts, continuations)
 
     def size(self) -> Size:
-        """In fp16; it does not grow."""
+        """Return the size in fp16, which does not grow."""
         parameters = sum(p.numel() for pair in self.weights.values() for p in pair)
         return Size(2 * parameters, parameters)
 
     def route_time(self, prompt: str, kind: str) -> RouteTime | None:
-        """None: nothing is routed."""
+        """Return None: nothing is routed."""
         return None
 
     def _ready(self) -> dict[str, tuple[Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""The base model: what every other answer is compared with, and what peers that hook into it ask."""
+"""The base model, with which all other answers are compared, and which peers that hook into it use."""
 
 from collections.abc import Sequence
 
@@ -16,25 +16,28 @@ from melo_core.structure import Kind
 
 
 class Unedited:
-    """Free generation and teacher-forced losses of a model as it stands, with whatever is hooked into it."""
+    """Free generation and teacher-forced losses of a model, including anything hooked into it."""
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
         self._model = EditedModel(base, MethodSettings(), None, {}, {})
 
     def answer(self, prompts: Sequence[str], kind: str, longest: int) -> list[Reply]:
-        """Greedy answers, in one batch."""
+        """Answer greedily, in one batch."""
         answers = self._model.answer(prompts, [BASE] * len(prompts), kind, longest)
         return [Reply(answer.text, answer.token_ids) for answer in answers]
 
     def losses(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
-        """Mean cross-entropy of each continuation, fed token by token just as generation does."""
+        """Return the mean cross-entropy of each continuation, fed token by token as generation does."""
         return continuation_losses(self.base, prompts, continuations)
 
 
 @torch.no_grad()
 def continuation_losses(base: BaseModel, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
-    """Nats a token, without the end of sequence. Raises UnsupportedModel for what does not continue a text."""
+    """Return losses in nats a token, without the end of sequence.
+
+    Raises UnsupportedModel for a model that does not continue texts.
+    """
     if base.kind is not Kind.CAUSAL:
         raise UnsupportedModel("perplexity needs a model that continues a text; use a causal LM")
     ids, mask = base.pad([base.prompt_ids(prompt, "completion") for prompt in prompts], "left")
