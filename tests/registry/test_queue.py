@@ -213,7 +213,7 @@ def test_a_worker_takes_what_its_loaded_model_can_do_but_lets_nobody_wait_for_ev
 
     def best(**options):
         with workflow.sessions() as session:
-            usual = {"models": None, "loaded": (), "together": lambda settings: 1, "lease_seconds": 60}
+            usual = {"models": None, "loaded": (), "most_together": 1, "lease_seconds": 60}
             options = {**usual, **options}
             return jobs_of(service.claim_next(session, worker="w", device="cpu", libraries={}, **options))
 
