@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class FaultPoint(StrEnum):
-    """In the order of a job's life. A check passes those that it has a part in."""
+    """In the order of a job's life. A preflight passes those that it has a part in."""
 
     WOKEN = "woken"  # about to look for work; nothing is claimed
     CLAIMING = "claiming"  # in the claim's transaction, which is not committed
@@ -14,7 +14,7 @@ class FaultPoint(StrEnum):
     TRAINED = "trained"  # the blocks are there, in memory
     SCOPED = "scoped"  # the keys are there, too
     INDEXED = "indexed"  # the index that the version would have is built
-    CHECKED = "checked"  # the prompts that must not change were asked
+    EVALUATED = "evaluated"  # what must arrive and what must not change was asked
     FINISHING = "finishing"  # in the finishing transaction, in which nothing is written
     REPORTED = "reported"  # in it, the report is written
     WRITTEN = "written"  # in it, blocks, points, version, audit and job state are written, and not committed

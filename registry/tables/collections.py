@@ -19,12 +19,12 @@ class Collection(Base):
     window: Mapped[int]  # the model's longest input, in tokens
     method: Mapped[Json]  # settings that melo_core understands
     encoder: Mapped[str]
-    encoder_digest: Mapped[str | None]  # written once, by the first finishing job or check
+    encoder_digest: Mapped[str | None]  # written once, by the first job that finishes, which may be a preflight
     # The policy, under which its batches are decided on: it may change, with an event that says why.
     self_approval: Mapped[bool] = mapped_column(server_default=false())
     approvals_needed: Mapped[int] = mapped_column(Integer, server_default="1")  # by as many different people
     approvers: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")  # empty: whoever has the role
-    checks: Mapped[str] = mapped_column(server_default="keys")
+    preflight: Mapped[str] = mapped_column(server_default="keys")
     left_alone_needed: Mapped[float | None] = mapped_column(Double)  # share of near misses, for an approval
     queue: Mapped[str] = mapped_column(server_default="open")  # whether its jobs are begun
     created_by: Mapped[str]
