@@ -40,7 +40,7 @@ def view(workflow: Workflow, batch_id: int) -> BatchView:
 
 
 def through_preflight(workflow: Workflow, worker: Worker, batch_id: int) -> BatchView:
-    """Let the worker preflight a submitted batch."""
+    """Let the worker do the preflight of a submitted batch."""
     waiting = view(workflow, batch_id).preflight
     assert waiting is not None
     run_job(worker, waiting.id)
