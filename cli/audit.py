@@ -79,7 +79,7 @@ def verify(
     if as_json:
         print_json(found)
     else:
-        call.out.print(f"Checked: {counted(found)}.", markup=False)
+        call.out.print(f"Verified: {counted(found)}.", markup=False)
         if kept is not None and public_key is None:
             call.out.print(
                 f"The checkpoint names the key {kept.public_key} itself: compare it with yours (--public-key).",
@@ -108,7 +108,7 @@ def checkpoint(context: typer.Context, out: Out = None) -> None:
 
 
 def public_key(context: typer.Context, as_json: AsJson = False) -> None:
-    """Print the key that checkpoints are checked with: Ed25519, base64 of its 32 bytes."""
+    """Print the key that checkpoints are verified with: Ed25519, base64 of its 32 bytes."""
     call = invocation(context)
     with call.client() as client:
         found = client.public_key()
@@ -152,7 +152,7 @@ def _verify_record(call: Invocation, checkpoint: "Checkpoint | None", key: str |
             if isinstance(step, VerificationView):
                 found = step
             else:
-                spinner.update(f"checking {step.checking}" + (f": {step.checked:,}" if step.checked else ""))
+                spinner.update(f"verifying {step.verifying}" + (f": {step.verified:,}" if step.verified else ""))
     return found.model_copy(update={"findings": [*findings, *found.findings], "ok": found.ok and not findings})
 
 
@@ -210,8 +210,8 @@ def _new(path: Path | None) -> AbstractContextManager[IO[bytes]]:
 
 
 def counted(found: "VerificationView") -> str:
-    """How many of each kind were checked, of which there are any."""
-    return ", ".join(f"{count:,} {name}" for name, count in found.checked.items() if count) or "nothing is recorded"
+    """How many of each kind were verified, of which there are any."""
+    return ", ".join(f"{count:,} {name}" for name, count in found.verified.items() if count) or "nothing is recorded"
 
 
 def _exists(path: Path | None) -> CommandError:

@@ -72,7 +72,7 @@ def restore(
         raise CommandError("It cannot be read", f"{public_key}: {error}.") from None
     if dry_run:
         with _progress(call) as watch:
-            held = service.check(file, key, watch)
+            held = service.verify(file, key, watch)
         if as_json:
             print_json(held)
         else:

@@ -6,11 +6,11 @@ import typer
 from rich.text import Text
 
 from cli import review
-from cli.checks import SHOWN_EDITS, show_check
 from cli.edits import Wait
 from cli.findings import show_findings
 from cli.follow import approved, follow, notes_of
 from cli.invocation import invocation
+from cli.preflight import SHOWN_EDITS, show_preflight
 from cli.show import AsJson, example, fields, print_json, prompt_of, table
 from registry.base.vocabulary import BatchState, Priority
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from registry.batches.schemas import BatchView
     from registry.edits.schemas import ApprovalView
-    from registry.jobs.schemas import CheckView, JobView
+    from registry.jobs.schemas import JobView, PreflightView
 
 BatchId = Annotated[int, typer.Argument(metavar="BATCH", min=1, help="The batch's number.")]
 
@@ -68,11 +68,11 @@ def register(app: typer.Typer) -> None:
         context: typer.Context,
         batch: BatchId,
         watch: Annotated[
-            bool, typer.Option("--watch", help="Follow its check, wait for the decision, and follow its training.")
+            bool, typer.Option("--watch", help="Follow its preflight, wait for the decision, and follow its training.")
         ] = False,
         as_json: AsJson = False,
     ) -> None:
-        """Show a batch: its edits, what its check found, its approvals and training, and what it waits for."""
+        """Show a batch: its edits, what its preflight found, its approvals and training, and what it waits for."""
         call = invocation(context)
         with call.client() as client:
             found = client.batch(batch)
@@ -147,8 +147,8 @@ def _approval(each: "ApprovalView") -> str:
     return f"{each.created_at.astimezone():%Y-%m-%d %H:%M:%S} by {each.actor} ({each.role}){without}{why}"
 
 
-def _check(check: "CheckView") -> str:
-    return f"{check.state.value}: {check.error}" if check.error else check.state.value
+def _preflight(preflight: "PreflightView") -> str:
+    return f"{preflight.state.value}: {preflight.error}" if preflight.error else preflight.state.value
 
 
 def _on(job: "JobView") -> str:
@@ -188,11 +188,11 @@ def _show(console: "Console", batch: "BatchView", findings: bool) -> None:
             ("worker", f"{job.worker} ({_on(job)})" if job and job.worker else None),
             ("notes", "\n".join(notes_of(batch))),
             ("error", job.error if job else None),
-            ("check", _check(batch.check) if batch.check else None),
+            ("preflight", _preflight(batch.preflight) if batch.preflight else None),
         ],
     )
-    if batch.check and batch.check.report is not None:
-        show_check(console, batch)
+    if batch.preflight and batch.preflight.report is not None:
+        show_preflight(console, batch)
     else:
         columns = ["edit#", "prompt", "target", "replaces#", "author"]
         rows = [

@@ -12,11 +12,13 @@ from cli.errors import CommandError
 from cli.invocation import invocation
 from cli.options import settings as json_settings
 from cli.show import AsJson, example, fields, print_json, table
-from registry.base.vocabulary import Checks
+from registry.base.vocabulary import Preflight
 
 Approvals = typer.Option("--approvals", min=1, max=10, help="How many different people have to approve a batch.")
 Approver = typer.Option("--approver", metavar="NAME", help="Who may approve; may be repeated. Default: anyone.")
-WhatIsChecked = typer.Option("--checks", help="What a worker does before the decision: nothing, keys, or training too.")
+PreflightDepth = typer.Option(
+    "--preflight", help="What a worker does before the decision: nothing, keys, or training too."
+)
 LeftAlone = typer.Option(
     "--left-alone", metavar="SHARE", min=0, max=1, help="Share of near misses that a batch has to leave alone; 0: any."
 )
@@ -59,7 +61,7 @@ def register(app: typer.Typer) -> None:
         ] = False,
         approvals: Annotated[int | None, Approvals] = None,
         approver: Annotated[list[str] | None, Approver] = None,
-        checks: Annotated[Checks | None, WhatIsChecked] = None,
+        preflight: Annotated[Preflight | None, PreflightDepth] = None,
         left_alone: Annotated[float | None, LeftAlone] = None,
         as_json: AsJson = False,
     ) -> None:
@@ -76,7 +78,7 @@ def register(app: typer.Typer) -> None:
                 self_approval=self_approval,
                 approvals_needed=approvals,
                 approvers=approver,
-                checks=checks,
+                preflight=preflight,
                 left_alone_needed=left_alone,
             )
         if as_json:
@@ -95,11 +97,11 @@ def register(app: typer.Typer) -> None:
         self_approval: Annotated[
             bool | None, typer.Option("--self-approval/--no-self-approval", help="May submitters approve their own?")
         ] = None,
-        checks: Annotated[Checks | None, WhatIsChecked] = None,
+        preflight: Annotated[Preflight | None, PreflightDepth] = None,
         left_alone: Annotated[float | None, LeftAlone] = None,
         as_json: AsJson = False,
     ) -> None:
-        """Change how batches are checked and approved; what is not given stays as it is."""
+        """Change which preflight and approvals batches need; what is not given stays as it is."""
         if anyone and approver:
             raise typer.BadParameter("it contradicts --approver", param_hint="--anyone")
         call = invocation(context)
@@ -110,7 +112,7 @@ def register(app: typer.Typer) -> None:
                 approvals_needed=approvals,
                 approvers=[] if anyone else approver,
                 self_approval=self_approval,
-                checks=checks,
+                preflight=preflight,
                 left_alone_needed=left_alone,
             )
         if as_json:
@@ -127,7 +129,17 @@ def register(app: typer.Typer) -> None:
         if as_json:
             print_json(found)
             return
-        columns = ["name", "model", "latest#", "active edits#", "aliases", "approvals#", "checks", "queue", "created"]
+        columns = [
+            "name",
+            "model",
+            "latest#",
+            "active edits#",
+            "aliases",
+            "approvals#",
+            "preflight",
+            "queue",
+            "created",
+        ]
         rows = [
             [
                 each.name,
@@ -136,7 +148,7 @@ def register(app: typer.Typer) -> None:
                 each.active_edits,
                 ", ".join(f"{alias}→{number}" for alias, number in sorted(each.aliases.items())),
                 each.approvals_needed,
-                each.checks.value,
+                each.preflight.value,
                 each.queue.value,
                 each.created_at,
             ]
@@ -172,14 +184,14 @@ def _policy(found: "CollectionView") -> str:
     many = "1 approval" if found.approvals_needed == 1 else f"{found.approvals_needed} approvals"
     who = f"by {', '.join(found.approvers)}" if found.approvers else "by anyone with the role"
     own = "submitters may approve their own" if found.self_approval else "not by who submitted"
-    checked = {
-        Checks.NONE: "no check before",
-        Checks.KEYS: "answers and near edits are checked before",
-        Checks.TRAIN: "trained before, to be seen",
+    preflight = {
+        Preflight.NONE: "no preflight",
+        Preflight.KEYS: "a preflight shows answers and near edits",
+        Preflight.TRAIN: "a preflight trains too, so that its answers can be seen",
     }
     needed = found.left_alone_needed
     alone = "" if needed is None else f", and at least {needed:.0%} of near misses are to be left alone"
-    return f"{many} {who}, {own}; {checked[found.checks]}{alone}"
+    return f"{many} {who}, {own}; {preflight[found.preflight]}{alone}"
 
 
 def _shown(value: Any) -> str:

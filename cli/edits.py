@@ -74,7 +74,7 @@ def add(
     message: Message = "",
     approve: Approve = False,
     wait: Wait = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it; store nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate it; store nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a single correction as a batch of its own."""
@@ -102,7 +102,7 @@ def submit(
     message: Message = "",
     approve: Approve = False,
     wait: Wait = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file; store nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate the file; store nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a file of corrections as one batch: all of it, or nothing.
@@ -183,7 +183,7 @@ def _send(call: Invocation, client: "MeloClient", collection: str, read: EditFil
         def lines() -> Iterator[bytes]:
             progress.reset(bar, description="sending")  # it may be sent again after a broken connection
             yield from read.chunks(lambda step: progress.advance(bar, step))
-            progress.update(bar, description="checking")
+            progress.update(bar, description="validating")
 
         return client.submit_lines(collection, lines, **options)
 

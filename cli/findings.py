@@ -35,7 +35,7 @@ def show_reports(console: "Console", batch: "BatchView", reports: "Sequence[Edit
         console.print(text)
     if len(said) > SHOWN:
         console.print(f"… and {len(said) - SHOWN} more: melo batch show {batch.id} --json")
-    if asked := sum(report.unchanged_checked for report in reports):
+    if asked := sum(report.unchanged_asked for report in reports):
         kept = asked - sum(len(report.unchanged_changed) for report in reports)
         console.print(f"{kept} of {asked} prompts that must not change are answered as before.")
 

@@ -1,13 +1,13 @@
-"""Following a batch's check and training on the terminal until it is applied or has failed."""
+"""Following a batch's preflight and training on the terminal until it is applied or has failed."""
 
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from cli.checks import is_checked, show_check
 from cli.errors import CommandError
 from cli.findings import show_findings
+from cli.preflight import is_in_preflight, show_preflight
 from cli.show import duration, visible
 from registry.base.vocabulary import BatchState, JobKind
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchView":
     """Return the applied batch, having printed its job's findings; raise CommandError for any other outcome.
 
-    What a check found is shown when it ends; then the decision is waited for. Ctrl-C ends the watching, not the job.
+    What the preflight found is shown when it ends, and the decision waited for. Ctrl-C ends the watching, not the job.
     """
     try:
         return _follow(call, client, batch_id)
@@ -55,7 +55,7 @@ def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVi
     ]
     said = ""
     noted: set[str] = set()
-    checked = told_to_wait = False
+    shown = told_to_wait = False
     with Progress(*columns, console=call.err, transient=True) as bars:
         bar = bars.add_task(f"batch {batch_id}", total=None, note="")
         batch, seen = client.batch(batch_id), None
@@ -68,16 +68,16 @@ def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVi
                 if note not in noted:
                     bars.console.print(Text(note))
                     noted.add(note)
-            if not checked and batch.check and batch.check.report is not None and batch.job is None:
-                show_check(bars.console, batch)
-                checked = True
+            if not shown and batch.preflight and batch.preflight.report is not None and batch.job is None:
+                show_preflight(bars.console, batch)
+                shown = True
             if batch.waits_for and batch.waits_for != said:
                 bars.console.print(Text(batch.waits_for, style="yellow"))
                 said = batch.waits_for
-            if not told_to_wait and batch.state is BatchState.SUBMITTED and not is_checked(batch):
+            if not told_to_wait and batch.state is BatchState.SUBMITTED and not is_in_preflight(batch):
                 bars.console.print(Text("This command waits for the decision too; Ctrl-C ends the waiting alone."))
                 told_to_wait = True
-            _show(bars, bar, now, is_checked(batch))
+            _show(bars, bar, now, is_in_preflight(batch))
     if batch.state is BatchState.APPLIED:
         call.err.print(f"Batch {batch.id} is applied: {batch.collection}@{batch.version}.", markup=False)
         show_findings(call.err, batch)
@@ -107,8 +107,8 @@ def approved(batch: "BatchView") -> str:
 
 
 def notes_of(batch: "BatchView") -> list[str]:
-    """What the worker had to say while it worked, such as how much memory it takes: on the training, or the check."""
-    job = batch.job or batch.check
+    """What the worker had to say while it trained, or was at the preflight, such as how much memory it takes."""
+    job = batch.job or batch.preflight
     return _notes(job.progress if job else None)
 
 
@@ -116,12 +116,12 @@ def _notes(progress: "JobProgress | None") -> list[str]:
     return [visible(note) for note in (progress.notes if progress else ())]
 
 
-def _show(bars: Progress, bar: TaskID, now: "BatchProgress", checking: bool) -> None:
+def _show(bars: Progress, bar: TaskID, now: "BatchProgress", in_preflight: bool) -> None:
     at = now.progress
     stage = at.stage if at and at.stage else now.state.value
     bars.update(
         bar,
-        description=f"batch {now.id}: {'checking: ' if checking and now.kind is JobKind.CHECK else ''}{stage}",
+        description=f"batch {now.id}: {'preflight: ' if in_preflight and now.kind is JobKind.PREFLIGHT else ''}{stage}",
         completed=(at and at.done) or 0,
         total=at.total if at else None,
         note=_note(at) if at and at.total is not None else "",

@@ -1,4 +1,4 @@
-"""`melo job`: checks and trainings, and all that is kept of one."""
+"""`melo job`: preflights and trainings, and all that is kept of one."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ JobNumber = Annotated[int, typer.Argument(metavar="JOB", min=1, help="The job's 
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
-        help="Jobs: the checks and trainings of batches.",
+        help="Jobs: the preflights and trainings of batches.",
         epilog=example("melo job list --collection facts --state failed"),
         no_args_is_help=True,
     )
@@ -44,11 +44,11 @@ def list_(
     context: typer.Context,
     collection: Annotated[str | None, typer.Option("--collection", "-c", help="Only those of this collection.")] = None,
     state: Annotated[JobState | None, typer.Option(help="Only those in this state.")] = None,
-    kind: Annotated[JobKind | None, typer.Option(help="Only checks, or only trainings.")] = None,
+    kind: Annotated[JobKind | None, typer.Option(help="Only preflights, or only trainings.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List checks and trainings, newest first."""
+    """List preflights and trainings, newest first."""
     call = invocation(context)
     with call.client() as client:
         found = client.jobs(collection=collection, state=state, kind=kind, limit=limit)

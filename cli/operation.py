@@ -129,13 +129,13 @@ def health(context: typer.Context, service: Service) -> None:
     from registry.base import probes
 
     call = invocation(context)
-    checks: dict[Service, Callable[[], None]] = {
+    probe: dict[Service, Callable[[], None]] = {
         Service.API: lambda: probes.of_api(call.client().api_url),
         Service.RELAY: lambda: probes.of_relay(call.database_url()),
         Service.WORKER: lambda: probes.of_worker(call.database_url(), host=socket.gethostname()),
     }
     try:
-        checks[service]()
+        probe[service]()
     except probes.ProbeFailed as reason:
         raise CommandError(f"The {service.value} is not well", f"{reason}.") from None
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from cli.checks import is_checked, taken
 from cli.errors import CommandError
 from cli.invocation import Invocation, invocation
+from cli.preflight import is_in_preflight, taken
 from cli.show import AsJson, example, print_json, visible
 from registry.base.vocabulary import BatchState, Priority
 
@@ -67,18 +67,18 @@ def review(
 
 def _taken(batch: "BatchView") -> "list[tuple[int, NearMiss]]":
     """Return the near misses that edits would answer. Raises CommandError where none were tried."""
-    if batch.check is None or batch.check.report is None:
-        if is_checked(batch):
+    if batch.preflight is None or batch.preflight.report is None:
+        if is_in_preflight(batch):
             raise CommandError(
-                "The check is not done",
+                "The preflight is not done",
                 f"The near misses of batch {batch.id} are not tried yet.",
                 f"Wait for it: melo batch show {batch.id} --watch",
             )
         raise CommandError(
-            "Nothing was checked",
-            f"Batch {batch.id} was not checked, so no near misses were tried.",
-            f"Let a check come first (`melo collection policy {batch.collection} --checks train --reason …`), and "
-            "submit it again.",
+            "There was no preflight",
+            f"Batch {batch.id} has no report of a preflight, so no near misses were tried.",
+            f"Ask for one (`melo collection policy {batch.collection} --preflight train --reason …`), and submit the "
+            "batch again.",
         )
     return taken(batch)
 

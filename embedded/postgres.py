@@ -55,7 +55,7 @@ def prepare(home: Path) -> Postgres:
         _let_through(programs.postgres_folder() / "postgres")
     if not folder.exists():
         _initialise(folder, account)
-    _check_version(folder)
+    _require_version(folder)
     sockets = _socket_folder(folder, account)
     _forget_dead_server(folder, sockets)
     return Postgres(folder=folder, sockets=sockets, account=account)
@@ -139,7 +139,7 @@ def _initialise(folder: Path, account: Account | None) -> None:
     draft.rename(folder)
 
 
-def _check_version(folder: Path) -> None:
+def _require_version(folder: Path) -> None:
     try:
         version = (folder / "PG_VERSION").read_text().strip()
     except OSError as error:

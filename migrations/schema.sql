@@ -289,14 +289,13 @@ CREATE TABLE collections (
     self_approval boolean DEFAULT false NOT NULL,
     approvals_needed integer DEFAULT 1 NOT NULL,
     approvers text[] DEFAULT '{}'::text[] NOT NULL,
-    checks text DEFAULT 'keys'::text NOT NULL,
+    preflight text DEFAULT 'keys'::text NOT NULL,
     left_alone_needed double precision,
     queue text DEFAULT 'open'::text NOT NULL,
     created_by text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT collections_approvals_needed_check CHECK (((approvals_needed >= 1) AND (approvals_needed <= 10))),
     CONSTRAINT collections_approvers_check CHECK (((cardinality(approvers) = 0) OR (cardinality(approvers) >= approvals_needed))),
-    CONSTRAINT collections_checks_check CHECK ((checks = ANY (ARRAY['none'::text, 'keys'::text, 'train'::text]))),
     CONSTRAINT collections_encoder_check CHECK ((encoder <> ''::text)),
     CONSTRAINT collections_encoder_digest_check CHECK ((encoder_digest ~ '^[0-9a-f]{64}$'::text)),
     CONSTRAINT collections_left_alone_needed_check CHECK (((left_alone_needed > (0)::double precision) AND (left_alone_needed <= (1)::double precision))),
@@ -304,6 +303,7 @@ CREATE TABLE collections (
     CONSTRAINT collections_model_check CHECK ((model <> ''::text)),
     CONSTRAINT collections_model_digest_check CHECK ((model_digest ~ '^[0-9a-f]{64}$'::text)),
     CONSTRAINT collections_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9._-]{0,62}$'::text)),
+    CONSTRAINT collections_preflight_check CHECK ((preflight = ANY (ARRAY['none'::text, 'keys'::text, 'train'::text]))),
     CONSTRAINT collections_queue_check CHECK ((queue = ANY (ARRAY['open'::text, 'paused'::text, 'draining'::text]))),
     CONSTRAINT collections_window_check CHECK (("window" > 0))
 );
@@ -398,7 +398,7 @@ CREATE TABLE jobs (
     finished_at timestamp with time zone,
     CONSTRAINT jobs_error_check CHECK (((state <> 'failed'::text) OR (error IS NOT NULL))),
     CONSTRAINT jobs_finished_check CHECK (((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
-    CONSTRAINT jobs_kind_check CHECK ((kind = ANY (ARRAY['check'::text, 'train'::text]))),
+    CONSTRAINT jobs_kind_check CHECK ((kind = ANY (ARRAY['preflight'::text, 'train'::text]))),
     CONSTRAINT jobs_lease_check CHECK (((state <> 'running'::text) OR ((attempt_token IS NOT NULL) AND (lease_until IS NOT NULL) AND (worker IS NOT NULL)))),
     CONSTRAINT jobs_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'succeeded'::text, 'failed'::text, 'cancelled'::text])))
 );

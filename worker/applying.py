@@ -9,7 +9,7 @@ from registry.jobs import service as jobs
 from registry.versions import repository as version_queries
 from registry.versions import service as versions
 from worker.candidate import candidate
-from worker.checking import reports_of
+from worker.evaluation import reports_of
 from worker.failures import Overtaken
 from worker.fault_points import FaultPoint
 from worker.group import Prepared
@@ -42,10 +42,10 @@ def apply(worker: Worker, prepared: Prepared) -> None:
             content = prepared.taken.beside(content)
             result = candidate(content, scope, trained, keys)
         worker.at(FaultPoint.INDEXED)
-        with watch.stage("check"):
+        with watch.stage("evaluate"):
             stored = partial(stored_blocks, worker)
             reports = reports_of(base, scope, trained, content, result, stored, watch.count)
-        worker.at(FaultPoint.CHECKED)
+        worker.at(FaultPoint.EVALUATED)
         try:
             with watch.stage("finish"), worker.sessions.begin() as session:
                 worker.at(FaultPoint.FINISHING)

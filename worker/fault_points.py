@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class FaultPoint(StrEnum):
-    """In the order of a job's life. A check passes those that it has a part in."""
+    """In the order of a job's life. A preflight passes those that it has a part in."""
 
     WOKEN = "woken"  # about to look for work; nothing is claimed
     CLAIMING = "claiming"  # in the uncommitted transaction of the claim
@@ -14,7 +14,7 @@ class FaultPoint(StrEnum):
     TRAINED = "trained"  # the blocks are in memory
     SCOPED = "scoped"  # the keys are in memory
     INDEXED = "indexed"  # the index of the would-be version is built
-    CHECKED = "checked"  # the prompts that must not change were asked
+    EVALUATED = "evaluated"  # what must arrive and what must not change was asked
     FINISHING = "finishing"  # in the finishing transaction; nothing is written
     REPORTED = "reported"  # in the same transaction: the report is written
     WRITTEN = "written"  # in the same transaction: blocks, points, version, audit and job state are written

@@ -11,7 +11,7 @@ from melo_core.base_model import BaseModel
 from melo_core.settings import MethodSettings
 from melo_core.training import Progress
 from registry.jobs.claims import Claim, ClaimedEdit
-from worker.checking import require_askable
+from worker.evaluation import require_askable
 from worker.failures import STILL_TO_DO, answered_for, give_back
 from worker.fault_points import FaultPoint
 from worker.limits import OutOfTime
@@ -35,7 +35,7 @@ class Prepared:
     settings: MethodSettings
     base: BaseModel
     taken: Reused
-    missing: list[ClaimedEdit]  # those that the check has not trained already
+    missing: list[ClaimedEdit]  # those that the preflight has not trained already
     trained: dict[int, TrainedEdit] = field(default_factory=dict)  # by edit id, including reused ones
     trained_together: list[int] = field(default_factory=list)  # ids of the edits that were trained in one go, in order
 
@@ -58,8 +58,8 @@ def prepare(worker: Worker, watch: Watch) -> Prepared:
         require_askable(base, claim.edits)
         encoder_of(worker, claim, settings)  # refuses settings that do not fit the model before anything is trained
         taken = reused(worker, claim, base)
-    if checked := len(taken.edits) - len(taken.kept):
-        watch.note(f"{checked} of {len(claim.edits)} edits are taken over as the check trained them")
+    if taken_over := len(taken.edits) - len(taken.kept):
+        watch.note(f"{taken_over} of {len(claim.edits)} edits are taken over as the preflight trained them")
     if taken.kept:
         watch.note(f"{len(taken.kept)} of {len(claim.edits)} edits keep their blocks: only their guards are new")
     worker.at(FaultPoint.LOADED)

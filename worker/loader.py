@@ -1,4 +1,4 @@
-"""The loader: the edited model of any registry version, rebuilt from the record and checked before it answers."""
+"""The loader: the edited model of any registry version, rebuilt from the record and verified before it answers."""
 
 from array import array
 from dataclasses import dataclass

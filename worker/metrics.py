@@ -18,7 +18,7 @@ class Outcome(StrEnum):
     """The end of a worker's hold of a job."""
 
     APPLIED = "applied"  # a version was made
-    CHECKED = "checked"  # a check's report was written
+    REPORTED = "reported"  # a preflight's report was written
     FAILED = "failed"  # ended, with its error recorded
     RETRIED = "retried"  # failed with a cause that may pass: back in the queue, for later
     GIVEN_BACK = "given_back"  # the worker was told to stop: back in the queue
@@ -91,13 +91,13 @@ class WorkerMetrics:
         self._ended.labels(kind, outcome).inc()
 
     def stage(self, kind: str, name: str, seconds: float) -> None:
-        """A stage is over: load, train, scope, index, check, finish …"""
+        """A stage is over: load, train, scope, index, evaluate, finish …"""
         self._stages.labels(kind, name).observe(seconds)
 
     def trained(self, kind: str, edits: int, jobs: int = 1) -> None:
         """Record blocks trained in one go, with the number of edits and of jobs they belong to."""
         self._trained.labels(kind).inc(edits)
-        if kind == JobKind.TRAIN:  # checks are never trained together
+        if kind == JobKind.TRAIN:  # preflights are never trained together
             self._together.observe(jobs)
 
     def loaded(self, seconds: float) -> None:

@@ -78,7 +78,7 @@ class ModelCache:
     def base(self, spec: str, digest: str) -> BaseModel:
         """Return the model with that name and exactly these weights. Raises UnknownModel."""
         if self._base is None or self._base[0] != digest:
-            files = _checked(find_model(spec), digest)
+            files = _require_digest(find_model(spec), digest)
             self._base = None  # before the new one is loaded, not after: two may not fit
             model = load_base_model(
                 files.path,
@@ -117,7 +117,7 @@ class ModelCache:
         """
         files = find_encoder(spec)
         if digest is not None:
-            files = _checked(files, digest)
+            files = _require_digest(files, digest)
         digest = files.digest
         if digest not in self._encoders:
             self._encoders[digest] = SentenceEncoder.load(files.path)
@@ -180,7 +180,7 @@ def hidden_digest(model_digest: str, settings: MethodSettings) -> str:
     return hashlib.sha256(made_of.encode()).hexdigest()
 
 
-def _checked(files: ModelFiles, digest: str) -> ModelFiles:
+def _require_digest(files: ModelFiles, digest: str) -> ModelFiles:
     if files.digest != digest:
         raise UnknownModel(
             f"The files of {files.spec!r} in {files.path} are not those of the collection: "

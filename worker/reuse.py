@@ -1,5 +1,5 @@
-"""Reuse in a training: blocks and points that its batch's check stored, and in no version yet; and the blocks of edits
-that get more guards.
+"""Reuse in a training: blocks and points that its batch's preflight stored, and in no version yet; and the blocks of
+edits that get more guards.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Reused:
 
 
 def reused(worker: Worker, claim: Claim, base: BaseModel) -> Reused:
-    """Read what the check stored, and the blocks that are kept. Raises DigestMismatch where one is not as stored."""
+    """Read what the preflight stored, and blocks that are kept. Raises DigestMismatch where one is not as stored."""
     with worker.sessions() as session:
         stored = tuple(candidates(session, claim))
         kept = kept_blocks(session, claim)

@@ -18,7 +18,7 @@ class TrainedEdit(Learned):
 
     edit: ClaimedEdit
     is_kept: bool = False  # the block is that of the edit that it replaces
-    points: tuple[PointContent, ...] = ()  # where block and points are stored already, by the batch's check
+    points: tuple[PointContent, ...] = ()  # where block and points are stored already, by the batch's preflight
 
     @property
     def is_stored(self) -> bool:

@@ -9,10 +9,10 @@ from registry.base.vocabulary import JobKind
 from registry.jobs import service as jobs
 from registry.jobs.claims import Claim
 from worker.applying import apply
-from worker.check_job import run_check
 from worker.failures import STILL_TO_DO, answered_for, give_back
 from worker.fault_points import FaultPoint
 from worker.group import Prepared, prepare, train_all
+from worker.preflight import run_preflight
 from worker.retry import patiently
 from worker.watch import Watch, Worker, kept
 
@@ -22,7 +22,7 @@ ASK_AGAIN_SECONDS = 0.2  # where other workers hold all jobs there are just now
 
 
 def run_job(worker: Worker, job_id: int) -> None:
-    """Do a job if it is free: check its batch, or train and apply it."""
+    """Do a job if it is free: do its batch's preflight, or train and apply it."""
     with worker.sessions.begin() as session:
         claim = jobs.claim(
             session,
@@ -73,7 +73,7 @@ def _claimed(worker: Worker) -> list[Claim]:
 
 
 def _work_on(worker: Worker, claims: Sequence[Claim]) -> None:
-    """One check, or trainings of one collection that are trained together and applied in their order."""
+    """One preflight, or trainings of one collection that are trained together and applied in their order."""
     worker.at(FaultPoint.CLAIMED)
     first = claims[0]
     worker.model_cache.begin_peak()
@@ -83,9 +83,9 @@ def _work_on(worker: Worker, claims: Sequence[Claim]) -> None:
     ):
         for watch in watches:
             worker.metrics.claimed(watch.claim.kind, watch.waited_seconds)
-        if first.kind is JobKind.CHECK:
+        if first.kind is JobKind.PREFLIGHT:
             with answered_for(worker, watches[0]), watches[0].working():
-                run_check(worker, first, watches[0])
+                run_preflight(worker, first, watches[0])
         else:
             _train_and_apply(worker, watches)
 

@@ -17,7 +17,7 @@ from registry.jobs.schemas import NearMiss
 from registry.jobs.service import ClaimedEdit
 from registry.versions.content import EditContent, VersionContent
 from worker.candidate import CollectionScope
-from worker.checking import ASKED_TOGETHER, blocks_of, parts, serving
+from worker.evaluation import ASKED_TOGETHER, blocks_of, parts, serving
 from worker.loader import index_of, texts_of
 from worker.near_misses import MOST, QUESTIONS, Asked, Made, is_about, loose, near_misses, questions_in, subject_of
 

@@ -77,7 +77,7 @@ def edits(
 
 
 def settings_given(method: str, preset: str) -> dict[str, Any]:
-    """Only those given, but checked. Raises CommandError."""
+    """Only those given, but validated. Raises CommandError."""
     try:
         given = json.loads(method)
     except json.JSONDecodeError as error:

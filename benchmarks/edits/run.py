@@ -224,11 +224,11 @@ def _cell(record: dict[str, Any], key: str) -> str:
 
 def _remarks(records: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield remarks on how untouched answers were counted, and whether the assumptions hold."""
-    checks = [v for record in records for key, v in record.items() if key.endswith("_asked")]
-    compared, changed = (sum(c[k] for c in checks) for k in ("generated_and_compared", "uncovered_but_changed"))
+    asked = [v for record in records for key, v in record.items() if key.endswith("_asked")]
+    compared, changed = (sum(c[k] for c in asked) for k in ("generated_and_compared", "uncovered_but_changed"))
     yield (
         f"A prompt that no edit covers is the base model's to answer, so of those only a random sample was "
-        f"generated: {compared} of {sum(c['prompts'] for c in checks)} prompts in all."
+        f"generated: {compared} of {sum(c['prompts'] for c in asked)} prompts in all."
     )
     yield f"Uncovered prompts among them whose tokens changed: {changed}" + (" (must be 0)" if changed else "")
     for record in records:

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.audit.actor import Actor
-from registry.base.vocabulary import Checks, JobState
+from registry.base.vocabulary import JobState, Preflight
 from registry.batches import deciding, submitting
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
@@ -26,9 +26,11 @@ class Workflow:
 
     sessions: sessionmaker[Session]
 
-    def create(self, name: str, model: str, method: dict[str, Any], checks: Checks = Checks.NONE) -> None:
+    def create(self, name: str, model: str, method: dict[str, Any], preflight: Preflight = Preflight.NONE) -> None:
         with self.sessions.begin() as session:
-            collections.create(session, NewCollection(name=name, model=model, method=method, checks=checks), SUBMITTER)
+            collections.create(
+                session, NewCollection(name=name, model=model, method=method, preflight=preflight), SUBMITTER
+            )
 
     def submit(self, collection: str, records: Sequence[dict[str, Any]], **options: Any) -> int:
         """Submit a batch and return its id."""

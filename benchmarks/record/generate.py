@@ -159,7 +159,7 @@ class _Writer:
         self._event(submitted, Action.BATCH_SUBMIT, SUBMITTER, subject, after=digest, reason=message,
                     details={"edits": len(ids), "source": "", "skipped": 0})  # fmt: skip
         decided = {"submitted_by": SUBMITTER.name, "approval": batch, "declined": [], "approvals": [APPROVER.name],
-                   "approvals_needed": 1, "cancelled_checks": [], "job": job}  # fmt: skip
+                   "approvals_needed": 1, "cancelled_preflights": [], "job": job}  # fmt: skip
         self._event(submitted, Action.BATCH_APPROVE, APPROVER, subject, **same, reason=REASON, details=decided)
         worker = Actor(f"worker/{WORKER}")
         self._event(submitted, Action.BATCH_TRAIN, worker, subject, **same,

@@ -131,7 +131,7 @@ class _Bench:
         with sessions.begin() as session:
             for step in verification.verify_in_steps(session):
                 if isinstance(step, ProgressView):
-                    told = f"verifying {step.checking}: {step.checked:,}"
+                    told = f"verifying {step.verifying}: {step.verified:,}"
                     self.progress.update(bar, description=told)
         assert isinstance(step, VerificationView)
         self._done(bar)

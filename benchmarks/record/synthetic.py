@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
 from registry.base.digests import MemberContent, cluster_digest, edit_digest, float32_bytes, prompt_key, sha256_hex
-from registry.base.vocabulary import Checks, EditKind, PointRole, Role
+from registry.base.vocabulary import EditKind, PointRole, Preflight, Role
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from registry.jobs.service import ClaimedEdit
@@ -35,7 +35,9 @@ def write_model(folder: Path) -> str:
 
 
 def make_collection(session: Session, model: str, name: str = NAME) -> Collection:
-    new = NewCollection(name=name, model=model, method={"key_encoder": "hidden", "whitened": False}, checks=Checks.NONE)
+    new = NewCollection(
+        name=name, model=model, method={"key_encoder": "hidden", "whitened": False}, preflight=Preflight.NONE
+    )
     collection = collections.create(session, new, Actor("admin"))
     # Normally set by the first worker.
     collection.encoder_digest = sha256_hex(b"encoder")

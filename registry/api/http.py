@@ -28,7 +28,7 @@ SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 
 
 class Needs:
-    """The role check of an endpoint; the one place where roles are compared with what a request does."""
+    """The roles that an endpoint needs; the one place where roles are compared with what a request does."""
 
     def __init__(self, role: Role, *, query: str | None, anywhere: bool) -> None:
         self.role = role

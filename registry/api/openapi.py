@@ -27,9 +27,12 @@ Document = dict[str, Any]
 
 TAGS = [
     {"name": "collections", "description": "Lines of versions over a base model, and the policies they follow."},
-    {"name": "edits", "description": "Corrections on their way in: submitted in batches, checked, decided on."},
+    {
+        "name": "edits",
+        "description": "Corrections on their way in: submitted in batches, through a preflight, decided on.",
+    },
     {"name": "versions", "description": "Every state of a collection, how two differ, the way back, and aliases."},
-    {"name": "jobs", "description": "The workers that check and train batches."},
+    {"name": "jobs", "description": "The workers, which do preflights and trainings."},
     {"name": "audit", "description": "Who did what, and whether anything differs from what was written."},
     {"name": "access", "description": "API keys, what each may do where, and protected aliases."},
     {"name": "webhooks", "description": "Other programs hear of versions, aliases and batches."},

@@ -60,7 +60,7 @@ def _refused(request: Request, error: Exception) -> JSONResponse:
 
 
 def _not_valid(request: Request, error: Exception) -> JSONResponse:
-    """FastAPI's own checks of bodies and parameters, told as one sentence each."""
+    """FastAPI's own validation of bodies and parameters, told as one sentence each."""
     assert isinstance(error, RequestValidationError)
     found = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {_said(each)}" for each in error.errors()[:20])
     remedy = "See /docs for the form of each request, or --help on the command line."

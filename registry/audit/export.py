@@ -52,7 +52,7 @@ def verify(source: Iterable[bytes], checkpoint: Checkpoint | None = None) -> Exp
         findings += checkpoints.compare_hash(checkpoint, at_checkpoint)
     return ExportVerification(
         ok=not findings,
-        checked={"events": count},
+        verified={"events": count},
         findings=findings[:_LONGEST_LIST],
         first_seq=first["seq"],
         head_seq=head["seq"],

@@ -37,7 +37,7 @@ class VerificationView(Answer):
     """The result of a verification. ok is false as soon as anything differs from what was written."""
 
     ok: bool
-    checked: dict[str, int]
+    verified: dict[str, int]
     findings: list[FindingView]
     head_seq: int
     head_hash: str
@@ -52,8 +52,8 @@ class ExportVerification(VerificationView):
 class ProgressView(Answer):
     """The progress of a verification: the kind of record, and how many of them have been read."""
 
-    checking: str
-    checked: int
+    verifying: str
+    verified: int
 
 
 class Checkpoint(Body):
@@ -82,7 +82,7 @@ class ComparisonView(Answer):
 
 
 class PublicKeyView(Answer):
-    """What checks this registry's signatures."""
+    """What verifies this registry's signatures."""
 
     public_key: str = Field(description="Ed25519: base64 of its 32 bytes")
     registry: str

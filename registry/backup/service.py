@@ -74,11 +74,11 @@ def _write(
         return archive.close(manifest, key)
 
 
-def check(path: Path, public_key: str | None, watch: Watch) -> Manifest:
+def verify(path: Path, public_key: str | None, watch: Watch) -> Manifest:
     """Read the whole file, and compare every digest. Raises InvalidBackup."""
     archive = Archive(path)
     try:
-        return _checked(archive, public_key, watch)
+        return _verified(archive, public_key, watch)
     finally:
         archive.close()
 
@@ -92,7 +92,7 @@ def restore(engine: Engine, path: Path, public_key: str | None, watch: Watch) ->
     url = engine.url.render_as_string(hide_password=False)
     archive = Archive(path)
     try:
-        manifest = _checked(archive, public_key, watch)
+        manifest = _verified(archive, public_key, watch)
         _require_empty(engine)
         try:
             _bring_to(engine, url, manifest.revision)
@@ -106,7 +106,7 @@ def restore(engine: Engine, path: Path, public_key: str | None, watch: Watch) ->
         return verification.verify(session)
 
 
-def _checked(archive: Archive, public_key: str | None, watch: Watch) -> Manifest:
+def _verified(archive: Archive, public_key: str | None, watch: Watch) -> Manifest:
     manifest = archive.manifest
     archive.require_signature(public_key)
     if manifest.revision not in database.revisions():

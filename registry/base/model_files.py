@@ -173,7 +173,7 @@ def _from_hub(spec: str, what: str, ways: str) -> ModelFiles:
 def count_tokens(files: ModelFiles, texts: Sequence[str]) -> list[int] | None:
     """Count the tokens of each text, without the chat template: exact with a tokenizer.json, else accurate to a few.
 
-    None: it cannot be told without the model's own code; whoever trains checks again, exactly.
+    None: it cannot be told without the model's own code; whoever trains counts again, exactly.
     """
     tokenizer = _tokenizer(files.path, files.gguf_file)
     if tokenizer is None:

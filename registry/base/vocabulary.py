@@ -40,7 +40,7 @@ class QueueState(StrEnum):
     DRAINING = "draining"  # what is queued is finished; nothing new is accepted
 
 
-class Checks(StrEnum):
+class Preflight(StrEnum):
     """The work that a worker does with a batch before anybody decides on it."""
 
     NONE = "none"  # nothing
@@ -49,14 +49,14 @@ class Checks(StrEnum):
 
 
 class JobKind(StrEnum):
-    CHECK = "check"  # says something of a batch's edits before the decision; changes no version
+    PREFLIGHT = "preflight"  # says something of a batch's edits before the decision; changes no version
     TRAIN = "train"  # trains an approved batch and creates its version
 
 
 class JobState(StrEnum):
     QUEUED = "queued"  # waits for a worker
     RUNNING = "running"  # a worker holds the lease
-    SUCCEEDED = "succeeded"  # its version exists; of a check, its report
+    SUCCEEDED = "succeeded"  # its version exists; of a preflight, its report
     FAILED = "failed"  # ended with an error, which is stored
     CANCELLED = "cancelled"  # ended before it changed anything
 
@@ -96,14 +96,14 @@ class WebhookEvent(StrEnum):
 
     VERSION = "version"  # a version was created by training, retiring, reverting or rolling back
     ALIAS = "alias"  # an alias was set, protected or unprotected
-    BATCH = "batch"  # a batch was submitted, checked, decided on, trained, or failed
+    BATCH = "batch"  # a batch was submitted, decided on, trained, or failed, or its preflight ended
 
 
 class Action(StrEnum):
     """The action that an audit event records, as `source:subject:action`."""
 
     COLLECTION_CREATE = "registry:collection:create"
-    COLLECTION_CALIBRATE = "registry:collection:calibrate"  # encoder and whitening of its keys were fixed by a check
+    COLLECTION_CALIBRATE = "registry:collection:calibrate"  # a preflight fixed the encoder and whitening of its keys
     POLICY_CHANGE = "collection:policy:change"
     QUEUE_PAUSE = "collection:queue:pause"
     QUEUE_DRAIN = "collection:queue:drain"
@@ -111,7 +111,7 @@ class Action(StrEnum):
     BATCH_SUBMIT = "collection:batch:submit"
     BATCH_APPROVE = "collection:batch:approve"
     BATCH_REJECT = "collection:batch:reject"
-    BATCH_CHECK = "collection:batch:check"  # a worker ended the check
+    BATCH_PREFLIGHT = "collection:batch:preflight"  # a worker ended the preflight
     BATCH_TRAIN = "collection:batch:train"  # a worker claimed the job
     BATCH_RETURN = "collection:batch:return"  # its job was returned and waits for a worker
     BATCH_FAIL = "collection:batch:fail"

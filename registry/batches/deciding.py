@@ -27,7 +27,7 @@ from registry.jobs import repository as jobs
 from registry.jobs import service as queue
 from registry.jobs.collection_queue import require_open
 from registry.jobs.left_alone import tried
-from registry.jobs.schemas import EditCheck
+from registry.jobs.schemas import EditPreflight
 from registry.tables.collections import Collection as CollectionRow
 from registry.tables.edits import Approval, Batch, Edit
 
@@ -76,7 +76,7 @@ def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", dec
         batch.approvals_needed = needed
         decide(batch, actor, reason)
         session.flush()
-        details["cancelled_checks"] = list(queue.cancel_checks(session, batch, held_too=False))
+        details["cancelled_preflights"] = list(queue.cancel_preflights(session, batch, held_too=False))
         details["job"] = queue.enqueue(session, batch).id
     elif mine in earlier:
         raise WrongState(
@@ -88,7 +88,7 @@ def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", dec
 
 
 def reject(session: Session, batch_id: int, actor: Actor, reason: str) -> Batch:
-    """Decide against a batch; its check ends, also one that a worker is at.
+    """Decide against a batch; its preflight ends, also one that a worker is at.
 
     An editor may withdraw their own batch, and no other. Raises WrongState or RoleNeeded.
     """
@@ -99,8 +99,8 @@ def reject(session: Session, batch_id: int, actor: Actor, reason: str) -> Batch:
     batch.state = BatchState.REJECTED
     decide(batch, actor, reason)
     session.flush()
-    cancelled = list(queue.cancel_checks(session, batch, held_too=True))
-    record_decision(session, Action.BATCH_REJECT, batch, actor, reason, {"cancelled_checks": cancelled})
+    cancelled = list(queue.cancel_preflights(session, batch, held_too=True))
+    record_decision(session, Action.BATCH_REJECT, batch, actor, reason, {"cancelled_preflights": cancelled})
     return batch
 
 
@@ -147,21 +147,21 @@ def _declinable(session: Session, batch: Batch, declined: Collection[int], left_
 
 
 def _require_left_alone(session: Session, collection: CollectionRow, batch: Batch, left_out: set[int]) -> None:
-    """Raises TooFewLeftAlone, or WrongState where no check has tried near misses yet."""
+    """Raises TooFewLeftAlone, or WrongState where no preflight has tried near misses yet."""
     needed = collection.left_alone_needed
     if needed is None:
         return
     asked = f"Collection {collection.name} asks for {needed:.1%} of near misses to be left alone, "
-    check = jobs.latest_of_batch(session, batch.id, JobKind.CHECK)
-    if check is None or check.report is None:
-        waits = check is not None and check.state in (JobState.QUEUED, JobState.RUNNING)
+    preflight = jobs.latest_of_batch(session, batch.id, JobKind.PREFLIGHT)
+    if preflight is None or preflight.report is None:
+        waits = preflight is not None and preflight.state in (JobState.QUEUED, JobState.RUNNING)
         raise WrongState(
-            f"{asked}but batch {batch.id} {'is not checked yet' if waits else 'was not checked'}.",
-            f"Wait for its check: melo batch show {batch.id} --watch"
+            f"{asked}but the preflight of batch {batch.id} {'is not done yet' if waits else 'has no report'}.",
+            f"Wait for it: melo batch show {batch.id} --watch"
             if waits
-            else f"Reject it (melo batch reject {batch.id} --reason …) and submit it again, so that it is checked.",
+            else f"Reject it (melo batch reject {batch.id} --reason …) and submit it again, to have a preflight.",
         )
-    report = [EditCheck.model_validate(each) for each in check.report]
+    report = [EditPreflight.model_validate(each) for each in preflight.report]
     found = tried(report, {each.edit_id for each in report} - left_out)
     if found.share is not None and found.share < needed:
         raise TooFewLeftAlone(

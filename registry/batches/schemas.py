@@ -9,7 +9,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict,
 from registry.base.vocabulary import BatchState, JobKind, OnConflict, Priority
 from registry.base.wire import Answer, Body, Id, Reason, Settings, ShortText, standalone_schema
 from registry.edits.schemas import MOST_EDITS, ApprovalView, EditIn, EditView, Prompt
-from registry.jobs.schemas import CheckView, JobView, Progress
+from registry.jobs.schemas import JobView, PreflightView, Progress
 
 MOST_PROBLEMS = 1_000  # listed per submission; the others are only counted
 SHOWN_EDITS = 1_000  # listed with a batch
@@ -54,7 +54,7 @@ class SubmissionOptions(Body):
         default=OnConflict.REFUSE, description="what becomes of edits that repeat or contradict one that stands"
     )
     skip_invalid: bool = Field(default=False, description="store the records without problems")
-    dry_run: bool = Field(default=False, description="check only; store nothing")
+    dry_run: bool = Field(default=False, description="validate only; store nothing")
     priority: Priority = Field(default=Priority.NORMAL, description="which of the batches that wait is trained first")
     deadline: Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)] | None = Field(
         default=None, description="after it the batch is not applied any more; null: never"
@@ -101,7 +101,9 @@ class BatchView(BatchSummary):
     approvals_counted: int = Field(description="how many of them count, by the policy of now or of its approval")
     approvals_needed: int = Field(description="by how many different people it has to be approved")
     declined: list[int] = Field(description="the edits that an approver left out: they are never trained nor applied")
-    check: CheckView | None = Field(description="what a worker found before the decision; null: nothing was checked")
+    preflight: PreflightView | None = Field(
+        description="what a worker found before the decision; null: there was no preflight"
+    )
     job: JobView | None = Field(description="the training; null: it is not approved yet")
     version: int | None = Field(description="the version that it made")
     waits_for: str = Field(description="what the batch waits for, where it waits")
@@ -115,7 +117,7 @@ class BatchProgress(Answer):
     state: BatchState
     waits_for: str = Field(description="what the batch waits for, where it waits")
     kind: JobKind | None = Field(description="what the job does; null: there is no job")
-    job: int | None = Field(description="the training, or else the check; null: there is none")
+    job: int | None = Field(description="the training, or else the preflight; null: there is none")
     attempt: int | None
     progress: Progress | None = Field(
         examples=[{"stage": "train", "done": 12, "total": 64, "loss": 0.37, "seconds_left": 14.2, "notes": []}],

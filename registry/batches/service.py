@@ -11,7 +11,7 @@ from registry.collections import repository as collections
 from registry.edits import repository
 from registry.edits.schemas import ActiveEditView, ApprovalView, EditView
 from registry.jobs import repository as jobs
-from registry.jobs.schemas import CheckView, JobView, Progress
+from registry.jobs.schemas import JobView, PreflightView, Progress
 from registry.jobs.waiting import waits_for
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
@@ -35,11 +35,11 @@ def lock(session: Session, batch_id: int) -> Batch:
 
 
 def view(session: Session, batch: Batch) -> BatchView:
-    """A batch with its edits, its approvals, its check, its job, and what it waits for."""
+    """A batch with its edits, its approvals, its preflight, its job, and what it waits for."""
     collection = collections.by_id(session, batch.collection_id)
     approvals = [ApprovalView.model_validate(approval) for approval in repository.approvals(session, batch.id)]
     counted, needed = _approvals(session, collection, batch)
-    check = jobs.latest_of_batch(session, batch.id, JobKind.CHECK)
+    preflight = jobs.latest_of_batch(session, batch.id, JobKind.PREFLIGHT)
     job = jobs.latest_of_batch(session, batch.id, JobKind.TRAIN)
     return BatchView(
         **BatchSummary.model_validate(batch).model_dump(),
@@ -49,10 +49,10 @@ def view(session: Session, batch: Batch) -> BatchView:
         approvals_counted=counted,
         approvals_needed=needed,
         declined=sorted({edit_id for approval in approvals for edit_id in approval.declined}),
-        check=CheckView.model_validate(check) if check else None,
+        preflight=PreflightView.model_validate(preflight) if preflight else None,
         job=JobView.model_validate(job) if job else None,
         version=repository.version_of_batch(session, batch.id),
-        waits_for=_waits_for(session, batch, counted, needed, check, job),
+        waits_for=_waits_for(session, batch, counted, needed, preflight, job),
     )
 
 
@@ -61,14 +61,14 @@ def progress(session: Session, batch_id: int) -> BatchProgress:
     batch = get(session, batch_id)
     collection = collections.by_id(session, batch.collection_id)
     counted, needed = _approvals(session, collection, batch)
-    check = jobs.latest_of_batch(session, batch.id, JobKind.CHECK)
+    preflight = jobs.latest_of_batch(session, batch.id, JobKind.PREFLIGHT)
     training = jobs.latest_of_batch(session, batch.id, JobKind.TRAIN)
-    job = training or check
+    job = training or preflight
     return BatchProgress(
         id=batch.id,
         collection=collection.name,
         state=BatchState(batch.state),
-        waits_for=_waits_for(session, batch, counted, needed, check, training),
+        waits_for=_waits_for(session, batch, counted, needed, preflight, training),
         kind=JobKind(job.kind) if job else None,
         job=job.id if job else None,
         attempt=job.attempt if job else None,
@@ -93,12 +93,14 @@ def _approvals(session: Session, collection: Collection, batch: Batch) -> tuple[
     return sum(may_approve(collection, batch, each.actor) for each in given), collection.approvals_needed
 
 
-def _waits_for(session: Session, batch: Batch, approvals: int, needed: int, check: Job | None, job: Job | None) -> str:
+def _waits_for(
+    session: Session, batch: Batch, approvals: int, needed: int, preflight: Job | None, job: Job | None
+) -> str:
     if batch.state != BatchState.SUBMITTED:
         return waits_for(session, job)
     return (
         f"It waits for a decision ({approvals} of {needed} approvals): `melo batch approve {batch.id}` or "
-        f"`melo batch reject {batch.id} --reason …`. {waits_for(session, check)}".strip()
+        f"`melo batch reject {batch.id} --reason …`. {waits_for(session, preflight)}".strip()
     )
 
 

@@ -1,4 +1,4 @@
-"""Submitting corrections: checked as a whole, then stored as one batch that waits for a decision."""
+"""Submitting corrections: validated as a whole, then stored as one batch that waits for a decision."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -86,7 +86,7 @@ def submit(
     dry_run: bool = False,
     training: Training = AS_USUAL,
 ) -> Report:
-    """Check the records and store them as one batch that waits for a decision.
+    """Validate the records and store them as one batch that waits for a decision.
 
     edits: objects with the fields of EditIn, or lines of NDJSON; read once. Raises InvalidEdits with what is wrong
     with every record, and then nothing is stored; with skip_invalid, or OnConflict.SKIP for duplicates and
@@ -100,7 +100,7 @@ def submit(
     findings.add(_too_long(collection, records))  # slow, so it runs before the lock
     # Two simultaneous submissions of the same prompt must not both find it free.
     require_open(collections.lock(session, collection.id))
-    records = _check(session, collection, records, on_conflict, findings)
+    records = _validated(session, collection, records, on_conflict, findings)
     refused, left_out = findings.refused, findings.skippable
     if refused.count:
         listed = f" Of {refused.count:,} problems, the first {MOST_PROBLEMS:,} are listed."
@@ -116,7 +116,7 @@ def submit(
     if dry_run or not accepted:
         return report
     batch = _store(session, collection, accepted, actor, message, source, training)
-    queue.enqueue_check(session, batch)
+    queue.enqueue_preflight(session, batch)
     audit.record(
         session,
         Action.BATCH_SUBMIT,
@@ -145,7 +145,7 @@ def _read(edits: Iterable[Raw], findings: Findings) -> tuple[list[Record], int]:
     return records, total
 
 
-def _check(
+def _validated(
     session: Session,
     collection: Collection,
     records: list[Record],

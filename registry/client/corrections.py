@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from registry.base.vocabulary import BatchState, Checks, OnConflict, Priority
+from registry.base.vocabulary import BatchState, OnConflict, Preflight, Priority
 from registry.batches.schemas import BatchSummary, BatchView, SubmissionView
 from registry.client.calls import call
 from registry.client.exchanges import Exchange, at, many, one
@@ -33,7 +33,7 @@ class Corrections:
         self_approval: bool = False,
         approvals_needed: int | None = None,
         approvers: Sequence[str] | None = None,
-        checks: Checks | str | None = None,
+        preflight: Preflight | str | None = None,
         left_alone_needed: float | None = None,
     ) -> Exchange[CollectionView]:
         """Create a collection. Omitted arguments get the API's defaults.
@@ -49,7 +49,7 @@ class Corrections:
             body["method"] = dict(method)
         if calibration is not None:
             body["calibration"] = b64encode(calibration).decode()
-        body |= _policy(approvals_needed, approvers, checks, left_alone_needed)
+        body |= _policy(approvals_needed, approvers, preflight, left_alone_needed)
         return one(CollectionView, "POST", "/v1/collections", json=body)
 
     @call
@@ -69,14 +69,14 @@ class Corrections:
         approvals_needed: int | None = None,
         approvers: Sequence[str] | None = None,
         self_approval: bool | None = None,
-        checks: Checks | str | None = None,
+        preflight: Preflight | str | None = None,
         left_alone_needed: float | None = None,
     ) -> Exchange[CollectionView]:
         """Change the policy. Omitted arguments stay as they are.
 
         left_alone_needed: 0 removes the requirement.
         """
-        body: dict[str, Any] = {"reason": reason, **_policy(approvals_needed, approvers, checks, left_alone_needed)}
+        body: dict[str, Any] = {"reason": reason, **_policy(approvals_needed, approvers, preflight, left_alone_needed)}
         if self_approval is not None:
             body["self_approval"] = self_approval
         return one(CollectionView, "PATCH", at(name, "policy"), json=body)
@@ -223,14 +223,14 @@ class Corrections:
 def _policy(
     approvals_needed: int | None,
     approvers: Sequence[str] | None,
-    checks: Checks | str | None,
+    preflight: Preflight | str | None,
     left_alone_needed: float | None,
 ) -> dict[str, Any]:
     """Return the given fields of a policy, as the API takes them."""
     given = {
         "approvals_needed": approvals_needed,
         "approvers": None if approvers is None else list(approvers),
-        "checks": None if checks is None else str(checks),
+        "preflight": None if preflight is None else str(preflight),
         "left_alone_needed": left_alone_needed,
     }
     return {name: value for name, value in given.items() if value is not None}

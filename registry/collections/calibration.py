@@ -11,7 +11,7 @@ def require_calibration(data: bytes, method: dict[str, Any], width: int | None) 
     """Raise InvalidRequest where the bytes are no calibration, or not one for these settings.
 
     data: safetensors with mean (d,), matrix (d, d) and perhaps metric (d, d), float32. width: the d of the encoder;
-    None: not known here, and for the worker to check.
+    None: not known here, and for the worker to validate.
     """
     if not method["whitened"]:
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""A collection's policy: how many approvals a batch needs, by whom, and what is checked before."""
+"""A collection's policy: how many approvals a batch needs, by whom, and what the preflight does before."""
 
 from collections.abc import Collection as Names
 from typing import Any
@@ -9,7 +9,7 @@ from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.base.digests import canonical_json, settings_of, sha256_hex
 from registry.base.errors import InvalidRequest
-from registry.base.vocabulary import Action, Checks
+from registry.base.vocabulary import Action, Preflight
 from registry.collections import repository
 from registry.collections.schemas import PolicyChange
 from registry.tables.collections import Collection
@@ -21,7 +21,7 @@ def of(collection: Collection) -> dict[str, Any]:
         "approvals_needed": collection.approvals_needed,
         "approvers": list(collection.approvers),
         "self_approval": collection.self_approval,
-        "checks": str(collection.checks),
+        "preflight": str(collection.preflight),
         "left_alone_needed": settings_of(collection.left_alone_needed),
     }
 
@@ -29,13 +29,13 @@ def of(collection: Collection) -> dict[str, Any]:
 def change(session: Session, collection: Collection, wanted: PolicyChange, actor: Actor) -> Collection:
     """Change what is given, in one event. Batches that wait for a decision are decided under the new policy.
 
-    Raises InvalidRequest where nothing is given, the approvers would be too few, or no check would try near misses.
+    Raises InvalidRequest where nothing is given, the approvers would be too few, or no preflight would try near misses.
     """
     given = wanted.model_dump(exclude_none=True, exclude={"reason"}, mode="json")
     if not given:
         raise InvalidRequest(
             "The request changes nothing.",
-            "Give approvals_needed, approvers, self_approval, checks or left_alone_needed.",
+            "Give approvals_needed, approvers, self_approval, preflight or left_alone_needed.",
         )
     collection = repository.lock(session, collection.id)
     if "approvers" in given:
@@ -45,7 +45,7 @@ def change(session: Session, collection: Collection, wanted: PolicyChange, actor
     before = of(collection)
     after = before | settings_of(given)
     require_enough(after["approvals_needed"], after["approvers"])
-    require_tried(after["left_alone_needed"] is not None, Checks(after["checks"]))
+    require_tried(after["left_alone_needed"] is not None, Preflight(after["preflight"]))
     if after == before:
         return collection
     for name, value in given.items():
@@ -74,10 +74,10 @@ def require_enough(approvals_needed: int, approvers: Names[str]) -> None:
         )
 
 
-def require_tried(left_alone_asked: bool, checks: Checks) -> None:
-    """Raise InvalidRequest where a share of near misses is asked for that no check would tell."""
-    if left_alone_asked and checks is Checks.NONE:
+def require_tried(left_alone_asked: bool, preflight: Preflight) -> None:
+    """Raise InvalidRequest where a share of near misses is asked for that no preflight would tell."""
+    if left_alone_asked and preflight is Preflight.NONE:
         raise InvalidRequest(
-            "A share of near misses to be left alone is asked for, but without a check none is tried.",
-            "Set checks to keys or train, or left_alone_needed to 0.",
+            "A share of near misses to be left alone is asked for, but without a preflight none is tried.",
+            "Set preflight to keys or train, or left_alone_needed to 0.",
         )

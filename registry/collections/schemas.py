@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Base64Bytes, Field
 
-from registry.base.vocabulary import Checks, QueueState
+from registry.base.vocabulary import Preflight, QueueState
 from registry.base.wire import Answer, Body, Name, Reason, Settings, ShortText, Text
 
 MAX_CALIBRATION_BYTES = 40 * 2**20  # keys of 2,048 dimensions with a metric, which in base64 still fit into a request
@@ -16,8 +16,8 @@ Approvers = Annotated[
     list[Annotated[Text, Field(min_length=1, max_length=200)]],
     Field(max_length=1_000, description="who may approve; empty: whoever has the role", examples=[["ada", "ben"]]),
 ]
-WhatIsChecked = Annotated[
-    Checks,
+PreflightDepth = Annotated[
+    Preflight,
     Field(
         description="what a worker does with a batch before it is decided on: nothing (none), the model's answers now "
         "and near edits (keys), or also training, so that the answers can be seen (train)"
@@ -56,7 +56,7 @@ class NewCollection(Body):
     self_approval: bool = Field(default=False, description="whether submitters may approve their own batches")
     approvals_needed: Approvals = 1
     approvers: Approvers = Field(default_factory=list)
-    checks: WhatIsChecked = Checks.KEYS
+    preflight: PreflightDepth = Preflight.KEYS
     left_alone_needed: LeftAlone = 0
 
 
@@ -66,7 +66,7 @@ class PolicyChange(Body):
     approvals_needed: Approvals | None = None
     approvers: Approvers | None = None
     self_approval: bool | None = Field(default=None, description="whether submitters may approve their own batches")
-    checks: WhatIsChecked | None = None
+    preflight: PreflightDepth | None = None
     left_alone_needed: LeftAlone | None = None
     reason: Reason
 
@@ -92,7 +92,7 @@ class CollectionView(Answer):
     self_approval: bool
     approvals_needed: int
     approvers: list[str] = Field(description="empty: whoever has the role may approve")
-    checks: Checks
+    preflight: Preflight
     left_alone_needed: float | None = Field(
         description="share of near misses that a batch has to leave alone to be approved; null: none is asked for"
     )

@@ -11,7 +11,7 @@ from registry.audit.actor import Actor
 from registry.base.digests import canonical_json, settings_of, sha256_hex
 from registry.base.errors import InvalidRequest, InvalidResult, NameTaken, NotFound
 from registry.base.model_files import find_encoder, find_model
-from registry.base.vocabulary import Action, Checks, QueueState
+from registry.base.vocabulary import Action, Preflight, QueueState
 from registry.collections import policy, repository
 from registry.collections.calibration import require_calibration
 from registry.collections.method import complete_settings
@@ -37,7 +37,7 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
     if new.calibration is not None:
         require_calibration(new.calibration, method, encoder_files.width)
     policy.require_enough(new.approvals_needed, new.approvers)
-    policy.require_tried(new.left_alone_needed > 0, new.checks)
+    policy.require_tried(new.left_alone_needed > 0, new.preflight)
     collection = Collection(
         name=new.name,
         model=new.model,
@@ -48,7 +48,7 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
         self_approval=new.self_approval,
         approvals_needed=new.approvals_needed,
         approvers=sorted(set(new.approvers)),
-        checks=new.checks,
+        preflight=new.preflight,
         left_alone_needed=new.left_alone_needed or None,
         created_by=actor.name,
     )
@@ -112,7 +112,7 @@ def fix_keys(
 ) -> bytes | None:
     """Fix the encoder and the whitening of a collection's keys, if that was not done yet; returns the whitening.
 
-    The first worker that computes keys does it: what a check trains can then be applied as it is. Raises
+    The first worker that computes keys does it: what a preflight trains can then be applied as it is. Raises
     InvalidResult where another encoder was fixed.
     """
     collection = repository.lock(session, collection_id)
@@ -196,7 +196,7 @@ def views(session: Session, found: Sequence[Collection]) -> list[CollectionView]
             self_approval=each.self_approval,
             approvals_needed=each.approvals_needed,
             approvers=each.approvers,
-            checks=Checks(each.checks),
+            preflight=Preflight(each.preflight),
             left_alone_needed=each.left_alone_needed,
             queue=QueueState(each.queue),
             created_by=each.created_by,

@@ -1,1 +1,1 @@
-"""Corrections as records: read, checked, stored and found."""
+"""Corrections as records: read, validated, stored and found."""

@@ -1,6 +1,6 @@
-"""Checking a submission: every problem of every record is found before anything is stored.
+"""Validating a submission: every problem of every record is found before anything is stored.
 
-Each check yields its problems in the order of the records, so that the first ones can be told without keeping all.
+Each validation yields its problems in the order of the records, so that the first ones can be told without keeping all.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence

@@ -9,7 +9,7 @@ from uuid import uuid4
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
-from registry.base.vocabulary import Action, BatchState, Checks, JobKind, JobState, Priority, QueueState
+from registry.base.vocabulary import Action, BatchState, JobKind, JobState, Preflight, Priority, QueueState
 from registry.collections import method
 from registry.collections import repository as collections
 from registry.edits import events
@@ -56,7 +56,7 @@ def claim(
     """Take a job, if it is free and its turn has come. None: there is nothing to do.
 
     Free: queued, or its last worker's lease has run out. A training's turn comes when those before it in its collection
-    are done and no worker is at the batch's check, since it takes over what that has trained. Nothing of a paused
+    are done and no worker is at the batch's preflight, since it takes over what that has trained. Nothing of a paused
     collection is begun. Commit at once, also after None: only then do others see the claim, or that the job was ended
     instead, which has had all its attempts, or whose deadline has passed.
     """
@@ -147,11 +147,11 @@ def _take_first(session: Session, job_id: int, by: _Worker, lock: _Lock) -> tupl
     assert batch is not None  # a foreign key
     if job is None or collection.queue == QueueState.PAUSED:
         return None
-    if job.kind == JobKind.CHECK:
+    if job.kind == JobKind.PREFLIGHT:
         _end_hopeless(session, job, batch, by.actor, is_overdue=False)
         return _take(session, collection, batch, job, by), []
     first, *behind = order.line(session, collection.id)
-    if first.job_id != job.id or repository.is_checked_now(session, batch.id):
+    if first.job_id != job.id or repository.is_preflight_held(session, batch.id):
         return None
     _end_hopeless(session, job, batch, by.actor, is_overdue=first.is_overdue)
     return _take(session, collection, batch, job, by), behind
@@ -159,8 +159,8 @@ def _take_first(session: Session, job_id: int, by: _Worker, lock: _Lock) -> tupl
 
 def _end_hopeless(session: Session, job: Job, batch: Batch, actor: Actor, *, is_overdue: bool) -> None:
     """End a job that is no longer of use, or that may be what kills its workers, and raise _Ended."""
-    if job.kind == JobKind.CHECK and batch.state != BatchState.SUBMITTED:
-        repository.cancel_checks(session, batch.id, held_too=False)
+    if job.kind == JobKind.PREFLIGHT and batch.state != BatchState.SUBMITTED:
+        repository.cancel_preflights(session, batch.id, held_too=False)
         messages.wake_training(session, batch.id)
         raise _Ended
     if job.state == JobState.RUNNING and job.attempt >= MOST_ATTEMPTS:
@@ -200,7 +200,7 @@ def _followers(
             break
         batch = edits.lock_batch(session, place.batch_id)
         job = repository.lock_free(session, place.job_id)
-        if batch is None or job is None or repository.is_checked_now(session, batch.id):
+        if batch is None or job is None or repository.is_preflight_held(session, batch.id):
             break
         found.append(_take(session, collections.by_id(session, first.collection_id), batch, job, by))
     return found
@@ -210,7 +210,7 @@ def _take(session: Session, collection: CollectionRow, batch: Batch, job: Job, b
     """Give the job, which is locked and free, to the worker."""
     left_out: set[int] = set()
     if job.kind == JobKind.TRAIN:
-        repository.cancel_checks(session, batch.id, held_too=False)
+        repository.cancel_preflights(session, batch.id, held_too=False)
         batch.state = BatchState.TRAINING
         left_out = edits.declined(session, [batch.id])
     token = uuid4()
@@ -221,7 +221,7 @@ def _take(session: Session, collection: CollectionRow, batch: Batch, job: Job, b
     return Claim(
         job_id=job.id,
         kind=JobKind(job.kind),
-        checks=Checks(collection.checks),
+        preflight=Preflight(collection.preflight),
         token=token,
         attempt=job.attempt,
         worker=by.name,
@@ -245,8 +245,8 @@ def _take(session: Session, collection: CollectionRow, batch: Batch, job: Job, b
 
 
 def _record(session: Session, claim: Claim, device: str) -> None:
-    """A training's claim moves its batch; a check's moves nothing."""
-    if claim.kind == JobKind.CHECK:
+    """A training's claim moves its batch; a preflight's moves nothing."""
+    if claim.kind == JobKind.PREFLIGHT:
         return
     batch = edits.batch(session, claim.batch_id)
     assert batch is not None  # a foreign key

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from registry.audit.actor import Actor
-from registry.base.vocabulary import Checks, EditKind, JobKind, Priority
+from registry.base.vocabulary import EditKind, JobKind, Preflight, Priority
 from registry.tables.edits import Edit
 
 
@@ -45,7 +45,7 @@ class Claim:
 
     job_id: int
     kind: JobKind
-    checks: Checks  # what a check has to do, by the policy
+    preflight: Preflight  # what a preflight has to do, by the policy
     token: UUID
     attempt: int
     worker: str

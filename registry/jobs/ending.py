@@ -20,7 +20,7 @@ _LONGEST_ERROR = 10_000
 
 
 def end(session: Session, job: Job, batch: Batch, state: JobState) -> None:
-    """End it, and wake what waited for that: a check's training, or the next training of the collection."""
+    """End it, and wake what waited for that: a preflight's training, or the next training of the collection."""
     job.state = state
     job.finished_at = func.now()
     _let_go(job)
@@ -32,10 +32,10 @@ def end(session: Session, job: Job, batch: Batch, state: JobState) -> None:
 
 
 def fail(session: Session, job: Job, batch: Batch, reason: str, actor: Actor) -> None:
-    """End it with an error; with a training fails the batch, while a check that failed stands in nobody's way."""
+    """End it with an error; with a training fails the batch, while a preflight that failed stands in nobody's way."""
     job.error = readable(reason)
     end(session, job, batch, JobState.FAILED)
-    action = Action.BATCH_FAIL if job.kind == JobKind.TRAIN else Action.BATCH_CHECK
+    action = Action.BATCH_FAIL if job.kind == JobKind.TRAIN else Action.BATCH_PREFLIGHT
     # An error may quote an edit, whose content must stay erasable: only the job holds the text.
     details = {"job": job.id, "attempt": job.attempt, "error": sha256_hex(job.error.encode())}
     events.record(session, action, actor, batch, details, f"see the error of job {job.id}")
@@ -59,7 +59,7 @@ def _queue_again(session: Session, job: Job, batch: Batch, actor: Actor, reason:
     job.state = JobState.QUEUED
     _let_go(job)
     job.progress = None
-    if job.kind == JobKind.CHECK:
+    if job.kind == JobKind.PREFLIGHT:
         session.flush()
         return
     batch.state = BatchState.APPROVED
@@ -68,7 +68,7 @@ def _queue_again(session: Session, job: Job, batch: Batch, actor: Actor, reason:
 
 
 def cancel_all(session: Session, batch: Batch) -> Sequence[int]:
-    """End the batch's check and training, whoever is at them: they find out at their next heartbeat. Returns ids."""
+    """End the batch's preflight and training, whoever is at them: their next heartbeat tells them. Returns ids."""
     ended = repository.cancel(session, batch.id)
     messages.wake_next(session, batch.collection_id)
     return ended

@@ -1,11 +1,11 @@
-"""How many near misses a batch leaves alone, over its checked edits."""
+"""How many near misses a batch leaves alone, over the edits of its preflight."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # importing it would slow down the command line
-    from registry.jobs.schemas import EditCheck, NearMiss
+    from registry.jobs.schemas import EditPreflight, NearMiss
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,6 @@ class Tried:
         return cls(sum(each.by_edit not in edit_ids for each in near_misses), len(near_misses))
 
 
-def tried(checks: "Iterable[EditCheck]", edit_ids: Collection[int]) -> Tried:
+def tried(found: "Iterable[EditPreflight]", edit_ids: Collection[int]) -> Tried:
     """Return the near misses of these edits, and how many of them none of these edits would answer."""
-    return Tried.of([miss for each in checks if each.edit_id in edit_ids for miss in each.near_misses], edit_ids)
+    return Tried.of([miss for each in found if each.edit_id in edit_ids for miss in each.near_misses], edit_ids)

@@ -4,7 +4,7 @@ from sqlalchemy.orm import Session
 
 from registry.jobs import order, outbox, repository
 
-TRAIN = "worker.train"  # the Celery task's name, of checks too: the job's row says what is to be done
+TRAIN = "worker.train"  # the Celery task's name, of preflights too: the job's row says what is to be done
 
 
 def wake(session: Session, job_id: int) -> None:
@@ -18,7 +18,7 @@ def wake_again(session: Session, job_id: int) -> None:
 
 
 def wake_training(session: Session, batch_id: int) -> None:
-    """For the batch's training, which may have waited for its check to end."""
+    """For the batch's training, which may have waited for its preflight to end."""
     session.flush()
     waiting = repository.waiting_training(session, batch_id)
     if waiting is not None:

@@ -1,4 +1,4 @@
-"""Queries: which job comes next. A collection's trainings are done one at a time, in their order; checks whenever."""
+"""Queries: which job comes next. A collection's trainings are done one by one, in their order; preflights whenever."""
 
 from collections.abc import Collection as Container
 from collections.abc import Sequence
@@ -106,16 +106,18 @@ def claimable(
         .where(_IS_LIVE)
         .cte("live")
     )
-    check = aliased(live, name="its_check")
-    is_checked = (
-        select(check.c.id).where(check.c.batch_id == live.c.batch_id, check.c.kind == JobKind.CHECK, check.c.held)
+    preflight = aliased(live, name="its_preflight")
+    is_preflight_held = (
+        select(preflight.c.id).where(
+            preflight.c.batch_id == live.c.batch_id, preflight.c.kind == JobKind.PREFLIGHT, preflight.c.held
+        )
     ).exists()
     foreign = case((Collection.model_digest == _among(loaded), timedelta(0)), else_=timedelta(seconds=patience_seconds))
     query = (
         select(live.c.id)
         .join(Collection, Collection.id == live.c.collection_id)
         .where(~live.c.held, live.c.due, Collection.queue != QueueState.PAUSED)
-        .where((live.c.kind == JobKind.CHECK) | ((live.c.place == 1) & ~is_checked))
+        .where((live.c.kind == JobKind.PREFLIGHT) | ((live.c.place == 1) & ~is_preflight_held))
         .order_by(live.c.rank, live.c.deadline.asc().nulls_last(), live.c.created_at + foreign, live.c.id)
     )
     if collection_id is not None:

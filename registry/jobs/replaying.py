@@ -50,7 +50,7 @@ def replay_of(session: Session, job_id: int) -> Replay:
         blocks = [block for block in blocks if set(job.trained_together).issuperset(block.edits)]
     if not blocks:
         raise _trained_nothing(session, job)
-    # A check keeps no such list: it trains the edits of its own batch, in the order of the submission.
+    # A preflight keeps no such list: it trains the edits of its own batch, in the order of the submission.
     trained = job.trained_together or [edit_id for block in blocks for edit_id in block.edits]
     found = {edit.id: edit for edit in edits.by_ids(session, trained)}
     if job.trained_together is None:
@@ -91,18 +91,18 @@ def _trained_nothing(session: Session, job: Job) -> WrongState:
         return WrongState(
             f"Job {job.id} is {job.state}: it stored no block.", "Choose one that succeeded: `melo job list`."
         )
-    if job.kind == JobKind.CHECK:
+    if job.kind == JobKind.PREFLIGHT:
         return WrongState(
-            f"Job {job.id} is a check that trained nothing.",
-            "Choose a training, or the check of a collection whose policy has checks=train: `melo job list`.",
+            f"Job {job.id} is a preflight that trained nothing.",
+            "Choose a training, or the preflight of a collection whose policy has preflight=train: `melo job list`.",
         )
     if _blocks(session, job.id):
         return WrongState(
             f"Job {job.id} trained nothing: it kept the blocks of the edits that it gave more guards.",
             "Replay the job that trained them: `melo job list` shows all.",
         )
-    check = repository.latest_of_batch(session, job.batch_id, JobKind.CHECK)
+    preflight = repository.latest_of_batch(session, job.batch_id, JobKind.PREFLIGHT)
     return WrongState(
-        f"Job {job.id} trained nothing: it took over the blocks that the batch's check had trained.",
-        f"Replay that one: melo job replay {check.id}" if check else "Choose another one: `melo job list`.",
+        f"Job {job.id} trained nothing: it took over the blocks that the batch's preflight had trained.",
+        f"Replay that one: melo job replay {preflight.id}" if preflight else "Choose another one: `melo job list`.",
     )

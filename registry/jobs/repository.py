@@ -74,9 +74,9 @@ def _is_free() -> ColumnElement[bool]:
     )
 
 
-def cancel_checks(session: Session, batch_id: int, *, held_too: bool) -> Sequence[int]:
-    """End the batch's checks on which nobody works; with `held_too`, also those that a worker holds. Returns ids."""
-    query = _cancelling(batch_id).where(Job.kind == JobKind.CHECK)
+def cancel_preflights(session: Session, batch_id: int, *, held_too: bool) -> Sequence[int]:
+    """End the batch's preflights that nobody works on; with `held_too`, also those that a worker holds. Returns ids."""
+    query = _cancelling(batch_id).where(Job.kind == JobKind.PREFLIGHT)
     return session.scalars(query if held_too else query.where(_is_free())).all()
 
 
@@ -95,11 +95,11 @@ def _cancelling(batch_id: int) -> ReturningUpdate[int]:
     )
 
 
-def is_checked_now(session: Session, batch_id: int) -> bool:
-    """Whether a worker holds the batch's check."""
+def is_preflight_held(session: Session, batch_id: int) -> bool:
+    """Whether a worker holds the batch's preflight."""
     query = select(Job.id).where(
         Job.batch_id == batch_id,
-        Job.kind == JobKind.CHECK,
+        Job.kind == JobKind.PREFLIGHT,
         Job.state == JobState.RUNNING,
         Job.lease_until >= func.clock_timestamp(),
     )

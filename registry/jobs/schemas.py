@@ -1,4 +1,4 @@
-"""What the API says about jobs: checks and trainings."""
+"""What the API says about jobs: preflights and trainings."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ Said = Annotated[str, BeforeValidator(lambda text: text.replace("\x00", "\ufffd"
 class Progress(Answer):
     """A worker's current step in a job, and how far it is."""
 
-    stage: str = Field(default="", description="load, train, scope, index, check, finish, …")
+    stage: str = Field(default="", description="load, train, scope, index, evaluate, finish, …")
     done: int | None = Field(default=None, description="of what the stage counts: blocks, keys, prompts")
     total: int | None = None
     loss: float | None = Field(default=None, description="the mean of what is trained, in nats a token")
@@ -63,7 +63,7 @@ class EditReport(Answer):
     not_reached: list[NotReached] = Field(
         default=[], description="its prompt and rephrases that do not arrive, asked as they are used"
     )
-    unchanged_checked: int = Field(default=0, description="how many prompts must be answered as before")
+    unchanged_asked: int = Field(default=0, description="how many prompts must be answered as before")
     unchanged_changed: list[ChangedAnswer] = Field(default=[])
 
 
@@ -107,8 +107,8 @@ class NearMiss(Answer):
     subject_of: int | None = Field(default=None, description="the other edit whose subject it asks about")
 
 
-class EditCheck(Answer):
-    """What a check found about an edit, for whoever approves to read."""
+class EditPreflight(Answer):
+    """What a preflight found about an edit, for whoever approves to read."""
 
     edit_id: int
     answer_now: Said = Field(description="what the newest version answers to its prompt")
@@ -116,7 +116,8 @@ class EditCheck(Answer):
     near: list[NearEdit] = Field(default=[], description="the nearest edits, nearest first")
     remedies: list[str] = Field(default=[], description="what can be done about near duplicates and contradictions")
     trained: EditReport | None = Field(
-        default=None, description="how its training went, where the check trains: answer null means it is the target"
+        default=None,
+        description="how its training went, where the preflight trains: answer null means it is the target",
     )
     near_misses: list[NearMiss] = Field(default=[], description="what people could ask beside it, and who answers")
     left_alone: float | None = Field(
@@ -157,10 +158,10 @@ class JobView(_JobFacts):
     report: list[EditReport] | None
 
 
-class CheckView(_JobFacts):
+class PreflightView(_JobFacts):
     """What a worker did with a batch before the decision. One that failed, or was cancelled, hinders nobody."""
 
-    report: list[EditCheck] | None = Field(description="what it found about each edit; null: it is not done")
+    report: list[EditPreflight] | None = Field(description="what it found about each edit; null: it is not done")
 
 
 class JobSummary(Answer):

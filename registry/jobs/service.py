@@ -1,6 +1,6 @@
 """The life of a job: queued with a batch or its approval, claimed with a lease, ended by its holder.
 
-A check comes before the decision and says something of each edit; it changes no version. A training comes after it.
+A preflight comes before the decision and says something of each edit; it changes no version. A training comes after it.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
 from registry.base.errors import LeaseLost
-from registry.base.vocabulary import Checks, JobKind, JobState
+from registry.base.vocabulary import JobKind, JobState, Preflight
 from registry.collections import repository as collections
 from registry.collections.method import settings_for
 from registry.edits import repository as edits
@@ -20,15 +20,15 @@ from registry.jobs import ending, messages, order, repository
 from registry.jobs.claiming import MOST_ATTEMPTS, PATIENCE_SECONDS, claim, claim_next
 from registry.jobs.claims import Claim, ClaimedEdit
 from registry.jobs.messages import TRAIN
-from registry.jobs.schemas import EditCheck, EditReport, Progress, WorkerView
+from registry.jobs.schemas import EditPreflight, EditReport, Progress, WorkerView
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job
 
 __all__ = [
-    "ALIVE_SECONDS", "MOST_ATTEMPTS", "PATIENCE_SECONDS", "TRAIN", "Claim", "ClaimedEdit", "cancel", "cancel_checks",
-    "claim", "claim_next", "enqueue", "enqueue_check", "fail", "fail_overdue", "give_back", "heartbeat", "hold",
-    "require_in_time", "retry_later", "succeed", "worker_seen", "workers", "write_report",
+    "ALIVE_SECONDS", "MOST_ATTEMPTS", "PATIENCE_SECONDS", "TRAIN", "Claim", "ClaimedEdit", "cancel",
+    "cancel_preflights", "claim", "claim_next", "enqueue", "enqueue_preflight", "fail", "fail_overdue", "give_back",
+    "heartbeat", "hold", "require_in_time", "retry_later", "succeed", "worker_seen", "workers", "write_report",
 ]  # fmt: skip
 
 ALIVE_SECONDS = 30  # a worker whose last sign of life is older counts as gone
@@ -55,23 +55,23 @@ def enqueue(session: Session, batch: Batch, kind: JobKind = JobKind.TRAIN) -> Jo
     return job
 
 
-def enqueue_check(session: Session, batch: Batch) -> Job | None:
-    """The check of a submitted batch; None where the collection's policy has none."""
-    if collections.by_id(session, batch.collection_id).checks == Checks.NONE:
+def enqueue_preflight(session: Session, batch: Batch) -> Job | None:
+    """The preflight of a submitted batch; None where the collection's policy has none."""
+    if collections.by_id(session, batch.collection_id).preflight == Preflight.NONE:
         return None
-    return enqueue(session, batch, JobKind.CHECK)
+    return enqueue(session, batch, JobKind.PREFLIGHT)
 
 
-def cancel_checks(session: Session, batch: Batch, *, held_too: bool) -> Sequence[int]:
-    """End the batch's checks on which nobody works; with `held_too`, also one that a worker is at.
+def cancel_preflights(session: Session, batch: Batch, *, held_too: bool) -> Sequence[int]:
+    """End the batch's preflights on which nobody works; with `held_too`, also one that a worker is at.
 
     That worker finds out at its next heartbeat. Have the batch locked. Returns the ids of the jobs.
     """
-    return repository.cancel_checks(session, batch.id, held_too=held_too)
+    return repository.cancel_preflights(session, batch.id, held_too=held_too)
 
 
 def cancel(session: Session, batch: Batch) -> Sequence[int]:
-    """End the batch's check and training, whoever is at them. Have collection and batch locked. Returns the ids."""
+    """End the batch's preflight and training, whoever is at them. Have collection and batch locked. Returns the ids."""
     return ending.cancel_all(session, batch)
 
 
@@ -118,7 +118,7 @@ def require_in_time(session: Session, claim: Claim) -> None:
 
 def write_report(
     held: Held,
-    report: Sequence[EditReport | EditCheck],
+    report: Sequence[EditReport | EditPreflight],
     progress: Progress | None = None,
     trained_together: Sequence[int] | None = None,
 ) -> None:
@@ -156,7 +156,7 @@ def retry_later(session: Session, claim: Claim, error: str, pause_seconds: float
 
 
 def fail(session: Session, claim: Claim, error: str) -> None:
-    """End the job with a reason; with a training fails the batch, while a check that failed stands in nobody's way.
+    """End the job with a reason; with a training fails the batch, while a preflight that failed stands in nobody's way.
 
     Raises LeaseLost where the claim is no longer good.
     """
@@ -191,7 +191,7 @@ def succeed(
     loss_curve: list[Any],
     peak_memory_bytes: int | None,
 ) -> None:
-    """Part of the transaction that writes the job's version, or a check's report."""
+    """Part of the transaction that writes the job's version, or a preflight's report."""
     job = held.job
     job.timings = timings
     job.loss_curve = loss_curve

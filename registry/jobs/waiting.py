@@ -15,14 +15,14 @@ _LONGEST_ERROR = 200
 
 
 def waits_for(session: Session, job: Job | None) -> str:
-    """What a batch's check or training waits for, in words; empty where it waits for nothing."""
+    """What a batch's preflight or training waits for, in words; empty where it waits for nothing."""
     if job is None or job.state not in (JobState.QUEUED, JobState.RUNNING):
         return ""
     return " ".join(part for part in (_waiting(session, job), _until(session, job)) if part)
 
 
 def _waiting(session: Session, job: Job) -> str:
-    what = "check" if job.kind == JobKind.CHECK else "job"
+    what = "preflight" if job.kind == JobKind.PREFLIGHT else "job"
     collection = collections.by_id(session, job.collection_id)
     paused = collection.queue == QueueState.PAUSED
     if paused and job.state == JobState.QUEUED:
@@ -32,12 +32,12 @@ def _waiting(session: Session, job: Job) -> str:
     if not repository.any_worker(session, ALIVE_SECONDS):
         return f"No worker is running: the {what} waits. Start one with `melo up` or `melo worker`."
     if job.state == JobState.RUNNING:
-        return "" if job.kind == JobKind.TRAIN else "A worker is checking it."
+        return "" if job.kind == JobKind.TRAIN else "A worker is at its preflight."
     if job.not_before is not None and not repository.is_due(session, job.id):
         return f"It is tried again at {job.not_before.astimezone(UTC):%H:%M:%S} UTC, after: {_first_line(job.error)}"
     if job.kind == JobKind.TRAIN:
-        if repository.is_checked_now(session, job.batch_id):
-            return "The job waits for the batch's check to end, and takes over what that trains."
+        if repository.is_preflight_held(session, job.batch_id):
+            return "The job waits for the batch's preflight to end, and takes over what that trains."
         first = next(iter(order.line(session, job.collection_id, limit=1)), None)  # None: it has ended meanwhile
         if first is not None and first.job_id != job.id:
             return f"The job waits for batch {first.batch_id}, which is applied before it."
@@ -50,7 +50,7 @@ def _waiting(session: Session, job: Job) -> str:
 def _until(session: Session, job: Job) -> str:
     """Return the deadline of a waiting training, in words: the training ends with it."""
     batch = session.get_one(Batch, job.batch_id)
-    if batch.deadline is None or job.kind == JobKind.CHECK:
+    if batch.deadline is None or job.kind == JobKind.PREFLIGHT:
         return ""
     return f"It is applied by {ending.in_words(batch.deadline)}, or not at all."
 

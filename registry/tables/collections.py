@@ -19,12 +19,12 @@ class Collection(Base):
     window: Mapped[int]  # the model's longest input, in tokens
     method: Mapped[Json]  # settings that melo_core understands
     encoder: Mapped[str]
-    encoder_digest: Mapped[str | None]  # written once, by the first finishing job or check
+    encoder_digest: Mapped[str | None]  # written once, by the first job that finishes, which may be a preflight
     # The policy for decisions on its batches: it may change, with an event that records the reason.
     self_approval: Mapped[bool] = mapped_column(server_default=false())
     approvals_needed: Mapped[int] = mapped_column(Integer, server_default="1")  # from this many different people
     approvers: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")  # empty: everybody with the role
-    checks: Mapped[str] = mapped_column(server_default="keys")
+    preflight: Mapped[str] = mapped_column(server_default="keys")
     left_alone_needed: Mapped[float | None] = mapped_column(Double)  # share of near misses needed for an approval
     queue: Mapped[str] = mapped_column(server_default="open")  # open, paused or draining
     created_by: Mapped[str]

@@ -16,7 +16,7 @@ WAITING = f"state IN ('{JobState.QUEUED}', '{JobState.RUNNING}')"
 
 
 class Job(Base):
-    """Work on one batch: its check, or its training. Whoever holds the attempt token may finish it."""
+    """Work on one batch: its preflight, or its training. Whoever holds the attempt token may finish it."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -45,7 +45,7 @@ class Job(Base):
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     loss_curve: Mapped[list[Any] | None] = mapped_column(JSONB)
     timings: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
-    report: Mapped[list[Any] | None] = mapped_column(JSONB)  # of a check an EditCheck for each edit, else an EditReport
+    report: Mapped[list[Any] | None] = mapped_column(JSONB)  # EditReports, or of a preflight EditPreflights
     peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     error: Mapped[str | None]
     created_at: Mapped[Moment]

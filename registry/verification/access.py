@@ -9,10 +9,10 @@ from registry.base.vocabulary import Action
 from registry.tables.access import AliasProtection, ApiKey
 from registry.tables.audit import AuditEvent
 from registry.tables.collections import Collection
-from registry.verification.checked import Checked, made_and_ended
+from registry.verification.verified import Verified, made_and_ended
 
 
-def check_keys(session: Session) -> Checked:
+def verify_keys(session: Session) -> Verified:
     """Verify that each key was created and revoked by events that match it, and that no key vanished."""
     for made, key, ended in made_and_ended(session, ApiKey, "key", Action.KEY_CREATE, Action.KEY_REVOKE):
         if key is None:
@@ -28,7 +28,7 @@ def check_keys(session: Session) -> Checked:
         yield f"key/{key.id}", wrong
 
 
-def check_protections(session: Session) -> Checked:
+def verify_protections(session: Session) -> Verified:
     """Verify that each alias is protected as the last event about it says."""
     newest = func.row_number().over(partition_by=AuditEvent.subject, order_by=AuditEvent.seq.desc())
     told = (

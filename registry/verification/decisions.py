@@ -1,4 +1,4 @@
-"""Checking what people decided: batches, approvals and aliases, each against the events of its decisions."""
+"""Verifying what people decided: batches, approvals and aliases, each against the events of its decisions."""
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,13 +13,13 @@ from registry.tables.audit import AuditEvent
 from registry.tables.collections import Collection
 from registry.tables.edits import Approval, Batch, Edit
 from registry.tables.versions import Alias, Version
-from registry.verification.checked import Checked
+from registry.verification.verified import Verified
 
 _FEW = 100
 _MANY = 2_000
 # Most events do not record when their row was written: the row has the start time of the event's transaction.
 _JUST_BEFORE = timedelta(minutes=5)
-_WHILE_READ = timedelta(hours=1)  # a submission's corrections are checked in its transaction
+_WHILE_READ = timedelta(hours=1)  # a submission's corrections are validated in its transaction
 # The state of a batch after the last event that changed its state, if it has no version yet.
 _STATE_AFTER = {
     Action.BATCH_APPROVE: BatchState.APPROVED,
@@ -32,7 +32,7 @@ _STATE_AFTER = {
 _DECISIONS = (Action.BATCH_APPROVE, Action.BATCH_REJECT, Action.BATCH_CANCEL)
 
 
-def check_batches(session: Session) -> Checked:
+def verify_batches(session: Session) -> Verified:
     """Verify each batch with the events of its submission and last decision; report events whose batch is gone."""
     subject = func.concat("batch/", Batch.id)
     submission = select(AuditEvent).where(AuditEvent.action == Action.BATCH_SUBMIT).subquery()
@@ -117,7 +117,7 @@ def _digests(session: Session, batch_id: int) -> Iterator[str]:
     return iter(session.scalars(query.execution_options(yield_per=_MANY)))
 
 
-def check_approvals(session: Session) -> Checked:
+def verify_approvals(session: Session) -> Verified:
     """Verify that each approval has an event with the same person, role, reason and declined edits."""
     event = aliased(AuditEvent)
     # The person's first approval: approving a failed batch again does not change the stored approval.
@@ -144,7 +144,7 @@ def check_approvals(session: Session) -> Checked:
         yield f"approval of batch {approval.batch_id} by {approval.actor}", wrong
 
 
-def check_aliases(session: Session) -> Checked:
+def verify_aliases(session: Session) -> Verified:
     """Verify that the positions of each alias match its events in order, and that each follows the one before."""
     ordered: dict[str, Any] = {"partition_by": (Alias.collection_id, Alias.name), "order_by": Alias.id}
     rows = select(
@@ -197,8 +197,8 @@ def _wrong_with(row: Any) -> list[str]:
     return wrong
 
 
-def check_told(session: Session) -> Checked:
-    """Whatever an event says was made is there: collections and versions. (Other checks ask it of their own.)"""
+def verify_told(session: Session) -> Verified:
+    """Whatever an event says was made is there: collections and versions. (Other verifications ask it of their own.)"""
     made = (Action.VERSION_APPLY, Action.VERSION_RETIRE, Action.VERSION_REVERT, Action.VERSION_ROLLBACK)
     version = func.concat("version/", Collection.name, "/", Version.number)
     versions = (

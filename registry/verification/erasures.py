@@ -1,4 +1,4 @@
-"""Checking erasures: what is empty was erased with an event, and what an event says is erased is empty."""
+"""Verifying erasures: what is empty was erased with an event, and what an event says is erased is empty."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from registry.base.vocabulary import Action
 from registry.tables.audit import AuditEvent
 from registry.tables.edits import Edit
 from registry.tables.versions import Block, BlockEdit, Cluster, Point
-from registry.verification.checked import Checked
+from registry.verification.verified import Verified
 
 _MANY = 2_000
 
 
-def check_erasures(session: Session) -> Checked:
+def verify_erasures(session: Session) -> Verified:
     """Verify each erased edit with its event, then everything else that is empty."""
     erasure = aliased(AuditEvent, select(AuditEvent).where(AuditEvent.action == Action.EDIT_ERASE).subquery())
     erased = aliased(Edit, select(Edit).where(Edit.erased_at.is_not(None)).subquery())
@@ -38,7 +38,7 @@ def check_erasures(session: Session) -> Checked:
     yield from _of_no_edit(session)
 
 
-def _without_reason(session: Session) -> Checked:
+def _without_reason(session: Session) -> Verified:
     """Yield blocks, points and clusters that are empty although none of their edits was erased."""
     gone = Edit.erased_at.is_not(None)
     of_block = select(Edit.id).join(BlockEdit, BlockEdit.edit_id == Edit.id).where(BlockEdit.block_id == Block.id, gone)
@@ -57,7 +57,7 @@ def _without_reason(session: Session) -> Checked:
             yield f"{name} {row_id}", ["its content is gone, and none of its edits was erased"]
 
 
-def _left_over(session: Session) -> Checked:
+def _left_over(session: Session) -> Verified:
     """Yield erased edits that still have a key, a block, or a cluster's centre or label."""
     key = select(Point.edit_id).where(or_(Point.key.is_not(None), Point.erased_at.is_(None)))
     bytes_left = or_(Block.erased_at.is_(None), func.octet_length(Block.data) > 0)
@@ -79,7 +79,7 @@ def _left_over(session: Session) -> Checked:
             yield f"edit {edit_id}", [f"it was erased, but {name} of it is still there"]
 
 
-def _of_no_edit(session: Session) -> Checked:
+def _of_no_edit(session: Session) -> Verified:
     """Yield points that lead to a block that was not trained for their edit: an erasure would miss them."""
     same = and_(BlockEdit.block_id == Point.block_id, BlockEdit.edit_id == Point.edit_id)
     query = select(Point.id).outerjoin(BlockEdit, same).where(BlockEdit.block_id.is_(None)).order_by(Point.id)

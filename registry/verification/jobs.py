@@ -1,4 +1,4 @@
-"""Checking what jobs say went wrong, whose texts the events hold by their digests alone."""
+"""Verifying what jobs say went wrong, whose texts the events hold by their digests alone."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from registry.erasure.scrubbing import GONE
 from registry.tables.audit import AuditEvent
 from registry.tables.edits import Edit
 from registry.tables.jobs import Job
-from registry.verification.checked import Checked
+from registry.verification.verified import Verified
 
 _FEW = 100
 
 
-def check_errors(session: Session) -> Checked:
+def verify_errors(session: Session) -> Verified:
     """Verify that every error in an event is in its job, word for word."""
     job_id = AuditEvent.details["job"].astext
     row = and_(Job.id == cast(job_id, BigInteger), func.concat("batch/", Job.batch_id) == AuditEvent.subject)

@@ -1,4 +1,4 @@
-"""Checking the policies that batches were decided under, and that no approval has gone, against their events."""
+"""Verifying the policies that batches were decided under, and that no approval has gone, against their events."""
 
 from sqlalchemy import BigInteger, and_, cast, func, select
 from sqlalchemy.orm import Session, aliased
@@ -8,13 +8,13 @@ from registry.collections import policy
 from registry.tables.audit import AuditEvent
 from registry.tables.collections import Collection
 from registry.tables.edits import Approval, Batch
-from registry.verification.checked import Checked
+from registry.verification.verified import Verified
 
 _FEW = 100
 _MANY = 2_000
 
 
-def check_policies(session: Session) -> Checked:
+def verify_policies(session: Session) -> Verified:
     """Verify that each collection's policy is that of its last event. (A missing event is reported elsewhere.)"""
     told = aliased(AuditEvent)
     last = (
@@ -35,7 +35,7 @@ def _differences_from(event: AuditEvent, collection: Collection) -> list[str]:
     return [f"its {', '.join(differs)} differ from event {event.seq}"] if differs else []
 
 
-def check_queues(session: Session) -> Checked:
+def verify_queues(session: Session) -> Verified:
     """Verify that each collection's queue is as its last event says, or open without one."""
     states = {
         Action.QUEUE_OPEN: QueueState.OPEN,
@@ -54,7 +54,7 @@ def check_queues(session: Session) -> Checked:
         yield f"queue of {name}", [] if queue == state else [f"it is {queue}, but by its events it is {state}"]
 
 
-def check_given(session: Session) -> Checked:
+def verify_given(session: Session) -> Verified:
     """Verify that every approval in an event exists."""
     row = and_(
         Approval.id == cast(AuditEvent.details["approval"].astext, BigInteger),
@@ -72,7 +72,7 @@ def check_given(session: Session) -> Checked:
         yield event.subject.replace("/", " "), [] if event.id is not None else [wrong]
 
 
-def check_needed(session: Session) -> Checked:
+def verify_needed(session: Session) -> Verified:
     """Verify that each approved batch needed as many approvals as the event of its decision says."""
     told = aliased(AuditEvent)
     last = (

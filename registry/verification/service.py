@@ -1,7 +1,7 @@
 """Recomputing the whole record: the chain of events, and every digest that it holds to account.
 
-Each check walks one kind of record as a stream, so memory stays the same whatever the size, and yields every record
-with what is wrong about it.
+Each verification walks one kind of record as a stream, so memory stays the same whatever the size, and yields every
+record with what is wrong about it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,14 +31,14 @@ from registry.tables.collections import Calibration, Collection
 from registry.tables.edits import Batch, Edit
 from registry.tables.orm import in_parts, listed
 from registry.tables.versions import Activation, Block, Cluster, Point
-from registry.verification.access import check_keys, check_protections
-from registry.verification.checked import Checked
-from registry.verification.decisions import check_aliases, check_approvals, check_batches, check_told
-from registry.verification.erasures import check_erasures
-from registry.verification.jobs import check_errors
-from registry.verification.policies import check_given, check_needed, check_policies, check_queues
-from registry.verification.versions import check_versions
-from registry.verification.webhooks import check_webhooks
+from registry.verification.access import verify_keys, verify_protections
+from registry.verification.decisions import verify_aliases, verify_approvals, verify_batches, verify_told
+from registry.verification.erasures import verify_erasures
+from registry.verification.jobs import verify_errors
+from registry.verification.policies import verify_given, verify_needed, verify_policies, verify_queues
+from registry.verification.verified import Verified
+from registry.verification.versions import verify_versions
+from registry.verification.webhooks import verify_webhooks
 from registry.versions.repository import sent
 
 _FEW = 100  # rows at a time, if a row holds a block's bytes or a cluster's members
@@ -48,7 +48,7 @@ _LONGEST_LIST = 1_000  # findings reported; beyond that, more of them say nothin
 
 
 def verify(session: Session) -> VerificationView:
-    """Check everything, against one snapshot. Call it before anything else in the session's transaction."""
+    """Verify everything, against one snapshot. Call it before anything else in the session's transaction."""
     *_, found = verify_in_steps(session)
     assert isinstance(found, VerificationView)
     return found
@@ -57,52 +57,52 @@ def verify(session: Session) -> VerificationView:
 def verify_in_steps(session: Session) -> Iterator[ProgressView | VerificationView]:
     """Verify the record and report progress about twice a second; the result comes last."""
     session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-    checks: dict[str, Callable[[Session], Checked]] = {
+    verifications: dict[str, Callable[[Session], Verified]] = {
         "events": _events,
         "collections": _collections,
         "calibrations": _calibrations,
-        "batches": check_batches,
-        "approvals": check_approvals,
-        "approvals given": check_given,
-        "approvals needed": check_needed,
-        "policies": check_policies,
-        "queues": check_queues,
-        "job errors": check_errors,
+        "batches": verify_batches,
+        "approvals": verify_approvals,
+        "approvals given": verify_given,
+        "approvals needed": verify_needed,
+        "policies": verify_policies,
+        "queues": verify_queues,
+        "job errors": verify_errors,
         "edits": _edits,
         "blocks": _blocks,
         "clusters": _clusters,
-        "versions": check_versions,
-        "records made": check_told,
-        "aliases": check_aliases,
-        "erasures": check_erasures,
-        "keys": check_keys,
-        "protections": check_protections,
-        "webhooks": check_webhooks,
+        "versions": verify_versions,
+        "records made": verify_told,
+        "aliases": verify_aliases,
+        "erasures": verify_erasures,
+        "keys": verify_keys,
+        "protections": verify_protections,
+        "webhooks": verify_webhooks,
     }
-    checked: dict[str, int] = {}
+    verified: dict[str, int] = {}
     findings: list[FindingView] = []
-    for name, check in checks.items():
-        checked[name] = 0
+    for name, verification in verifications.items():
+        verified[name] = 0
         told = monotonic()
-        yield ProgressView(checking=name, checked=0)
+        yield ProgressView(verifying=name, verified=0)
         try:
             with session.begin_nested():
-                for subject, wrong in check(session):
-                    checked[name] += 1
+                for subject, wrong in verification(session):
+                    verified[name] += 1
                     findings += [FindingView(subject=subject, detail=detail) for detail in wrong]
                     if monotonic() - told > _PAUSE:
                         told = monotonic()
-                        yield ProgressView(checking=name, checked=checked[name])
+                        yield ProgressView(verifying=name, verified=verified[name])
         except OperationalError:
             raise  # the database is unreachable or too slow
         except (SQLAlchemyError, ValueError, TypeError, LookupError, AttributeError) as error:
-            # A forger may write what no check expects: that must not keep the other checks from being made.
-            broken = f"after {checked[name]} of them, one cannot be read: {type(error).__name__}"
+            # A forger may write what no verification expects: that must not keep the others from being made.
+            broken = f"after {verified[name]} of them, one cannot be read: {type(error).__name__}"
             findings.append(FindingView(subject=name, detail=broken))
     tip = repository.tip(session)
     yield VerificationView(
         ok=not findings,
-        checked=checked,
+        verified=verified,
         findings=findings[:_LONGEST_LIST],
         head_seq=tip.seq,
         head_hash=tip.hash,
@@ -113,12 +113,12 @@ def _stream(session: Session, query: Select[*tuple[Any, ...]], at_once: int) -> 
     return iter(session.execute(query.execution_options(yield_per=at_once)))
 
 
-def _events(session: Session) -> Checked:
+def _events(session: Session) -> Verified:
     for seq, wrong in follow({**hashed_fields(event), "hash": event.hash} for event in repository.stream(session)):
         yield f"event {seq}", wrong
 
 
-def _collections(session: Session) -> Checked:
+def _collections(session: Session) -> Verified:
     created = and_(AuditEvent.collection_id == Collection.id, AuditEvent.action == Action.COLLECTION_CREATE)
     query = (
         select(Collection, AuditEvent, _last_fixed(), Calibration.sha256)
@@ -155,13 +155,13 @@ def _last_fixed() -> Any:
     )
 
 
-def _calibrations(session: Session) -> Checked:
+def _calibrations(session: Session) -> Verified:
     query = select(Calibration.id, Calibration.data, Calibration.sha256).order_by(Calibration.id)
     for row in _stream(session, query, _FEW):
         yield f"calibration {row.id}", _bytes_differ(row)
 
 
-def _blocks(session: Session) -> Checked:
+def _blocks(session: Session) -> Verified:
     query = select(Block.id, Block.data, Block.sha256).where(Block.erased_at.is_(None)).order_by(Block.id)
     for row in _stream(session, query, _FEW):
         yield f"block {row.id}", _bytes_differ(row)
@@ -171,7 +171,7 @@ def _bytes_differ(row: Any) -> list[str]:
     return [] if sha256_hex(row.data) == row.sha256 else ["stored bytes do not match their SHA-256"]
 
 
-def _edits(session: Session) -> Checked:
+def _edits(session: Session) -> Verified:
     query = select(Edit, Batch.collection_id).outerjoin(Batch, Batch.id == Edit.batch_id).order_by(Edit.id)
     for edit, collection_id in _stream(session, query, _MANY):
         wrong = [] if edit.erased_at else _differences(edit)
@@ -205,7 +205,7 @@ def _differences(edit: Edit) -> list[str]:
     return wrong
 
 
-def _clusters(session: Session) -> Checked:
+def _clusters(session: Session) -> Verified:
     query = select(
         Cluster.id,
         Cluster.cluster_no,
@@ -227,7 +227,7 @@ def _clusters(session: Session) -> Checked:
                 yield subject, [f"its points {missing} are missing"]
                 continue
             if row.erased_at is not None:
-                yield subject, []  # the digest is kept; check_erasures asks whether it may be empty
+                yield subject, []  # the digest is kept; verify_erasures asks whether it may be empty
                 continue
             found = cluster_digest(
                 centre=float32_bytes(received_vector(row.centre)),

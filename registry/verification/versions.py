@@ -1,6 +1,6 @@
 """Recomputing the versions: what each one shows, from its states, and what its event says of it.
 
-A collection's states are read once, in the order in which they begin and end, and each version is checked as they
+A collection's states are read once, in the order in which they begin and end, and each version is verified as they
 reach it: the cost is that of the changes, not of versions times content. What ended is not divided away, which would
 cost an inverse at every version: it is multiplied on the other side of the comparison.
 """
@@ -18,7 +18,7 @@ from registry.base.multiset import PRIME, Multiset, product
 from registry.tables.audit import AuditEvent
 from registry.tables.collections import Collection
 from registry.tables.versions import Version
-from registry.verification.checked import Checked
+from registry.verification.verified import Verified
 from registry.versions import repository
 
 _FEW = 100
@@ -45,7 +45,7 @@ SELECT (SELECT count(*) FROM clusters WHERE collection_id = :id AND lower(valid)
 """)
 
 
-def check_versions(session: Session) -> Checked:
+def verify_versions(session: Session) -> Verified:
     """Verify every version, in order, and yield what is wrong with each."""
     for collection in session.scalars(select(Collection).order_by(Collection.id)).all():
         states = _States(session, collection)

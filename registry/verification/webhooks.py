@@ -4,11 +4,11 @@ from sqlalchemy.orm import Session
 
 from registry.base.vocabulary import Action
 from registry.tables.webhooks import Webhook
-from registry.verification.checked import Checked, made_and_ended
+from registry.verification.verified import Verified, made_and_ended
 from registry.webhooks.content import content_digest
 
 
-def check_webhooks(session: Session) -> Checked:
+def verify_webhooks(session: Session) -> Verified:
     """Verify that each webhook was added and removed by events that match it."""
     events = Action.WEBHOOK_CREATE, Action.WEBHOOK_DELETE
     for made, webhook, ended in made_and_ended(session, Webhook, "webhook", *events):

@@ -1,4 +1,4 @@
-"""Blocks that a check trained before the decision: what is stored of them, and what a training takes over."""
+"""Blocks that a preflight trained before the decision: what is stored of them, and what a training takes over."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from registry.base.vocabulary import Action, JobKind, JobState
 from registry.edits import repository as edits
 from registry.jobs import repository, service
 from registry.jobs.claims import Claim, ClaimedEdit
-from registry.jobs.schemas import EditCheck, EditReport, Progress
+from registry.jobs.schemas import EditPreflight, EditReport, Progress
 from registry.tables.edits import Edit
 from registry.tables.jobs import Job
 from registry.tables.orm import in_parts
@@ -26,7 +26,7 @@ from registry.versions.training_result import TrainingResult
 
 @dataclass(frozen=True)
 class Candidate:
-    """A block with the points that lead to it, stored by a check and in no version yet."""
+    """A block with the points that lead to it, stored by a preflight and in no version yet."""
 
     block: BlockContent  # with its bytes
     loss: float
@@ -35,10 +35,10 @@ class Candidate:
     reports: dict[int, EditReport]  # by id of the edits that it was trained for
 
 
-def finish_check(
+def finish_preflight(
     session: Session,
     claim: Claim,
-    report: Sequence[EditCheck],
+    report: Sequence[EditPreflight],
     result: TrainingResult | None,
     *,
     progress: Progress | None,
@@ -46,9 +46,9 @@ def finish_check(
     loss_curve: list[Any],
     peak_memory_bytes: int | None = None,
 ) -> None:
-    """End a check: store its report, and the blocks and points that it trained. No version comes of it.
+    """End a preflight: store its report, and the blocks and points that it trained. No version comes of it.
 
-    Raises LeaseLost where the check was cancelled, or belongs to another worker by now.
+    Raises LeaseLost where the preflight was cancelled, or belongs to another worker by now.
     """
     held = service.hold(session, claim)
     blocks = 0
@@ -60,7 +60,7 @@ def finish_check(
     session.flush()
     audit.record(
         session,
-        Action.BATCH_CHECK,
+        Action.BATCH_PREFLIGHT,
         claim.actor,
         f"batch/{claim.batch_id}",
         collection_id=claim.collection_id,
@@ -99,18 +99,19 @@ def _says(edit: Edit | ClaimedEdit) -> tuple[str, str, tuple[str, ...], str]:
 
 
 def candidates(session: Session, claim: Claim) -> list[Candidate]:
-    """What the batch's check trained and this job can apply as it is: same settings, seed and numbers, and only
+    """What the batch's preflight trained and this job can apply as it is: same settings, seed and numbers, and only
     blocks of which no edit was left out."""
-    check = repository.latest_of_batch(session, claim.batch_id, JobKind.CHECK)
+    preflight = repository.latest_of_batch(session, claim.batch_id, JobKind.PREFLIGHT)
     job = repository.by_id(session, claim.job_id)
-    if check is None or job is None or check.state != JobState.SUCCEEDED:
+    if preflight is None or job is None or preflight.state != JobState.SUCCEEDED:
         return []
-    if (check.settings, check.seed, _dtype(check.libraries)) != (job.settings, job.seed, _dtype(job.libraries)):
+    wanted_as = job.settings, job.seed, _dtype(job.libraries)
+    if (preflight.settings, preflight.seed, _dtype(preflight.libraries)) != wanted_as:
         return []
-    reports = {each["edit_id"]: EditCheck.model_validate(each).trained for each in check.report or ()}
+    reports = {each["edit_id"]: EditPreflight.model_validate(each).trained for each in preflight.report or ()}
     wanted = {edit.id for edit in claim.edits}
     found = []
-    for block, loss, iterations, edit_ids, points in _blocks_of_job(session, check.id):
+    for block, loss, iterations, edit_ids, points in _blocks_of_job(session, preflight.id):
         told = {edit_id: report for edit_id in edit_ids if (report := reports.get(edit_id))}
         if wanted.issuperset(edit_ids) and len(told) == len(edit_ids):
             found.append(Candidate(block, loss, iterations, points, told))

@@ -130,7 +130,7 @@ class VersionContent:
     def require_intact(self) -> None:
         """Recompute the digests of clusters and of the whole, and compare. Raises DigestMismatch.
 
-        The bytes of blocks and calibration are for their reader to check (melo_core, or audit.verification): here
+        The bytes of blocks and calibration are for their reader to verify (melo_core, or audit.verification): here
         their recorded SHA-256 enters.
         """
         where = f"version {self.number} of {self.collection.name}"

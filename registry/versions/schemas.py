@@ -57,7 +57,8 @@ class EditLogEntry(Answer):
 
     at: datetime
     what: str = Field(
-        description="such as submit, check, approve, decline, train, apply, replace, retire, revert, rollback, overlap"
+        description="such as submit, preflight, approve, decline, train, apply, replace, retire, revert, rollback, "
+        "overlap"
     )
     who: str
     why: str

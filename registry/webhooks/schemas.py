@@ -35,7 +35,7 @@ class WebhookView(Answer):
 
 class CreatedWebhook(WebhookView):
     secret: str = Field(
-        description="what signatures are checked with; shown this once",
+        description="what signatures are verified with; shown this once",
         examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"],
     )
 

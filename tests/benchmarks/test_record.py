@@ -74,7 +74,7 @@ def test_the_synthetic_history_has_all_kinds_and_nothing_wrong_with_it(synthetic
         assert {version.kind for version in versions} == {VersionKind.APPLY, VersionKind.RETIRE, VersionKind.ROLLBACK}
     with synthetic.begin() as session:
         found = verification.verify(session)
-    assert (found.findings, found.checked["edits"], found.checked["versions"]) == ([], 300, VERSIONS)
+    assert (found.findings, found.verified["edits"], found.verified["versions"]) == ([], 300, VERSIONS)
 
 
 def test_a_change_without_its_event_and_a_missing_number_are_counted(synthetic):

@@ -262,7 +262,7 @@ def test_status_of_a_named_api_says_whether_it_is_ready(melo: Melo) -> None:
     }  # fmt: skip
 
 
-def test_each_service_has_a_check_for_its_container(melo: Melo) -> None:
+def test_each_service_has_a_probe_for_its_container(melo: Melo) -> None:
     assert melo("health", "api").returncode == 0
     assert melo("health", "relay").returncode == 0
     assert "no worker was seen" in melo.refusal("health", "worker")
@@ -473,7 +473,7 @@ def test_a_file_that_cannot_be_read_is_refused(
     assert melo.records("batch", "list", facts) == []
 
 
-def test_a_dry_run_checks_and_stores_nothing(melo: Melo, facts: str, tmp_path: Path) -> None:
+def test_a_dry_run_validates_and_stores_nothing(melo: Melo, facts: str, tmp_path: Path) -> None:
     file = write(tmp_path / "edits.jsonl", edit("a?", "A"), edit("b?", "B"))
 
     assert "2 edits would be accepted" in melo("edit", "submit", file, "-c", facts, "--dry-run").stdout
@@ -541,7 +541,7 @@ def test_what_a_job_found_is_said_after_the_wait_and_whenever_the_batch_is_shown
     near = ConflictView(edit_id=7, prompt="Who leads Atlantis now?", distance=0.25, forgotten=True)
     how = {"edit_id": added.id, "loss": 0.3, "iterations": 60, "reached": False}
     report = EditReport(
-        **how, reproduced=False, answer="Oro", conflicts=[near], unchanged_checked=1, unchanged_changed=[changed]
+        **how, reproduced=False, answer="Oro", conflicts=[near], unchanged_asked=1, unchanged_changed=[changed]
     )
     finish(worker, claim, [report], Progress(notes=["training 1 block needs about 9 MB"]))
     _, err = following.communicate(timeout=PATIENCE)
@@ -568,7 +568,7 @@ def test_many_findings_are_cut_short_and_edits_without_any_are_not_named(
 ) -> None:
     melo("edit", "add", facts, *ATLANTIS, "--approve")
     claim = worker.claim(awaited_job(melo, facts))
-    fine = EditReport(edit_id=1000, loss=0.01, iterations=9, reached=True, reproduced=True, unchanged_checked=2)
+    fine = EditReport(edit_id=1000, loss=0.01, iterations=9, reached=True, reproduced=True, unchanged_asked=2)
     slow = [EditReport(edit_id=n, loss=0.3, iterations=60, reached=False, reproduced=True) for n in range(1001, 1024)]
     finish(worker, claim, [fine, *slow])
 

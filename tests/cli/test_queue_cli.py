@@ -102,7 +102,7 @@ def test_a_cancelled_batch_ends_the_wait_and_may_be_approved_again(melo, workflo
     assert records(melo, "batch", "approve", batch)["state"] == "approved"
 
 
-def test_who_watches_a_batch_without_a_check_waits_for_its_decision_and_is_told_so_once(melo, workflow):
+def test_who_watches_a_batch_without_a_preflight_waits_for_its_decision_and_is_told_so_once(melo, workflow):
     batch = workflow.submit({"prompt": ATLANTIS[0], "target": ATLANTIS[1]}).batch.id
 
     def decide():

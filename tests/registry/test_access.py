@@ -45,11 +45,11 @@ def other_collection(api, model_folder, name="other"):
 
 
 def routes(api):
-    """Every path and method of the API, with its check of roles."""
+    """Every path and method of the API, with the roles that it needs."""
     for route in iter_route_contexts(api.app.routes):
         for method in (route.methods or set()) - {"HEAD"}:
-            checks = [each.dependency for each in getattr(route, "dependencies", ()) if type(each.dependency) is Needs]
-            yield method, route.path, checks
+            needs = [each.dependency for each in getattr(route, "dependencies", ()) if type(each.dependency) is Needs]
+            yield method, route.path, needs
 
 
 def filled(path):
@@ -62,10 +62,10 @@ def filled(path):
     return "/".join(parts)
 
 
-def test_every_route_but_those_of_health_and_description_has_one_check_of_roles(api):
-    found = {(method, path): len(checks) for method, path, checks in routes(api)}
-    assert {path for (_, path), checks in found.items() if not checks} == OPEN
-    assert {checks for (_, path), checks in found.items() if path not in OPEN} == {1}
+def test_every_route_but_those_of_health_and_description_says_once_which_roles_it_needs(api):
+    found = {(method, path): len(needs) for method, path, needs in routes(api)}
+    assert {path for (_, path), needs in found.items() if not needs} == OPEN
+    assert {needs for (_, path), needs in found.items() if path not in OPEN} == {1}
     assert len(found) > 30
 
 
@@ -84,10 +84,10 @@ def test_an_admin_of_one_collection_gets_at_nothing_of_another(api, remote, work
     other_collection(api, model_folder)
     workflow.submit(PARIS)  # batch 1 and edit 1 are of facts
     headers = key(api, role="admin", collection="other")
-    for method, path, checks in routes(api):
-        if path in OPEN or checks[0].anywhere:
+    for method, path, needs in routes(api):
+        if path in OPEN or needs[0].anywhere:
             continue
-        for query in ({}, {"collection": "other", "model": "other@1"} if checks[0].query is None else {}):
+        for query in ({}, {"collection": "other", "model": "other@1"} if needs[0].query is None else {}):
             answer = remote.request(method, filled(path), headers=headers, params=query)
             detail = is_problem(answer, 403, "role-needed")["detail"]
             assert "needs the role" in detail and "key ci" in detail, path

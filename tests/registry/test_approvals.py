@@ -7,10 +7,10 @@ from rich.console import Console
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from cli.checks import show_check
+from cli.preflight import show_preflight
 from registry.audit.actor import Actor
 from registry.base.errors import InvalidEdits, InvalidRequest, NotApprover, SelfApproval, WrongState
-from registry.base.vocabulary import Checks
+from registry.base.vocabulary import Preflight
 from registry.batches import deciding
 from registry.batches import service as edits
 from registry.batches.schemas import BatchView
@@ -19,7 +19,7 @@ from registry.collections.schemas import PolicyChange
 from registry.edits import repository
 from registry.jobs import service
 from registry.jobs.remedies import remedies
-from registry.jobs.schemas import EditCheck, EditReport, NearEdit, Progress
+from registry.jobs.schemas import EditPreflight, EditReport, NearEdit, Progress
 from registry.versions import candidates, reading
 from registry.versions.edit_log import edit_log
 from tests.registry.workflow import ADA, BEN, trained
@@ -219,15 +219,15 @@ def test_a_failed_batch_keeps_its_approvals_and_is_queued_anew(workflow):
 
 
 def test_a_policy_changes_with_a_reason_and_an_event_that_tells_both(workflow):
-    change(workflow, approvals_needed=2, approvers=["ben", "cleo", "ben"], checks=Checks.TRAIN)
+    change(workflow, approvals_needed=2, approvers=["ben", "cleo", "ben"], preflight=Preflight.TRAIN)
     event = last_event(workflow)
     assert (event.action, event.actor, event.reason) == ("collection:policy:change", "root", "two pairs of eyes")
     assert event.details["before"] == {
-        "approvals_needed": 1, "approvers": [], "self_approval": False, "checks": "none",
+        "approvals_needed": 1, "approvers": [], "self_approval": False, "preflight": "none",
         "left_alone_needed": None,
     }  # fmt: skip
     assert event.details["after"] == {
-        "approvals_needed": 2, "approvers": ["ben", "cleo"], "self_approval": False, "checks": "train",
+        "approvals_needed": 2, "approvers": ["ben", "cleo"], "self_approval": False, "preflight": "train",
         "left_alone_needed": None,
     }  # fmt: skip
     with pytest.raises(InvalidRequest, match="only 2 may"):
@@ -238,47 +238,47 @@ def test_a_policy_changes_with_a_reason_and_an_event_that_tells_both(workflow):
         by_sql(workflow, "UPDATE collections SET approvals_needed = 0")
 
 
-def test_an_approval_ends_a_check_that_waits_and_a_rejection_also_one_that_runs(workflow):
-    change(workflow, checks=Checks.KEYS)
+def test_an_approval_ends_a_preflight_that_waits_and_a_rejection_also_one_that_runs(workflow):
+    change(workflow, preflight=Preflight.KEYS)
     waiting, running = workflow.submit(PARIS).batch, workflow.submit(OSLO).batch
-    assert approve(workflow, waiting.id).check.state == "cancelled"
-    assert workflow.claim(view(workflow, waiting.id).check.id) is None
+    assert approve(workflow, waiting.id).preflight.state == "cancelled"
+    assert workflow.claim(view(workflow, waiting.id).preflight.id) is None
 
-    claim = workflow.claim(view(workflow, running.id).check.id)
-    assert (claim.kind, view(workflow, running.id).state) == ("check", "submitted")
+    claim = workflow.claim(view(workflow, running.id).preflight.id)
+    assert (claim.kind, view(workflow, running.id).state) == ("preflight", "submitted")
     with workflow.sessions.begin() as session:
         deciding.reject(session, running.id, BEN, "the source is wrong")
     with workflow.sessions.begin() as session:
         assert not service.heartbeat(session, claim, Progress())
-    assert view(workflow, running.id).check.state == "cancelled"
+    assert view(workflow, running.id).preflight.state == "cancelled"
     assert workflow.verify().ok
 
 
-def test_a_training_waits_for_the_check_that_runs_unless_its_worker_is_gone(workflow):
-    change(workflow, checks=Checks.KEYS)
+def test_a_training_waits_for_the_preflight_that_runs_unless_its_worker_is_gone(workflow):
+    change(workflow, preflight=Preflight.KEYS)
     batch = workflow.submit(PARIS).batch
-    check = workflow.claim(view(workflow, batch.id).check.id)
+    preflight = workflow.claim(view(workflow, batch.id).preflight.id)
     job = approve(workflow, batch.id).job.id
     assert workflow.claim(job, "w2") is None
-    assert "waits for the batch's check" in _hint_with_a_worker(workflow, batch.id)
-    by_sql(workflow, "UPDATE jobs SET lease_until = now() - interval '1 second' WHERE kind = 'check'")
+    assert "waits for the batch's preflight" in _hint_with_a_worker(workflow, batch.id)
+    by_sql(workflow, "UPDATE jobs SET lease_until = now() - interval '1 second' WHERE kind = 'preflight'")
     assert workflow.claim(job, "w2").kind == "train"
-    assert view(workflow, batch.id).check.state == "cancelled"
+    assert view(workflow, batch.id).preflight.state == "cancelled"
     with workflow.sessions.begin() as session:
-        assert not service.heartbeat(session, check, Progress())
+        assert not service.heartbeat(session, preflight, Progress())
 
 
-def test_a_check_that_nobody_waits_for_any_more_wakes_the_training_when_it_ends(workflow):
-    change(workflow, checks=Checks.KEYS)
+def test_a_preflight_that_nobody_waits_for_any_more_wakes_the_training_when_it_ends(workflow):
+    change(workflow, preflight=Preflight.KEYS)
     batch = workflow.submit(PARIS).batch
-    check = workflow.claim(view(workflow, batch.id).check.id)
+    preflight = workflow.claim(view(workflow, batch.id).preflight.id)
     job = approve(workflow, batch.id).job.id
     assert workflow.claim(job, "w2") is None  # its message is used up
     with workflow.sessions.begin() as session:
-        service.give_back(session, check)
+        service.give_back(session, preflight)
         session.execute(text("DELETE FROM outbox"))
-    assert workflow.claim(check.job_id) is None
-    assert view(workflow, batch.id).check.state == "cancelled"
+    assert workflow.claim(preflight.job_id) is None
+    assert view(workflow, batch.id).preflight.state == "cancelled"
     with workflow.sessions() as session:
         assert session.scalars(text("SELECT job_id FROM outbox")).all() == [job]
 
@@ -289,35 +289,37 @@ def _hint_with_a_worker(workflow, batch_id):
     return view(workflow, batch_id).waits_for
 
 
-def test_a_check_that_ends_stores_its_blocks_and_report_and_makes_no_version(workflow):
-    change(workflow, checks=Checks.TRAIN)
+def test_a_preflight_that_ends_stores_its_blocks_and_report_and_makes_no_version(workflow):
+    change(workflow, preflight=Preflight.TRAIN)
     batch = workflow.submit(PARIS).batch
-    claim = workflow.claim(view(workflow, batch.id).check.id)
-    said = [EditCheck(edit_id=1, answer_now="Lyon")]
+    claim = workflow.claim(view(workflow, batch.id).preflight.id)
+    said = [EditPreflight(edit_id=1, answer_now="Lyon")]
     with workflow.sessions.begin() as session:
-        candidates.finish_check(
+        candidates.finish_preflight(
             session, claim, said, trained(claim, workflow.content(0)), progress=None, timings={}, loss_curve=[]
         )
     found = view(workflow, batch.id)
-    assert (found.state, found.check.report, found.version) == ("submitted", said, None)
-    assert last_event(workflow).action == "collection:batch:check"
+    assert (found.state, found.preflight.report, found.version) == ("submitted", said, None)
+    assert last_event(workflow).action == "collection:batch:preflight"
     assert workflow.content(0).edits == {} and workflow.verify().ok
     claim = workflow.claim(approve(workflow, batch.id).job.id)
     with workflow.sessions() as session:
         assert candidates.candidates(session, claim) == []  # the report tells nothing of a training
 
 
-def test_the_terminal_shows_what_a_check_found_and_the_ways_out_until_the_batch_is_decided_on(workflow):
-    change(workflow, checks=Checks.TRAIN)
+def test_the_terminal_shows_what_a_preflight_found_and_the_ways_out_until_the_batch_is_decided_on(workflow):
+    change(workflow, preflight=Preflight.TRAIN)
     batch = workflow.submit(PARIS, OSLO).batch
-    claim = workflow.claim(view(workflow, batch.id).check.id)
+    claim = workflow.claim(view(workflow, batch.id).preflight.id)
     other = NearEdit(
         edit_id=9, prompt="Capital of France?", target="Lyon", distance=0.25, inside=True, same_target=False
     )
     learned = EditReport(edit_id=1, loss=0.01, iterations=9, reached=True, reproduced=True)
     said = [
-        EditCheck(edit_id=1, answer_now="Nice\x1b[2J", near=[other], remedies=remedies(1, 1, [other]), trained=learned),
-        EditCheck(
+        EditPreflight(
+            edit_id=1, answer_now="Nice\x1b[2J", near=[other], remedies=remedies(1, 1, [other]), trained=learned
+        ),
+        EditPreflight(
             edit_id=2,
             answer_now="Bergen",
             answered_by=7,
@@ -325,11 +327,11 @@ def test_the_terminal_shows_what_a_check_found_and_the_ways_out_until_the_batch_
         ),
     ]  # fmt: skip
     with workflow.sessions.begin() as session:
-        candidates.finish_check(session, claim, said, None, progress=None, timings={}, loss_curve=[])
+        candidates.finish_preflight(session, claim, said, None, progress=None, timings={}, loss_curve=[])
 
     def shown() -> str:
         console = Console(file=StringIO(), width=200)
-        show_check(console, view(workflow, batch.id))
+        show_preflight(console, view(workflow, batch.id))
         return console.file.getvalue()
 
     undecided = shown()
@@ -342,14 +344,18 @@ def test_the_terminal_shows_what_a_check_found_and_the_ways_out_until_the_batch_
 
 
 def test_the_api_takes_a_policy_and_an_approval_in_part(api, model_folder):
-    api.post("/v1/collections", json={"name": "facts", "model": model_folder, "checks": "keys"})
+    api.post("/v1/collections", json={"name": "facts", "model": model_folder, "preflight": "keys"})
     changed = api.patch("/v1/collections/facts/policy", json={"approvals_needed": 2, "reason": "audit"})
-    assert (changed.status_code, changed.json()["approvals_needed"], changed.json()["checks"]) == (200, 2, "keys")
-    for broken in ({"approvals_needed": 0, "reason": "x"}, {"approvals_needed": 2}, {"reason": "x", "checks": "some"}):
+    assert (changed.status_code, changed.json()["approvals_needed"], changed.json()["preflight"]) == (200, 2, "keys")
+    for broken in (
+        {"approvals_needed": 0, "reason": "x"},
+        {"approvals_needed": 2},
+        {"reason": "x", "preflight": "some"},
+    ):
         assert api.patch("/v1/collections/facts/policy", json=broken).status_code == 422
     made = api.post("/v1/collections/facts/batches", json={"edits": [PARIS, OSLO]}, headers={"X-Melo-Actor": "ada"})
     batch = made.json()["batch"]
-    assert (batch["check"]["state"], batch["approvals_needed"]) == ("queued", 2)
+    assert (batch["preflight"]["state"], batch["approvals_needed"]) == ("queued", 2)
     path = f"/v1/batches/{batch['id']}/approve"
     half = api.post(path, json={"reason": "", "except": [1]}, headers={"X-Melo-Actor": "ben"}).json()
     assert (half["state"], half["declined"], half["approvals"][0]["actor"]) == ("submitted", [1], "ben")

@@ -121,9 +121,9 @@ def test_an_event_says_who_what_why_and_from_what_to_what(used):
 def test_an_untouched_record_verifies(used):
     report = used.verify()
     assert (report.ok, report.findings) == (True, [])
-    assert report.checked["events"] == len(events(used)) == report.head_seq
-    assert report.checked["blocks"] == 2
-    assert report.checked["versions"] == 4
+    assert report.verified["events"] == len(events(used)) == report.head_seq
+    assert report.verified["blocks"] == 2
+    assert report.verified["versions"] == 4
 
 
 def test_a_change_that_is_rolled_back_leaves_no_event(used):
@@ -459,7 +459,7 @@ FIXED = {
 
 
 @pytest.mark.parametrize("forgery", FIXED)
-def test_what_a_check_fixed_is_told_from_another_before_there_is_a_version(used, tamper, model_folder, forgery):
+def test_what_a_preflight_fixed_is_told_from_another_before_there_is_a_version(used, tamper, model_folder, forgery):
     with used.sessions.begin() as session:
         fresh = collections.create(session, NewCollection(name="fresh", model=model_folder), BEN)
         collections.fix_keys(session, fresh.id, BEN, "a" * 64, b"mean and covariance")

@@ -201,8 +201,8 @@ def test_a_file_that_another_key_signed_is_refused_where_the_key_is_known(used, 
     other = public_text(Ed25519PrivateKey.generate())
     for path in (backed_up, unsigned):
         with pytest.raises(InvalidBackup, match="signed"):
-            service.check(path, other, unwatched)
-    assert service.check(backed_up, public_text(KEY), unwatched).public_key == public_text(KEY)
+            service.verify(path, other, unwatched)
+    assert service.verify(backed_up, public_text(KEY), unwatched).public_key == public_text(KEY)
 
 
 def test_nothing_is_half_restored(used, engine, tmp_path, elsewhere, tamper):
@@ -260,6 +260,6 @@ def test_a_backup_of_a_newer_release_is_refused(used, engine, tmp_path, elsewher
 
 
 def test_every_table_of_the_record_is_in_the_file(backed_up):
-    manifest = service.check(backed_up, None, unwatched)
+    manifest = service.verify(backed_up, None, unwatched)
     named = {member.table for member in manifest.members}
     assert named == {table.name for table in metadata.sorted_tables} - tables.LEFT_OUT

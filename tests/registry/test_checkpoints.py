@@ -113,7 +113,7 @@ def test_a_forged_checkpoint_is_refused(used, change, expected):
     assert any(expected in finding for finding in findings(used, head, public_text(KEY)))
 
 
-def test_the_signature_can_be_checked_without_this_program(used):
+def test_the_signature_can_be_verified_without_this_program(used):
     """It is over the JSON of all other fields, with sorted keys and no spaces."""
     content = signed_head(used).model_dump()
     signature = content.pop("signature")
@@ -130,7 +130,7 @@ def test_an_exported_file_verifies_without_a_database(used):
     lines = exported(used)
     found = export.verify(lines, signed_head(used))
     assert (found.ok, found.findings, found.first_seq) == (True, [], 1)
-    assert found.checked["events"] == found.head_seq == len(lines)
+    assert found.verified["events"] == found.head_seq == len(lines)
 
 
 def test_a_file_that_begins_later_is_verified_from_there_and_joins_the_checkpoint_before_it(used):
@@ -220,7 +220,7 @@ def test_over_http_a_head_is_signed_compared_exported_and_the_verification_tells
     assert export.verify(exported.content.splitlines(keepends=True)).head_hash == head["hash"]
 
     *steps, result = [json.loads(line) for line in api.get("/v1/audit/verify/stream").text.splitlines()]
-    assert {step["checking"] for step in steps} == set(result["checked"])
+    assert {step["verifying"] for step in steps} == set(result["verified"])
     assert (result["ok"], result["head_hash"]) == (True, head["hash"])
 
 

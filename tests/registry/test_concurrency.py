@@ -65,4 +65,4 @@ def test_corrections_retirements_rollbacks_and_aliases_at_once_leave_an_intact_r
     assert errors == []
     report = workflow.verify()
     assert report.findings == []
-    assert report.checked["versions"] >= 25
+    assert report.verified["versions"] >= 25

@@ -82,7 +82,7 @@ def test_what_was_erased_is_in_no_table_and_the_record_verifies(retired, engine)
     assert [quote for quote in quotes if quote in everything(engine)] == []
     report = retired.verify()
     assert (report.ok, report.findings) == (True, [])
-    assert report.checked["erasures"] == 1
+    assert report.verified["erasures"] == 1
 
 
 def test_the_event_keeps_the_digests(retired):
@@ -338,7 +338,7 @@ def test_of_two_erasures_at_once_the_second_finds_it_erased(retired, engine):
                     sleep(0.01)
         with pytest.raises(WrongState, match="erased already"):
             second.result(timeout=PATIENCE)
-    assert retired.verify().checked["erasures"] == 1
+    assert retired.verify().verified["erasures"] == 1
 
 
 def test_a_block_that_only_a_point_leads_to_goes_too(retired, tamper, engine):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cli.errors import CommandError
 from cli.main import make_app
 from registry.base.errors import InvalidRequest, TooFewLeftAlone, WrongState
-from registry.base.vocabulary import Checks
+from registry.base.vocabulary import Preflight
 from registry.batches import deciding
 from registry.batches import service as edits
 from registry.batches.training import Training
@@ -22,7 +22,7 @@ from registry.collections.service import create
 from registry.erasure.scrubbing import GONE, Erasing, named_in, scrubbed
 from registry.jobs import service as jobs
 from registry.jobs.left_alone import tried
-from registry.jobs.schemas import EditCheck, NearMiss
+from registry.jobs.schemas import EditPreflight, NearMiss
 from registry.versions import candidates
 from tests.registry.workflow import ADA, BEN
 
@@ -51,14 +51,14 @@ def submitted(workflow, *records):
     return batch.id, [edit.id for edit in view(workflow, batch.id).edits]
 
 
-def checked(workflow, batch_id, misses):
-    """Let the check end with these near misses, by edit."""
-    claim = workflow.claim(view(workflow, batch_id).check.id)
+def finish_preflight(workflow, batch_id, misses):
+    """Let the preflight end with these near misses, by edit."""
+    claim = workflow.claim(view(workflow, batch_id).preflight.id)
     ids = set(misses)
-    report = [EditCheck(edit_id=id, answer_now="Lyon", near_misses=found) for id, found in misses.items()]
+    report = [EditPreflight(edit_id=id, answer_now="Lyon", near_misses=found) for id, found in misses.items()]
     report = [each.model_copy(update={"left_alone": tried([each], ids).share}) for each in report]
     with workflow.sessions.begin() as session:
-        candidates.finish_check(session, claim, report, None, progress=None, timings={}, loss_curve=[])
+        candidates.finish_preflight(session, claim, report, None, progress=None, timings={}, loss_curve=[])
 
 
 def view(workflow, batch_id):
@@ -73,11 +73,15 @@ def approve(workflow, batch_id, *declined):
 
 
 def test_a_batch_that_leaves_fewer_near_misses_alone_than_the_policy_asks_is_not_approved(workflow):
-    change(workflow, checks=Checks.KEYS, left_alone_needed=0.75)
+    change(workflow, preflight=Preflight.KEYS, left_alone_needed=0.75)
     batch, (paris, oslo) = submitted(workflow, PARIS, OSLO)
-    with pytest.raises(WrongState, match=r"is not checked yet\. Wait for its check: melo batch show 1 --watch"):
+    with pytest.raises(
+        WrongState, match=r"the preflight of batch 1 is not done yet\. Wait for it: melo batch show 1 --watch"
+    ):
         approve(workflow, batch)
-    checked(workflow, batch, {paris: missed(paris, POEM, FLAG) + missed(None, "a?"), oslo: missed(None, "b?", "c?")})
+    finish_preflight(
+        workflow, batch, {paris: missed(paris, POEM, FLAG) + missed(None, "a?"), oslo: missed(None, "b?", "c?")}
+    )
     with pytest.raises(
         TooFewLeftAlone, match=r"75\.0% of .* leave alone 60\.0%: 3 of 5.*melo batch review 1.*--except"
     ):
@@ -88,39 +92,39 @@ def test_a_batch_that_leaves_fewer_near_misses_alone_than_the_policy_asks_is_not
 
 
 def test_a_share_that_is_reached_exactly_and_a_batch_without_near_misses_are_approved(workflow):
-    change(workflow, checks=Checks.KEYS, left_alone_needed=0.5)
+    change(workflow, preflight=Preflight.KEYS, left_alone_needed=0.5)
     batch, (paris,) = submitted(workflow, PARIS)
-    checked(workflow, batch, {paris: missed(paris, POEM) + missed(None, FLAG)})
+    finish_preflight(workflow, batch, {paris: missed(paris, POEM) + missed(None, FLAG)})
     assert approve(workflow, batch) == "approved"
     other, (oslo,) = submitted(workflow, OSLO)
-    checked(workflow, other, {oslo: []})
+    finish_preflight(workflow, other, {oslo: []})
     assert approve(workflow, other) == "approved"
 
 
 def test_what_an_edit_of_an_earlier_batch_answers_is_not_held_against_this_one(workflow):
-    change(workflow, checks=Checks.KEYS, left_alone_needed=1)
+    change(workflow, preflight=Preflight.KEYS, left_alone_needed=1)
     batch, (paris,) = submitted(workflow, PARIS)
-    checked(workflow, batch, {paris: missed(99, POEM)})
+    finish_preflight(workflow, batch, {paris: missed(99, POEM)})
     assert approve(workflow, batch) == "approved"
 
 
-def test_a_batch_whose_check_failed_or_never_was_has_to_be_submitted_again(workflow):
-    unchecked, _ = submitted(workflow, OSLO)
-    change(workflow, checks=Checks.KEYS, left_alone_needed=0.5)
+def test_a_batch_whose_preflight_failed_or_never_was_has_to_be_submitted_again(workflow):
+    without, _ = submitted(workflow, OSLO)
+    change(workflow, preflight=Preflight.KEYS, left_alone_needed=0.5)
     failed, _ = submitted(workflow, PARIS)
     with workflow.sessions.begin() as session:
-        jobs.fail(session, workflow.claim(view(workflow, failed).check.id), "out of memory")
-    for batch in (unchecked, failed):
-        with pytest.raises(WrongState, match=rf"was not checked\. Reject it \(melo batch reject {batch} "):
+        jobs.fail(session, workflow.claim(view(workflow, failed).preflight.id), "out of memory")
+    for batch in (without, failed):
+        with pytest.raises(WrongState, match=rf"has no report\. Reject it \(melo batch reject {batch} "):
             approve(workflow, batch)
 
 
-def test_a_policy_asks_for_a_share_only_where_a_check_tells_it_and_drops_it_again(workflow, model_folder):
-    with pytest.raises(InvalidRequest, match="without a check none is tried"):
+def test_a_policy_asks_for_a_share_only_where_a_preflight_tells_it_and_drops_it_again(workflow, model_folder):
+    with pytest.raises(InvalidRequest, match="without a preflight none is tried"):
         change(workflow, left_alone_needed=0.9)
-    assert change(workflow, checks=Checks.KEYS, left_alone_needed=0.9).left_alone_needed == 0.9
+    assert change(workflow, preflight=Preflight.KEYS, left_alone_needed=0.9).left_alone_needed == 0.9
     with pytest.raises(InvalidRequest, match="left_alone_needed to 0"):
-        change(workflow, checks=Checks.NONE)
+        change(workflow, preflight=Preflight.NONE)
     assert workflow.verify().ok
     assert change(workflow, left_alone_needed=0).left_alone_needed is None
     assert workflow.verify().ok
@@ -128,12 +132,12 @@ def test_a_policy_asks_for_a_share_only_where_a_check_tells_it_and_drops_it_agai
         new = NewCollection(name="strict", model=model_folder, left_alone_needed=1)
         assert create(session, new, ADA).left_alone_needed == 1
         with pytest.raises(InvalidRequest, match="none is tried"):
-            create(session, new.model_copy(update={"name": "lax", "checks": Checks.NONE}), ADA)
+            create(session, new.model_copy(update={"name": "lax", "preflight": Preflight.NONE}), ADA)
     assert workflow.verify().ok
 
 
 def test_a_forged_share_is_found_and_an_impossible_one_refused(workflow, tamper):
-    change(workflow, checks=Checks.KEYS, left_alone_needed=0.9)
+    change(workflow, preflight=Preflight.KEYS, left_alone_needed=0.9)
     with pytest.raises(IntegrityError, match="left_alone_needed"), workflow.sessions.begin() as session:
         session.execute(text("UPDATE collections SET left_alone_needed = 1.5"))
     tamper("UPDATE collections SET left_alone_needed = NULL")
@@ -153,7 +157,7 @@ def test_near_misses_that_quote_an_edit_are_erased_with_it():
     assert [each["text"] for each in other["near_misses"]] == [GONE, GONE, "Who?"]
     assert [each["answer"] for each in other["near_misses"]] == [GONE, GONE, None]
     assert named_in(report[1], {1}) == {1}
-    assert EditCheck.model_validate({"answer_now": "x", **other}).left_alone == 0.5
+    assert EditPreflight.model_validate({"answer_now": "x", **other}).left_alone == 0.5
 
 
 @pytest.fixture
@@ -175,14 +179,14 @@ def melo(served, workflow, monkeypatch, tmp_path):
 
 @pytest.fixture
 def reviewed(workflow):
-    """A checked batch of two edits, of which the first would answer two near misses."""
-    change(workflow, checks=Checks.TRAIN)
+    """A batch, after its preflight, of two edits, of which the first would answer two near misses."""
+    change(workflow, preflight=Preflight.TRAIN)
     batch = workflow.submit(
         PARIS, OSLO, message="capitals, it's all", training=Training(changes={"iterations": 9})
     ).batch
     paris, oslo = (edit.id for edit in view(workflow, batch.id).edits)
     misses = missed(paris, POEM, FLAG, answer="Paris\x1b[2J") + missed(None, "Where is it?")
-    checked(workflow, batch.id, {paris: misses, oslo: []})
+    finish_preflight(workflow, batch.id, {paris: misses, oslo: []})
     return batch.id
 
 
@@ -224,7 +228,7 @@ def test_a_review_prints_what_it_would_ask_as_json(melo, reviewed):
     assert [(each["edit"], each["text"]) for each in found] == [(1, POEM), (1, FLAG)]
 
 
-def test_a_batch_that_is_decided_or_not_checked_cannot_be_reviewed(melo, workflow, reviewed):
+def test_a_batch_that_is_decided_or_had_no_preflight_cannot_be_reviewed(melo, workflow, reviewed):
     waiting, _ = submitted(workflow, {"prompt": "Who?", "target": "Jo"})
     with pytest.raises(CommandError, match="not tried yet"):
         melo("batch", "review", waiting)
@@ -235,6 +239,8 @@ def test_a_batch_that_is_decided_or_not_checked_cannot_be_reviewed(melo, workflo
 
 def test_the_command_line_sets_and_drops_the_share(melo):
     args = ("collection", "policy", "facts", "--reason", "near misses")
-    assert "at least 90% of near misses are to be left alone" in melo(*args, "--checks", "keys", "--left-alone", "0.9")
+    assert "at least 90% of near misses are to be left alone" in melo(
+        *args, "--preflight", "keys", "--left-alone", "0.9"
+    )
     assert json.loads(melo("collection", "show", "facts", "--json"))["left_alone_needed"] == 0.9
     assert "near misses" not in melo(*args, "--left-alone", "0")

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from registry.audit.actor import Actor
 from registry.base.errors import LeaseLost, PastDeadline, QueueClosed, RoleNeeded, StaleBase, WrongState
-from registry.base.vocabulary import Checks, JobKind, Priority, QueueState, Role
+from registry.base.vocabulary import JobKind, Preflight, Priority, QueueState, Role
 from registry.batches import deciding
 from registry.batches import service as edits
 from registry.batches.training import Training
@@ -44,7 +44,7 @@ def elsewhere(workflow, name="other", model_digest=None):
     """Another collection, over another model where a digest is given."""
     with workflow.sessions.begin() as session:
         model = collections.get(session, "facts").model
-        new = NewCollection(name=name, model=model, method={"rank": 4}, checks=Checks.NONE)
+        new = NewCollection(name=name, model=model, method={"rank": 4}, preflight=Preflight.NONE)
         made = collections.create(session, new, ADA)
         if model_digest:
             session.execute(text("SET LOCAL session_replication_role = replica"))
@@ -470,14 +470,14 @@ def test_who_may_cancel_and_what(workflow):
         workflow.cancel(waiting_for_ben.id)
 
 
-def test_cancelling_ends_the_batchs_check_too(workflow):
-    sql(workflow, "SET LOCAL session_replication_role = replica; UPDATE collections SET checks = 'keys'")
+def test_cancelling_ends_the_batchs_preflight_too(workflow):
+    sql(workflow, "SET LOCAL session_replication_role = replica; UPDATE collections SET preflights = 'keys'")
     batch = workflow.submit({"prompt": "first?", "target": "x"}).batch
     with workflow.sessions() as session:
-        check = repository.latest_of_batch(session, batch.id, JobKind.CHECK).id
-    assert workflow.claim(check) is not None
+        preflight = repository.latest_of_batch(session, batch.id, JobKind.PREFLIGHT).id
+    assert workflow.claim(preflight) is not None
     job = workflow.approve(batch.id)
-    assert workflow.claim(job) is None  # it waits for the check
+    assert workflow.claim(job) is None  # it waits for the preflight
     assert workflow.take() == []
     workflow.cancel(batch.id)
     assert sql(workflow, "SELECT DISTINCT state FROM jobs") == ["cancelled"]

@@ -302,7 +302,7 @@ def test_jobs_are_listed_newest_first_where_the_caller_may_see_them(api, remote,
     assert [(each["id"], each["state"]) for each in found] == [(lost, "cancelled"), (job, "queued"), (1, "succeeded")]
     assert found[0]["collection"] == "facts" and found[0]["edit_count"] == 1
     assert [each["id"] for each in api.get("/v1/jobs", params={"state": "queued"}).json()] == [job]
-    assert api.get("/v1/jobs", params={"kind": "check"}).json() == []
+    assert api.get("/v1/jobs", params={"kind": "preflight"}).json() == []
     assert api.get("/v1/jobs", params={"limit": 1}).links["next"]
     whole = api.get("/v1/jobs/1").json()
     assert (whole["kind"], whole["worker"], whole["timings"], whole["loss_curve"]) == (
@@ -318,7 +318,7 @@ def test_jobs_are_listed_newest_first_where_the_caller_may_see_them(api, remote,
     assert unseen.json()["detail"].replace("facts", "none") == missing.json()["detail"]
 
 
-def test_a_check_says_how_many_are_before_it(api, workflow, model_folder):
+def test_a_preflight_says_how_many_are_before_it(api, workflow, model_folder):
     other_collection(api, model_folder)
     with workflow.sessions.begin() as session:
         queue.worker_seen(session, "w1", "cpu")
@@ -326,7 +326,7 @@ def test_a_check_says_how_many_are_before_it(api, workflow, model_folder):
     for n in range(3):
         edits = [{**ROME, "prompt": f"Who leads city {n}?"}]
         hints.append(api.post("/v1/collections/other/batches", json={"edits": edits}).json()["batch"]["waits_for"])
-    assert hints[0].endswith("The check waits for a worker.")
-    assert hints[1].endswith("The check waits for a worker; 1 is before it.")
-    assert hints[2].endswith("The check waits for a worker; 2 are before it.")
+    assert hints[0].endswith("The preflight waits for a worker.")
+    assert hints[1].endswith("The preflight waits for a worker; 1 is before it.")
+    assert hints[2].endswith("The preflight waits for a worker; 2 are before it.")
     assert "`melo batch reject 1 --reason …`" in hints[0]

@@ -88,7 +88,7 @@ def test_nobody_waits_while_the_tokens_of_a_submission_are_counted(workflow, mon
     assert len(counted) == 1
 
 
-def test_a_dry_run_checks_and_stores_nothing(workflow, engine):
+def test_a_dry_run_validates_and_stores_nothing(workflow, engine):
     assert workflow.submit(PARIS, dry_run=True).accepted == 1
     assert refused(workflow, {"prompt": "", "target": "x"}, dry_run=True)
     assert count(engine, "batches") == count(engine, "edits") == 0
@@ -362,7 +362,7 @@ def test_the_first_thousand_problems_are_listed_and_all_of_them_counted(workflow
     with pytest.raises(InvalidEdits, match=r"1200 of 2400 records .* Of 1,200 problems") as caught:
         workflow.submit(*broken)
     assert [problem.position for problem in caught.value.problems] == list(range(2, 2_001, 2))
-    # A check that comes later finds problems of earlier records: these are listed.
+    # A validation that comes later finds problems of earlier records: these are listed.
     mixed = [PARIS, PARIS, *({"prompt": "", "target": "x"} for _ in range(1_500))]
     assert [problem.position for problem in refused(workflow, *mixed)] == list(range(2, 1_002))
 

@@ -93,7 +93,7 @@ def test_an_edit_that_changed_again_since_stands_in_the_way_and_is_named(workflo
         workflow.revert(1)
     with pytest.raises(NotFound):
         workflow.revert(99)
-    assert workflow.verify().checked["versions"] == 4
+    assert workflow.verify().verified["versions"] == 4
 
 
 def test_reverting_a_rollback_goes_forth_again(workflow):

@@ -156,7 +156,7 @@ def test_a_webhook_hears_only_the_events_and_the_collection_it_asked_for(
     workflow.correct(("Who leads Rome?", "Mara"))
     sent(lambda: ended(inside, batches)() and not inside.get(f"/v1/webhooks/{batches['id']}").json()["waiting"])
     assert receiver.types[0] == "batch.submit"
-    assert set(receiver.types) <= {"batch.submit", "batch.check", "batch.approve", "batch.train"}
+    assert set(receiver.types) <= {"batch.submit", "batch.preflight", "batch.approve", "batch.train"}
     assert deliveries(inside, other) == []
 
 

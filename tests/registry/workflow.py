@@ -13,7 +13,7 @@ from registry.audit.actor import Actor
 from registry.audit.schemas import VerificationView
 from registry.base.database import make_engine, make_sessions
 from registry.base.digests import sha256_hex
-from registry.base.vocabulary import Checks, PointRole, QueueState
+from registry.base.vocabulary import PointRole, Preflight, QueueState
 from registry.batches import cancelling, deciding, submitting
 from registry.batches import service as edits
 from registry.collections import service as collections
@@ -43,7 +43,7 @@ class Workflow:
     @classmethod
     def with_collection(cls, sessions: sessionmaker[Session], model: str) -> Self:
         with sessions.begin() as session:
-            new = NewCollection(name="facts", model=model, method={"rank": 4}, checks=Checks.NONE)
+            new = NewCollection(name="facts", model=model, method={"rank": 4}, preflight=Preflight.NONE)
             collections.create(session, new, ADA)
         return cls(sessions)
 

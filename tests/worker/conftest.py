@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.base.vocabulary import Checks
+from registry.base.vocabulary import Preflight
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from tests.melo_core.conftest import tiny_model, tiny_tokenizer
@@ -38,6 +38,6 @@ def worker(sessions: sessionmaker[Session], model_cache: ModelCache) -> Worker:
 @pytest.fixture
 def tiny_workflow(sessions: sessionmaker[Session], tiny_folder: Path) -> Workflow:
     with sessions.begin() as session:
-        new = NewCollection(name="facts", model=str(tiny_folder), method=METHOD, checks=Checks.NONE)
+        new = NewCollection(name="facts", model=str(tiny_folder), method=METHOD, preflight=Preflight.NONE)
         collections.create(session, new, ADA)
     return Workflow(sessions)

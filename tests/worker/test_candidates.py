@@ -1,11 +1,11 @@
-"""A check before the decision: what it says of each edit, and the blocks that it trains ahead of it."""
+"""A preflight before the decision: what it says of each edit, and the blocks that it trains ahead of it."""
 
 from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
 
-from registry.base.vocabulary import Checks
+from registry.base.vocabulary import Preflight
 from registry.batches import deciding
 from registry.batches import service as edits
 from registry.batches.schemas import BatchView
@@ -16,16 +16,16 @@ from registry.tables.jobs import Job
 from tests.registry.workflow import ADA, BEN, Workflow
 from tests.worker.conftest import METHOD
 from tests.worker.test_training_job import PAIRS, ask, correct, load
-from worker import check_job
+from worker import preflight
 from worker.training_job import run_job
 from worker.watch import Worker
 
 NEAR = ("Who runs Acme", "Ada"), ("Who runs Acme?!", "Bob")  # one repeats the first pair, one contradicts it
 
 
-def checked_by(workflow: Workflow, checks: Checks) -> None:
+def with_preflight(workflow: Workflow, preflight: Preflight) -> None:
     with workflow.open() as (session, collection):
-        policy.change(session, collection, PolicyChange(checks=checks, reason="to see it first"), ADA)
+        policy.change(session, collection, PolicyChange(preflight=preflight, reason="to see it first"), ADA)
 
 
 def submit(workflow: Workflow, *pairs: tuple[str, str], **fields: object) -> int:
@@ -39,13 +39,13 @@ def view(workflow: Workflow, batch_id: int) -> BatchView:
         return edits.view(session, edits.get(session, batch_id))
 
 
-def check(workflow: Workflow, worker: Worker, batch_id: int) -> BatchView:
-    """Let the worker check a submitted batch."""
-    waiting = view(workflow, batch_id).check
+def through_preflight(workflow: Workflow, worker: Worker, batch_id: int) -> BatchView:
+    """Let the worker do the preflight of a submitted batch."""
+    waiting = view(workflow, batch_id).preflight
     assert waiting is not None
     run_job(worker, waiting.id)
     found = view(workflow, batch_id)
-    assert found.check.state == "succeeded", found.check.error
+    assert found.preflight.state == "succeeded", found.preflight.error
     return found
 
 
@@ -60,16 +60,16 @@ def approve(workflow: Workflow, batch_id: int, *declined: int) -> int:
     return view(workflow, batch_id).job.id
 
 
-def test_a_check_says_what_the_model_answers_now_and_which_edits_lie_near_with_the_ways_out(tiny_workflow, worker):
+def test_a_preflight_says_what_the_model_answers_now_and_which_edits_lie_near_with_the_ways_out(tiny_workflow, worker):
     correct(tiny_workflow, worker, *PAIRS)
-    checked_by(tiny_workflow, Checks.KEYS)
+    with_preflight(tiny_workflow, Preflight.KEYS)
     batch = submit(tiny_workflow, *NEAR, ("When was Initech founded?", "1999"))
     newest = load(worker, tiny_workflow, 1).model
 
     def answer(prompt: str) -> str:
         return newest.ask([prompt], max_new_tokens=32)[0].text
 
-    repeats, contradicts, alone = check(tiny_workflow, worker, batch).check.report
+    repeats, contradicts, alone = through_preflight(tiny_workflow, worker, batch).preflight.report
 
     assert (repeats.answer_now, repeats.answered_by) == (answer(NEAR[0][0]), 1)
     near = {each.edit_id: each for each in repeats.near}
@@ -85,13 +85,15 @@ def test_a_check_says_what_the_model_answers_now_and_which_edits_lie_near_with_t
     assert tiny_workflow.verify().ok
 
 
-def test_blocks_that_a_check_trained_are_applied_as_they_are_and_not_trained_again(tiny_workflow, worker, monkeypatch):
-    checked_by(tiny_workflow, Checks.TRAIN)
+def test_blocks_that_a_preflight_trained_are_applied_as_they_are_and_not_trained_again(
+    tiny_workflow, worker, monkeypatch
+):
+    with_preflight(tiny_workflow, Preflight.TRAIN)
     batch = submit(tiny_workflow, *PAIRS, unchanged=["who runs Acme"])
-    seen = check(tiny_workflow, worker, batch)
-    assert [each.trained.reproduced for each in seen.check.report] == [True, True]
-    assert [each.trained.unchanged_checked for each in seen.check.report] == [1, 1]
-    assert [each.trained.unchanged_changed for each in seen.check.report] == [[], []]
+    seen = through_preflight(tiny_workflow, worker, batch)
+    assert [each.trained.reproduced for each in seen.preflight.report] == [True, True]
+    assert [each.trained.unchanged_asked for each in seen.preflight.report] == [1, 1]
+    assert [each.trained.unchanged_changed for each in seen.preflight.report] == [[], []]
     assert (
         count(tiny_workflow, "versions"),
         count(tiny_workflow, "activations"),
@@ -106,50 +108,52 @@ def test_blocks_that_a_check_trained_are_applied_as_they_are_and_not_trained_aga
     assert ask(load(worker, tiny_workflow, 1), *(p for p, _ in PAIRS)) == [t for _, t in PAIRS]
     assert set(tiny_workflow.content(1).blocks) == {1, 2}
     assert (count(tiny_workflow, "blocks"), count(tiny_workflow, "points")) == (2, 2)
-    assert view(tiny_workflow, batch).job.report == [each.trained for each in seen.check.report]
+    assert view(tiny_workflow, batch).job.report == [each.trained for each in seen.preflight.report]
     assert tiny_workflow.verify().ok
 
 
 def test_what_was_declined_is_not_applied_and_a_block_that_it_shares_is_trained_anew(sessions, worker, tiny_folder):
     method = METHOD | {"edits_per_block": 2, "rank": 8}
     with sessions.begin() as session:
-        new = NewCollection(name="facts", model=str(tiny_folder), method=method, checks=Checks.TRAIN)
+        new = NewCollection(name="facts", model=str(tiny_folder), method=method, preflight=Preflight.TRAIN)
         collections.create(session, new, ADA)
     workflow = Workflow(sessions)
     batch = submit(workflow, *PAIRS, ("When was Initech founded?", "1999"), ("Who owns Hooli?", "Gavin"))
-    assert len(check(workflow, worker, batch).check.report) == 4
+    assert len(through_preflight(workflow, worker, batch).preflight.report) == 4
     run_job(worker, approve(workflow, batch, 1))
 
     content = workflow.content(1)
     assert set(content.edits) == {2, 3, 4}
-    assert set(content.blocks) == {2, 3}  # the first was shared with the declined edit; the second is the check's
+    assert set(content.blocks) == {2, 3}  # the first was shared with the declined edit; the second is the preflight's
     base = ask(load(worker, workflow, 0), PAIRS[0][0])
     assert ask(load(worker, workflow, 1), *(p for p, _ in PAIRS), "Who owns Hooli?") == [*base, "Oslo", "Gavin"]
     assert workflow.verify().ok
 
 
-def test_a_check_that_ends_after_the_rejection_leaves_nothing(tiny_workflow, worker, monkeypatch):
-    checked_by(tiny_workflow, Checks.TRAIN)
+def test_a_preflight_that_ends_after_the_rejection_leaves_nothing(tiny_workflow, worker, monkeypatch):
+    with_preflight(tiny_workflow, Preflight.TRAIN)
     batch = submit(tiny_workflow, PAIRS[0])
-    train = check_job.train_edits
+    train = preflight.train_edits
 
     def rejected_meanwhile(*given):
         with tiny_workflow.sessions.begin() as session:
             deciding.reject(session, batch, BEN, "the source is wrong")
         return train(*given)
 
-    monkeypatch.setattr(check_job, "train_edits", rejected_meanwhile)
-    run_job(worker, view(tiny_workflow, batch).check.id)
+    monkeypatch.setattr(preflight, "train_edits", rejected_meanwhile)
+    run_job(worker, view(tiny_workflow, batch).preflight.id)
     found = view(tiny_workflow, batch)
-    assert (found.state, found.check.state, found.check.report) == ("rejected", "cancelled", None)
+    assert (found.state, found.preflight.state, found.preflight.report) == ("rejected", "cancelled", None)
     assert count(tiny_workflow, "blocks") == 0
     assert tiny_workflow.verify().ok
 
 
-def test_an_approval_while_the_check_runs_lets_it_end_and_takes_over_what_it_trains(tiny_workflow, worker, monkeypatch):
-    checked_by(tiny_workflow, Checks.TRAIN)
+def test_an_approval_while_the_preflight_runs_lets_it_end_and_takes_over_what_it_trains(
+    tiny_workflow, worker, monkeypatch
+):
+    with_preflight(tiny_workflow, Preflight.TRAIN)
     batch = submit(tiny_workflow, PAIRS[0])
-    train, other = check_job.train_edits, replace(worker, name="w2")
+    train, other = preflight.train_edits, replace(worker, name="w2")
 
     def approved_meanwhile(*given):
         job = approve(tiny_workflow, batch)
@@ -157,26 +161,26 @@ def test_an_approval_while_the_check_runs_lets_it_end_and_takes_over_what_it_tra
         assert view(tiny_workflow, batch).job.state == "queued"
         return train(*given)
 
-    monkeypatch.setattr(check_job, "train_edits", approved_meanwhile)
-    run_job(worker, view(tiny_workflow, batch).check.id)
+    monkeypatch.setattr(preflight, "train_edits", approved_meanwhile)
+    run_job(worker, view(tiny_workflow, batch).preflight.id)
     found = view(tiny_workflow, batch)
-    assert (found.check.state, found.job.state) == ("succeeded", "queued")
+    assert (found.preflight.state, found.job.state) == ("succeeded", "queued")
     with tiny_workflow.sessions() as session:
         sent = session.execute(text("SELECT count(*) FROM outbox WHERE job_id = :job"), {"job": found.job.id})
-        assert sent.scalar_one() == 2  # the second when the check ended
+        assert sent.scalar_one() == 2  # the second when the preflight ended
     run_job(other, found.job.id)
     assert set(tiny_workflow.content(1).blocks) == {1}
 
 
-def test_a_check_that_fails_is_shown_and_hinders_no_approval(tiny_workflow, worker):
-    checked_by(tiny_workflow, Checks.KEYS)
+def test_a_preflight_that_fails_is_shown_and_hinders_no_approval(tiny_workflow, worker):
+    with_preflight(tiny_workflow, Preflight.KEYS)
     batch = submit(tiny_workflow, PAIRS[0])
     with tiny_workflow.sessions.begin() as session:
         session.execute(text("UPDATE collections SET encoder_digest = repeat('0', 64)"))
-    run_job(worker, view(tiny_workflow, batch).check.id)
+    run_job(worker, view(tiny_workflow, batch).preflight.id)
     found = view(tiny_workflow, batch)
-    assert (found.state, found.check.state) == ("submitted", "failed")
-    assert "digest" in found.check.error
+    assert (found.state, found.preflight.state) == ("submitted", "failed")
+    assert "digest" in found.preflight.error
     job = approve(tiny_workflow, batch)
     with tiny_workflow.sessions() as session:
         assert session.get(Job, job).state == "queued"

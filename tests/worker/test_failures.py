@@ -170,7 +170,7 @@ def test_a_batch_is_not_applied_after_its_deadline(tiny_workflow, worker, sessio
         {"prompt": "Who runs Acme?", "target": "Ada"}, training=Training(deadline=deadline)
     ).batch
     number = tiny_workflow.approve(batch.id)
-    run_waiting(replace(worker, at=at(FaultPoint.CHECKED, lambda: time.sleep(2))))
+    run_waiting(replace(worker, at=at(FaultPoint.EVALUATED, lambda: time.sleep(2))))
     assert "Batch 1 was to be applied by" in job(sessions, number).error
     assert applied(sessions) == []
 

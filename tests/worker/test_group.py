@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
-from registry.base.vocabulary import Checks
+from registry.base.vocabulary import Preflight
 from registry.batches import cancelling
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
@@ -116,7 +116,7 @@ def test_where_edits_share_blocks_no_block_has_edits_of_two_batches(sessions, wo
 
 def _collection(sessions, folder, **method) -> Workflow:
     with sessions.begin() as session:
-        new = NewCollection(name="facts", model=str(folder), method=METHOD | method, checks=Checks.NONE)
+        new = NewCollection(name="facts", model=str(folder), method=METHOD | method, preflight=Preflight.NONE)
         collections.create(session, new, ADA)
     return Workflow(sessions)
 

@@ -33,7 +33,7 @@ ASKED = [*(prompt for prompt, _ in PAIRS), "Who ran Acme before?", "Name three r
 
 def desk_with(sessions: Any, folder: Path, method: Mapping[str, Any], **fields: Any) -> Workflow:
     with sessions.begin() as session:
-        given = {"name": "facts", "model": str(folder), "method": dict(method), "checks": "none"} | fields
+        given = {"name": "facts", "model": str(folder), "method": dict(method), "preflight": "none"} | fields
         collections.create(session, NewCollection.model_validate(given), ADA)
     return Workflow(sessions)
 

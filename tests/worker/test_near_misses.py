@@ -2,11 +2,11 @@
 
 import pytest
 
-from registry.base.vocabulary import Checks
+from registry.base.vocabulary import Preflight
 from registry.batches import deciding
 from registry.jobs.schemas import NearMiss
 from tests.registry.workflow import BEN, Workflow
-from tests.worker.test_candidates import approve, check, checked_by, submit, view
+from tests.worker.test_candidates import approve, submit, through_preflight, view, with_preflight
 from tests.worker.test_training_job import PAIRS, correct, load
 from worker import trial
 from worker.near_misses import MOST, MOST_OF_A_KIND, Asked, Made, MissKind, near_misses, questions_in, subject_of
@@ -83,15 +83,15 @@ def test_the_questions_of_the_base_model_are_the_lines_that_ask_something():
 
 
 def misses_of(workflow: Workflow, batch_id: int) -> list[tuple[int, NearMiss]]:
-    return [(each.edit_id, miss) for each in view(workflow, batch_id).check.report for miss in each.near_misses]
+    return [(each.edit_id, miss) for each in view(workflow, batch_id).preflight.report for miss in each.near_misses]
 
 
-@pytest.mark.parametrize("checks", [Checks.KEYS, Checks.TRAIN])
-def test_a_check_says_who_would_answer_each_near_miss_as_the_version_then_does(tiny_workflow, worker, checks):
+@pytest.mark.parametrize("preflight", [Preflight.KEYS, Preflight.TRAIN])
+def test_a_preflight_says_who_would_answer_each_near_miss_as_the_version_then_does(tiny_workflow, worker, preflight):
     correct(tiny_workflow, worker, ("Who runs Initech?", "Bob"), ("Who runs Hooli?", "Gavin"))
-    checked_by(tiny_workflow, checks)
+    with_preflight(tiny_workflow, preflight)
     batch = submit(tiny_workflow, *PAIRS, unchanged=["Write a poem about Acme."])
-    check(tiny_workflow, worker, batch)
+    through_preflight(tiny_workflow, worker, batch)
     told = misses_of(tiny_workflow, batch)
     assert len({edit_id for edit_id, _ in told}) == 2 and len({miss.kind for _, miss in told}) > 4
     run_job(worker, approve(tiny_workflow, batch))
@@ -101,7 +101,7 @@ def test_a_check_says_who_would_answer_each_near_miss_as_the_version_then_does(t
         (answer,) = loaded.model.ask([miss.text], max_new_tokens=trial.ANSWER_TOKENS)
         edit = loaded.edit_behind(answer)
         assert miss.by_edit == (edit.id if edit else None), miss
-        is_trained = miss.by_edit is not None and (checks is Checks.TRAIN or miss.by_edit < 3)
+        is_trained = miss.by_edit is not None and (preflight is Preflight.TRAIN or miss.by_edit < 3)
         assert miss.answer == (answer.text if is_trained else None), miss
     assert tiny_workflow.verify().ok
 
@@ -115,9 +115,9 @@ def test_a_near_miss_that_an_edit_takes_is_told_with_its_answer_and_as_a_guard_i
     tiny_workflow, worker, monkeypatch
 ):
     without_verifier(monkeypatch)
-    checked_by(tiny_workflow, Checks.TRAIN)
+    with_preflight(tiny_workflow, Preflight.TRAIN)
     batch = submit(tiny_workflow, PAIRS[0])
-    (report,) = check(tiny_workflow, worker, batch).check.report
+    (report,) = through_preflight(tiny_workflow, worker, batch).preflight.report
     taken = [miss for miss in report.near_misses if miss.by_edit == 1]
     assert taken and all(miss.answer is not None for miss in taken)
     assert report.left_alone == 1 - len(taken) / len(report.near_misses)
@@ -126,16 +126,18 @@ def test_a_near_miss_that_an_edit_takes_is_told_with_its_answer_and_as_a_guard_i
     with tiny_workflow.sessions.begin() as session:
         deciding.reject(session, batch, BEN, "it answers too much")
     guards = [miss.text for miss in taken]
-    (guarded,) = check(tiny_workflow, worker, submit(tiny_workflow, PAIRS[0], unchanged=guards)).check.report
+    (guarded,) = through_preflight(
+        tiny_workflow, worker, submit(tiny_workflow, PAIRS[0], unchanged=guards)
+    ).preflight.report
     assert [miss.text for miss in guarded.near_misses] == [miss.text for miss in report.near_misses]
     assert guarded.left_alone == 1
 
 
 def test_what_another_edit_asks_or_is_about_counts_as_no_near_miss(tiny_workflow, worker, monkeypatch):
     without_verifier(monkeypatch)
-    checked_by(tiny_workflow, Checks.KEYS)
+    with_preflight(tiny_workflow, Preflight.KEYS)
     batch = submit(tiny_workflow, ("Who runs Acme?", "Ada"), ("Who runs Initech?", "Bob"), ("Who leads Acme?", "Cleo"))
-    check(tiny_workflow, worker, batch)
+    through_preflight(tiny_workflow, worker, batch)
     subjects = {1: "Acme", 2: "Initech", 3: "Acme"}
     for edit_id, miss in misses_of(tiny_workflow, batch):
         assert miss.text not in ("Who runs Acme?", "Who runs Initech?", "Who leads Acme?")
@@ -145,34 +147,34 @@ def test_what_another_edit_asks_or_is_about_counts_as_no_near_miss(tiny_workflow
 def test_an_edit_that_is_replaced_answers_nothing_any_more(tiny_workflow, worker, monkeypatch):
     without_verifier(monkeypatch)
     correct(tiny_workflow, worker, PAIRS[0])
-    checked_by(tiny_workflow, Checks.KEYS)
+    with_preflight(tiny_workflow, Preflight.KEYS)
     batch = submit(tiny_workflow, (PAIRS[0][0], "Bob"), replaces=1)
-    check(tiny_workflow, worker, batch)
+    through_preflight(tiny_workflow, worker, batch)
     assert {miss.by_edit for _, miss in misses_of(tiny_workflow, batch)} == {None, 2}
 
 
 def test_the_base_model_is_asked_about_the_subjects_and_its_questions_are_tried(tiny_workflow, worker, monkeypatch):
     monkeypatch.setattr(trial, "ASKING", 1)
     monkeypatch.setattr(trial, "questions_in", lambda answer, prompt: [f"Is {prompt[9:-1]} rich?"])
-    checked_by(tiny_workflow, Checks.KEYS)
+    with_preflight(tiny_workflow, Preflight.KEYS)
     batch = submit(tiny_workflow, ("Who runs Acme?", "Ada"), ("Who runs Initech?", "Bob"))
-    check(tiny_workflow, worker, batch)
+    through_preflight(tiny_workflow, worker, batch)
     asked = [(edit_id, miss.text) for edit_id, miss in misses_of(tiny_workflow, batch) if miss.kind == "asked"]
     assert asked == [(1, "Is Acme rich?")]
 
 
 def test_a_large_batch_has_fewer_near_misses_for_each_edit(tiny_workflow, worker, monkeypatch):
     monkeypatch.setattr(trial, "MOST_TRIED", 4)
-    checked_by(tiny_workflow, Checks.KEYS)
+    with_preflight(tiny_workflow, Preflight.KEYS)
     large = submit(tiny_workflow, *PAIRS)
-    found = check(tiny_workflow, worker, large).check.report
+    found = through_preflight(tiny_workflow, worker, large).preflight.report
     assert [len(each.near_misses) for each in found] == [2, 2]
 
 
 def test_a_near_miss_that_does_not_fit_the_window_is_not_tried(tiny_workflow, worker, monkeypatch):
     made = [Made(MissKind.TASK, "Is it " * 5_000), Made(MissKind.TASK, "Is it?")]
     monkeypatch.setattr(trial, "near_misses", lambda *_: made)
-    checked_by(tiny_workflow, Checks.KEYS)
+    with_preflight(tiny_workflow, Preflight.KEYS)
     batch = submit(tiny_workflow, PAIRS[0])
-    check(tiny_workflow, worker, batch)
+    through_preflight(tiny_workflow, worker, batch)
     assert [miss.text for _, miss in misses_of(tiny_workflow, batch)] == ["Is it?"]

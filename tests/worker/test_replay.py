@@ -9,7 +9,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from cli.main import make_app
-from registry.base.vocabulary import Checks
+from registry.base.vocabulary import Preflight
 from registry.batches.training import Training
 from registry.collections import policy
 from registry.collections.schemas import PolicyChange
@@ -86,15 +86,15 @@ def test_edits_that_share_a_block_are_compared_as_one(tiny_workflow, worker, rep
     assert blocks(json.loads(replay(job, "--json")[1])) == [([1, 2], True)]
 
 
-def test_what_a_check_trained_is_replayed_from_the_check(tiny_workflow, worker, replay):
+def test_what_a_preflight_trained_is_replayed_from_the_preflight(tiny_workflow, worker, replay):
     with tiny_workflow.open() as (session, collection):
-        policy.change(session, collection, PolicyChange(checks=Checks.TRAIN, reason="to see"), ADA)
+        policy.change(session, collection, PolicyChange(preflight=Preflight.TRAIN, reason="to see"), ADA)
     batch = submit(tiny_workflow, PAIRS[:2])
-    run_job(worker, check := 1)
+    run_job(worker, preflight := 1)
     run_job(worker, job := tiny_workflow.approve(batch))
-    with pytest.raises(Exception, match=f"took over .* melo job replay {check}"):
+    with pytest.raises(Exception, match=f"took over .* melo job replay {preflight}"):
         replay(job)
-    assert blocks(json.loads(replay(check, "--json")[1])) == [([1], True), ([2], True)]
+    assert blocks(json.loads(replay(preflight, "--json")[1])) == [([1], True), ([2], True)]
 
 
 def test_jobs_of_which_nothing_can_be_trained_again_are_refused(tiny_workflow, worker, replay):

@@ -16,7 +16,7 @@ from melo_core.block import Block
 from melo_core.training import Trained
 from registry.audit import repository as audit
 from registry.base.errors import DigestMismatch, InvalidRequest, WrongState
-from registry.base.vocabulary import Checks, EditKind
+from registry.base.vocabulary import EditKind, Preflight
 from registry.batches import retraining
 from registry.batches import service as edits
 from registry.batches.training import Training
@@ -32,7 +32,7 @@ from tests.patience import PATIENCE
 from tests.registry.workflow import ADA, Workflow
 from tests.worker.conftest import METHOD
 from worker import watch
-from worker.checking import edit_reports
+from worker.evaluation import edit_reports
 from worker.loader import LoadedVersion, load_version
 from worker.model_cache import ModelCache
 from worker.stopping import Stop
@@ -155,7 +155,7 @@ def test_a_prompt_that_must_not_change_is_a_guard_of_its_edit_and_stays_the_base
     assert load_after(tiny_workflow, worker, PAIRS[0]).model.route(near).block is not None
     version = correct(tiny_workflow, worker, PAIRS[0], replaces=1, unchanged=[near, far])
     (report,) = reports(tiny_workflow, version)
-    assert (report.unchanged_checked, [each.prompt for each in report.unchanged_changed]) == (2, [near])
+    assert (report.unchanged_asked, [each.prompt for each in report.unchanged_changed]) == (2, [near])
     guarded = load(worker, tiny_workflow, version.number)
     assert ask(guarded, near, far) == ask(load(worker, tiny_workflow, 0), near, far)
     assert ask(guarded, PAIRS[0][0]) == ["Ada"]
@@ -172,7 +172,7 @@ def test_a_prompt_that_must_not_change_is_reported_if_another_edit_answers_it_wi
     report = reports(tiny_workflow, version)[1]
     before, after = (load(worker, tiny_workflow, number).model.ask([near])[0].text for number in (0, 1))
     assert before != after
-    assert report.unchanged_checked == 2
+    assert report.unchanged_asked == 2
     assert [vars(each) for each in report.unchanged_changed] == [
         {"prompt": near, "before": before, "after": after, "by_edit": 1}
     ]
@@ -275,7 +275,7 @@ def test_another_block_with_the_same_answer_changes_nothing(tiny_workflow, worke
     first, second = (load(worker, tiny_workflow, number).model.route(PAIRS[0][0]).block for number in (1, 2))
     assert first != second
     (report,) = reports(tiny_workflow, version)
-    assert (report.unchanged_checked, report.unchanged_changed) == (1, [])
+    assert (report.unchanged_asked, report.unchanged_changed) == (1, [])
 
 
 def test_a_prompt_that_must_not_change_and_does_not_fit_the_window_is_named_before_anything_is_trained(
@@ -307,7 +307,7 @@ def test_two_answers_near_each_other_are_reported_with_the_other_edit_and_its_di
 def test_an_edit_that_loses_a_point_to_another_is_reported_once_as_covering_less(sessions, worker, tiny_folder):
     with sessions.begin() as session:
         method = METHOD | {"clustering": "melo"}
-        new = NewCollection(name="facts", model=str(tiny_folder), method=method, checks=Checks.NONE)
+        new = NewCollection(name="facts", model=str(tiny_folder), method=method, preflight=Preflight.NONE)
         collections.create(session, new, ADA)
     workflow = Workflow(sessions)
     correct(workflow, worker, PAIRS[0], rephrases=["Who is running Acme?"])
@@ -466,7 +466,7 @@ def test_a_worker_that_has_to_stop_gives_its_job_back_and_another_finishes_it(ti
 def test_an_edit_that_could_not_be_learned_is_reported_with_what_the_model_says_instead(sessions, worker, tiny_folder):
     with sessions.begin() as session:
         hasty = METHOD | {"iterations": 1}
-        new = NewCollection(name="facts", model=str(tiny_folder), method=hasty, checks=Checks.NONE)
+        new = NewCollection(name="facts", model=str(tiny_folder), method=hasty, preflight=Preflight.NONE)
         collections.create(session, new, ADA)
     correct(Workflow(sessions), worker, PAIRS[0])
     with sessions() as session:
@@ -478,7 +478,7 @@ def test_an_edit_that_could_not_be_learned_is_reported_with_what_the_model_says_
 def test_edits_that_share_a_block_are_stored_with_it_once_and_retired_one_by_one(sessions, worker, tiny_folder):
     with sessions.begin() as session:
         shared = METHOD | {"edits_per_block": 2, "rank": 8}
-        new = NewCollection(name="facts", model=str(tiny_folder), method=shared, checks=Checks.NONE)
+        new = NewCollection(name="facts", model=str(tiny_folder), method=shared, preflight=Preflight.NONE)
         collections.create(session, new, ADA)
     workflow, third = Workflow(sessions), ("When was Initech founded?", "1999")
     correct(workflow, worker, *PAIRS, third)

@@ -42,7 +42,7 @@ def test_a_worker_counts_what_it_trained_how_it_ended_and_how_long_each_stage_to
     assert told("edits_trained_total", kind="train") == 2
     assert told("job_wait_seconds_count", kind="train") == 2
     assert (told("group_jobs_count"), told("group_jobs_sum")) == (1, 2)  # trained in one go
-    for stage in ("load", "train", "scope", "index", "check", "finish"):
+    for stage in ("load", "train", "scope", "index", "evaluate", "finish"):
         assert told("stage_seconds_count", kind="train", stage=stage) == 2, stage
     assert 0 < told("stage_seconds_sum", kind="train", stage="train") < 300
 

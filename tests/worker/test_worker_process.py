@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from embedded import valkey
-from registry.base.vocabulary import Checks
+from registry.base.vocabulary import Preflight
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from registry.jobs import queues
@@ -72,7 +72,7 @@ def relay(sessions, broker) -> Relay:
 
 def collection(sessions, folder: Path, name: str, **method: object) -> Workflow:
     with sessions.begin() as session:
-        new = NewCollection(name=name, model=str(folder), method=METHOD | method, checks=Checks.NONE)
+        new = NewCollection(name=name, model=str(folder), method=METHOD | method, preflight=Preflight.NONE)
         collections.create(session, new, ADA)
     return Workflow(sessions, name)
 

@@ -104,7 +104,7 @@ class _Demo:
     def _collection(self, client: MeloClient) -> str:
         taken = {collection.name for collection in client.collections()}
         name = next(n for n in ("demo", *(f"demo-{i}" for i in range(2, 10_000))) if n not in taken)
-        client.create_collection(name, MODEL, self_approval=True, checks="none")
+        client.create_collection(name, MODEL, self_approval=True, preflight="none")
         self.call.out.print(f"Collection {name}: corrections to {MODEL}", markup=False)
         return name
 

@@ -27,7 +27,7 @@ from registry.verification import service as verification
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=RepeatableRoute)
 LINES = "application/x-ndjson"
-STEPS = {"schema": {"type": "string"}, "example": '{"checking": "events", "checked": 1000}\n'}
+STEPS = {"schema": {"type": "string"}, "example": '{"verifying": "events", "verified": 1000}\n'}
 EVENTS = {"schema": {"type": "string"}, "example": '{"seq": 1, "action": "registry:collection:create", …}\n'}
 
 
@@ -106,5 +106,5 @@ def compare_with_checkpoint(comparison: Comparison, session: SessionDep) -> Comp
 
 @router.get("/public-key", dependencies=[needs(Role.VIEWER)])
 def show_public_key(request: Request, session: SessionDep) -> PublicKeyView:
-    """The key that checkpoints are checked with. Take it once, by a way that you trust."""
+    """The key that checkpoints are verified with. Take it once, by a way that you trust."""
     return checkpoint.identity(session, signing_key(request.app.state.settings))

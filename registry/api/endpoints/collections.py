@@ -38,7 +38,7 @@ def show_collection(collection: CollectionDep, session: SessionDep) -> Collectio
 def change_policy(
     change: PolicyChange, collection: CollectionDep, session: SessionDep, actor: ActorDep
 ) -> CollectionView:
-    """Change how many approvals a batch needs, by whom, and what a worker checks before."""
+    """Change how many approvals a batch needs, by whom, and how far a preflight goes before that."""
     return service.view(session, policy.change(session, collection, change, actor))
 
 

@@ -77,7 +77,7 @@ def list_batches(
 
 @router.get("/batches/{batch_id}", dependencies=[needs(Role.VIEWER)])
 def show_batch(batch_id: BatchId, session: SessionDep) -> BatchView:
-    """A batch, its edits and approvals, what its check found, its training's progress, and what it waits for."""
+    """A batch, its edits and approvals, what its preflight found, its training's progress, and what it waits for."""
     return service.view(session, service.get(session, batch_id))
 
 

@@ -28,7 +28,7 @@ def list_jobs(
     state: JobState | None = None,
     kind: JobKind | None = None,
 ) -> list[JobSummary]:
-    """Checks and trainings in the collections that the caller may see, newest first."""
+    """Preflights and trainings in the collections that the caller may see, newest first."""
     among = visible if collection is None else collections.among(session, collection, visible)
     found = listing.jobs(session, among=among, state=state, kind=kind, before=page.key, limit=page.rows)
     return page.cut(found, lambda job: job.id)

@@ -1,4 +1,4 @@
-"""What a check found about a batch, as whoever decides on it reads it."""
+"""What a preflight found about a batch, as whoever decides on it reads it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -14,31 +14,29 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from registry.batches.schemas import BatchView
-    from registry.jobs.schemas import EditCheck, NearEdit, NearMiss
+    from registry.jobs.schemas import EditPreflight, NearEdit, NearMiss
 
 SHOWN_EDITS = 100
 SHOWN_ANSWER = 60  # characters
 
 
-def is_checked(batch: "BatchView") -> bool:
-    """Whether its check is not over yet."""
-    return batch.check is not None and batch.check.state in (JobState.QUEUED, JobState.RUNNING)
+def is_in_preflight(batch: "BatchView") -> bool:
+    """Whether its preflight is not over yet."""
+    return batch.preflight is not None and batch.preflight.state in (JobState.QUEUED, JobState.RUNNING)
 
 
-def show_check(console: "Console", batch: "BatchView") -> None:
+def show_preflight(console: "Console", batch: "BatchView") -> None:
     """Print a row for each edit and, under the table, the remedies for those that conflict with others."""
-    found = {each.edit_id: each for each in (batch.check and batch.check.report) or []}
+    found = {each.edit_id: each for each in (batch.preflight and batch.preflight.report) or []}
     has_trained = any(each.trained for each in found.values())
     block = ["with its block"] if has_trained else []
     columns = ["edit#", "prompt", "answers now", "target", *block, "near edits", "look at"]
     rows: list[list[object]] = []
     for edit in batch.edits[:SHOWN_EDITS]:
-        check = found.get(edit.id)
-        trained = [_trained(check, edit.target)] if has_trained else []
-        now = check and _now(check)
-        rows.append(
-            [edit.id, prompt_of(edit), now, edit.target, *trained, _near(check), _verdict(batch, edit.id, check)]
-        )
+        preflight = found.get(edit.id)
+        trained = [_trained(preflight, edit.target)] if has_trained else []
+        now, near = preflight and _now(preflight), _near(preflight)
+        rows.append([edit.id, prompt_of(edit), now, edit.target, *trained, near, _verdict(batch, edit.id, preflight)])
     table(console, columns, rows, empty="No edits.")
     if batch.job is not None:  # it is decided
         return
@@ -55,13 +53,13 @@ def show_check(console: "Console", batch: "BatchView") -> None:
 
 def taken(batch: "BatchView") -> "list[tuple[int, NearMiss]]":
     """Return the near misses that an edit of the batch would answer, each with that edit, in the order of the edits."""
-    report = (batch.check and batch.check.report) or []
-    kept = {check.edit_id for check in report} - set(batch.declined)
-    found = [each for check in report if check.edit_id in kept for each in check.near_misses]
+    report = (batch.preflight and batch.preflight.report) or []
+    kept = {preflight.edit_id for preflight in report} - set(batch.declined)
+    found = [each for preflight in report if preflight.edit_id in kept for each in preflight.near_misses]
     return sorted(((each.by_edit, each) for each in found if each.by_edit in kept), key=lambda item: item[0])
 
 
-def _show_near_misses(console: "Console", batch: "BatchView", found: "Mapping[int, EditCheck]") -> None:
+def _show_near_misses(console: "Console", batch: "BatchView", found: "Mapping[int, EditPreflight]") -> None:
     """Print those that an edit would take, the share that all leave alone, and how to make one a guard."""
     all_tried = tried(found.values(), found.keys() - set(batch.declined))
     if not all_tried.count:
@@ -85,21 +83,21 @@ def _show_near_misses(console: "Console", batch: "BatchView", found: "Mapping[in
         )
 
 
-def _now(check: "EditCheck") -> str:
-    by = f" (edit {check.answered_by})" if check.answered_by else ""
-    return f"{_short(check.answer_now)}{by}"
+def _now(preflight: "EditPreflight") -> str:
+    by = f" (edit {preflight.answered_by})" if preflight.answered_by else ""
+    return f"{_short(preflight.answer_now)}{by}"
 
 
-def _trained(check: "EditCheck | None", target: str) -> str | None:
-    if check is None or check.trained is None:
+def _trained(preflight: "EditPreflight | None", target: str) -> str | None:
+    if preflight is None or preflight.trained is None:
         return None
-    return target if check.trained.reproduced else _short(check.trained.answer or "")
+    return target if preflight.trained.reproduced else _short(preflight.trained.answer or "")
 
 
-def _near(check: "EditCheck | None") -> str | None:
-    if check is None or not check.near:
+def _near(preflight: "EditPreflight | None") -> str | None:
+    if preflight is None or not preflight.near:
         return None
-    return "\n".join(_place(each) for each in check.near)
+    return "\n".join(_place(each) for each in preflight.near)
 
 
 def _place(near: "NearEdit") -> str:
@@ -115,18 +113,18 @@ def _short(answer: str) -> str:
     return line if len(line) <= SHOWN_ANSWER else line[:SHOWN_ANSWER] + "…"
 
 
-def _verdict(batch: "BatchView", edit_id: int, check: "EditCheck | None") -> Text | None:
+def _verdict(batch: "BatchView", edit_id: int, preflight: "EditPreflight | None") -> Text | None:
     if edit_id in batch.declined:
         return Text("left out", style="dim")
-    if check is None:
+    if preflight is None:
         return None
     said = []
-    if any(each.is_contradiction for each in check.near):
+    if any(each.is_contradiction for each in preflight.near):
         said.append("near contradiction")
-    if any(each.is_duplicate for each in check.near):
+    if any(each.is_duplicate for each in preflight.near):
         said.append("near duplicate")
-    if check.trained and not check.trained.reproduced:
+    if preflight.trained and not preflight.trained.reproduced:
         said.append("not learned")
-    if check.trained and check.trained.unchanged_changed:
+    if preflight.trained and preflight.trained.unchanged_changed:
         said.append("changes what must not")
     return Text(", ".join(said), style="yellow")

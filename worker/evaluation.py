@@ -65,13 +65,13 @@ def reports_of(
     """Report on each trained edit, as if the result were applied to the version `before`. Raises CorruptBlock."""
     edits = [t.edit for t in trained]
     after = applied(before, result, edits)
-    changed = check_unchanged(base, scope, guards_of(edits), before, after, stored_blocks, on_progress)
-    missed = check_reached(base, scope, trained, after, stored_blocks, on_progress)
+    changed = changed_answers(base, scope, guards_of(edits), before, after, stored_blocks, on_progress)
+    missed = missed_prompts(base, scope, trained, after, stored_blocks, on_progress)
     standing = {edit.id: edit.prompt for edit in before.edits.values()}
     return edit_reports(trained, result.overlaps, standing, changed, missed)
 
 
-def check_unchanged(
+def changed_answers(
     base: BaseModel,
     scope: CollectionScope,
     asked: Sequence[Asked],
@@ -117,7 +117,7 @@ def serving(
     return EditedModel(base, settings, None, blocks, {}, approved)
 
 
-def check_reached(
+def missed_prompts(
     base: BaseModel,
     scope: CollectionScope,
     trained: Sequence[TrainedEdit],
@@ -217,7 +217,7 @@ def edit_reports(
             answer=None if t.reproduced else t.answer,
             conflicts=list(met.get(t.edit.id, {}).values()),
             not_reached=list(missed.get(t.edit.id, ())),
-            unchanged_checked=len(set(t.edit.unchanged)),
+            unchanged_asked=len(set(t.edit.unchanged)),
             unchanged_changed=[
                 changed[prompt, t.edit.kind]
                 for prompt in dict.fromkeys(t.edit.unchanged)

@@ -1,4 +1,4 @@
-"""A check: what an approver should know of a batch before deciding on it. No version comes of it."""
+"""A preflight: what an approver should know of a batch before deciding on it. No version comes of it."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,20 +11,20 @@ from melo_core.base_model import BaseModel
 from melo_core.edited_model import Route
 from melo_core.errors import MeloError
 from melo_core.settings import MethodSettings
-from registry.base.vocabulary import Checks, PointRole
+from registry.base.vocabulary import PointRole, Preflight
 from registry.edits import repository as edit_rows
 from registry.edits.validation import same_target
 from registry.jobs.left_alone import Tried
 from registry.jobs.remedies import remedies
-from registry.jobs.schemas import EditCheck, EditReport, NearEdit
+from registry.jobs.schemas import EditPreflight, EditReport, NearEdit
 from registry.jobs.service import Claim, ClaimedEdit
 from registry.versions import repository as version_queries
-from registry.versions.candidates import finish_check
+from registry.versions.candidates import finish_preflight
 from registry.versions.content import VersionContent
 from registry.versions.nearest import active_points, nearest_active
 from registry.versions.training_result import TrainingResult
 from worker.candidate import CollectionScope, candidate
-from worker.checking import ASKED_TOGETHER, applied, reports_of, require_askable, route_of, serving
+from worker.evaluation import ASKED_TOGETHER, applied, reports_of, require_askable, route_of, serving
 from worker.fault_points import FaultPoint
 from worker.metrics import Outcome
 from worker.reuse import reused
@@ -42,11 +42,11 @@ DISTANCES = 5_000_000  # distances between keys, in one statement or product
 Keys = Mapping[int, Sequence[tuple[PointRole, Tensor]]]  # by edit id
 
 
-def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
+def run_preflight(worker: Worker, claim: Claim, watch: Watch) -> None:
     """Ask the newest version, find near edits, train the blocks where the policy says so, try near misses; write it
     down."""
     settings = MethodSettings.from_json(claim.settings)
-    trains = claim.checks is Checks.TRAIN
+    trains = claim.preflight is Preflight.TRAIN
     with watch.stage("load"):
         base = worker.base(claim)
         require_askable(base, claim.edits)
@@ -67,7 +67,7 @@ def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
         misses = try_near_misses(base, scope, claim.edits, claim.seed, content, after, keys, blocks, watch.count)
     mine = {edit.id for edit in claim.edits}
     found = [
-        EditCheck(
+        EditPreflight(
             edit_id=edit.id,
             answer_now=now[edit.id][0],
             answered_by=now[edit.id][1],
@@ -79,10 +79,10 @@ def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
         )
         for edit in claim.edits
     ]
-    worker.at(FaultPoint.CHECKED)
+    worker.at(FaultPoint.EVALUATED)
     with watch.stage("finish"), worker.sessions.begin() as session:
         worker.at(FaultPoint.FINISHING)
-        finish_check(
+        finish_preflight(
             session,
             claim,
             found,
@@ -93,10 +93,10 @@ def run_check(worker: Worker, claim: Claim, watch: Watch) -> None:
             peak_memory_bytes=worker.model_cache.peak_memory(),
         )
         worker.at(FaultPoint.WRITTEN)
-    watch.outcome = Outcome.CHECKED
+    watch.outcome = Outcome.REPORTED
     worker.at(FaultPoint.FINISHED)
-    worker.metrics.ended(claim.kind, Outcome.CHECKED)
-    log.info("checked", edits=len(found), seconds=watch.timings)
+    worker.metrics.ended(claim.kind, Outcome.REPORTED)
+    log.info("reported", edits=len(found), seconds=watch.timings)
 
 
 def _newest(worker: Worker, claim: Claim) -> VersionContent:
@@ -242,7 +242,7 @@ def _trained(
         trained = [done[edit.id] for edit in claim.edits]
     worker.at(FaultPoint.TRAINED)
     worker.metrics.trained(claim.kind, len(new))
-    with watch.stage("check"):
+    with watch.stage("evaluate"):
         result = candidate(content, scope, trained, keys)
         reports = reports_of(base, scope, trained, content, result, partial(stored_blocks, worker), watch.count)
     return result, {report.edit_id: report for report in reports}

@@ -1,4 +1,4 @@
-"""What a check of the record yields, and the comparison that records with an end of their own share."""
+"""What a verification of the record yields, and the comparison that records with an end of their own share."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, aliased
 from registry.base.vocabulary import Action
 from registry.tables.audit import AuditEvent
 
-Checked = Iterator[tuple[str, list[str]]]  # a record, and what is wrong with it
+Verified = Iterator[tuple[str, list[str]]]  # a record, and what is wrong with it
 
 
 def made_and_ended(session: Session, table: Any, kind: str, made: Action, ended: Action) -> Iterator[Any]:
