@@ -310,7 +310,7 @@ FORGERIES = {
         SET + "content_digest = repeat('0', 64) WHERE number = 2",
     ),
     "a version with another number": ("version before it is missing", SET + "number = 7 WHERE number = 4"),
-    "a rollback to another version": ("version 4 of facts: its content", SET + "state = 1 WHERE number = 4"),
+    "a rollback to another version": ("version 4 of facts: its content", SET + "content_version = 1 WHERE number = 4"),
     "a removed version": ("version before it is missing", "DELETE FROM versions WHERE number = 2"),
     "the newest version removed": ("version 4 of facts: it is gone", "DELETE FROM versions WHERE number = 4"),
     # Decisions
