@@ -471,7 +471,7 @@ def test_who_may_cancel_and_what(workflow):
 
 
 def test_cancelling_ends_the_batchs_preflight_too(workflow):
-    sql(workflow, "SET LOCAL session_replication_role = replica; UPDATE collections SET preflights = 'keys'")
+    sql(workflow, "SET LOCAL session_replication_role = replica; UPDATE collections SET preflight = 'keys'")
     batch = workflow.submit({"prompt": "first?", "target": "x"}).batch
     with workflow.sessions() as session:
         preflight = repository.latest_of_batch(session, batch.id, JobKind.PREFLIGHT).id
