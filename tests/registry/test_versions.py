@@ -148,13 +148,13 @@ def test_a_result_built_on_an_older_version_is_refused_and_stores_nothing(workfl
 
 
 WRONG_RESULTS = {
-    "a member that is no point": lambda good, cluster: {"changed": [replace(cluster, members=["nobody"])]},
+    "a member that is no point": lambda good, cluster: {"changed": [replace(cluster, members=[-99])]},
     "a stored point that does not exist": lambda good, cluster: {"changed": [replace(cluster, members=[12345])]},
     "a cluster that does not exist": lambda good, cluster: {"changed": [replace(cluster, cluster_no=77)]},
     "a point in two clusters": lambda good, cluster: {"changed": [cluster, cluster]},
     "a radius that is not a number": lambda good, cluster: {"changed": [replace(cluster, radius=float("nan"))]},
     "an edit of another batch": lambda good, cluster: {"points": [replace(good.points[0], edit_id=4711)]},
-    "a block that does not exist": lambda good, cluster: {"points": [replace(good.points[0], block="nothing")]},
+    "a block that does not exist": lambda good, cluster: {"points": [replace(good.points[0], block=-99)]},
 }
 
 
