@@ -60,12 +60,15 @@ def queue(session: Session, collection: Collection) -> QueueView:
     waiting = mine.where(Job.state == JobState.QUEUED).order_by(*IN_ORDER)
     count = select(func.count()).select_from(Job)
     count = count.where(Job.collection_id == collection.id, Job.state == JobState.QUEUED)
+    # What waits is read first: a job that is claimed between the queries is then in both, and never in neither.
+    waiting_count = session.scalar(count) or 0
+    first = _entries(session, session.execute(waiting.limit(SHOWN_WAITING)).all())
     return QueueView(
         collection=collection.name,
         state=QueueState(collection.queue),
         running=_entries(session, session.execute(running).all()),
-        waiting=_entries(session, session.execute(waiting.limit(SHOWN_WAITING)).all()),
-        waiting_count=session.scalar(count) or 0,
+        waiting=first,
+        waiting_count=waiting_count,
     )
 
 
