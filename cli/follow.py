@@ -58,7 +58,7 @@ def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVi
     shown = told_to_wait = False
     with Progress(*columns, console=call.err, transient=True) as bars:
         bar = bars.add_task(f"batch {batch_id}", total=None, note="")
-        batch, seen = client.batch(batch_id), None
+        seen = None
         for now in client.follow(batch_id):
             if (at := (now.state, now.waits_for, now.job, now.attempt)) != seen:  # everything else is only progress
                 batch, seen = client.batch(batch_id), at

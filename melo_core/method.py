@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from melo_core.errors import MeloError
-from melo_core.errors import MeloError as Refused
 from melo_core.settings import MOST, PRESETS, MethodSettings
 from melo_core.verifier_files import digest_of
 
-__all__ = ["Refused", "complete", "edits_together", "for_training"]
+Refused = MeloError
 
 
 def complete(values: Mapping[str, Any], preset: str = "default") -> dict[str, Any]:

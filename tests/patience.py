@@ -9,6 +9,19 @@ PATIENCE = 600.0  # seconds
 T = TypeVar("T")
 
 
+def works(act: Callable[[], object], *errors: type[Exception]) -> Callable[[], bool]:
+    """Return whether it raises none of these errors, as a question to be asked again."""
+
+    def asked() -> bool:
+        try:
+            act()
+        except errors:
+            return False
+        return True
+
+    return asked
+
+
 def until(happens: Callable[[], T], pause: float = 0.05) -> T:
     """Wait until it gives something true, and return that. Raises AssertionError."""
     end = time.monotonic() + PATIENCE

@@ -58,8 +58,8 @@ def prepare(worker: Worker, watch: Watch) -> Prepared:
         require_askable(base, claim.edits)
         encoder_of(worker, claim, settings)  # refuses settings that do not fit the model before anything is trained
         taken = reused(worker, claim, base)
-    if taken_over := len(taken.edits) - len(taken.kept):
-        watch.note(f"{taken_over} of {len(claim.edits)} edits are taken over as the preflight trained them")
+    if reusable := len(taken.edits) - len(taken.kept):
+        watch.note(f"{reusable} of {len(claim.edits)} edits are taken over as the preflight trained them")
     if taken.kept:
         watch.note(f"{len(taken.kept)} of {len(claim.edits)} edits keep their blocks: only their guards are new")
     worker.at(FaultPoint.LOADED)

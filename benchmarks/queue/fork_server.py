@@ -26,10 +26,9 @@ import torch
 from celery import Celery
 
 from benchmarks.queue.bare import train_bare
-from benchmarks.queue.orders import RENEWING, Order, obeying
+from benchmarks.queue.orders import Order, obeying
 from registry.base.settings import Settings
 from worker import celery_app
-from worker import watch as leases
 
 POLL_SECONDS = 0.02
 
@@ -112,13 +111,6 @@ def _work(wish: Mapping[str, Any]) -> None:
         return app
 
     celery_app.make_app = with_options
-    renew = leases._renew
-
-    def renew_alone(watch: leases.Watch) -> None:
-        with RENEWING:
-            renew(watch)
-
-    leases._renew = renew_alone
     orders = [Order.from_json(each) for each in wish["orders"]]
     celery_app.serve(settings, at=obeying(orders, settings))
 

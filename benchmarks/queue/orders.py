@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +10,6 @@ from typing import Any, Self
 
 from registry.base.settings import Settings
 from worker.fault_points import FaultPoint
-
-RENEWING = threading.Lock()  # held while a lease is renewed
 
 
 class Act(StrEnum):
@@ -60,8 +57,7 @@ def _obey(act: Act, settings: Settings) -> None:
         case Act.KILL:
             os.kill(os.getpid(), signal.SIGKILL)
         case Act.FREEZE:
-            with RENEWING:  # or it could freeze with the job's row locked, and nobody else would get the job
-                os.kill(os.getpid(), signal.SIGSTOP)
+            os.kill(os.getpid(), signal.SIGSTOP)
         case Act.REST:
             time.sleep(2 * settings.lease_seconds + 1)
         case Act.STOP:

@@ -20,12 +20,14 @@ UNREACHABLE = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 
 # Next to the package `registry`, both in a checkout and in an installed wheel.
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+IDLE_SECONDS = 300  # of an open transaction: more than any work that is done between two statements
 
 
 def make_engine(url: str, statement_timeout_seconds: float = 30, pool_size: int = 10) -> Engine:
     """Create an engine whose connections use UTC and cancel statements that take too long (0: never).
 
-    url: postgresql://…, as other programs write it, or with SQLAlchemy's +psycopg.
+    The server ends a transaction in which nothing happens for IDLE_SECONDS: a process that is frozen, or cut off from
+    the network, must not keep its locks. url: postgresql://…, as other programs write it, or with +psycopg.
     """
     try:
         parsed = make_url(url)
@@ -37,7 +39,7 @@ def make_engine(url: str, statement_timeout_seconds: float = 30, pool_size: int 
         ) from None
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
-    milliseconds = int(statement_timeout_seconds * 1000)
+    milliseconds, idle = int(statement_timeout_seconds * 1000), int(IDLE_SECONDS * 1000)
     return create_engine(
         parsed,
         pool_size=pool_size,
@@ -48,8 +50,8 @@ def make_engine(url: str, statement_timeout_seconds: float = 30, pool_size: int 
             # jit: a plan over a large collection looks expensive, but compiling it would take longer than running it.
             # extra_float_digits: digests cover exact floats, and a server's setting below 1 would round them.
             # datestyle: a backup's rows are text, which another server must read with the same meaning.
-            "options": f"-c statement_timeout={milliseconds} -c timezone=UTC -c application_name=melo -c jit=off "
-            "-c extra_float_digits=1 -c datestyle=ISO",
+            "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={idle} "
+            "-c timezone=UTC -c application_name=melo -c jit=off -c extra_float_digits=1 -c datestyle=ISO",
         },
     )
 

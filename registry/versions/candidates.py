@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
@@ -14,9 +13,6 @@ from registry.jobs import repository, service
 from registry.jobs.claims import Claim, ClaimedEdit
 from registry.jobs.schemas import EditPreflight, EditReport, Progress
 from registry.tables.edits import Edit
-from registry.tables.jobs import Job
-from registry.tables.orm import in_parts
-from registry.tables.versions import Block, BlockEdit, Point
 from registry.versions import repository as versions
 from registry.versions import states
 from registry.versions.content import BlockContent, PointContent
@@ -86,7 +82,7 @@ def kept_blocks(session: Session, claim: Claim) -> list[KeptBlock]:
     active = states.active_edits(session, [old.id for old in same], newest.content_version if newest else 0)
     found = []
     for old in same:
-        block_id, loss, iterations, settings, seed = _block_of_edit(session, old.id) or (0, 0, 0, None, 0)
+        block_id, loss, iterations, settings, seed = versions.block_of_edit(session, old.id) or (0, 0, 0, None, 0)
         if old.id in active and (settings, seed) == (claim.settings, claim.seed):
             block = versions.blocks_by_ids(session, [block_id], with_bytes=True)[block_id]
             found.append(KeptBlock(named[old.id].id, block, loss, iterations))
@@ -111,7 +107,7 @@ def candidates(session: Session, claim: Claim) -> list[Candidate]:
     reports = {each["edit_id"]: EditPreflight.model_validate(each).trained for each in preflight.report or ()}
     wanted = {edit.id for edit in claim.edits}
     found = []
-    for block, loss, iterations, edit_ids, points in _blocks_of_job(session, preflight.id):
+    for block, loss, iterations, edit_ids, points in versions.blocks_of_job(session, preflight.id):
         told = {edit_id: report for edit_id in edit_ids if (report := reports.get(edit_id))}
         if wanted.issuperset(edit_ids) and len(told) == len(edit_ids):
             found.append(Candidate(block, loss, iterations, points, told))
@@ -120,36 +116,3 @@ def candidates(session: Session, claim: Claim) -> list[Candidate]:
 
 def _dtype(libraries: dict[str, Any] | None) -> object:
     return (libraries or {}).get("dtype")
-
-
-def _blocks_of_job(
-    session: Session, job_id: int
-) -> list[tuple[BlockContent, float, int, tuple[int, ...], tuple[PointContent, ...]]]:
-    """Return the blocks that a job stored, with their bytes: loss, iterations, edits, and points leading to them."""
-    rows = session.execute(select(Block.id, Block.loss, Block.iterations).where(Block.job_id == job_id)).all()
-    ids = [row.id for row in rows]
-    blocks = versions.blocks_by_ids(session, ids, with_bytes=True)
-    edits: dict[int, list[int]] = {block_id: [] for block_id in ids}
-    points: dict[int, list[PointContent]] = {block_id: [] for block_id in ids}
-    for part in in_parts(ids):
-        query = select(BlockEdit.block_id, BlockEdit.edit_id).where(BlockEdit.block_id.in_(part))
-        for block_id, edit_id in session.execute(query.order_by(BlockEdit.edit_id)):
-            edits[block_id].append(edit_id)
-        point_ids = session.scalars(select(Point.id).where(Point.block_id.in_(part)))
-        for _, point in sorted(versions.points_by_ids(session, point_ids).items()):
-            points[point.block_id].append(point)
-    return [(blocks[row.id], row.loss, row.iterations, tuple(edits[row.id]), tuple(points[row.id])) for row in rows]
-
-
-def _block_of_edit(session: Session, edit_id: int) -> tuple[int, float, int, dict[str, Any], int] | None:
-    """Return an edit's newest stored block: its id, loss and iterations, and its job's settings and seed."""
-    query = (
-        select(Block.id, Block.loss, Block.iterations, Job.settings, Job.seed)
-        .join(BlockEdit, BlockEdit.block_id == Block.id)
-        .join(Job, Job.id == Block.job_id)
-        .where(BlockEdit.edit_id == edit_id, Block.erased_at.is_(None))
-        .order_by(Block.id.desc())
-        .limit(1)
-    )
-    row = session.execute(query).one_or_none()
-    return None if row is None else (row.id, row.loss, row.iterations, dict(row.settings), row.seed)

@@ -17,6 +17,7 @@ from registry.collections import repository as collections
 from registry.edits.repository import by_ids as edits_by_ids
 from registry.tables.collections import Collection
 from registry.tables.edits import Edit
+from registry.tables.jobs import Job
 from registry.tables.orm import in_parts, listed
 from registry.tables.versions import Activation, Alias, Block, BlockEdit, Cluster, Point, Version
 from registry.versions.content import (
@@ -283,3 +284,36 @@ def alias_history(
 def first_alias(session: Session, collection_id: int, name: str) -> Alias | None:
     query = select(Alias).where(Alias.collection_id == collection_id, Alias.name == name)
     return session.scalars(query.order_by(Alias.set_at).limit(1)).one_or_none()
+
+
+def blocks_of_job(
+    session: Session, job_id: int
+) -> list[tuple[BlockContent, float, int, tuple[int, ...], tuple[PointContent, ...]]]:
+    """Return the blocks that a job stored, with their bytes: loss, iterations, edits, and points leading to them."""
+    rows = session.execute(select(Block.id, Block.loss, Block.iterations).where(Block.job_id == job_id)).all()
+    ids = [row.id for row in rows]
+    blocks = blocks_by_ids(session, ids, with_bytes=True)
+    edits: dict[int, list[int]] = {block_id: [] for block_id in ids}
+    points: dict[int, list[PointContent]] = {block_id: [] for block_id in ids}
+    for part in in_parts(ids):
+        query = select(BlockEdit.block_id, BlockEdit.edit_id).where(BlockEdit.block_id.in_(part))
+        for block_id, edit_id in session.execute(query.order_by(BlockEdit.edit_id)):
+            edits[block_id].append(edit_id)
+        point_ids = session.scalars(select(Point.id).where(Point.block_id.in_(part)))
+        for _, point in sorted(points_by_ids(session, point_ids).items()):
+            points[point.block_id].append(point)
+    return [(blocks[row.id], row.loss, row.iterations, tuple(edits[row.id]), tuple(points[row.id])) for row in rows]
+
+
+def block_of_edit(session: Session, edit_id: int) -> tuple[int, float, int, dict[str, Any], int] | None:
+    """Return an edit's newest stored block: its id, loss and iterations, and its job's settings and seed."""
+    query = (
+        select(Block.id, Block.loss, Block.iterations, Job.settings, Job.seed)
+        .join(BlockEdit, BlockEdit.block_id == Block.id)
+        .join(Job, Job.id == Block.job_id)
+        .where(BlockEdit.edit_id == edit_id, Block.erased_at.is_(None))
+        .order_by(Block.id.desc())
+        .limit(1)
+    )
+    row = session.execute(query).one_or_none()
+    return None if row is None else (row.id, row.loss, row.iterations, dict(row.settings), row.seed)

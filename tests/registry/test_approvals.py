@@ -307,7 +307,7 @@ def test_a_preflight_that_ends_stores_its_blocks_and_report_and_makes_no_version
         assert candidates.candidates(session, claim) == []  # the report tells nothing of a training
 
 
-def test_the_terminal_shows_what_a_preflight_found_and_the_ways_out_until_the_batch_is_decided_on(workflow):
+def test_the_terminal_shows_what_a_preflight_found_and_the_remedies_until_the_batch_is_decided_on(workflow):
     change(workflow, preflight=Preflight.TRAIN)
     batch = workflow.submit(PARIS, OSLO).batch
     claim = workflow.claim(view(workflow, batch.id).preflight.id)

@@ -2,9 +2,14 @@
 
 import threading
 
+import pytest
+from sqlalchemy import text
+
+from registry.base import database
 from registry.base.errors import InvalidRequest, StaleBase, WrongState
 from registry.base.vocabulary import BatchState
 from registry.batches import service as edits
+from registry.collections import repository as rows
 from registry.versions import aliases
 from tests.registry.workflow import BEN
 
@@ -66,3 +71,15 @@ def test_corrections_retirements_rollbacks_and_aliases_at_once_leave_an_intact_r
     report = workflow.verify()
     assert report.findings == []
     assert report.verified["versions"] >= 25
+
+
+def test_a_process_that_is_frozen_with_locks_does_not_keep_them(workflow, database_url, monkeypatch):
+    monkeypatch.setattr(database, "IDLE_SECONDS", 0.5)
+    engine = database.make_engine(database_url)
+    with engine.connect() as frozen:
+        frozen.execute(text("SELECT id FROM collections FOR UPDATE"))
+        with workflow.open() as (session, collection):
+            rows.lock(session, collection.id)  # waits until the server has ended the other transaction
+        with pytest.raises(database.UNREACHABLE):
+            frozen.execute(text("SELECT 1"))
+    engine.dispose()

@@ -24,7 +24,7 @@ from registry.metrics.exposition import new_registry
 from registry.metrics.queue import QueueCollector
 from registry.metrics.server import shown
 from registry.relay import Relay
-from tests.patience import PATIENCE, until
+from tests.patience import PATIENCE, until, works
 from tests.registry.problem import is_problem
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
@@ -290,17 +290,10 @@ def program(database_url, port):
             process.terminate()
 
 
-def _answers(url: str) -> bool:
-    try:
-        return bool(httpx.get(url))
-    except httpx.ConnectError:
-        return False
-
-
 def test_the_relay_shows_metrics_and_health_and_refuses_a_port_that_is_taken(database_url, workflow):
     url = f"http://127.0.0.1:{(port := free_port())}"
     with program(database_url, port) as relay:
-        until(lambda: relay.poll() is not None or _answers(f"{url}/healthz"))
+        until(lambda: relay.poll() is not None or works(lambda: httpx.get(f"{url}/healthz"), httpx.ConnectError)())
         assert httpx.get(f"{url}/healthz").status_code == 200
         ready = httpx.get(f"{url}/readyz")
         assert ready.status_code == 503

@@ -60,7 +60,7 @@ def approve(workflow: Workflow, batch_id: int, *declined: int) -> int:
     return view(workflow, batch_id).job.id
 
 
-def test_a_preflight_says_what_the_model_answers_now_and_which_edits_lie_near_with_the_ways_out(tiny_workflow, worker):
+def test_a_preflight_says_what_the_model_answers_now_and_which_edits_lie_near_with_the_remedies(tiny_workflow, worker):
     correct(tiny_workflow, worker, *PAIRS)
     with_preflight(tiny_workflow, Preflight.KEYS)
     batch = submit(tiny_workflow, *NEAR, ("When was Initech founded?", "1999"))

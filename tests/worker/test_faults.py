@@ -4,7 +4,6 @@ import random
 import secrets
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from benchmarks.queue.orders import Act, Order
 from benchmarks.queue.rounds import Rounds
 from benchmarks.queue.stack import HASTE, Stack
 from benchmarks.queue.workflow import Workflow
+from tests import patience
 from tests.patience import PATIENCE
 from worker.fault_points import FaultPoint
 
@@ -62,10 +62,13 @@ def batch(rounds: Rounds, workflow: Workflow) -> Callable[..., int]:
 
 
 def until(stack: Stack, is_so: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < end, "it took too long"
-        stack.fork_server.look(0.05)
+    """Wait until it is so, and take in how the workers do meanwhile."""
+
+    def looked() -> object:
+        stack.fork_server.look()
+        return is_so()
+
+    patience.until(looked)
 
 
 def ended(stack: Stack, *batches: int) -> list[str]:

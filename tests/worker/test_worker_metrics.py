@@ -13,7 +13,7 @@ from registry.base import probes
 from registry.base.database import make_engine, make_sessions
 from registry.base.probes import ProbeFailed
 from registry.jobs import service as jobs
-from tests.patience import until
+from tests.patience import until, works
 from worker.fault_points import FaultPoint
 from worker.health import readiness
 from worker.training_job import run_job, run_waiting
@@ -89,20 +89,12 @@ def test_a_worker_is_ready_while_broker_and_database_answer_and_it_shows_that_it
         ask()
 
 
-def _answers(url: str) -> bool:
-    try:
-        probes.of_broker(url)
-    except ProbeFailed:
-        return False
-    return True
-
-
 @contextmanager
 def broker(folder):
     server = valkey.prepare(folder)
     with subprocess.Popen(server.command, stdout=subprocess.DEVNULL) as process:
         try:
-            until(lambda: _answers(server.url))
+            until(works(lambda: probes.of_broker(server.url), ProbeFailed))
             yield server.url
         finally:
             process.terminate()

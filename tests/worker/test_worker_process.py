@@ -14,13 +14,14 @@ import pytest
 import redis
 
 from embedded import valkey
+from registry.base import probes
 from registry.base.vocabulary import Preflight
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from registry.jobs import queues
 from registry.relay import Relay, make_send
 from registry.tables.jobs import Job, WorkerHeartbeat
-from tests.patience import PATIENCE, until
+from tests.patience import PATIENCE, until, works
 from tests.registry.workflow import ADA, Workflow
 from tests.worker.conftest import METHOD
 
@@ -32,16 +33,9 @@ def broker(tmp_path: Path) -> Iterator[str]:
     """A broker of this test's own."""
     server = valkey.prepare(tmp_path)
     with subprocess.Popen(server.command, stdout=subprocess.DEVNULL) as process:
-        until(lambda: _answers(server.url))
+        until(works(lambda: probes.of_broker(server.url), probes.ProbeFailed))
         yield server.url
         process.terminate()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return bool(redis.Redis.from_url(url).ping())
-    except redis.ConnectionError:
-        return False
 
 
 @pytest.fixture
