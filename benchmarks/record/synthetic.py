@@ -36,7 +36,10 @@ def write_model(folder: Path) -> str:
 
 def make_collection(session: Session, model: str, name: str = NAME) -> Collection:
     new = NewCollection(
-        name=name, model=model, method={"key_encoder": "hidden", "whitened": False}, preflight=Preflight.NONE
+        name=name,
+        model=model,
+        method={"key_encoder": "hidden", "whitened": False, "batch": 1},
+        preflight=Preflight.NONE,
     )
     collection = collections.create(session, new, Actor("admin"))
     # Normally set by the first worker.

@@ -85,7 +85,6 @@ class Writer:
                 lease_seconds=600,
                 models=None,
                 loaded=(),
-                most_together=1,
             )
         if not claims:
             return False

@@ -80,13 +80,11 @@ def claim_next(
     lease_seconds: float,
     models: Collection[str] | None,
     loaded: Collection[str],
-    most_together: int | None = None,
 ) -> list[Claim] | None:
     """Claim the best job for this worker, and the trainings right behind it that can be trained with it, in order.
 
     models: digests of the base models that the worker may load; None: any. loaded: digests of those that it has in
-    memory. most_together: the most edits of several batches to train together, if lower than the method's limit.
-    Returns an empty list if there is nothing to do, and None if the caller should ask again soon in another
+    memory. Returns an empty list if there is nothing to do, and None if the caller should ask again soon in another
     transaction: a job was ended instead, or other transactions hold the available jobs. Commit at once in every case.
     """
     by = _Worker(worker, device, libraries, lease_seconds)
@@ -94,19 +92,19 @@ def claim_next(
     try:
         for job_id in order.best(session, models, loaded, PATIENCE_SECONDS):
             try:
-                if claims := _try(session, job_id, by, most_together, collections.lock_at_once):
+                if claims := _try(session, job_id, by, collections.lock_at_once):
                     return claims
             except _Busy:  # a version may be being written, which takes a while
                 busy.append(job_id)
         if not busy:
             return []
         # There is no other job. If transactions follow each other closely, only one that waits gets the lock.
-        return _try(session, busy[0], by, most_together, partial(collections.lock_soon, seconds=LOCK_SECONDS)) or None
+        return _try(session, busy[0], by, partial(collections.lock_soon, seconds=LOCK_SECONDS)) or None
     except (_Ended, _Busy):
         return None
 
 
-def _try(session: Session, job_id: int, by: _Worker, most_together: int | None, lock: _Lock) -> list[Claim]:
+def _try(session: Session, job_id: int, by: _Worker, lock: _Lock) -> list[Claim]:
     """Claim the job and its followers. Returns an empty list if it is not available.
 
     No lock is held after an empty list: two workers that go through several collections must not wait for each other.
@@ -126,7 +124,7 @@ def _try(session: Session, job_id: int, by: _Worker, most_together: int | None, 
         step.rollback()
         return []
     first, behind = taken
-    claims = [first, *_followers(session, first, behind, by, most_together)]
+    claims = [first, *_followers(session, first, behind, by)]
     step.commit()
     for each in claims:
         _record(session, each, by.device)
@@ -176,7 +174,6 @@ def _followers(
     first: Claim,
     behind: list[Place],
     by: _Worker,
-    most_together: int | None,
 ) -> list[Claim]:
     """Claim the trainings right behind the first that can be trained together with it.
 
@@ -185,10 +182,7 @@ def _followers(
     """
     if first.kind != JobKind.TRAIN or first.attempt > 1 or first.deadline is not None:
         return []
-    room = method.installed().edits_together(first.settings)
-    if most_together is not None:
-        room = min(room, most_together)
-    room -= len(first.edits)
+    room = method.installed().edits_together(first.settings) - len(first.edits)
     found: list[Claim] = []
     for place in behind:
         if place.is_held or not place.is_due or place.is_overdue or place.attempt:

@@ -44,7 +44,7 @@ def elsewhere(workflow, name="other", model_digest=None):
     """Another collection, over another model where a digest is given."""
     with workflow.sessions.begin() as session:
         model = collections.get(session, "facts").model
-        new = NewCollection(name=name, model=model, method={"rank": 4}, preflight=Preflight.NONE)
+        new = NewCollection(name=name, model=model, method={"rank": 4, "batch": 1}, preflight=Preflight.NONE)
         made = collections.create(session, new, ADA)
         if model_digest:
             session.execute(text("SET LOCAL session_replication_role = replica"))
@@ -166,15 +166,15 @@ def test_what_is_approved_while_another_training_is_being_claimed_waits_for_it(w
 def test_workers_at_once_take_each_job_once_and_apply_in_order(workflow):
     other = elsewhere(workflow)
     for number in range(8):
-        waiting(workflow, f"a {number}?")
-        waiting(other, f"b {number}?")
+        waiting(workflow, f"a {number}?", changes={"batch": 3})
+        waiting(other, f"b {number}?", changes={"batch": 3})
     begun, errors = [], []
 
     def work(name):
         try:
             idle = 0
             while idle < 50:
-                claims = workflow.take(name, most_together=3)
+                claims = workflow.take(name)
                 idle = idle + 1 if claims == [] else 0
                 for claim in claims or ():
                     begun.append(claim.job_id)
@@ -213,7 +213,7 @@ def test_a_worker_takes_what_its_loaded_model_can_do_but_lets_nobody_wait_for_ev
 
     def best(**options):
         with workflow.sessions() as session:
-            usual = {"models": None, "loaded": (), "most_together": 1, "lease_seconds": 60}
+            usual = {"models": None, "loaded": (), "lease_seconds": 60}
             options = {**usual, **options}
             return jobs_of(service.claim_next(session, worker="w", device="cpu", libraries={}, **options))
 
@@ -229,20 +229,19 @@ def test_a_worker_takes_what_its_loaded_model_can_do_but_lets_nobody_wait_for_ev
 
 
 def test_trainings_in_a_row_with_equal_settings_are_taken_together_as_far_as_there_is_room(workflow):
-    one, two, three = many(workflow, 3)
-    longer = waiting(workflow, "longer?", changes={"iterations": 200})
-    last = waiting(workflow, "last?")
-    assert jobs_of(workflow.take(most_together=2)) == [one, two]
-    for job in (one, two):
-        lose(workflow, job)
-    sql(workflow, "UPDATE jobs SET state = 'queued', attempt = 0, lease_until = NULL")
-    claims = workflow.take(most_together=None)
-    assert jobs_of(claims) == [one, two, three]
-    assert [claim.settings["iterations"] for claim in claims] == [80] * 3
-    assert workflow.take("w2") == []  # busy, and `longer` keeps `last` waiting
+    one, two, three = many(workflow, 3, changes={"batch": 2})
+    longer = waiting(workflow, "longer?", changes={"batch": 2, "iterations": 200})
+    last = waiting(workflow, "last?", changes={"batch": 2})
+    claims = workflow.take()
+    assert jobs_of(claims) == [one, two]
+    assert [claim.settings["iterations"] for claim in claims] == [80] * 2
+    assert workflow.take("w2") == []  # busy
     for claim in claims:
         workflow.finish(claim)
-    (claim,) = workflow.take(most_together=32)
+    (claim,) = workflow.take()
+    assert claim.job_id == three  # there is room, but `longer` is trained otherwise and keeps `last` waiting
+    workflow.finish(claim)
+    (claim,) = workflow.take()
     assert (claim.job_id, claim.settings["iterations"]) == (longer, 200)
     workflow.finish(claim)
     assert work_off(workflow) == [last]
@@ -250,23 +249,25 @@ def test_trainings_in_a_row_with_equal_settings_are_taken_together_as_far_as_the
 
 
 def test_one_that_was_tried_before_is_not_taken_together_with_others(workflow):
-    one, two, three = many(workflow, 3)
-    assert jobs_of(workflow.take(most_together=9)) == [one, two, three]
+    one, two, three = many(workflow, 3, changes={"batch": 9})
+    assert jobs_of(workflow.take()) == [one, two, three]
     for job in (one, two, three):
         lose(workflow, job)
-    urgent = waiting(workflow, "urgent?", priority=Priority.HIGH)
-    (claim,) = workflow.take(most_together=9)
+    urgent = waiting(workflow, "urgent?", priority=Priority.HIGH, changes={"batch": 9})
+    (claim,) = workflow.take()
     assert claim.job_id == urgent
     workflow.finish(claim)
-    assert jobs_of(workflow.take(most_together=9)) == [one]
+    assert jobs_of(workflow.take()) == [one]
 
 
 def test_none_is_taken_together_with_one_that_is_more_urgent(workflow):
-    low = many(workflow, 2, priority=Priority.LOW)
-    normal, high = waiting(workflow, "normal?"), waiting(workflow, "high?", priority=Priority.HIGH)
-    due = waiting(workflow, "due?", deadline=datetime.now(UTC) + SOON)
+    changes = {"batch": 9}
+    low = many(workflow, 2, priority=Priority.LOW, changes=changes)
+    normal = waiting(workflow, "normal?", changes=changes)
+    high = waiting(workflow, "high?", priority=Priority.HIGH, changes=changes)
+    due = waiting(workflow, "due?", deadline=datetime.now(UTC) + SOON, changes=changes)
     taken = []
-    while claims := workflow.take(most_together=9):
+    while claims := workflow.take():
         taken.append(jobs_of(claims))
         for claim in claims:
             workflow.finish(claim)
@@ -274,12 +275,13 @@ def test_none_is_taken_together_with_one_that_is_more_urgent(workflow):
 
 
 def test_the_edits_that_an_approver_left_out_take_no_room(workflow):
-    batch = workflow.submit(*({"prompt": f"{n}?", "target": "x"} for n in range(3))).batch
+    two = Training(changes={"batch": 2})
+    batch = workflow.submit(*({"prompt": f"{n}?", "target": "x"} for n in range(3)), training=two).batch
     with workflow.sessions.begin() as session:
         out = [edit.id for edit in edits.view(session, edits.get(session, batch.id)).edits[:2]]
         deciding.approve(session, batch.id, BEN, "part", out)
-    waiting(workflow, "next?")
-    assert len(workflow.take(most_together=2)) == 2
+    waiting(workflow, "next?", changes={"batch": 2})
+    assert len(workflow.take()) == 2
 
 
 # Deadlines

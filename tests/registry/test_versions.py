@@ -10,6 +10,7 @@ import pytest
 from registry.audit import service as audit
 from registry.base.digests import float32s, sha256_hex
 from registry.base.errors import InvalidRequest, InvalidResult, LeaseLost, NotFound, StaleBase, WrongState
+from registry.batches.training import Training
 from registry.versions import aliases, comparing, reading
 from registry.versions.training_result import Overlap
 from tests.registry.workflow import BEN, key_of, merged, trained
@@ -134,9 +135,10 @@ def test_rolling_back_to_the_newest_or_an_unknown_version_is_refused(workflow, t
 
 
 def test_a_result_built_on_an_older_version_is_refused_and_stores_nothing(workflow, engine):
-    workflow.approve(workflow.submit({"prompt": "a?", "target": "x"}).batch.id)
-    workflow.approve(workflow.submit({"prompt": "b?", "target": "y"}).batch.id)
-    one, two = workflow.take(most_together=2)
+    for prompt in ("a?", "b?"):
+        training = Training(changes={"batch": 2})
+        workflow.approve(workflow.submit({"prompt": prompt, "target": "x"}, training=training).batch.id)
+    one, two = workflow.take()
     result = trained(two, workflow.content(0))
     workflow.finish(one)
     with pytest.raises(StaleBase):

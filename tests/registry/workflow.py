@@ -43,7 +43,7 @@ class Workflow:
     @classmethod
     def with_collection(cls, sessions: sessionmaker[Session], model: str) -> Self:
         with sessions.begin() as session:
-            new = NewCollection(name="facts", model=model, method={"rank": 4}, preflight=Preflight.NONE)
+            new = NewCollection(name="facts", model=model, method={"rank": 4, "batch": 1}, preflight=Preflight.NONE)
             collections.create(session, new, ADA)
         return cls(sessions)
 
@@ -75,7 +75,7 @@ class Workflow:
 
     def take(self, worker: str = "w1", **options) -> list[Claim] | None:
         """What is best for a worker that may load any model, has none in memory and trains one batch at a time."""
-        usual = {"models": None, "loaded": (), "most_together": 1, "lease_seconds": 60}
+        usual = {"models": None, "loaded": (), "lease_seconds": 60}
         with self.sessions.begin() as session:
             return queue.claim_next(session, worker=worker, device="cpu", libraries={}, **{**usual, **options})
 
