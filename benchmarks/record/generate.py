@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -27,9 +28,19 @@ from benchmarks.record.synthetic import (
 from registry.audit import repository as audit
 from registry.audit.actor import Actor
 from registry.audit.chain import hashed_fields
+from registry.audit.details import (
+    BatchApprove,
+    BatchSubmit,
+    BatchTrain,
+    Details,
+    VersionApply,
+    VersionMade,
+    VersionRetire,
+    VersionRollback,
+)
 from registry.base.digests import Foundation, cluster_element, content_digest, edit_element, edits_digest, event_hash
 from registry.base.multiset import Multiset
-from registry.base.vocabulary import Action, BatchState, EditKind, JobKind, JobState, PointRole, VersionKind
+from registry.base.vocabulary import BatchState, EditKind, JobKind, JobState, PointRole, VersionKind
 from registry.tables.audit import AuditEvent
 from registry.tables.copying import copy_rows
 from registry.tables.edits import Approval, Batch, Edit
@@ -128,11 +139,11 @@ class _Writer:
         elif step.kind == VersionKind.RETIRE:
             self._change(out=step.retires, into=())
             told = f"retire edit {', '.join(map(str, step.retires))}"
-            self._version(step, at, told, "no longer true", APPROVER, details={"edits": list(step.retires)})
+            self._version(step, at, told, "no longer true", APPROVER, partial(VersionRetire, edits=list(step.retires)))
         else:
             assert step.restores is not None
             told = f"rollback to version {step.restores}"
-            self._version(step, at, told, "it worked better", APPROVER, details={"to": step.restores})
+            self._version(step, at, told, "it worked better", APPROVER, partial(VersionRollback, to=step.restores))
 
     def _apply(self, step: Step, at: datetime, ends: dict[int, int]) -> None:
         ids = range(step.first, step.first + step.count)
@@ -156,17 +167,16 @@ class _Writer:
         self._change(out=replaced, into=ids)
 
         subject, same = f"batch/{batch}", {"before": digest, "after": digest}
-        self._event(submitted, Action.BATCH_SUBMIT, SUBMITTER, subject, after=digest, reason=message,
-                    details={"edits": len(ids), "source": "", "skipped": 0})  # fmt: skip
-        decided = {"submitted_by": SUBMITTER.name, "approval": batch, "declined": [], "approvals": [APPROVER.name],
-                   "approvals_needed": 1, "cancelled_preflights": [], "job": job}  # fmt: skip
-        self._event(submitted, Action.BATCH_APPROVE, APPROVER, subject, **same, reason=REASON, details=decided)
+        sent = BatchSubmit(edits=len(ids), source="", skipped=0)
+        self._event(submitted, sent, SUBMITTER, subject, after=digest, reason=message)
+        decided = BatchApprove(submitted_by=SUBMITTER.name, approval=batch, declined=[], approvals=[APPROVER.name],
+                               approvals_needed=1, cancelled_preflights=[], job=job)  # fmt: skip
+        self._event(submitted, decided, APPROVER, subject, **same, reason=REASON)
         worker = Actor(f"worker/{WORKER}")
-        self._event(submitted, Action.BATCH_TRAIN, worker, subject, **same,
-                    details={"job": job, "attempt": 1, "device": "cpu"})  # fmt: skip
-        details = {"batch": batch, "job": job, "edits": list(ids), "replaced": replaced,
-                   "submitted_by": SUBMITTER.name, "approved_by": APPROVER.name}  # fmt: skip
-        self._version(step, at, message, REASON, SUBMITTER, by=worker, batch=batch, details=details)
+        self._event(submitted, BatchTrain(job=job, attempt=1, device="cpu"), worker, subject, **same)
+        made = partial(VersionApply, batch=batch, job=job, edits=list(ids), replaced=replaced,
+                       submitted_by=SUBMITTER.name, approved_by=APPROVER.name)  # fmt: skip
+        self._version(step, at, message, REASON, SUBMITTER, made, by=worker, batch=batch)
 
     def _edit(
         self, edit: int, batch: int, job: int, position: int, replaces: int | None, at: datetime, valid: str
@@ -193,8 +203,8 @@ class _Writer:
             yield cluster_element(self.made[edit].cluster_digest)
 
     def _version(
-        self, step: Step, at: datetime, message: str, reason: str, author: Actor, *,
-        by: Actor | None = None, batch: int | None = None, details: dict[str, Any],
+        self, step: Step, at: datetime, message: str, reason: str, author: Actor,
+        details: Callable[..., VersionMade], *, by: Actor | None = None, batch: int | None = None,
     ) -> None:  # fmt: skip
         """Write a version. by: the actor, where it is not the author."""
         if step.restores is None:
@@ -207,24 +217,23 @@ class _Writer:
         self._row(Version, number, self.collection_id, number, number - 1 or None, step.kind, message, reason,
                   author.name, batch, step.restores, *shown, at)  # fmt: skip
         made_at = at.isoformat(timespec="microseconds")
-        told = {**details, "message": message, "author": author.name, "made_at": made_at, "counts": counts}
-        action = Action(f"collection:version:{step.kind}")
+        told = details(message=message, author=author.name, made_at=made_at, counts=counts)
         subject = f"version/{self.collection}/{number}"
-        self._event(at, action, by or author, subject, before=self.digest, after=digest, reason=reason, details=told)
+        self._event(at, told, by or author, subject, before=self.digest, after=digest, reason=reason)
         self.digest = digest
 
     def _event(
-        self, at: datetime, action: Action, actor: Actor, subject: str, *,
-        before: str | None = None, after: str | None = None, reason: str = "", details: dict[str, Any],
+        self, at: datetime, details: Details, actor: Actor, subject: str, *,
+        before: str | None = None, after: str | None = None, reason: str = "",
     ) -> None:  # fmt: skip
         event = AuditEvent(
-            seq=self.seq + 1, at=at, actor=actor.name, role=str(actor.role), action=str(action),
+            seq=self.seq + 1, at=at, actor=actor.name, role=str(actor.role), action=str(details.action),
             collection_id=self.collection_id, subject=subject, before=before, after=after, reason=reason,
-            request_id=None, details=details, previous_hash=self.hash,
+            request_id=None, details=details.stored(), previous_hash=self.hash,
         )  # fmt: skip
         self.seq, self.hash = event.seq, event_hash(hashed_fields(event))
         self._row(AuditEvent, event.seq, at, event.actor, event.role, event.action, self.collection_id, subject, before,
-                  after, reason, json.dumps(details), event.previous_hash, self.hash)  # fmt: skip
+                  after, reason, json.dumps(event.details), event.previous_hash, self.hash)  # fmt: skip
 
     def _row(self, table: type[Base], *values: Any) -> None:
         self.rows[table].append(values)

@@ -14,9 +14,10 @@ from registry.access.keys import KeyText
 from registry.access.schemas import CreatedKeyView, Grant, GrantView, KeyState, KeyView, NewKey
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.audit.details import KeyCreate, KeyRevoke
 from registry.base.digests import canonical_json, sha256_hex
 from registry.base.errors import InvalidRequest, NameTaken, NotFound, Unauthorized, WrongState
-from registry.base.vocabulary import Action, Role
+from registry.base.vocabulary import Role
 from registry.tables.access import ApiKey, ApiKeyRole
 
 _MARKED_EVERY = timedelta(minutes=1)
@@ -160,12 +161,11 @@ def _create(
     view = views(session, [key])[0]
     audit.record(
         session,
-        Action.KEY_CREATE,
+        KeyCreate.parse(view.model_dump(mode="json", include={"name", "actor", "prefix", "roles", "expires_at"})),
         actor,
         f"key/{key.id}",
         after=key_digest(key, rows),
         reason=reason,
-        details=view.model_dump(mode="json", include={"name", "actor", "prefix", "roles", "expires_at"}),
     )
     return CreatedKeyView(**view.model_dump(), key=text.text)
 
@@ -185,12 +185,11 @@ def _revoke(session: Session, key_id: int, actor: Actor) -> ApiKey:
 def _record_revocation(session: Session, key: ApiKey, actor: Actor, reason: str) -> None:
     audit.record(
         session,
-        Action.KEY_REVOKE,
+        KeyRevoke(name=key.name, prefix=key.prefix),
         actor,
         f"key/{key.id}",
         before=key_digest(key, repository.roles_of(session, [key.id])),
         reason=reason,
-        details={"name": key.name, "prefix": key.prefix},
     )
 
 

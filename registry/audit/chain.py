@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC
 from typing import Any
 
+from registry.audit.details import misfit
 from registry.base.digests import EVENT_FORMAT, event_hash
 from registry.tables.audit import AuditEvent
 
@@ -48,6 +49,8 @@ def follow(
             wrong.append(f"its form is {event.get('format')!r}, and this program reads {EVENT_FORMAT}")
         if not _is_hash(event):
             wrong.append("its content does not match its hash")
+        if (found := misfit(event.get("action"), event.get("details"))) is not None:
+            wrong.append(found)
         yield event["seq"], wrong
         seq, previous = event["seq"], event["hash"]
 

@@ -1,21 +1,20 @@
 """Appends to the chain of audit events, in the transaction of the change that an event records."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy.orm import Session
 
 from registry.audit import repository
 from registry.audit.actor import Actor
 from registry.audit.chain import hashed_fields
+from registry.audit.details import Details
 from registry.base.digests import event_hash
-from registry.base.vocabulary import Action
 from registry.tables.audit import AuditEvent
 
 
 def record(
     session: Session,
-    action: Action,
+    details: Details,
     actor: Actor,
     subject: str,
     *,
@@ -23,11 +22,10 @@ def record(
     before: str | None = None,
     after: str | None = None,
     reason: str = "",
-    details: dict[str, Any] | None = None,
 ) -> AuditEvent:
     """Append one event. Call it last: it holds the chain's lock until the transaction ends.
 
-    before, after: digests of the subject's content. details: JSON without floats, which have no canonical form.
+    details: these say which action it is. before, after: digests of the subject's content.
     """
     tip = repository.lock_tip(session)
     event = AuditEvent(
@@ -35,14 +33,14 @@ def record(
         at=tip.now,
         actor=actor.name,
         role=str(actor.role),
-        action=str(action),
+        action=str(details.action),
         collection_id=collection_id,
         subject=subject,
         before=before,
         after=after,
         reason=reason,
         request_id=actor.request_id,
-        details=details or {},
+        details=details.stored(),
         previous_hash=tip.hash,
     )
     event.hash = event_hash(hashed_fields(event))

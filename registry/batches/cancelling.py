@@ -3,8 +3,9 @@
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
+from registry.audit.details import BatchCancel
 from registry.base.errors import WrongState
-from registry.base.vocabulary import Action, BatchState
+from registry.base.vocabulary import BatchState
 from registry.batches import deciding, service
 from registry.collections import repository as collections
 from registry.jobs import service as queue
@@ -35,5 +36,5 @@ def cancel(session: Session, batch_id: int, actor: Actor, reason: str) -> Batch:
     deciding.decide(batch, actor, reason)
     session.flush()
     jobs = list(queue.cancel(session, batch))
-    deciding.record_decision(session, Action.BATCH_CANCEL, batch, actor, reason, {"jobs": jobs})
+    deciding.record_decision(session, BatchCancel(submitted_by=batch.submitted_by, jobs=jobs), batch, actor, reason)
     return batch

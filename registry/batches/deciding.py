@@ -1,12 +1,13 @@
 """Decides on batches: as many approvals as the policy requires, for a batch as a whole or in part."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from dataclasses import replace
 
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
+from registry.audit.details import BatchApprove, BatchReject, Details
 from registry.base.errors import (
     InvalidEdits,
     InvalidRequest,
@@ -17,7 +18,7 @@ from registry.base.errors import (
     TooFewLeftAlone,
     WrongState,
 )
-from registry.base.vocabulary import Action, BatchState, JobKind, JobState, Role
+from registry.base.vocabulary import BatchState, JobKind, JobState, Role
 from registry.batches import service
 from registry.collections import repository as collections
 from registry.edits import events, repository
@@ -65,25 +66,26 @@ def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", dec
         mine = _add_approval(session, batch, actor, reason, declined)
     counted = {each.actor for each in (*earlier, mine) if service.may_approve(collection, batch, each.actor)}
     needed = collection.approvals_needed
-    details: dict[str, Any] = {
-        "approval": mine.id,
-        "declined": sorted(mine.declined),
-        "approvals": sorted(counted),
-        "approvals_needed": needed,
-    }
+    told = BatchApprove(
+        submitted_by=batch.submitted_by,
+        approval=mine.id,
+        declined=sorted(mine.declined),
+        approvals=sorted(counted),
+        approvals_needed=needed,
+    )
     if len(counted) >= needed:
         batch.state = BatchState.APPROVED
         batch.approvals_needed = needed
         decide(batch, actor, reason)
         session.flush()
-        details["cancelled_preflights"] = list(queue.cancel_preflights(session, batch, held_too=False))
-        details["job"] = queue.enqueue(session, batch).id
+        cancelled = list(queue.cancel_preflights(session, batch, held_too=False))
+        told = replace(told, cancelled_preflights=cancelled, job=queue.enqueue(session, batch).id)
     elif mine in earlier:
         raise WrongState(
             f"{actor.name} has approved batch {batch.id} already: it has {len(counted)} of {needed} approvals.",
             "The others must come from other people.",
         )
-    record_decision(session, Action.BATCH_APPROVE, batch, actor, reason, details)
+    record_decision(session, told, batch, actor, reason)
     return batch
 
 
@@ -100,7 +102,8 @@ def reject(session: Session, batch_id: int, actor: Actor, reason: str) -> Batch:
     decide(batch, actor, reason)
     session.flush()
     cancelled = list(queue.cancel_preflights(session, batch, held_too=True))
-    record_decision(session, Action.BATCH_REJECT, batch, actor, reason, {"cancelled_preflights": cancelled})
+    told = BatchReject(submitted_by=batch.submitted_by, cancelled_preflights=cancelled)
+    record_decision(session, told, batch, actor, reason)
     return batch
 
 
@@ -267,13 +270,11 @@ def decide(batch: Batch, actor: Actor, reason: str) -> None:
     batch.reason = reason
 
 
-def record_decision(
-    session: Session, action: Action, batch: Batch, actor: Actor, reason: str, details: dict[str, Any]
-) -> None:
+def record_decision(session: Session, details: Details, batch: Batch, actor: Actor, reason: str) -> None:
     """Record the event of the decision."""
     session.flush()
     session.refresh(batch)  # read the time of the decision
-    events.record(session, action, actor, batch, {"submitted_by": batch.submitted_by, **details}, reason)
+    events.record(session, details, actor, batch, reason)
 
 
 def _wrong_state(batch: Batch, wish: str) -> WrongState:

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC
 
 from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
-from registry.base.digests import edits_digest
+from registry.audit.details import BatchSubmit
+from registry.base.digests import edits_digest, settings_of
 from registry.base.errors import InvalidEdits, InvalidRequest, RecordProblem, UnknownModel
 from registry.base.model_files import RESERVED_TOKENS, count_tokens, find_encoder, find_model, unread
-from registry.base.vocabulary import Action, BatchState, OnConflict
+from registry.base.vocabulary import BatchState, OnConflict, Priority
 from registry.batches.schemas import MOST_PROBLEMS
 from registry.batches.training import AS_USUAL, Training
 from registry.collections import repository as collections
@@ -119,13 +121,19 @@ def submit(
     queue.enqueue_preflight(session, batch)
     audit.record(
         session,
-        Action.BATCH_SUBMIT,
+        BatchSubmit(
+            edits=len(accepted),
+            source=source,
+            skipped=report.skipped_count,
+            priority=None if training.priority is Priority.NORMAL else training.priority,
+            deadline=training.deadline.astimezone(UTC).isoformat() if training.deadline else None,
+            training=settings_of(dict(training.changes)) or None,
+        ),
         actor,
         f"batch/{batch.id}",
         collection_id=collection.id,
         after=batch.edits_digest,
         reason=message,
-        details={"edits": len(accepted), "source": source, "skipped": report.skipped_count, **training.told()},
     )
     return replace(report, batch=batch)
 

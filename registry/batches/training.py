@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from registry.base.digests import settings_of
 from registry.base.errors import InvalidRequest
 from registry.base.vocabulary import Priority
 from registry.collections.method import settings_for
@@ -38,17 +37,6 @@ class Training:
         settings = settings_for(collection.method, changes)
         differing = {name: settings[name] for name in changes if settings[name] != collection.method.get(name)}
         return replace(self, changes=differing, edits_per_block=None)
-
-    def told(self) -> dict[str, Any]:
-        """Return the fields for the event of a submission, without those that are as usual."""
-        found: dict[str, Any] = {}
-        if self.priority is not Priority.NORMAL:
-            found["priority"] = str(self.priority)
-        if self.deadline is not None:
-            found["deadline"] = self.deadline.astimezone(UTC).isoformat()
-        if self.changes:
-            found["training"] = settings_of(dict(self.changes))
-        return found
 
 
 AS_USUAL = Training()

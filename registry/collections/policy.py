@@ -1,29 +1,30 @@
 """A collection's policy: how many approvals a batch needs, by whom, and what the preflight does before."""
 
 from collections.abc import Collection as Names
-from typing import Any
+from dataclasses import replace
 
 from sqlalchemy.orm import Session
 
+from registry.audit import details
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.base.digests import canonical_json, settings_of, sha256_hex
 from registry.base.errors import InvalidRequest
-from registry.base.vocabulary import Action, Preflight
+from registry.base.vocabulary import Preflight
 from registry.collections import repository
 from registry.collections.schemas import PolicyChange
 from registry.tables.collections import Collection
 
 
-def of(collection: Collection) -> dict[str, Any]:
+def of(collection: Collection) -> details.Policy:
     """Return the policy in the form in which events record it."""
-    return {
-        "approvals_needed": collection.approvals_needed,
-        "approvers": list(collection.approvers),
-        "self_approval": collection.self_approval,
-        "preflight": str(collection.preflight),
-        "left_alone_needed": settings_of(collection.left_alone_needed),
-    }
+    return details.Policy(
+        approvals_needed=collection.approvals_needed,
+        approvers=list(collection.approvers),
+        self_approval=collection.self_approval,
+        preflight=str(collection.preflight),
+        left_alone_needed=settings_of(collection.left_alone_needed),
+    )
 
 
 def change(session: Session, collection: Collection, wanted: PolicyChange, actor: Actor) -> Collection:
@@ -43,9 +44,9 @@ def change(session: Session, collection: Collection, wanted: PolicyChange, actor
     if "left_alone_needed" in given:
         given["left_alone_needed"] = given["left_alone_needed"] or None
     before = of(collection)
-    after = before | settings_of(given)
-    require_enough(after["approvals_needed"], after["approvers"])
-    require_tried(after["left_alone_needed"] is not None, Preflight(after["preflight"]))
+    after = replace(before, **settings_of(given))
+    require_enough(after.approvals_needed, after.approvers)
+    require_tried(after.left_alone_needed is not None, Preflight(after.preflight))
     if after == before:
         return collection
     for name, value in given.items():
@@ -53,14 +54,13 @@ def change(session: Session, collection: Collection, wanted: PolicyChange, actor
     session.flush()
     audit.record(
         session,
-        Action.POLICY_CHANGE,
+        details.PolicyChange(before=before, after=after),
         actor,
         f"collection/{collection.name}",
         collection_id=collection.id,
-        before=sha256_hex(canonical_json(before)),
-        after=sha256_hex(canonical_json(after)),
+        before=sha256_hex(canonical_json(before.stored())),
+        after=sha256_hex(canonical_json(after.stored())),
         reason=wanted.reason,
-        details={"before": before, "after": after},
     )
     return collection
 

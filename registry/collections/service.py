@@ -8,10 +8,11 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.audit.details import CollectionCalibrate, CollectionCreate
 from registry.base.digests import canonical_json, settings_of, sha256_hex
 from registry.base.errors import InvalidRequest, InvalidResult, NameTaken, NotFound
 from registry.base.model_files import find_encoder, find_model
-from registry.base.vocabulary import Action, Preflight, QueueState
+from registry.base.vocabulary import Preflight, QueueState
 from registry.collections import policy, repository
 from registry.collections.calibration import require_calibration
 from registry.collections.method import complete_settings
@@ -57,19 +58,17 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
         session.flush()
     except IntegrityError:  # created by someone else since the query above
         raise _taken(new.name) from None
-    details: dict[str, Any] = {"model": new.model, "encoder": encoder, **policy.of(collection)}
+    calibration = sha256_hex(new.calibration) if new.calibration is not None else None
     if new.calibration is not None:
-        details["calibration"] = sha256_hex(new.calibration)
-        session.add(Calibration(collection_id=collection.id, data=new.calibration, sha256=details["calibration"]))
+        session.add(Calibration(collection_id=collection.id, data=new.calibration, sha256=calibration))
         session.flush()
     audit.record(
         session,
-        Action.COLLECTION_CREATE,
+        CollectionCreate(model=new.model, encoder=encoder, calibration=calibration, **policy.of(collection).stored()),
         actor,
         f"collection/{new.name}",
         collection_id=collection.id,
         after=foundation_digest(collection),
-        details=details,
     )
     return collection
 
@@ -134,12 +133,11 @@ def fix_keys(
     session.flush()
     audit.record(
         session,
-        Action.COLLECTION_CALIBRATE,
+        CollectionCalibrate(encoder=encoder_digest, calibration=stored.sha256 if stored else None),
         actor,
         f"collection/{collection.name}",
         collection_id=collection_id,
         after=stored.sha256 if stored else None,
-        details={"encoder": encoder_digest, "calibration": stored.sha256 if stored else None},
     )
     return stored.data if stored else None
 

@@ -8,9 +8,10 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.audit.details import EditErase
 from registry.base.digests import float32_bytes, sha256_hex
 from registry.base.errors import NotFound, WrongState
-from registry.base.vocabulary import Action, BatchState
+from registry.base.vocabulary import BatchState
 from registry.collections import repository as collections
 from registry.edits.schemas import EditView
 from registry.erasure import repository
@@ -200,18 +201,17 @@ def _record(session: Session, edit: Edit, traces: _Traces, actor: Actor, reason:
     own = {point for point, _ in points}
     audit.record(
         session,
-        Action.EDIT_ERASE,
+        EditErase(
+            batch=edit.batch_id,
+            blocks=[sha256 for _, sha256 in traces.blocks.get(edit.id, [])],
+            points=[sha256_hex(float32_bytes(key)) for _, key in points],
+            clusters=[digest for _, digest, members in traces.clusters if own.intersection(members)],
+        ),
         actor,
         f"edit/{edit.id}",
         collection_id=edit.collection_id,
         before=edit.digest,
         reason=reason,
-        details={
-            "batch": edit.batch_id,
-            "blocks": [sha256 for _, sha256 in traces.blocks.get(edit.id, [])],
-            "points": [sha256_hex(float32_bytes(key)) for _, key in points],
-            "clusters": [digest for _, digest, members in traces.clusters if own.intersection(members)],
-        },
     )
 
 

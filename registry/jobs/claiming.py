@@ -9,7 +9,8 @@ from uuid import uuid4
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
-from registry.base.vocabulary import Action, BatchState, JobKind, JobState, Preflight, Priority, QueueState
+from registry.audit.details import BatchTrain
+from registry.base.vocabulary import BatchState, JobKind, JobState, Preflight, Priority, QueueState
 from registry.collections import method
 from registry.collections import repository as collections
 from registry.edits import events
@@ -244,5 +245,4 @@ def _record(session: Session, claim: Claim, device: str) -> None:
         return
     batch = edits.batch(session, claim.batch_id)
     assert batch is not None  # a foreign key
-    details = {"job": claim.job_id, "attempt": claim.attempt, "device": device}
-    events.record(session, Action.BATCH_TRAIN, claim.actor, batch, details)
+    events.record(session, BatchTrain(job=claim.job_id, attempt=claim.attempt, device=device), claim.actor, batch)

@@ -4,16 +4,17 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.audit.details import QueueChange, QueueDrain, QueueOpen, QueuePause
 from registry.base.errors import QueueClosed
-from registry.base.vocabulary import Action, QueueState
+from registry.base.vocabulary import QueueState
 from registry.collections import repository
 from registry.jobs import messages
 from registry.tables.collections import Collection
 
-_ACTIONS = {
-    QueueState.OPEN: Action.QUEUE_OPEN,
-    QueueState.PAUSED: Action.QUEUE_PAUSE,
-    QueueState.DRAINING: Action.QUEUE_DRAIN,
+_EVENTS: dict[QueueState, type[QueueChange]] = {
+    QueueState.OPEN: QueueOpen,
+    QueueState.PAUSED: QueuePause,
+    QueueState.DRAINING: QueueDrain,
 }
 
 
@@ -32,12 +33,11 @@ def set_queue(session: Session, collection: Collection, state: QueueState, actor
     session.flush()
     audit.record(
         session,
-        _ACTIONS[state],
+        _EVENTS[state](before=before, after=state),
         actor,
         f"collection/{collection.name}",
         collection_id=collection.id,
         reason=reason,
-        details={"before": before, "after": state},
     )
     return collection
 

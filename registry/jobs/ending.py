@@ -7,9 +7,10 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
+from registry.audit.details import BatchFail, BatchPreflight, BatchReturn
 from registry.base.digests import sha256_hex
 from registry.base.errors import PastDeadline
-from registry.base.vocabulary import Action, BatchState, JobKind, JobState
+from registry.base.vocabulary import BatchState, JobKind, JobState
 from registry.edits import events
 from registry.jobs import messages, repository
 from registry.jobs.claims import Claim
@@ -35,10 +36,10 @@ def fail(session: Session, job: Job, batch: Batch, reason: str, actor: Actor) ->
     """End it with an error; with a training fails the batch, while a preflight that failed stands in nobody's way."""
     job.error = readable(reason)
     end(session, job, batch, JobState.FAILED)
-    action = Action.BATCH_FAIL if job.kind == JobKind.TRAIN else Action.BATCH_PREFLIGHT
+    ended = BatchFail if job.kind == JobKind.TRAIN else BatchPreflight
     # An error may quote an edit, whose content must stay erasable: only the job holds the text.
-    details = {"job": job.id, "attempt": job.attempt, "error": sha256_hex(job.error.encode())}
-    events.record(session, action, actor, batch, details, f"see the error of job {job.id}")
+    details = ended(job=job.id, attempt=job.attempt, error=sha256_hex(job.error.encode()))
+    events.record(session, details, actor, batch, f"see the error of job {job.id}")
 
 
 def put_back(session: Session, job: Job, batch: Batch, actor: Actor, reason: str) -> None:
@@ -64,7 +65,7 @@ def _queue_again(session: Session, job: Job, batch: Batch, actor: Actor, reason:
         return
     batch.state = BatchState.APPROVED
     session.flush()
-    events.record(session, Action.BATCH_RETURN, actor, batch, {"job": job.id, "attempt": job.attempt}, reason)
+    events.record(session, BatchReturn(job=job.id, attempt=job.attempt), actor, batch, reason)
 
 
 def cancel_all(session: Session, batch: Batch) -> Sequence[int]:

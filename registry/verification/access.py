@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 
 from registry.access.repository import roles_of
 from registry.access.service import key_digest
+from registry.audit.details import AliasRole, key
 from registry.base.vocabulary import Action
 from registry.tables.access import AliasProtection, ApiKey
 from registry.tables.audit import AuditEvent
@@ -14,25 +15,25 @@ from registry.verification.verified import Verified, made_and_ended
 
 def verify_keys(session: Session) -> Verified:
     """Verify that each key was created and revoked by events that match it, and that no key vanished."""
-    for made, key, ended in made_and_ended(session, ApiKey, "key", Action.KEY_CREATE, Action.KEY_REVOKE):
-        if key is None:
+    for made, found, ended in made_and_ended(session, ApiKey, "key", Action.KEY_CREATE, Action.KEY_REVOKE):
+        if found is None:
             yield made.subject, ["it is missing: its event says that it was made"]
             continue
         wrong = []
         if made is None:
             wrong.append("the event of its creation is missing")
-        elif (made.after, made.actor) != (key_digest(key, roles_of(session, [key.id])), key.created_by):
+        elif (made.after, made.actor) != (key_digest(found, roles_of(session, [found.id])), found.created_by):
             wrong.append("its name, actor, secret, expiry, roles or maker differ from the event of its creation")
-        if (ended.actor if ended else None) != key.revoked_by:
+        if (ended.actor if ended else None) != found.revoked_by:
             wrong.append("whether it is revoked, or by whom, differs from its events")
-        yield f"key/{key.id}", wrong
+        yield f"key/{found.id}", wrong
 
 
 def verify_protections(session: Session) -> Verified:
     """Verify that each alias is protected as the last event about it says."""
     newest = func.row_number().over(partition_by=AuditEvent.subject, order_by=AuditEvent.seq.desc())
     told = (
-        select(AuditEvent.subject, AuditEvent.details["to"].as_string().label("role"), newest.label("nth"))
+        select(AuditEvent.subject, AuditEvent.details[key(AliasRole.to)].as_string().label("role"), newest.label("nth"))
         .where(AuditEvent.action.in_([Action.ALIAS_PROTECT, Action.ALIAS_UNPROTECT]))
         .subquery()
     )

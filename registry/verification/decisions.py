@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from registry.audit.details import AliasSet, BatchApprove, BatchSubmit, key, read
 from registry.base.digests import edits_digest, settings_of
 from registry.base.vocabulary import Action, BatchState, Priority
 from registry.tables.audit import AuditEvent
@@ -77,7 +78,7 @@ def _last_step(column: Any, actions: Iterable[Action]) -> Any:
         select(getattr(step, column.key))
         .where(step.subject == func.concat("batch/", Batch.id), step.action.in_(list(actions)))
         # An approval before the last one needed decides nothing, and has no job.
-        .where(or_(step.action != Action.BATCH_APPROVE, step.details.has_key("job")))
+        .where(or_(step.action != Action.BATCH_APPROVE, step.details.has_key(key(BatchApprove.job))))
         .order_by(step.seq.desc())
         .limit(1)
         .correlate(Batch)
@@ -86,13 +87,13 @@ def _last_step(column: Any, actions: Iterable[Action]) -> Any:
 
 
 def _submitted_otherwise(batch: Batch, event: AuditEvent) -> Iterator[str]:
-    told = (event.collection_id, event.reason, event.details.get("source"), event.details.get("edits"))
+    details = read(BatchSubmit, event)
+    told = (event.collection_id, event.reason, details and details.source, details and details.edits)
     if told != (batch.collection_id, batch.message, batch.source, batch.edit_count):
         yield "its collection, message, source or number of edits differ from the event of its submission"
     deadline = batch.deadline.astimezone(UTC).isoformat() if batch.deadline else None
     wanted = (batch.priority, deadline, settings_of(batch.training))
-    details = event.details
-    if wanted != (details.get("priority", Priority.NORMAL), details.get("deadline"), details.get("training", {})):
+    if details and wanted != (details.priority or Priority.NORMAL, details.deadline, details.training or {}):
         yield "its priority, deadline or settings differ from the event of its submission"
     if not _is_just_before(batch.submitted_at, event.at, _WHILE_READ):
         yield "the time when it was submitted differs from its event"
@@ -135,9 +136,10 @@ def verify_approvals(session: Session) -> Verified:
     )
     for approval, told in session.execute(query.execution_options(yield_per=_FEW)):
         wrong = []
+        details = read(BatchApprove, told)
         if told is None:
             wrong.append("its event is missing")
-        elif told.details.get("declined") != sorted(approval.declined) or told.role != approval.role:
+        elif details is None or details.declined != sorted(approval.declined) or told.role != approval.role:
             wrong.append("the edits that it declines, or its role, differ from its event")
         elif told.reason != approval.reason or not _is_just_before(approval.created_at, told.at):
             wrong.append("its reason or its time differ from its event")
@@ -160,8 +162,8 @@ def verify_aliases(session: Session) -> Verified:
             AuditEvent.actor,
             AuditEvent.at,
             AuditEvent.reason,
-            AuditEvent.details["to"].astext.label("to"),
-            AuditEvent.details["set_at"].astext.label("told_at"),
+            AuditEvent.details[key(AliasSet.to)].astext.label("to"),
+            AuditEvent.details[key(AliasSet.set_at)].astext.label("told_at"),
             func.row_number().over(partition_by=AuditEvent.subject, order_by=AuditEvent.seq).label("nth"),
         )
         .where(AuditEvent.action == Action.ALIAS_SET)

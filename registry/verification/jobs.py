@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, and_, cast, func, select
+from sqlalchemy import String, and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from registry.audit.details import BatchFail, BatchPreflight, JobAttempt, key
 from registry.base.digests import sha256_hex
+from registry.base.vocabulary import Action
 from registry.erasure.scrubbing import GONE
 from registry.tables.audit import AuditEvent
 from registry.tables.edits import Edit
@@ -17,13 +19,15 @@ _FEW = 100
 
 def verify_errors(session: Session) -> Verified:
     """Verify that every error in an event is in its job, word for word."""
-    job_id = AuditEvent.details["job"].astext
-    row = and_(Job.id == cast(job_id, BigInteger), func.concat("batch/", Job.batch_id) == AuditEvent.subject)
+    job_id = AuditEvent.details[key(JobAttempt.job)].astext
+    error = AuditEvent.details[key(BatchFail.error)].astext
+    failed_preflight = AuditEvent.details.has_key(key(BatchPreflight.error))
+    row = and_(Job.id.cast(String) == job_id, func.concat("batch/", Job.batch_id) == AuditEvent.subject)
     erased = select(Edit.id).where(Edit.collection_id == Job.collection_id, Edit.erased_at.is_not(None)).exists()
     query = (
-        select(job_id.label("job"), AuditEvent.details["error"].astext.label("told"), Job.error, erased.label("erased"))
+        select(job_id.label("job"), error.label("told"), Job.error, erased.label("erased"))
         .outerjoin(Job, row)
-        .where(AuditEvent.details.has_key("job"), AuditEvent.details.has_key("error"))
+        .where(or_(AuditEvent.action == Action.BATCH_FAIL, failed_preflight))
         .order_by(AuditEvent.seq)
     )
     for event in session.execute(query.execution_options(yield_per=_FEW)):

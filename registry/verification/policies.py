@@ -1,8 +1,9 @@
 """Verifying the policies that batches were decided under, and that no approval has gone, against their events."""
 
-from sqlalchemy import BigInteger, and_, cast, func, select
+from sqlalchemy import String, and_, func, select
 from sqlalchemy.orm import Session, aliased
 
+from registry.audit.details import BatchApprove, CollectionCreate, PolicyChange, key, read
 from registry.base.vocabulary import Action, QueueState
 from registry.collections import policy
 from registry.tables.audit import AuditEvent
@@ -30,8 +31,9 @@ def verify_policies(session: Session) -> Verified:
 
 
 def _differences_from(event: AuditEvent, collection: Collection) -> list[str]:
-    told = event.details.get("after", event.details)  # of a change, or of the collection's creation
-    differs = [name for name, value in policy.of(collection).items() if name not in told or told[name] != value]
+    change = read(PolicyChange, event)
+    told = change.after if change else read(CollectionCreate, event)
+    differs = [name for name, value in policy.of(collection).stored().items() if getattr(told, name, None) != value]
     return [f"its {', '.join(differs)} differ from event {event.seq}"] if differs else []
 
 
@@ -57,7 +59,7 @@ def verify_queues(session: Session) -> Verified:
 def verify_given(session: Session) -> Verified:
     """Verify that every approval in an event exists."""
     row = and_(
-        Approval.id == cast(AuditEvent.details["approval"].astext, BigInteger),
+        Approval.id.cast(String) == AuditEvent.details[key(BatchApprove.approval)].astext,
         func.concat("batch/", Approval.batch_id) == AuditEvent.subject,
         Approval.actor == AuditEvent.actor,
     )
@@ -78,16 +80,17 @@ def verify_needed(session: Session) -> Verified:
     last = (
         select(func.max(told.seq))
         .where(told.subject == func.concat("batch/", Batch.id))
-        .where(told.action == Action.BATCH_APPROVE, told.details.has_key("job"))
+        .where(told.action == Action.BATCH_APPROVE, told.details.has_key(key(BatchApprove.job)))
         .scalar_subquery()
     )
     query = (
-        select(Batch.id, Batch.approvals_needed, AuditEvent.seq, AuditEvent.details)
+        select(Batch.id, Batch.approvals_needed, AuditEvent)
         .outerjoin(AuditEvent, AuditEvent.seq == last)
         .where(Batch.approvals_needed.is_not(None))
         .order_by(Batch.id)
     )
-    for batch in session.execute(query.execution_options(yield_per=_MANY)):
-        needed = (batch.details or {}).get("approvals_needed")
-        wrong = f"it is said to have needed {batch.approvals_needed} approvals, but needed {needed}"
-        yield f"batch {batch.id}", [] if needed == batch.approvals_needed else [wrong]
+    for batch_id, stored, event in session.execute(query.execution_options(yield_per=_MANY)):
+        approval = read(BatchApprove, event)
+        needed = approval.approvals_needed if approval else None
+        wrong = f"it is said to have needed {stored} approvals, but needed {needed}"
+        yield f"batch {batch_id}", [] if needed == stored else [wrong]

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, aliased
 
 from registry.audit import repository
 from registry.audit.chain import follow, hashed_fields
+from registry.audit.details import CollectionCalibrate, CollectionCreate, read
 from registry.audit.schemas import FindingView, ProgressView, VerificationView
 from registry.base.digests import (
     MemberContent,
@@ -119,14 +120,16 @@ def _events(session: Session) -> Verified:
 
 
 def _collections(session: Session) -> Verified:
-    created = and_(AuditEvent.collection_id == Collection.id, AuditEvent.action == Action.COLLECTION_CREATE)
+    created, fixed = aliased(AuditEvent), aliased(AuditEvent)
+    made = and_(created.collection_id == Collection.id, created.action == Action.COLLECTION_CREATE)
     query = (
-        select(Collection, AuditEvent, _last_fixed(), Calibration.sha256)
-        .outerjoin(AuditEvent, created)
+        select(Collection, created, fixed, Calibration.sha256)
+        .outerjoin(created, made)
+        .outerjoin(fixed, fixed.seq == _last_fixed())
         .outerjoin(Calibration, Calibration.collection_id == Collection.id)
         .order_by(Collection.id)
     )
-    for collection, event, fixed, calibration in _stream(session, query, _FEW):
+    for collection, event, fixing, calibration in _stream(session, query, _FEW):
         wrong = []
         if event is None:
             wrong.append("the event of its creation is missing")
@@ -135,22 +138,21 @@ def _collections(session: Session) -> Verified:
         elif event.actor != collection.created_by:
             wrong.append(f"it is said to be made by {collection.created_by}, and was by {event.actor}")
         # What the first training fixed has no event of its own: the versions' digests cover it.
-        told = {**(event.details if event else {}), **(fixed or {})}
-        if fixed and collection.encoder_digest != told.get("encoder"):
+        keys = read(CollectionCalibrate, fixing)
+        if fixing and (keys is None or collection.encoder_digest != keys.encoder):
             wrong.append("its encoder's digest differs from the one that was fixed")
-        if told.get("calibration") not in (None, calibration):
+        told = keys or read(CollectionCreate, event)
+        if told and told.calibration not in (None, calibration):
             wrong.append("its calibration is gone, or differs from the one that was fixed")
         yield f"collection {collection.name}", wrong
 
 
 def _last_fixed() -> Any:
-    """Select the details of the last event that fixed a collection's encoder, and its whitening if it has one."""
+    """Select the last event that fixed a collection's encoder, and its whitening if it has one."""
     event = aliased(AuditEvent)
     return (
-        select(event.details)
+        select(func.max(event.seq))
         .where(event.collection_id == Collection.id, event.action == Action.COLLECTION_CALIBRATE)
-        .order_by(event.seq.desc())
-        .limit(1)
         .scalar_subquery()
     )
 

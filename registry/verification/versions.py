@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from registry.audit.details import VersionApply, VersionMade, VersionRevert, VersionRollback, read
 from registry.base.digests import Foundation, cluster_element, content_digest, edit_element
 from registry.base.multiset import PRIME, Multiset, product
 from registry.tables.audit import AuditEvent
@@ -80,18 +81,32 @@ def _versions_with_events(session: Session, collection: Collection) -> Iterator[
 def _differences_from(event: AuditEvent | None, version: Version) -> list[str]:
     if event is None:
         return ["its event is missing"]
-    told = (event.after, event.reason, event.details.get("message"), event.details.get("author"))
+    details = read(VersionMade, event)
+    if details is None:
+        return ["the details of its event are not those of a version"]
+    told = (event.after, event.reason, details.message, details.author)
     if told != (version.content_digest, version.reason, version.message, version.author):
         return ["its digest, reason, message or author differ from its event"]
-    details = event.details
-    did = (event.action, details.get("batch"), details.get("reverts"), details.get("to"))
+    did = (event.action, *_came_of(details))
     if did != (f"collection:version:{version.kind}", version.batch_id, version.reverts, version.restores):
         return ["its kind, or the batch or the version that it comes from, differ from its event"]
     made_at = version.created_at.astimezone(UTC).isoformat(timespec="microseconds")
     counts = [version.edit_count, version.cluster_count, version.block_count]
-    if (details.get("made_at"), details.get("counts")) != (made_at, counts):
+    if (details.made_at, details.counts) != (made_at, counts):
         return ["its time or its counts differ from its event"]
     return []
+
+
+def _came_of(details: VersionMade) -> tuple[int | None, int | None, int | None]:
+    """Return the batch that was applied, the version that was reverted, and the one that was restored."""
+    match details:
+        case VersionApply(batch=batch):
+            return batch, None, None
+        case VersionRevert(reverts=number):
+            return None, number, None
+        case VersionRollback(to=number):
+            return None, None, number
+    return None, None, None
 
 
 @dataclass

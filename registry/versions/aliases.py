@@ -7,9 +7,9 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.audit.details import AliasSet
 from registry.base.errors import NotFound
 from registry.base.etags import require_match
-from registry.base.vocabulary import Action
 from registry.collections import repository as collections
 from registry.tables.collections import Collection
 from registry.tables.versions import Alias
@@ -58,18 +58,17 @@ def set_alias(
     before = versions.get(session, collection, current.number) if current else None
     audit.record(
         session,
-        Action.ALIAS_SET,
+        AliasSet(
+            from_=before.number if before else None,
+            to=number,
+            set_at=moment.astimezone(UTC).isoformat(timespec="microseconds"),
+        ),
         actor,
         f"alias/{collection.name}/{name}",
         collection_id=collection.id,
         before=before.content_digest if before else None,
         after=version.content_digest,
         reason=reason,
-        details={
-            "from": before.number if before else None,
-            "to": number,
-            "set_at": moment.astimezone(UTC).isoformat(timespec="microseconds"),
-        },
     )
     return alias
 

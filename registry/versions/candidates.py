@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
-from registry.base.vocabulary import Action, JobKind, JobState
+from registry.audit.details import BatchPreflight
+from registry.base.vocabulary import JobKind, JobState
 from registry.edits import repository as edits
 from registry.jobs import repository, service
 from registry.jobs.claims import Claim, ClaimedEdit
@@ -56,11 +57,10 @@ def finish_preflight(
     session.flush()
     audit.record(
         session,
-        Action.BATCH_PREFLIGHT,
+        BatchPreflight(job=held.job.id, attempt=held.job.attempt, edits=len(report), blocks=blocks),
         claim.actor,
         f"batch/{claim.batch_id}",
         collection_id=claim.collection_id,
-        details={"job": held.job.id, "attempt": held.job.attempt, "edits": len(report), "blocks": blocks},
     )
 
 

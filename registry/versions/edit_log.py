@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from sqlalchemy.orm import Session
 
 from registry.audit import repository as audit
+from registry.audit.details import BatchApprove, EditNear, read
 from registry.base.errors import NotFound
 from registry.base.vocabulary import VersionKind
 from registry.collections import repository as collections
@@ -41,16 +42,16 @@ def edit_log(session: Session, edit_id: int) -> EditLogView:
 
 def _events(session: Session, subject: str, edit_id: int) -> Iterable[EditLogEntry]:
     for event in audit.page(session, collection_id=None, subject=subject, before=None, limit=_EVENTS):
-        other = event.details.get("by_edit")
+        approval, near = read(BatchApprove, event), read(EditNear, event)
         yield EditLogEntry(
             at=event.at,
-            what="decline" if edit_id in event.details.get("declined", ()) else event.action.rpartition(":")[2],
+            what="decline" if approval and edit_id in approval.declined else event.action.rpartition(":")[2],
             who=event.actor,
             why=event.reason,
             subject=event.subject,
             acts=None,
-            version=event.details.get("version"),
-            other_edit=other,
+            version=near.version if near else None,
+            other_edit=near.by_edit if near else None,
         )
 
 

@@ -7,8 +7,9 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.audit.details import AliasProtect, AliasUnprotect, Details
 from registry.base.errors import NotFound, RoleNeeded
-from registry.base.vocabulary import Action, Role
+from registry.base.vocabulary import Role
 from registry.collections import repository as collections
 from registry.tables.access import AliasProtection
 from registry.tables.collections import Collection
@@ -40,7 +41,7 @@ def protect(
     found.protected_at = func.clock_timestamp()
     session.flush()
     session.refresh(found)
-    _record(session, Action.ALIAS_PROTECT, collection, name, actor, reason, before, str(role))
+    _record(session, AliasProtect(from_=before, to=str(role)), collection, name, actor, reason)
     return found
 
 
@@ -55,7 +56,7 @@ def unprotect(session: Session, collection: Collection, name: str, actor: Actor,
         )
     session.delete(found)
     session.flush()
-    _record(session, Action.ALIAS_UNPROTECT, collection, name, actor, reason, found.role, None)
+    _record(session, AliasUnprotect(from_=found.role, to=None), collection, name, actor, reason)
     return found
 
 
@@ -70,24 +71,14 @@ def require_allowed(session: Session, collection: Collection, name: str, actor: 
         )
 
 
-def _record(
-    session: Session,
-    action: Action,
-    collection: Collection,
-    name: str,
-    actor: Actor,
-    reason: str,
-    before: str | None,
-    after: str | None,
-) -> None:
+def _record(session: Session, details: Details, collection: Collection, name: str, actor: Actor, reason: str) -> None:
     audit.record(
         session,
-        action,
+        details,
         actor,
         f"alias/{collection.name}/{name}",
         collection_id=collection.id,
         reason=reason,
-        details={"from": before, "to": after},
     )
 
 

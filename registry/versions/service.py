@@ -3,17 +3,27 @@
 Each runs in a single transaction of its caller.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.audit.details import (
+    EditForget,
+    EditOverlap,
+    VersionApply,
+    VersionMade,
+    VersionRetire,
+    VersionRevert,
+    VersionRollback,
+)
 from registry.base.errors import InvalidRequest, NotFound, StaleBase, WrongState
 from registry.base.multiset import Multiset
-from registry.base.vocabulary import Action, VersionKind
+from registry.base.vocabulary import VersionKind
 from registry.collections import repository as collections
 from registry.edits import repository as edits
 from registry.jobs import service as queue
@@ -66,35 +76,29 @@ def apply(
         batch_id=batch.id,
     )
     for overlap in result.overlaps:
+        near = EditForget if overlap.forgotten else EditOverlap
         audit.record(
             session,
-            Action.EDIT_FORGET if overlap.forgotten else Action.EDIT_OVERLAP,
+            near(
+                edit=overlap.other_edit_id,
+                by_edit=overlap.edit_id,
+                version=version.number,
+                distance=f"{overlap.distance:.6f}",
+            ),
             claim.actor,
             f"edit/{overlap.other_edit_id}",
             collection_id=collection.id,
-            details={
-                "edit": overlap.other_edit_id,
-                "by_edit": overlap.edit_id,
-                "version": version.number,
-                "distance": f"{overlap.distance:.6f}",
-            },
         )
-    _record(
-        session,
-        Action.VERSION_APPLY,
-        claim.actor,
-        collection,
-        newest,
-        version,
-        {
-            "batch": batch.id,
-            "job": job.id,
-            "edits": [edit.id for edit in claim.edits],
-            "replaced": replaced,
-            "submitted_by": batch.submitted_by,
-            "approved_by": batch.decided_by,
-        },
+    details = partial(
+        VersionApply,
+        batch=batch.id,
+        job=job.id,
+        edits=[edit.id for edit in claim.edits],
+        replaced=replaced,
+        submitted_by=batch.submitted_by,
+        approved_by=batch.decided_by,
     )
+    _record(session, details, claim.actor, collection, newest, version)
     return version
 
 
@@ -127,7 +131,7 @@ def retire(session: Session, collection: Collection, edit_ids: Sequence[int], ac
         reason=reason,
         author=actor.name,
     )
-    _record(session, Action.VERSION_RETIRE, actor, collection, newest, version, {"edits": wanted})
+    _record(session, partial(VersionRetire, edits=wanted), actor, collection, newest, version)
     return version
 
 
@@ -151,12 +155,9 @@ def revert(session: Session, collection: Collection, number: int, actor: Actor, 
         author=actor.name,
         reverts=number,
     )
-    details = {
-        "reverts": number,
-        "edits": reversal.added,
-        "edits_back": [edit.id for edit in reversal.taken_out],
-    }
-    _record(session, Action.VERSION_REVERT, actor, collection, newest, version, details)
+    back = [edit.id for edit in reversal.taken_out]
+    details = partial(VersionRevert, reverts=number, edits=reversal.added, edits_back=back)
+    _record(session, details, actor, collection, newest, version)
     return version
 
 
@@ -185,7 +186,7 @@ def rollback(session: Session, collection: Collection, to: int, actor: Actor, re
         restores=to,
         **_shown_by(session, collection, to),
     )
-    _record(session, Action.VERSION_ROLLBACK, actor, collection, newest, version, {"to": to})
+    _record(session, partial(VersionRollback, to=to), actor, collection, newest, version)
     return version
 
 
@@ -220,29 +221,30 @@ def get(session: Session, collection: Collection, number: int) -> Version:
 
 def _record(
     session: Session,
-    action: Action,
+    details: Callable[..., VersionMade],
     actor: Actor,
     collection: Collection,
     newest: Version | None,
     version: Version,
-    details: dict[str, Any],
 ) -> None:
+    """Record the event of a version.
+
+    details: makes them, given what every version's event has.
+    """
     audit.record(
         session,
-        action,
+        details(
+            message=version.message,
+            author=version.author,
+            made_at=version.created_at.astimezone(UTC).isoformat(timespec="microseconds"),
+            counts=[version.edit_count, version.cluster_count, version.block_count],
+        ),
         actor,
         f"version/{collection.name}/{version.number}",
         collection_id=collection.id,
         before=newest.content_digest if newest else None,
         after=version.content_digest,
         reason=version.reason,
-        details={
-            **details,
-            "message": version.message,
-            "author": version.author,
-            "made_at": version.created_at.astimezone(UTC).isoformat(timespec="microseconds"),
-            "counts": [version.edit_count, version.cluster_count, version.block_count],
-        },
     )
 
 

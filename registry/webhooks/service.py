@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.audit.details import WebhookCreate, WebhookDelete
 from registry.base.errors import NotFound, WrongState
-from registry.base.vocabulary import Action, WebhookEvent
+from registry.base.vocabulary import WebhookEvent
 from registry.collections import service as collections
 from registry.tables.webhooks import Webhook, WebhookDelivery
 from registry.webhooks import repository
@@ -41,12 +42,11 @@ def create(session: Session, new: NewWebhook, actor: Actor, *, allow_private: bo
     session.refresh(webhook)
     event = audit.record(
         session,
-        Action.WEBHOOK_CREATE,
+        WebhookCreate(host=url.host, events=webhook.events),
         actor,
         f"webhook/{webhook.id}",
         collection_id=webhook.collection_id,
         after=content_digest(webhook),
-        details={"host": url.host, "events": webhook.events},  # a URL's path or query may contain a secret
     )
     webhook.seen_seq = event.seq
     session.flush()
@@ -66,7 +66,7 @@ def remove(session: Session, webhook_id: int, actor: Actor, reason: str) -> Webh
     session.refresh(webhook)
     audit.record(
         session,
-        Action.WEBHOOK_DELETE,
+        WebhookDelete(),
         actor,
         f"webhook/{webhook.id}",
         collection_id=webhook.collection_id,
