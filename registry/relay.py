@@ -29,7 +29,7 @@ from registry.base.database import make_engine, make_sessions, schema_state
 from registry.base.errors import InvalidRequest, SchemaMismatch
 from registry.base.logging import configure_logging
 from registry.base.settings import Settings
-from registry.jobs import messages, outbox, queues
+from registry.jobs import outbox
 from registry.jobs import service as jobs
 from registry.metrics.queue import QueueCollector
 from registry.metrics.relay import RelayMetrics
@@ -112,7 +112,7 @@ class Relay:
             for job in outbox.forsaken(session, self.resend_seconds, _AT_ONCE):
                 log.info("sent again", job=job.id, state=job.state, worker=job.worker)
                 self.metrics.sent_again(job.state)
-                messages.wake_again(session, job.id)
+                outbox.wake_again(session, job.id)
         self.prune()
         with self.sessions.begin() as session:
             unsent = outbox.unsent(session, _AT_ONCE)
@@ -151,7 +151,7 @@ def make_send(redis_url: str) -> Send:
         task_ignore_result=True,
         # The loop itself waits and retries, and can be stopped meanwhile.
         task_publish_retry=False,
-        broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 10} | queues.TRANSPORT,
+        broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 10} | outbox.TRANSPORT,
     )
 
     def send(message: Message) -> None:

@@ -21,8 +21,7 @@ from registry.base.database import UNREACHABLE
 from registry.base.errors import LeaseLost
 from registry.base.vocabulary import JobKind
 from registry.jobs import service as jobs
-from registry.jobs.claims import Claim
-from registry.jobs.ending import not_ready
+from registry.jobs.claiming import Claim, not_ready
 from registry.jobs.schemas import Progress
 from worker.fault_points import FaultPoint, passing
 from worker.limits import OutOfTime

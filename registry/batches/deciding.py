@@ -26,7 +26,7 @@ from registry.edits.validation import same_target
 from registry.jobs import repository as jobs
 from registry.jobs import service as queue
 from registry.jobs.collection_queue import require_open
-from registry.jobs.left_alone import tried
+from registry.jobs.preflights import tried
 from registry.jobs.schemas import EditPreflight
 from registry.tables.collections import Collection as CollectionRow
 from registry.tables.edits import Approval, Batch, Edit

@@ -12,7 +12,7 @@ from registry.base.vocabulary import JobKind, JobState
 from registry.collections import repository as collections
 from registry.edits import repository as edits
 from registry.jobs import repository
-from registry.jobs.claims import ClaimedEdit
+from registry.jobs.claiming import ClaimedEdit
 from registry.tables.jobs import Job
 from registry.tables.versions import Block, BlockEdit
 

@@ -10,7 +10,7 @@ from registry.audit import service as audit
 from registry.base.vocabulary import Action, JobKind, JobState
 from registry.edits import repository as edits
 from registry.jobs import repository, service
-from registry.jobs.claims import Claim, ClaimedEdit
+from registry.jobs.claiming import Claim, ClaimedEdit
 from registry.jobs.schemas import EditPreflight, EditReport, Progress
 from registry.tables.edits import Edit
 from registry.versions import repository as versions
