@@ -15,19 +15,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeVar
 
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerUnreachable
 from sqlalchemy.orm import Session, sessionmaker
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 from tenacity.stop import stop_when_event_set
 
-from registry.base import database, probes
+from registry.base import database, probes, retry
 from registry.base.database import make_engine, make_sessions, schema_state
 from registry.base.errors import InvalidRequest, SchemaMismatch
 from registry.base.logging import configure_logging
+from registry.base.retry import Result
 from registry.base.settings import Settings
 from registry.jobs import outbox
 from registry.jobs import service as jobs
@@ -43,7 +42,6 @@ _KEPT = timedelta(days=1)  # for messages of finished jobs
 _PRUNED_AT_ONCE = 5_000
 _PRUNE_SECONDS = 60.0
 UNREACHABLE = (*database.UNREACHABLE, BrokerUnreachable, OSError)
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -85,22 +83,16 @@ class Relay:
 
         Returns None if told to stop meanwhile.
         """
-        retrying = Retrying(
-            retry=retry_if_exception_type(UNREACHABLE),
-            wait=wait_exponential_jitter(multiplier=0.5, max=15),
-            stop=stop_when_event_set(self.stopping),
-            sleep=self.pause,
-            before_sleep=self._away,
-            retry_error_callback=_give_up,
-        )
-        return retrying(act)
+        give_up = stop_when_event_set(self.stopping)
+        try:
+            return retry.patiently(
+                act, unreachable=UNREACHABLE, pause=self.pause, give_up=give_up, away=self.metrics.away
+            )
+        except UNREACHABLE:  # and told to stop: unsent messages stay in the outbox
+            return None
 
     def pause(self, seconds: float) -> None:
         self.stopping.wait(seconds)
-
-    def _away(self, state: RetryCallState) -> None:
-        self.metrics.away()
-        _log_pause(state)
 
     def turn(self) -> int:
         """Sweep and send once. Returns the number of messages sent."""
@@ -132,16 +124,6 @@ class Relay:
         with self.sessions.begin() as session:
             outbox.prune_messages(session, _KEPT, _PRUNED_AT_ONCE)
         self.pruned_at = time.monotonic()
-
-
-def _log_pause(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    pause = state.next_action.sleep if state.next_action else 0
-    log.warning("away", error=str(error).splitlines()[:1], again_in_seconds=round(pause, 1))
-
-
-def _give_up(state: RetryCallState) -> None:
-    """Log that the relay was told to stop while a service was unreachable: unsent messages stay in the outbox."""
 
 
 def make_send(redis_url: str) -> Send:

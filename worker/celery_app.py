@@ -18,7 +18,7 @@ from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.base.database import UNREACHABLE, make_engine, make_sessions, schema_state
-from registry.base.errors import InvalidRequest
+from registry.base.errors import InvalidRequest, first_line
 from registry.base.model_files import find_model
 from registry.base.settings import Settings
 from registry.collections import repository as collections
@@ -30,7 +30,7 @@ from worker.fault_points import FaultPoint, passing
 from worker.health import readiness
 from worker.limits import limit_memory
 from worker.model_cache import ModelCache
-from worker.retry import first_line, patiently
+from worker.retry import patiently
 from worker.stopping import Stop
 from worker.training_job import run_waiting
 from worker.watch import Worker

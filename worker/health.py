@@ -4,6 +4,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.base import probes
+from registry.base.errors import first_line
 from registry.base.probes import ProbeFailed
 from registry.metrics import repository
 from registry.metrics.server import Ready
@@ -19,7 +20,7 @@ def readiness(redis_url: str, sessions: sessionmaker[Session], worker: str) -> R
             with sessions() as session:
                 is_seen = repository.is_worker_seen(session, worker, silence)
         except SQLAlchemyError as error:
-            raise ProbeFailed(f"the database does not answer: {str(error).splitlines()[0]}") from error
+            raise ProbeFailed(f"the database does not answer: {first_line(error)}") from error
         if not is_seen:
             raise ProbeFailed(f"the worker has given no sign of life for {silence} s")
 

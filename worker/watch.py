@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from melo_core.base_model import BaseModel
 from melo_core.training import Progress as Trained
 from registry.base.database import UNREACHABLE
-from registry.base.errors import LeaseLost
+from registry.base.errors import LeaseLost, first_line
 from registry.base.vocabulary import JobKind
 from registry.jobs import service as jobs
 from registry.jobs.claiming import Claim, not_ready
@@ -27,7 +27,6 @@ from worker.fault_points import FaultPoint, passing
 from worker.limits import OutOfTime
 from worker.metrics import Outcome, WorkerMetrics
 from worker.model_cache import ModelCache
-from worker.retry import first_line
 from worker.stopping import Stop, Stopped
 
 log = structlog.get_logger()

@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks import Webhook
 
-from registry.base.errors import RegistryError
+from registry.base.errors import RegistryError, first_line
 from registry.webhooks import sending
 from registry.webhooks.addresses import is_public, require_sendable
 from registry.webhooks.sending import Message, Outcome
@@ -68,7 +68,7 @@ class Courier:
         try:
             return await asyncio.to_thread(act)
         except SQLAlchemyError as error:
-            log.warning("away", error=str(error).splitlines()[:1])
+            log.warning("away", error=first_line(error))
             return []
 
     def _look(self, room: int) -> list[Message]:
@@ -101,7 +101,7 @@ class Courier:
             try:
                 await asyncio.to_thread(self._report, waiting[0], outcome)
             except SQLAlchemyError as error:  # the message is sent again at its next attempt
-                log.warning("away", error=str(error).splitlines()[:1])
+                log.warning("away", error=first_line(error))
                 return
             waiting = await self._patiently(partial(self._claim, 1, message.webhook_id))
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
+from registry.access.repository import collection_names
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.base.digests import canonical_json, sha256_hex
@@ -112,7 +113,7 @@ def view(session: Session, webhook: Webhook) -> WebhookView:
 
 def views(session: Session, webhooks: Sequence[Webhook]) -> list[WebhookView]:
     waiting = repository.waiting_counts(session, [each.id for each in webhooks])
-    names = repository.collection_names(session, [each.collection_id for each in webhooks if each.collection_id])
+    names = collection_names(session, [each.collection_id for each in webhooks if each.collection_id])
     return [
         WebhookView(
             id=each.id,
