@@ -30,9 +30,9 @@ from registry.base.retry import Result
 from registry.base.settings import Settings
 from registry.jobs import outbox
 from registry.jobs import service as jobs
+from registry.metrics.exposition import shown
 from registry.metrics.queue import QueueCollector
 from registry.metrics.relay import RelayMetrics
-from registry.metrics.server import shown
 from registry.webhooks.courier import Courier
 
 log = structlog.get_logger("melo.relay")

@@ -24,7 +24,7 @@ from registry.base.settings import Settings
 from registry.collections import repository as collections
 from registry.jobs import outbox
 from registry.jobs import service as jobs
-from registry.metrics.server import shown
+from registry.metrics.exposition import shown
 from worker.consuming import Consumed, consume, listen_to_signals
 from worker.fault_points import FaultPoint, passing
 from worker.health import readiness

@@ -7,7 +7,7 @@ from registry.base import probes
 from registry.base.errors import first_line
 from registry.base.probes import ProbeFailed
 from registry.metrics import repository
-from registry.metrics.server import Ready
+from registry.metrics.exposition import Ready
 
 
 def readiness(redis_url: str, sessions: sessionmaker[Session], worker: str) -> Ready:
