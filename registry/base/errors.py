@@ -269,7 +269,7 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def listed(ids: Sequence[int]) -> str:
+def ids_in_words(ids: Sequence[int]) -> str:
     """Return ids as an error names them: the first ones, and how many more there are."""
     more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
     return ", ".join(str(each) for each in ids[:_NAMED]) + more

@@ -16,7 +16,7 @@ from registry.base.errors import (
     SelfApproval,
     TooFewLeftAlone,
     WrongState,
-    listed,
+    ids_in_words,
 )
 from registry.base.vocabulary import Action, BatchState, JobKind, JobState, Role
 from registry.batches import service
@@ -136,7 +136,7 @@ def _declinable(session: Session, batch: Batch, declined: Collection[int], left_
     edits = {edit.id for edit in repository.of_batch(session, batch.id)} if declined else set()
     if strangers := sorted(set(declined) - edits):
         raise InvalidRequest(
-            f"Batch {batch.id} has no edit {listed(strangers)}, so it cannot be left out.",
+            f"Batch {batch.id} has no edit {ids_in_words(strangers)}, so it cannot be left out.",
             f"`melo batch show {batch.id}` lists its edits.",
         )
     if declined and edits == left_out | set(declined):

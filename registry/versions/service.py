@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from registry.audit import service as audit
 from registry.audit.actor import Actor
-from registry.base.errors import InvalidRequest, NotFound, StaleBase, WrongState, listed
+from registry.base.errors import InvalidRequest, NotFound, StaleBase, WrongState, ids_in_words
 from registry.base.multiset import Multiset
 from registry.base.vocabulary import Action, VersionKind
 from registry.collections import repository as collections
@@ -107,13 +107,13 @@ def retire(session: Session, collection: Collection, edit_ids: Sequence[int], ac
     known = {edit.id for edit in edits.by_ids(session, wanted) if edit.collection_id == collection.id}
     if unknown := [edit_id for edit_id in wanted if edit_id not in known]:
         raise NotFound(
-            f"Collection {collection.name} has no edit {listed(unknown)}.",
+            f"Collection {collection.name} has no edit {ids_in_words(unknown)}.",
             f"`melo edit list {collection.name}` shows its edits.",
         )
     active = states.active_edits(session, wanted, newest.content_version if newest else 0)
     if idle := [edit_id for edit_id in wanted if edit_id not in active]:
         raise WrongState(
-            f"Edit {listed(idle)} of collection {collection.name} is not active, so it cannot be retired.",
+            f"Edit {ids_in_words(idle)} of collection {collection.name} is not active, so it cannot be retired.",
             f"`melo edit list {collection.name} --active` shows those that are.",
         )
     change = Change(session, collection, newest)
@@ -121,7 +121,7 @@ def retire(session: Session, collection: Collection, edit_ids: Sequence[int], ac
     change.drop_points(repository.points_of_edits(session, wanted))
     version = change.make(
         kind=VersionKind.RETIRE,
-        message=f"retire edit {listed(wanted)}",
+        message=f"retire edit {ids_in_words(wanted)}",
         reason=reason,
         author=actor.name,
     )
