@@ -12,7 +12,7 @@ from redis.retry import Retry
 from registry.base.errors import first_line
 
 OLDEST_UNSENT_SECONDS = 30
-WORKER_SILENCE_SECONDS = 30
+WORKER_SILENCE_SECONDS = 30  # a worker whose last heartbeat is older counts as gone
 
 
 class ProbeFailed(Exception):

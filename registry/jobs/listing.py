@@ -11,7 +11,6 @@ from registry.base.vocabulary import JobKind, JobState, QueueState
 from registry.collections import repository as collections
 from registry.jobs import ending, order, repository
 from registry.jobs.schemas import JobRecord, JobSummary, QueueEntry, QueueView
-from registry.jobs.service import ALIVE_SECONDS
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job
@@ -117,7 +116,7 @@ def _waiting(session: Session, job: Job) -> str:
         return (
             f"The queue of {collection.name} is paused: `melo collection resume {collection.name} --reason …` goes on."
         )
-    if not repository.any_worker(session, ALIVE_SECONDS):
+    if not repository.any_worker(session):
         return f"No worker is running: the {what} waits. Start one with `melo up` or `melo worker`."
     if job.state == JobState.RUNNING:
         return "" if job.kind == JobKind.TRAIN else "A worker is at its preflight."

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import Text
 
+from registry.base.probes import WORKER_SILENCE_SECONDS
 from registry.base.vocabulary import JobKind, JobState
 from registry.tables.jobs import Job, WorkerHeartbeat
 
@@ -29,6 +30,8 @@ IS_LIVE = _in(JobState.QUEUED, JobState.RUNNING)
 IS_HELD = and_(_in(JobState.RUNNING), Job.lease_until >= func.clock_timestamp())
 IS_DUE = func.coalesce(Job.not_before <= func.clock_timestamp(), True)
 IS_FREE = and_(IS_LIVE, ~IS_HELD)
+
+IS_ALIVE = WorkerHeartbeat.seen_at > func.now() - timedelta(seconds=WORKER_SILENCE_SECONDS)
 
 
 def by_id(session: Session, job_id: int) -> Job | None:
@@ -154,21 +157,19 @@ def see_worker(session: Session, worker: str, device: str, models: dict[str, Any
     )
 
 
-def any_worker(session: Session, alive_seconds: float) -> bool:
-    return session.scalar(select(select(WorkerHeartbeat.worker).where(is_alive(alive_seconds)).exists())) or False
+def any_worker(session: Session, *, named: str | None = None) -> bool:
+    """Return whether a worker is alive; with `named`, whether that one is."""
+    query = select(WorkerHeartbeat.worker).where(IS_ALIVE)
+    if named is not None:
+        query = query.where(WorkerHeartbeat.worker == named)
+    return session.scalar(select(query.exists())) or False
 
 
-def workers(
-    session: Session, alive_seconds: float, *, before: tuple[datetime, str] | None, limit: int
-) -> list[tuple[WorkerHeartbeat, bool]]:
-    """Return every worker ever seen, most recent heartbeat first, and whether the heartbeat is recent."""
+def workers(session: Session, *, before: tuple[datetime, str] | None, limit: int) -> list[tuple[WorkerHeartbeat, bool]]:
+    """Return every worker ever seen, most recent heartbeat first, and whether it is alive."""
     place = tuple_(WorkerHeartbeat.seen_at, WorkerHeartbeat.worker)
-    query = select(WorkerHeartbeat, is_alive(alive_seconds)).limit(limit)
+    query = select(WorkerHeartbeat, IS_ALIVE).limit(limit)
     if before is not None:
         query = query.where(place < before)
     query = query.order_by(WorkerHeartbeat.seen_at.desc(), WorkerHeartbeat.worker.desc())
     return [(worker, is_alive) for worker, is_alive in session.execute(query)]
-
-
-def is_alive(alive_seconds: float) -> ColumnElement[bool]:
-    return WorkerHeartbeat.seen_at > func.now() - timedelta(seconds=alive_seconds)

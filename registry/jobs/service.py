@@ -25,12 +25,11 @@ from registry.tables.edits import Batch
 from registry.tables.jobs import Job
 
 __all__ = [
-    "ALIVE_SECONDS", "MOST_ATTEMPTS", "PATIENCE_SECONDS", "TRAIN", "cancel",
-    "cancel_preflights", "claim", "claim_next", "enqueue", "enqueue_preflight", "fail", "fail_overdue", "give_back",
-    "heartbeat", "hold", "require_in_time", "retry_later", "succeed", "worker_seen", "workers", "write_report",
+    "MOST_ATTEMPTS", "PATIENCE_SECONDS", "TRAIN", "cancel", "cancel_preflights", "claim", "claim_next", "enqueue",
+    "enqueue_preflight", "fail", "fail_overdue", "give_back", "heartbeat", "hold", "require_in_time", "retry_later",
+    "succeed", "worker_seen", "workers", "write_report",
 ]  # fmt: skip
 
-ALIVE_SECONDS = 30  # a worker whose last sign of life is older counts as gone
 LONGEST_PAUSE_SECONDS = 600.0  # between two tries of a job
 CLOCK = Actor("clock")  # the actor that ends overdue jobs
 
@@ -214,5 +213,5 @@ def workers(session: Session, *, before: tuple[datetime, str] | None, limit: int
     """
     return [
         WorkerView(worker=seen.worker, device=seen.device, seen_at=seen.seen_at, models=seen.models, alive=alive)
-        for seen, alive in repository.workers(session, ALIVE_SECONDS, before=before, limit=limit)
+        for seen, alive in repository.workers(session, before=before, limit=limit)
     ]
