@@ -20,7 +20,7 @@ from registry.base.vocabulary import EditKind, OnConflict, Priority
 
 if TYPE_CHECKING:
     from registry.batches.schemas import SubmissionView
-    from registry.client import MeloClient
+    from registry.client import MeloClient, SubmissionOptions
 
 TAKE_THE_REST = "Correct what is named, or take the rest with --skip-invalid."
 
@@ -79,13 +79,14 @@ def add(
 ) -> None:
     """Submit a single correction as a batch of its own."""
     call = invocation(context)
-    trained = training_options(priority, deadline, training, None)
+    options: SubmissionOptions = {"message": message, "on_conflict": on_conflict, "dry_run": dry_run}
+    options |= training_options(priority, deadline, training, None)
     record: dict[str, Any] = {"prompt": prompt, "target": target, "kind": kind.value}
     record |= {"rephrases": rephrase or [], "unchanged": unchanged or [], "reason": reason, "source": source}
     if replaces is not None:
         record["replaces"] = replaces
     with call.client() as client:
-        made = client.submit(collection, [record], message=message, on_conflict=on_conflict, dry_run=dry_run, **trained)
+        made = client.submit(collection, [record], **options)
         _finish(call, client, made, approve=approve, wait=wait, dry_run=dry_run, as_json=as_json)
 
 
@@ -113,7 +114,8 @@ def submit(
 
     call = invocation(context)
     read = open_edits(file)
-    options: dict[str, Any] = {"message": message, "source": file.name, "on_conflict": on_conflict}
+    options: SubmissionOptions = {"message": message, "source": file.name, "on_conflict": on_conflict}
+    options |= {"skip_invalid": skip_invalid, "dry_run": dry_run}
     options |= training_options(priority, deadline, training, edits_per_block)
     with call.client() as client:
         if read.rows == 0:
@@ -121,7 +123,7 @@ def submit(
         if read.problems and not skip_invalid:
             raise _broken(read, read.problems + _problems_of_the_rest(call, client, collection, read, options))
         try:
-            made = _send(call, client, collection, read, skip_invalid=skip_invalid, dry_run=dry_run, **options)
+            made = _send(call, client, collection, read, options)
         except MeloClientError as error:
             if not error.problems:
                 raise
@@ -174,7 +176,9 @@ def retrain(
         print_json(batch)
 
 
-def _send(call: Invocation, client: "MeloClient", collection: str, read: EditFile, **options: Any) -> "SubmissionView":
+def _send(
+    call: Invocation, client: "MeloClient", collection: str, read: EditFile, options: "SubmissionOptions"
+) -> "SubmissionView":
     """Send a file while it is read, with a progress bar on a terminal."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=call.err, transient=True, disable=not call.err.is_terminal) as progress:
@@ -189,13 +193,13 @@ def _send(call: Invocation, client: "MeloClient", collection: str, read: EditFil
 
 
 def _problems_of_the_rest(
-    call: Invocation, client: "MeloClient", collection: str, read: EditFile, options: dict[str, Any]
+    call: Invocation, client: "MeloClient", collection: str, read: EditFile, options: "SubmissionOptions"
 ) -> list[dict[str, Any]]:
     """Return the registry's problems with the readable rows, so that one run names every problem."""
     from registry.client import MeloClientError
 
     try:
-        _send(call, client, collection, read, dry_run=True, **options)
+        _send(call, client, collection, read, {**options, "dry_run": True})
     except MeloClientError as error:
         if not error.problems:
             raise

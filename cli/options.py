@@ -2,13 +2,16 @@
 
 import json
 import math
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.errors import CommandError
 from cli.times import later
 from registry.base.vocabulary import Priority
+
+if TYPE_CHECKING:
+    from registry.client import SubmissionOptions
 
 TrainingSettings = Annotated[
     str | None,
@@ -34,7 +37,7 @@ def require_confirmed(question: str, otherwise: str) -> None:
 
 def training_options(
     priority: Priority, deadline: str | None, training: str | None, edits_per_block: int | None
-) -> dict[str, Any]:
+) -> "SubmissionOptions":
     """Return the options in the client's form. Raises CommandError or typer.BadParameter."""
     return {
         "priority": priority,

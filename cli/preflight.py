@@ -8,7 +8,7 @@ from rich.text import Text
 from cli.findings import SHOWN, show_reports
 from cli.show import prompt_of, table, visible
 from registry.base.vocabulary import JobState
-from registry.jobs.left_alone import tried
+from registry.jobs.preflights import tried
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -25,13 +25,11 @@ from embedded.plan import Part
 from embedded.processes import ProcessIdentity, spawn, stop, tail
 from embedded.state import EXIT_LOCKED, Health, Phase, ProcessRecord, StackState
 from registry.base import database, probes
+from registry.base.retry import Restarts
 from registry.base.settings import Settings
 
 API_PORTS = range(8410, 8510)  # the first free one is taken
 POLL_SECONDS = 0.2
-FIRST_PAUSE_SECONDS = 0.5  # before the first restart; doubles with each that follows
-LONGEST_PAUSE_SECONDS = 30.0
-STEADY_SECONDS = 60.0  # after running this long, a process's earlier deaths no longer count
 
 
 class Asked(Exception):
@@ -46,8 +44,7 @@ class Running:
     record: ProcessRecord
     child: subprocess.Popen[bytes] | None = None
     since: float = 0.0  # time.monotonic() of its last start
-    deaths: int = 0  # in a row
-    restart_at: float = 0.0
+    restarts: Restarts = field(default_factory=Restarts)
 
 
 @dataclass
@@ -224,17 +221,14 @@ class Supervisor:
             time.sleep(POLL_SECONDS)
 
     def _look_after(self, running: Running) -> None:
-        now = time.monotonic()
         if running.child is None:
-            if now >= running.restart_at:
+            if time.monotonic() >= running.restarts.due:
                 self._spawn(running)
             return
         status = running.child.poll()
         if status is not None:
-            steady = now - running.since > STEADY_SECONDS
-            running.deaths = 1 if steady else running.deaths + 1
-            pause = min(FIRST_PAUSE_SECONDS * 2 ** (running.deaths - 1), LONGEST_PAUSE_SECONDS)
-            running.child, running.restart_at = None, now + pause
+            running.restarts.died(running.since)
+            running.child = None
             record = running.record
             record.identity, record.last_exit, record.health = None, status, Health.RESTARTING
             record.restarts += 1

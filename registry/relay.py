@@ -15,25 +15,24 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeVar
 
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerUnreachable
 from sqlalchemy.orm import Session, sessionmaker
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 from tenacity.stop import stop_when_event_set
 
-from registry.base import database, probes
+from registry.base import database, probes, retry
 from registry.base.database import make_engine, make_sessions, schema_state
 from registry.base.errors import InvalidRequest, SchemaMismatch
 from registry.base.logging import configure_logging
+from registry.base.retry import Result
 from registry.base.settings import Settings
-from registry.jobs import messages, outbox, queues
+from registry.jobs import outbox
 from registry.jobs import service as jobs
+from registry.metrics.exposition import shown
 from registry.metrics.queue import QueueCollector
 from registry.metrics.relay import RelayMetrics
-from registry.metrics.server import shown
 from registry.webhooks.courier import Courier
 
 log = structlog.get_logger("melo.relay")
@@ -43,7 +42,6 @@ _KEPT = timedelta(days=1)  # for messages of finished jobs
 _PRUNED_AT_ONCE = 5_000
 _PRUNE_SECONDS = 60.0
 UNREACHABLE = (*database.UNREACHABLE, BrokerUnreachable, OSError)
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -85,22 +83,16 @@ class Relay:
 
         Returns None if told to stop meanwhile.
         """
-        retrying = Retrying(
-            retry=retry_if_exception_type(UNREACHABLE),
-            wait=wait_exponential_jitter(multiplier=0.5, max=15),
-            stop=stop_when_event_set(self.stopping),
-            sleep=self.pause,
-            before_sleep=self._away,
-            retry_error_callback=_give_up,
-        )
-        return retrying(act)
+        give_up = stop_when_event_set(self.stopping)
+        try:
+            return retry.patiently(
+                act, unreachable=UNREACHABLE, pause=self.pause, give_up=give_up, away=self.metrics.away
+            )
+        except UNREACHABLE:  # and told to stop: unsent messages stay in the outbox
+            return None
 
     def pause(self, seconds: float) -> None:
         self.stopping.wait(seconds)
-
-    def _away(self, state: RetryCallState) -> None:
-        self.metrics.away()
-        _log_pause(state)
 
     def turn(self) -> int:
         """Sweep and send once. Returns the number of messages sent."""
@@ -112,7 +104,7 @@ class Relay:
             for job in outbox.forsaken(session, self.resend_seconds, _AT_ONCE):
                 log.info("sent again", job=job.id, state=job.state, worker=job.worker)
                 self.metrics.sent_again(job.state)
-                messages.wake_again(session, job.id)
+                outbox.wake_again(session, job.id)
         self.prune()
         with self.sessions.begin() as session:
             unsent = outbox.unsent(session, _AT_ONCE)
@@ -134,16 +126,6 @@ class Relay:
         self.pruned_at = time.monotonic()
 
 
-def _log_pause(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    pause = state.next_action.sleep if state.next_action else 0
-    log.warning("away", error=str(error).splitlines()[:1], again_in_seconds=round(pause, 1))
-
-
-def _give_up(state: RetryCallState) -> None:
-    """Log that the relay was told to stop while a service was unreachable: unsent messages stay in the outbox."""
-
-
 def make_send(redis_url: str) -> Send:
     """Create a function that sends through Celery by the task's name: the relay has none of the worker's code."""
     app = Celery("melo", broker=redis_url, set_as_current=False)
@@ -151,7 +133,7 @@ def make_send(redis_url: str) -> Send:
         task_ignore_result=True,
         # The loop itself waits and retries, and can be stopped meanwhile.
         task_publish_retry=False,
-        broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 10} | queues.TRANSPORT,
+        broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 10} | outbox.TRANSPORT,
     )
 
     def send(message: Message) -> None:

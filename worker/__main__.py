@@ -9,20 +9,13 @@ import structlog
 from pydantic import ValidationError
 
 from registry.base.errors import InvalidRequest, RegistryError
+from registry.base.logging import SHARED
 from registry.base.settings import Settings
 from worker import devices
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ]
-    )
+    structlog.configure(processors=[*SHARED, structlog.processors.JSONRenderer()])
     parser = argparse.ArgumentParser("python -m worker", description=__doc__)
     parser.add_argument("--model", action="append", default=[], help="a base model to work for; may be repeated")
     parser.add_argument("--tied", type=int, metavar="PID", help="end when this parent has ended")

@@ -11,7 +11,7 @@ from melo_core.scope import Scope, same_question
 from melo_core.settings import MethodSettings
 from melo_core.verifier import Verifier
 from registry.base.vocabulary import PointRole
-from registry.jobs.service import ClaimedEdit
+from registry.jobs.claiming import ClaimedEdit
 from registry.versions.content import VersionContent
 from registry.versions.training_result import ClusterState, NewBlock, NewPoint, Overlap, TrainingResult
 from worker.loader import as_tensor, index_of, scope_in

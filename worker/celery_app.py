@@ -18,19 +18,19 @@ from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.base.database import UNREACHABLE, make_engine, make_sessions, schema_state
-from registry.base.errors import InvalidRequest
+from registry.base.errors import InvalidRequest, first_line
 from registry.base.model_files import find_model
 from registry.base.settings import Settings
 from registry.collections import repository as collections
-from registry.jobs import queues
+from registry.jobs import outbox
 from registry.jobs import service as jobs
-from registry.metrics.server import shown
+from registry.metrics.exposition import shown
 from worker.consuming import Consumed, consume, listen_to_signals
 from worker.fault_points import FaultPoint, passing
 from worker.health import readiness
 from worker.limits import limit_memory
 from worker.model_cache import ModelCache
-from worker.retry import first_line, patiently
+from worker.retry import patiently
 from worker.stopping import Stop
 from worker.training_job import run_waiting
 from worker.watch import Worker
@@ -61,7 +61,7 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_max_retries=None,  # for ever: jobs are processed meanwhile
         broker_channel_error_retry=True,
         broker_transport_options={
-            **queues.TRANSPORT,
+            **outbox.TRANSPORT,
             "visibility_timeout": VISIBILITY_SECONDS,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
@@ -130,7 +130,7 @@ def _run(settings: Settings, worker: Worker, parent: int | None) -> int:
         _require_noeviction(settings.redis_url)
         loop.wake()
 
-    consumed = Consumed([queues.queue_of(digest) for digest in worker.models or ()])
+    consumed = Consumed([outbox.queue_of(digest) for digest in worker.models or ()])
     loop.start()
     threading.Thread(target=_show_life, args=(worker, consumed, parent), daemon=True, name="sign-of-life").start()
     status = consume(app, consumed, worker.stop, connected)
@@ -169,7 +169,7 @@ def _look_for_queues(sessions: sessionmaker[Session], consumed: Consumed) -> Non
     """Listen to new queues: a collection over another base model may have been created."""
     with sessions() as session:
         for digest in collections.base_models(session):
-            consumed.add(queues.queue_of(digest))
+            consumed.add(outbox.queue_of(digest))
 
 
 def _require_noeviction(redis_url: str) -> None:

@@ -9,18 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from registry.base.errors import InvalidRequest
+from registry.base.retry import Restarts
 
 log = structlog.get_logger()
 
 CPU = "cpu"
 POLL_SECONDS = 0.25
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0  # before a dead process is restarted
-STEADY_SECONDS = 60.0  # after running this long, a process's earlier deaths no longer count
 PROBE = "import torch; print(torch.cuda.device_count())"
 
 
@@ -106,8 +105,7 @@ class _Process:
     child: subprocess.Popen[bytes] | None = None
     told: int = 0  # how often this child was told to stop
     started: float = 0.0  # time.monotonic()
-    deaths: int = 0  # consecutive
-    start_at: float = 0.0
+    restarts: Restarts = field(default_factory=Restarts)
     status: int = 0  # exit status of its last run
     was_steady: bool = False
 
@@ -120,12 +118,8 @@ class _Process:
         """Note whether the process has ended, and when to restart it."""
         if self.child is None or (status := self.child.poll()) is None:
             return
-        now = time.monotonic()
-        steady = now - self.started > STEADY_SECONDS
-        self.was_steady |= steady
-        self.deaths = 1 if steady else self.deaths + 1
-        pause = min(FIRST_PAUSE_SECONDS * 2 ** (self.deaths - 1), LONGEST_PAUSE_SECONDS)
-        self.child, self.status, self.start_at = None, status, now + pause
+        self.was_steady |= self.restarts.died(self.started)
+        self.child, self.status = None, status
 
     @property
     def refused(self) -> bool:
@@ -164,6 +158,6 @@ class _Crew:
             return
         if process.refused:
             self.tell_to_stop()
-        elif time.monotonic() >= process.start_at:
+        elif time.monotonic() >= process.restarts.due:
             log.warning("a worker died and is started anew", status=process.status)
             process.start()

@@ -13,8 +13,8 @@ from melo_core.scope import Considered, Decision, Scope
 from melo_core.settings import MethodSettings
 from registry.base.digests import float32s
 from registry.base.vocabulary import EditKind
+from registry.jobs.claiming import ClaimedEdit
 from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport, NotReached
-from registry.jobs.service import ClaimedEdit
 from registry.versions.content import BlockContent, ClusterContent, EditContent, PointContent, VersionContent
 from registry.versions.training_result import Overlap, TrainingResult
 from worker.candidate import CollectionScope

@@ -11,13 +11,13 @@ from sqlalchemy.exc import DBAPIError
 from melo_core.errors import MeloError
 from melo_core.memory import is_out_of_memory
 from registry.base.database import UNREACHABLE
-from registry.base.errors import LeaseLost, RegistryError
+from registry.base.errors import LeaseLost, RegistryError, first_line
 from registry.base.vocabulary import JobState
 from registry.jobs import repository
 from registry.jobs import service as jobs
 from worker.fault_points import FaultPoint
 from worker.metrics import Outcome
-from worker.retry import STOP_TRIES_SECONDS, first_line, patiently
+from worker.retry import STOP_TRIES_SECONDS, patiently
 from worker.stopping import Stopped
 from worker.watch import Watch, Worker
 

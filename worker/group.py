@@ -10,7 +10,7 @@ import structlog
 from melo_core.base_model import BaseModel
 from melo_core.settings import MethodSettings
 from melo_core.training import Progress
-from registry.jobs.claims import Claim, ClaimedEdit
+from registry.jobs.claiming import Claim, ClaimedEdit
 from worker.evaluation import require_askable
 from worker.failures import STILL_TO_DO, answered_for, give_back
 from worker.fault_points import FaultPoint

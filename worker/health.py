@@ -4,9 +4,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.base import probes
+from registry.base.errors import first_line
 from registry.base.probes import ProbeFailed
-from registry.metrics import repository
-from registry.metrics.server import Ready
+from registry.jobs import repository
+from registry.metrics.exposition import Ready
 
 
 def readiness(redis_url: str, sessions: sessionmaker[Session], worker: str) -> Ready:
@@ -14,13 +15,12 @@ def readiness(redis_url: str, sessions: sessionmaker[Session], worker: str) -> R
 
     def require_ready() -> None:
         probes.of_broker(redis_url)
-        silence = probes.WORKER_SILENCE_SECONDS
         try:
             with sessions() as session:
-                is_seen = repository.is_worker_seen(session, worker, silence)
+                is_seen = repository.any_worker(session, named=worker)
         except SQLAlchemyError as error:
-            raise ProbeFailed(f"the database does not answer: {str(error).splitlines()[0]}") from error
+            raise ProbeFailed(f"the database does not answer: {first_line(error)}") from error
         if not is_seen:
-            raise ProbeFailed(f"the worker has given no sign of life for {silence} s")
+            raise ProbeFailed(f"the worker has given no sign of life for {probes.WORKER_SILENCE_SECONDS} s")
 
     return require_ready

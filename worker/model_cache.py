@@ -21,7 +21,7 @@ from melo_core.verifier import Verifier
 from melo_core.verifier_files import NONE, digest_of, folder_of
 from registry.base.errors import UnknownModel
 from registry.base.model_files import ModelFiles, find_encoder, find_model
-from registry.jobs.service import Claim
+from registry.jobs.claiming import Claim
 from registry.versions.content import CollectionContent
 
 PROCESS = Path("/proc/self")

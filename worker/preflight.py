@@ -14,10 +14,9 @@ from melo_core.settings import MethodSettings
 from registry.base.vocabulary import PointRole, Preflight
 from registry.edits import repository as edit_rows
 from registry.edits.validation import same_target
-from registry.jobs.left_alone import Tried
-from registry.jobs.remedies import remedies
+from registry.jobs.claiming import Claim, ClaimedEdit
+from registry.jobs.preflights import Tried, remedies
 from registry.jobs.schemas import EditPreflight, EditReport, NearEdit
-from registry.jobs.service import Claim, ClaimedEdit
 from registry.versions import repository as version_queries
 from registry.versions.candidates import finish_preflight
 from registry.versions.content import VersionContent

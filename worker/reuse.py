@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from melo_core.base_model import BaseModel
 from melo_core.training import Trained
+from registry.jobs.claiming import Claim, ClaimedEdit
 from registry.jobs.schemas import EditReport
-from registry.jobs.service import Claim, ClaimedEdit
 from registry.versions.candidates import Candidate, KeptBlock, candidates, kept_blocks
 from registry.versions.content import VersionContent
 from worker.loader import read_block

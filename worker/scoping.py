@@ -7,7 +7,7 @@ from melo_core.block import Block
 from melo_core.encoder import KeyEncoder, Whitening
 from melo_core.settings import MethodSettings
 from registry.collections import service as collections
-from registry.jobs.service import Claim
+from registry.jobs.claiming import Claim
 from registry.versions import repository as version_queries
 from worker.candidate import CollectionScope
 from worker.watch import Watch, Worker

@@ -8,7 +8,7 @@ from melo_core.learning import Learned, Lesson, learn
 from melo_core.memory import Note
 from melo_core.settings import MethodSettings
 from melo_core.training import Progress
-from registry.jobs.service import ClaimedEdit
+from registry.jobs.claiming import ClaimedEdit
 from registry.versions.content import PointContent
 
 

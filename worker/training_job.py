@@ -7,7 +7,7 @@ import structlog
 from registry.base.database import UNREACHABLE
 from registry.base.vocabulary import JobKind
 from registry.jobs import service as jobs
-from registry.jobs.claims import Claim
+from registry.jobs.claiming import Claim
 from worker.applying import apply
 from worker.failures import STILL_TO_DO, answered_for, give_back
 from worker.fault_points import FaultPoint

@@ -13,8 +13,8 @@ from melo_core.errors import MeloError
 from melo_core.scope import Scope, ScopedText
 from melo_core.structure import Kind
 from registry.base.vocabulary import EditKind, PointRole
+from registry.jobs.claiming import ClaimedEdit
 from registry.jobs.schemas import NearMiss
-from registry.jobs.service import ClaimedEdit
 from registry.versions.content import EditContent, VersionContent
 from worker.candidate import CollectionScope
 from worker.evaluation import ASKED_TOGETHER, blocks_of, parts, serving

@@ -18,17 +18,15 @@ from sqlalchemy.orm import Session, sessionmaker
 from melo_core.base_model import BaseModel
 from melo_core.training import Progress as Trained
 from registry.base.database import UNREACHABLE
-from registry.base.errors import LeaseLost
+from registry.base.errors import LeaseLost, first_line
 from registry.base.vocabulary import JobKind
 from registry.jobs import service as jobs
-from registry.jobs.claims import Claim
-from registry.jobs.ending import not_ready
+from registry.jobs.claiming import Claim, not_ready
 from registry.jobs.schemas import Progress
 from worker.fault_points import FaultPoint, passing
 from worker.limits import OutOfTime
 from worker.metrics import Outcome, WorkerMetrics
 from worker.model_cache import ModelCache
-from worker.retry import first_line
 from worker.stopping import Stop, Stopped
 
 log = structlog.get_logger()

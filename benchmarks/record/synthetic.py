@@ -13,7 +13,7 @@ from registry.base.digests import MemberContent, cluster_digest, edit_digest, fl
 from registry.base.vocabulary import EditKind, PointRole, Preflight, Role
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
-from registry.jobs.service import ClaimedEdit
+from registry.jobs.claiming import ClaimedEdit
 from registry.tables.collections import Collection
 from registry.versions.training_result import ClusterState, NewBlock, NewPoint, TrainingResult
 

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from fastapi import FastAPI, Request
 from sqlalchemy import Engine, text
 
-from registry.api.body_limit import BodyLimit
 from registry.api.endpoints.access import router as access
 from registry.api.endpoints.audit import router as audit
 from registry.api.endpoints.collections import router as collections
@@ -19,11 +18,10 @@ from registry.api.endpoints.versions import router as versions
 from registry.api.endpoints.webhooks import router as webhooks
 from registry.api.following import Streams
 from registry.api.gate import Gate
+from registry.api.middleware import BodyLimit, RequestCounts, RequestLog, RequestMetrics
 from registry.api.openapi import complete
 from registry.api.problems import add_handlers
 from registry.api.rates import Rates
-from registry.api.request_log import RequestLog
-from registry.api.request_metrics import RequestCounts, RequestMetrics
 from registry.base.database import make_engine, make_sessions, schema_state
 from registry.base.logging import configure_logging
 from registry.base.settings import Settings

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sse_starlette import ServerSentEvent
 
 from registry.access.caller import Caller
-from registry.base.errors import TooManyRequests
+from registry.base.errors import TooManyRequests, first_line
 from registry.base.wire import standalone_schema
 from registry.batches import service
 from registry.batches.schemas import BatchProgress
@@ -100,5 +100,5 @@ def _look(sessions: sessionmaker[Session], batch_id: int) -> BatchProgress | Non
         with sessions() as session:
             return service.progress(session, batch_id)
     except (OperationalError, PoolTimeout) as error:
-        log.warning("a batch cannot be followed for now", batch=batch_id, error=str(error).splitlines()[0])
+        log.warning("a batch cannot be followed for now", batch=batch_id, error=first_line(error))
         return None

@@ -1,13 +1,14 @@
 """What endpoints get from a request: a session, the actor and role, and parameters that many of them share."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 from sqlalchemy.orm import Session
 
+from registry.access import repository
 from registry.access.caller import Caller
-from registry.api.place import place_of
 from registry.audit.actor import Actor
 from registry.base.errors import RoleNeeded
 from registry.base.vocabulary import Role
@@ -43,7 +44,7 @@ class Needs:
         # The place is looked up if the caller may have a higher role there, or for the text of a refusal.
         elsewhere = caller.roles.keys() - {None} or not (role and role.covers(self.role))
         if elsewhere and not self.anywhere:
-            words, collection_id = place_of(session, request, self.query)
+            words, collection_id = _place_of(session, request, self.query)
             role = caller.role_in(collection_id)
         if role is None or not role.covers(self.role):
             raise RoleNeeded(
@@ -51,6 +52,28 @@ class Needs:
                 "Ask an admin for a key that has it (`melo key create`).",
             )
         request.state.role = role
+
+
+def _place_of(session: Session, request: Request, query: str | None) -> tuple[str, int | None]:
+    """Return where a request acts, in words, and that collection's id, or None if it names no existing collection.
+
+    That is the collection in its path or query, or that of its batch, edit or job. query: the query parameter that
+    names a collection or a version of one, if the endpoint has one. No other parameter is considered, or an admin of
+    one collection could add its name to any request. The words are the same for a collection that does not exist: a
+    caller who may not see it is not told whether it does.
+    """
+    name = request.path_params.get("collection")
+    if name is None and query is not None and query in request.query_params:
+        name = request.query_params[query].partition("@")[0]
+    if name is not None:
+        known = repository.collection_named(session, name) if re.fullmatch(NAME_PATTERN, name) else None
+        return f"collection {name!r}", known
+    for kind in repository.OWNERS.keys() & request.path_params.keys():
+        number = request.path_params[kind]
+        fits = number.isascii() and number.isdigit() and len(number) < 19
+        words = f"the collection of {kind.removesuffix('_id')} {number!r}"
+        return words, repository.collection_of(session, kind, int(number)) if fits else None
+    return "all collections", None
 
 
 def needs(role: Role, *, query: str | None = None, anywhere: bool = False) -> Any:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from registry.api.conditional import NotModified
-from registry.base.errors import DatabaseAway, InvalidRequest, RegistryError, SchemaMismatch, TooLarge
+from registry.base.errors import DatabaseAway, InvalidRequest, RegistryError, SchemaMismatch, TooLarge, first_line
 from registry.base.wire import NOT_BLANK
 
 log = structlog.get_logger("melo.api")
@@ -118,7 +118,7 @@ def _database(request: Request, error: Exception) -> JSONResponse:
         away = error.connection_invalidated or isinstance(error, OperationalError)
         if not away or isinstance(error, ProgrammingError):
             return _defect(request, error)
-    log.error("database away", error=str(error).splitlines()[0])
+    log.error("database away", error=first_line(error))
     return _problem(
         DatabaseAway(
             "The database does not answer.",

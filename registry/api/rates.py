@@ -9,7 +9,7 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from registry.base.errors import TooManyRequests
+from registry.base.errors import TooManyRequests, first_line
 
 log = structlog.get_logger("melo.api")
 
@@ -89,4 +89,4 @@ class Rates:
 
 
 def _warn(error: StorageError) -> None:
-    log.warning("requests are counted by this process alone", error=str(error.storage_error).splitlines()[:1])
+    log.warning("requests are counted by this process alone", error=first_line(error.storage_error))

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+_NAMED = 20  # ids named in a message
+
 
 @dataclass(frozen=True)
 class RecordProblem:
@@ -259,3 +261,15 @@ class NotEmpty(RegistryError):
     status = 409
     code = "not-empty"
     title = "The database holds records already"
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's first line; of a database error its message without the statement."""
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def ids_in_words(ids: Sequence[int]) -> str:
+    """Return ids as an error names them: the first ones, and how many more there are."""
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return ", ".join(str(each) for each in ids[:_NAMED]) + more

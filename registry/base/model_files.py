@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.base.errors import UnknownModel
+from registry.base.errors import UnknownModel, first_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -161,7 +161,7 @@ def _from_hub(spec: str, what: str, ways: str) -> ModelFiles:
         except FileNotFoundError:  # not in the cache, or only in part
             folder = snapshot_download(spec, allow_patterns=patterns, etag_timeout=5)
     except (HFValidationError, OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        reason = first_line(error)[:300]
         raise UnknownModel(
             f"The {what} {spec!r} is no packaged name, no folder, not in the hub's cache on this machine, "
             f"and could not be downloaded: {reason}",

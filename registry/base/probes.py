@@ -9,8 +9,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from registry.base.errors import first_line
+
 OLDEST_UNSENT_SECONDS = 30
-WORKER_SILENCE_SECONDS = 30
+WORKER_SILENCE_SECONDS = 30  # a worker whose last heartbeat is older counts as gone
 
 
 class ProbeFailed(Exception):
@@ -22,7 +24,7 @@ def of_postgres(url: str) -> None:
         with psycopg.connect(plain(url), connect_timeout=3) as connection:
             connection.execute("SELECT 1")
     except psycopg.Error as error:
-        raise ProbeFailed(f"the database does not answer: {_first_line(error)}") from error
+        raise ProbeFailed(f"the database does not answer: {first_line(error)}") from error
 
 
 def of_broker(url: str) -> None:
@@ -31,7 +33,7 @@ def of_broker(url: str) -> None:
         with redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3, retry=once) as broker:
             broker.ping()
     except (redis.RedisError, ValueError, OSError) as error:
-        raise ProbeFailed(f"the broker does not answer: {_first_line(error)}") from error
+        raise ProbeFailed(f"the broker does not answer: {first_line(error)}") from error
 
 
 def of_api(api_url: str) -> None:
@@ -39,7 +41,7 @@ def of_api(api_url: str) -> None:
     try:
         answer = httpx.get(f"{api_url}/readyz", timeout=3)
     except httpx.HTTPError as error:
-        raise ProbeFailed(f"the API does not answer: {_first_line(error)}") from error
+        raise ProbeFailed(f"the API does not answer: {first_line(error)}") from error
     if answer.status_code != 200:
         raise ProbeFailed(f"the API answers {answer.status_code}: {answer.text[:300]}")
 
@@ -87,9 +89,5 @@ def _one_number(database_url: str, query: str, *values: object) -> int:
         with psycopg.connect(plain(database_url), connect_timeout=3) as connection:
             row = connection.execute(query.encode(), values).fetchone()
     except psycopg.Error as error:
-        raise ProbeFailed(f"the database does not answer: {_first_line(error)}") from error
+        raise ProbeFailed(f"the database does not answer: {first_line(error)}") from error
     return int(row[0]) if row else 0
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -17,6 +17,7 @@ from registry.base.errors import (
     SelfApproval,
     TooFewLeftAlone,
     WrongState,
+    ids_in_words,
 )
 from registry.base.vocabulary import BatchState, JobKind, JobState, Role
 from registry.batches import service
@@ -27,7 +28,7 @@ from registry.edits.validation import same_target
 from registry.jobs import repository as jobs
 from registry.jobs import service as queue
 from registry.jobs.collection_queue import require_open
-from registry.jobs.left_alone import tried
+from registry.jobs.preflights import tried
 from registry.jobs.schemas import EditPreflight
 from registry.tables.collections import Collection as CollectionRow
 from registry.tables.edits import Approval, Batch, Edit
@@ -138,7 +139,7 @@ def _declinable(session: Session, batch: Batch, declined: Collection[int], left_
     edits = {edit.id for edit in repository.of_batch(session, batch.id)} if declined else set()
     if strangers := sorted(set(declined) - edits):
         raise InvalidRequest(
-            f"Batch {batch.id} has no edit {', '.join(map(str, strangers[:20]))}, so it cannot be left out.",
+            f"Batch {batch.id} has no edit {ids_in_words(strangers)}, so it cannot be left out.",
             f"`melo batch show {batch.id}` lists its edits.",
         )
     if declined and edits == left_out | set(declined):

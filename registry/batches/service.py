@@ -11,8 +11,8 @@ from registry.collections import repository as collections
 from registry.edits import repository
 from registry.edits.schemas import ActiveEditView, ApprovalView, EditView
 from registry.jobs import repository as jobs
+from registry.jobs.listing import waits_for
 from registry.jobs.schemas import JobView, PreflightView, Progress
-from registry.jobs.waiting import waits_for
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job

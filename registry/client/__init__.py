@@ -5,6 +5,7 @@ async with AsyncMeloClient("https://melo.example.org", key) as melo: ...
 """
 
 from registry.client.clients import AsyncMeloClient, MeloClient
+from registry.client.corrections import SubmissionOptions
 from registry.client.errors import MeloClientError
 
-__all__ = ["AsyncMeloClient", "MeloClient", "MeloClientError"]
+__all__ = ["AsyncMeloClient", "MeloClient", "MeloClientError", "SubmissionOptions"]

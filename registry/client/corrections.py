@@ -4,7 +4,7 @@ import json
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from registry.base.vocabulary import BatchState, OnConflict, Preflight, Priority
 from registry.batches.schemas import BatchSummary, BatchView, SubmissionView
@@ -13,6 +13,20 @@ from registry.client.exchanges import Exchange, at, many, one
 from registry.collections.schemas import CollectionView
 from registry.edits.schemas import ActiveEditView
 from registry.erasure.schemas import ErasureView, FoundEdit
+
+
+class SubmissionOptions(TypedDict, total=False):
+    """The options of a submission. Omitted ones, and None, get the API's defaults."""
+
+    message: str
+    source: str
+    on_conflict: OnConflict | str
+    skip_invalid: bool
+    dry_run: bool
+    priority: Priority | str
+    deadline: datetime | None  # with a zone
+    training: Mapping[str, Any] | None  # training settings that differ from the collection's
+    edits_per_block: int | None
 
 
 class Corrections:
@@ -88,32 +102,13 @@ class Corrections:
         self,
         collection: str,
         edits: Sequence[Mapping[str, Any]],
-        *,
-        message: str = "",
-        source: str = "",
-        on_conflict: OnConflict | str = OnConflict.REFUSE,
-        skip_invalid: bool = False,
-        dry_run: bool = False,
-        priority: Priority | str = Priority.NORMAL,
-        deadline: datetime | None = None,
-        training: Mapping[str, Any] | None = None,
-        edits_per_block: int | None = None,
+        **options: Unpack[SubmissionOptions],
     ) -> Exchange[SubmissionView]:
         """Submit edits. All problems come back in one MeloClientError.
 
-        edits: records with the fields of EditIn. deadline: with a zone. training: training settings that differ from
-        the collection's.
+        edits: records with the fields of EditIn.
         """
-        body = {
-            "edits": [dict(edit) for edit in edits],
-            "message": message,
-            "source": source,
-            "on_conflict": str(on_conflict),
-            "skip_invalid": skip_invalid,
-            "dry_run": dry_run,
-            "training": dict(training or {}),
-            **_when(priority, deadline, edits_per_block),
-        }
+        body = {"edits": [dict(edit) for edit in edits], **_given(options)}
         return one(SubmissionView, "POST", at(collection, "batches"), json=body)
 
     @call
@@ -121,33 +116,18 @@ class Corrections:
         self,
         collection: str,
         lines: Callable[[], Iterable[bytes]],
-        *,
-        message: str = "",
-        source: str = "",
-        on_conflict: OnConflict | str = OnConflict.REFUSE,
-        skip_invalid: bool = False,
-        dry_run: bool = False,
-        priority: Priority | str = Priority.NORMAL,
-        deadline: datetime | None = None,
-        training: Mapping[str, Any] | None = None,
-        edits_per_block: int | None = None,
+        **options: Unpack[SubmissionOptions],
     ) -> Exchange[SubmissionView]:
         """Submit many edits, as submit() does, but send them while they are read, in constant memory.
 
         lines: returns the NDJSON, one edit per line, in pieces of any size; called again if it has to be sent again.
         """
-        options = {
-            "message": message,
-            "source": source,
-            "on_conflict": str(on_conflict),
-            "skip_invalid": skip_invalid,
-            "dry_run": dry_run,
-            "training": json.dumps(dict(training or {})),
-            **_when(priority, deadline, edits_per_block),
-        }
+        params = _given(options)
+        if "training" in params:
+            params["training"] = json.dumps(params["training"])
         headers = {"Content-Type": "application/x-ndjson"}
         path = at(collection, "batches")
-        return one(SubmissionView, "POST", path, params=options, headers=headers, content=lines)
+        return one(SubmissionView, "POST", path, params=params, headers=headers, content=lines)
 
     @call
     def batches(
@@ -236,11 +216,11 @@ def _policy(
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _when(priority: Priority | str, deadline: datetime | None, edits_per_block: int | None) -> dict[str, Any]:
-    """Return the given training options of a batch (when, and with how many edits per block), as the API takes them."""
-    given = {
-        "priority": str(priority),
-        "deadline": deadline.isoformat() if deadline else None,
-        "edits_per_block": edits_per_block,
-    }
-    return {name: value for name, value in given.items() if value is not None}
+def _given(options: SubmissionOptions) -> dict[str, Any]:
+    """Return the given options, as the API takes them."""
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if "deadline" in given:
+        given["deadline"] = given["deadline"].isoformat()
+    if "training" in given:
+        given["training"] = dict(given["training"])
+    return given

@@ -43,7 +43,7 @@ class History:
     @call
     def as_of(self, collection: str, time: datetime) -> Exchange[AsOfView]:
         """Return the version that was newest at a given time; a time without a zone is local time."""
-        return one(AsOfView, "GET", at(collection, "as-of"), params={"time": _time(time.astimezone())})
+        return one(AsOfView, "GET", at(collection, "as-of"), params={"time": time.astimezone().isoformat()})
 
     @call
     def edit_log(self, edit_id: int) -> Exchange[EditLogView]:
@@ -152,7 +152,3 @@ class History:
     def unprotect_alias(self, collection: str, name: str, reason: str) -> Exchange[ProtectionView]:
         path = at(collection, "protections", name)
         return one(ProtectionView, "DELETE", path, params={"reason": reason})
-
-
-def _time(moment: datetime | None) -> str | None:
-    return moment.isoformat() if moment else None

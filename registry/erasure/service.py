@@ -10,7 +10,7 @@ from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.audit.details import EditErase
 from registry.base.digests import float32_bytes, sha256_hex
-from registry.base.errors import NotFound, WrongState
+from registry.base.errors import NotFound, WrongState, ids_in_words
 from registry.base.vocabulary import BatchState
 from registry.collections import repository as collections
 from registry.edits.schemas import EditView
@@ -97,9 +97,11 @@ def of_person(session: Session, name: str, *, after: int, limit: int) -> list[Fo
 def _edits(session: Session, edit_ids: Sequence[int]) -> list[Edit]:
     edits = repository.edits_now(session, edit_ids)
     if unknown := sorted(set(edit_ids) - {edit.id for edit in edits}):
-        raise NotFound(f"There is no edit {_listed(unknown)}.", "`melo edit list COLLECTION` shows those that exist.")
+        raise NotFound(
+            f"There is no edit {ids_in_words(unknown)}.", "`melo edit list COLLECTION` shows those that exist."
+        )
     if gone := [edit.id for edit in edits if edit.erased_at is not None]:
-        raise WrongState(f"Edit {_listed(gone)} was erased already.", "Leave it out.")
+        raise WrongState(f"Edit {ids_in_words(gone)} was erased already.", "Leave it out.")
     return edits
 
 
@@ -135,7 +137,7 @@ def _unservable(session: Session, collection: Collection, edit_ids: Sequence[int
     newest = versions.latest(session, collection.id)
     if acting := sorted(states.active_edits(session, edit_ids, newest.content_version if newest else 0)):
         raise WrongState(
-            f"Edit {_listed(acting)} acts in the newest version of {collection.name}.",
+            f"Edit {ids_in_words(acting)} acts in the newest version of {collection.name}.",
             f"Retire it first: `melo edit retire {collection.name} {' '.join(map(str, acting))} --reason …`.",
         )
     numbers = list(erased.versions_with(session, collection.id, edit_ids))
@@ -152,7 +154,7 @@ def _unservable(session: Session, collection: Collection, edit_ids: Sequence[int
 def _require_alone(session: Session, traces: _Traces, edit_ids: Sequence[int]) -> None:
     if others := repository.companions(session, traces.block_ids, edit_ids):
         raise WrongState(
-            f"The edits {_listed(others)} were trained into the same block, whose bytes would go too.",
+            f"The edits {ids_in_words(others)} were trained into the same block, whose bytes would go too.",
             f"Erase them together: `melo edit erase {' '.join(map(str, sorted({*edit_ids, *others})))} --reason …`, "
             "after submitting again those that should stay.",
         )
@@ -213,7 +215,3 @@ def _record(session: Session, edit: Edit, traces: _Traces, actor: Actor, reason:
         before=edit.digest,
         reason=reason,
     )
-
-
-def _listed(ids: Sequence[int]) -> str:
-    return ", ".join(str(each) for each in ids)

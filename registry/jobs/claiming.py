@@ -2,24 +2,25 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
 from registry.audit.details import BatchTrain
-from registry.base.vocabulary import BatchState, JobKind, JobState, Preflight, Priority, QueueState
+from registry.base.errors import PastDeadline
+from registry.base.vocabulary import BatchState, EditKind, JobKind, JobState, Preflight, Priority, QueueState
 from registry.collections import method
 from registry.collections import repository as collections
 from registry.edits import events
 from registry.edits import repository as edits
-from registry.jobs import ending, messages, order, repository
-from registry.jobs.claims import Claim, ClaimedEdit
+from registry.jobs import ending, order, outbox, repository
 from registry.jobs.order import Place
 from registry.tables.collections import Collection as CollectionRow
-from registry.tables.edits import Batch
+from registry.tables.edits import Batch, Edit
 from registry.tables.jobs import Job
 
 MOST_ATTEMPTS = 5  # lost workers or failures of a job before it is given up
@@ -27,6 +28,67 @@ LOCK_SECONDS = 1.0  # how long a worker waits for a locked collection if there i
 PATIENCE_SECONDS = 300.0  # the longest that a job waits so that a worker can keep its model loaded
 
 _Lock = Callable[[Session, int], CollectionRow | None]
+
+
+@dataclass(frozen=True)
+class ClaimedEdit:
+    """An edit to train, as the worker needs it."""
+
+    id: int
+    position: int
+    prompt: str
+    target: str
+    rephrases: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    kind: EditKind
+    replaces: int | None
+    digest: str
+
+    @classmethod
+    def of(cls, edit: Edit) -> "ClaimedEdit":
+        return cls(
+            id=edit.id,
+            position=edit.position,
+            prompt=edit.prompt,
+            target=edit.target,
+            rephrases=tuple(edit.rephrases),
+            unchanged=tuple(edit.unchanged),
+            kind=EditKind(edit.kind),
+            replaces=edit.replaces,
+            digest=edit.digest,
+        )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to finish a job, and everything to train it with."""
+
+    job_id: int
+    kind: JobKind
+    preflight: Preflight  # what a preflight has to do, by the policy
+    token: UUID
+    attempt: int
+    worker: str
+    lease_seconds: float
+    batch_id: int
+    collection_id: int
+    collection: str
+    model: str
+    model_digest: str
+    window: int
+    encoder: str
+    encoder_digest: str | None  # None: no worker has fixed the encoder yet
+    method: dict[str, Any]  # of the collection as a whole
+    settings: dict[str, Any]  # the method's settings with the batch's changes
+    seed: int
+    priority: Priority
+    deadline: datetime | None  # a training that is not applied by then is never applied
+    queued_at: datetime
+    edits: tuple[ClaimedEdit, ...]
+
+    @property
+    def actor(self) -> Actor:
+        return Actor(f"worker/{self.worker}")
 
 
 @dataclass(frozen=True)
@@ -160,7 +222,7 @@ def _end_hopeless(session: Session, job: Job, batch: Batch, actor: Actor, *, is_
     """End a job that is no longer of use, or that may be what kills its workers, and raise _Ended."""
     if job.kind == JobKind.PREFLIGHT and batch.state != BatchState.SUBMITTED:
         repository.cancel_preflights(session, batch.id, held_too=False)
-        messages.wake_training(session, batch.id)
+        outbox.wake_training(session, batch.id)
         raise _Ended
     if job.state == JobState.RUNNING and job.attempt >= MOST_ATTEMPTS:
         ending.fail(session, job, batch, f"{job.attempt} attempts failed or were lost with their workers", actor)
@@ -246,3 +308,12 @@ def _record(session: Session, claim: Claim, device: str) -> None:
     batch = edits.batch(session, claim.batch_id)
     assert batch is not None  # a foreign key
     events.record(session, BatchTrain(job=claim.job_id, attempt=claim.attempt, device=device), claim.actor, batch)
+
+
+def not_ready(claim: Claim) -> PastDeadline:
+    """Return the error for a training that is still running at its batch's deadline."""
+    until = ending.in_words(claim.deadline) if claim.deadline else "then"
+    return PastDeadline(
+        f"Batch {claim.batch_id} was to be applied by {until}, and was not ready by then.",
+        "Submit its edits anew, with another deadline or none.",
+    )

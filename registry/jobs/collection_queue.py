@@ -8,7 +8,7 @@ from registry.audit.details import QueueChange, QueueDrain, QueueOpen, QueuePaus
 from registry.base.errors import QueueClosed
 from registry.base.vocabulary import QueueState
 from registry.collections import repository
-from registry.jobs import messages
+from registry.jobs import outbox
 from registry.tables.collections import Collection
 
 _EVENTS: dict[QueueState, type[QueueChange]] = {
@@ -29,7 +29,7 @@ def set_queue(session: Session, collection: Collection, state: QueueState, actor
         return collection
     collection.queue = state
     if before == QueueState.PAUSED:
-        messages.wake_collection(session, collection.id)
+        outbox.wake_collection(session, collection.id)
     session.flush()
     audit.record(
         session,

@@ -9,11 +9,9 @@ from sqlalchemy.orm import Session
 from registry.audit.actor import Actor
 from registry.audit.details import BatchFail, BatchPreflight, BatchReturn
 from registry.base.digests import sha256_hex
-from registry.base.errors import PastDeadline
 from registry.base.vocabulary import BatchState, JobKind, JobState
 from registry.edits import events
-from registry.jobs import messages, repository
-from registry.jobs.claims import Claim
+from registry.jobs import outbox, repository
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job
 
@@ -27,9 +25,9 @@ def end(session: Session, job: Job, batch: Batch, state: JobState) -> None:
     _let_go(job)
     if job.kind == JobKind.TRAIN:
         batch.state = BatchState.APPLIED if state == JobState.SUCCEEDED else BatchState.FAILED
-        messages.wake_next(session, job.collection_id)
+        outbox.wake_next(session, job.collection_id)
     else:
-        messages.wake_training(session, batch.id)
+        outbox.wake_training(session, batch.id)
 
 
 def fail(session: Session, job: Job, batch: Batch, reason: str, actor: Actor) -> None:
@@ -44,7 +42,7 @@ def fail(session: Session, job: Job, batch: Batch, reason: str, actor: Actor) ->
 
 def put_back(session: Session, job: Job, batch: Batch, actor: Actor, reason: str) -> None:
     """Return the job to the queue, to be claimed at once."""
-    messages.wake(session, job.id)
+    outbox.wake(session, job.id)
     _queue_again(session, job, batch, actor, reason)
 
 
@@ -71,7 +69,7 @@ def _queue_again(session: Session, job: Job, batch: Batch, actor: Actor, reason:
 def cancel_all(session: Session, batch: Batch) -> Sequence[int]:
     """End the batch's preflight and training, whoever is at them: their next heartbeat tells them. Returns ids."""
     ended = repository.cancel(session, batch.id)
-    messages.wake_next(session, batch.collection_id)
+    outbox.wake_next(session, batch.collection_id)
     return ended
 
 
@@ -87,15 +85,6 @@ def past_deadline(job: Job, batch: Batch) -> str:
     return (
         f"Batch {batch.id} was to be applied by {in_words(batch.deadline)}, and {how_far} by then. "
         "Approving it again is of no use: submit its edits anew, with another deadline or none."
-    )
-
-
-def not_ready(claim: Claim) -> PastDeadline:
-    """Return the error for a training that is still running at its batch's deadline."""
-    until = in_words(claim.deadline) if claim.deadline else "then"
-    return PastDeadline(
-        f"Batch {claim.batch_id} was to be applied by {until}, and was not ready by then.",
-        "Submit its edits anew, with another deadline or none.",
     )
 
 

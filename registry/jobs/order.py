@@ -6,18 +6,21 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, any_, case, func, literal, select
+from sqlalchemy import Select, any_, case, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.types import Text
 
-from registry.base.vocabulary import JobKind, JobState, Priority, QueueState
+from registry.base.vocabulary import JobKind, Priority, QueueState
+from registry.jobs.repository import IS_DUE, IS_FREE, IS_HELD, IS_LIVE
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job
 
 _MOST_LOOKED_AT = 100
 _RANK = case({Priority.HIGH: 0, Priority.NORMAL: 1}, value=Batch.priority, else_=2)
+# The order of trainings, for queries that join batches to jobs.
+IN_ORDER = (_RANK, Batch.deadline.asc().nulls_last(), Job.id)
 
 
 @dataclass(frozen=True)
@@ -35,21 +38,6 @@ class Place:
     priority: str
 
 
-def _in(*states: JobState) -> ColumnElement[bool]:
-    """Return the condition that a job is live.
-
-    The states are literals in the statement, so that the planner finds the partial index of live jobs.
-    """
-    return Job.state.in_([literal(state, Text, literal_execute=True) for state in states])
-
-
-_IS_LIVE = _in(JobState.QUEUED, JobState.RUNNING)
-_IS_HELD = and_(_in(JobState.RUNNING), Job.lease_until >= func.clock_timestamp())
-_IS_DUE = func.coalesce(Job.not_before <= func.clock_timestamp(), True)
-# The order of trainings, for queries that join batches to jobs.
-IN_ORDER = (_RANK, Batch.deadline.asc().nulls_last(), Job.id)
-
-
 def line(session: Session, collection_id: int, limit: int = _MOST_LOOKED_AT) -> list[Place]:
     """Return the collection's live trainings: held ones first, then the others in the order of processing.
 
@@ -59,8 +47,8 @@ def line(session: Session, collection_id: int, limit: int = _MOST_LOOKED_AT) -> 
         select(
             Job.id,
             Job.batch_id,
-            _IS_HELD,
-            _IS_DUE,
+            IS_HELD,
+            IS_DUE,
             func.coalesce(Batch.deadline < func.clock_timestamp(), False),
             Job.attempt,
             Batch.edit_count,
@@ -68,8 +56,8 @@ def line(session: Session, collection_id: int, limit: int = _MOST_LOOKED_AT) -> 
             Batch.priority,
         )
         .join(Batch, Batch.id == Job.batch_id)
-        .where(Job.collection_id == collection_id, Job.kind == JobKind.TRAIN, _IS_LIVE)
-        .order_by(_IS_HELD.desc(), *IN_ORDER)
+        .where(Job.collection_id == collection_id, Job.kind == JobKind.TRAIN, IS_LIVE)
+        .order_by(IS_HELD.desc(), *IN_ORDER)
         .limit(limit)
     )
     return [Place(*row) for row in session.execute(query)]
@@ -96,14 +84,14 @@ def claimable(
             Job.created_at,
             _RANK.label("rank"),
             Batch.deadline,
-            _IS_HELD.label("held"),
-            _IS_DUE.label("due"),
+            IS_HELD.label("held"),
+            IS_DUE.label("due"),
             func.row_number()
-            .over(partition_by=(Job.collection_id, Job.kind), order_by=(_IS_HELD.desc(), *IN_ORDER))
+            .over(partition_by=(Job.collection_id, Job.kind), order_by=(IS_HELD.desc(), *IN_ORDER))
             .label("place"),
         )
         .join(Batch, Batch.id == Job.batch_id)
-        .where(_IS_LIVE)
+        .where(IS_LIVE)
         .cte("live")
     )
     preflight = aliased(live, name="its_preflight")
@@ -141,7 +129,7 @@ def overdue(session: Session, limit: int) -> list[tuple[int, int, int]]:
     query = (
         select(Job.collection_id, Job.batch_id, Job.id)
         .join(Batch, Batch.id == Job.batch_id)
-        .where(_IS_LIVE, Job.kind == JobKind.TRAIN, ~_IS_HELD, Batch.deadline < func.clock_timestamp())
+        .where(IS_FREE, Job.kind == JobKind.TRAIN, Batch.deadline < func.clock_timestamp())
         .order_by(Job.collection_id, Job.batch_id, Job.id)
         .limit(limit)
     )

@@ -1,4 +1,7 @@
-"""Queries on the outbox: messages that wake a worker, written with what makes them necessary and sent by the relay."""
+"""The outbox: messages that wake a worker, written with what makes them necessary and sent by the relay.
+
+Each goes to the broker's queue of its base model, so that a worker keeps its model loaded.
+"""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -7,30 +10,65 @@ from sqlalchemy import Double, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.base.vocabulary import Priority
-from registry.jobs import order
-from registry.jobs.queues import queue_of, rank_of
+from registry.jobs import order, repository
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job, OutboxMessage
 
+TRAIN = "worker.train"  # the Celery task's name, of preflights too: the job's row says what is to be done
+
+# Options of the Redis transport, for relay and workers: each queue has one list per step, and the lists of the first
+# step are emptied before those of the next. Senders and receivers must use the same steps.
+TRANSPORT = {"priority_steps": [0, 3, 6, 9], "queue_order_strategy": "priority"}
+
+_RANKS = {Priority.HIGH: 0, Priority.NORMAL: 3, Priority.LOW: 6}  # in Redis, where 0 is served first
 _DOUBLINGS = 5  # of the pause before a message is sent again for an unclaimed job
 
 
-def add_message(session: Session, topic: str, job_id: int, attempts: int = 0) -> None:
-    """Add a message with the queue of the job's base model and the broker's value of its batch's priority.
+def queue_of(model_digest: str) -> str:
+    """Return the queue of all collections over the base model with this digest."""
+    return f"melo.{model_digest[:16]}"
+
+
+def wake(session: Session, job_id: int, attempts: int = 0) -> None:
+    """Add a message for the job, in the transaction that makes it necessary.
 
     attempts: how often earlier messages for the job were sent.
     """
     queue, priority = _route_of(session, job_id)
     payload = {"job_id": job_id, "queue": queue, "priority": priority}
-    session.add(OutboxMessage(topic=topic, job_id=job_id, payload=payload, attempts=attempts))
+    session.add(OutboxMessage(topic=TRAIN, job_id=job_id, payload=payload, attempts=attempts))
 
 
-def add_again(session: Session, topic: str, job_id: int) -> None:
-    """Replace the messages already sent: a job that waits for days must not fill the outbox."""
+def wake_again(session: Session, job_id: int) -> None:
+    """Replace the messages already sent for a job: one that waits for days must not fill the outbox."""
     old = delete(OutboxMessage).where(OutboxMessage.job_id == job_id, OutboxMessage.sent_at.is_not(None))
     attempts = session.scalars(old.returning(OutboxMessage.attempts).execution_options(synchronize_session=False)).all()
-    add_message(session, topic, job_id, max(attempts, default=0))
+    wake(session, job_id, max(attempts, default=0))
+
+
+def wake_training(session: Session, batch_id: int) -> None:
+    """For the batch's training, which may have waited for its preflight to end."""
+    session.flush()
+    waiting = repository.waiting_training(session, batch_id)
+    if waiting is not None:
+        wake(session, waiting)
+
+
+def wake_next(session: Session, collection_id: int) -> None:
+    """Add a message for the collection's next training, if one waits: its own message may be long gone."""
+    session.flush()
+    first = next(iter(order.line(session, collection_id, limit=1)), None)
+    # For a job that pauses until a given time, the sweep sends a message then.
+    if first is not None and not first.is_held and first.is_due:
+        wake(session, first.job_id)
+
+
+def wake_collection(session: Session, collection_id: int) -> None:
+    """Add messages for everything that may be started in the collection."""
+    session.flush()
+    for job_id in order.claimable_of(session, collection_id):
+        wake(session, job_id)
 
 
 def _route_of(session: Session, job_id: int) -> tuple[str, int]:
@@ -43,7 +81,7 @@ def _route_of(session: Session, job_id: int) -> tuple[str, int]:
         .where(Job.id == job_id)
     )
     digest, priority = session.execute(query).one()
-    return queue_of(digest), rank_of(Priority(priority))
+    return queue_of(digest), _RANKS[Priority(priority)]
 
 
 def unsent(session: Session, limit: int) -> Sequence[OutboxMessage]:

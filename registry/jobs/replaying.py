@@ -7,12 +7,12 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.base.errors import NotFound, WrongState
+from registry.base.errors import NotFound, WrongState, ids_in_words
 from registry.base.vocabulary import JobKind, JobState
 from registry.collections import repository as collections
 from registry.edits import repository as edits
 from registry.jobs import repository
-from registry.jobs.claims import ClaimedEdit
+from registry.jobs.claiming import ClaimedEdit
 from registry.tables.jobs import Job
 from registry.tables.versions import Block, BlockEdit
 
@@ -57,7 +57,7 @@ def replay_of(session: Session, job_id: int) -> Replay:
         trained.sort(key=lambda edit_id: found[edit_id].position)
     if erased := [edit_id for edit_id in trained if found[edit_id].erased_at is not None]:
         raise WrongState(
-            f"Job {job_id} cannot be trained again: the content of edit {', '.join(map(str, erased[:20]))} was erased.",
+            f"Job {job_id} cannot be trained again: the content of edit {ids_in_words(erased)} was erased.",
             "Choose a job whose edits all have their content.",
         )
     collection = collections.by_id(session, job.collection_id)

@@ -5,15 +5,33 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.types import Text
 
+from registry.base.probes import WORKER_SILENCE_SECONDS
 from registry.base.vocabulary import JobKind, JobState
 from registry.tables.jobs import Job, WorkerHeartbeat
 
 RENEWAL_WAITS = "1s"  # the longest wait for a locked job: other jobs' leases must not run out meanwhile
+
+
+def _in(*states: JobState) -> ColumnElement[bool]:
+    """Return the condition that a job is in one of these states.
+
+    The states are literals in the statement, so that the planner finds the partial index of live jobs.
+    """
+    return Job.state.in_([literal(state, Text, literal_execute=True) for state in states])
+
+
+IS_LIVE = _in(JobState.QUEUED, JobState.RUNNING)
+IS_HELD = and_(_in(JobState.RUNNING), Job.lease_until >= func.clock_timestamp())
+IS_DUE = func.coalesce(Job.not_before <= func.clock_timestamp(), True)
+IS_FREE = and_(IS_LIVE, ~IS_HELD)
+
+IS_ALIVE = WorkerHeartbeat.seen_at > func.now() - timedelta(seconds=WORKER_SILENCE_SECONDS)
 
 
 def by_id(session: Session, job_id: int) -> Job | None:
@@ -32,27 +50,23 @@ def lock_free(session: Session, job_id: int, *, due: bool = True) -> Job | None:
     """
     query = (
         select(Job)
-        .where(Job.id == job_id, _is_free())
+        .where(Job.id == job_id, IS_FREE)
         .with_for_update(key_share=True)
         .execution_options(populate_existing=True)
     )
-    return session.scalars(query.where(_is_due()) if due else query).one_or_none()
+    return session.scalars(query.where(IS_DUE) if due else query).one_or_none()
 
 
 def is_due(session: Session, job_id: int) -> bool:
     """Return whether the job is not, or no longer, pausing after a failure."""
-    return session.scalar(select(Job.id).where(Job.id == job_id, _is_due())) is not None
-
-
-def _is_due() -> ColumnElement[bool]:
-    return or_(Job.not_before.is_(None), Job.not_before <= func.clock_timestamp())
+    return session.scalar(select(Job.id).where(Job.id == job_id, IS_DUE)) is not None
 
 
 def take(session: Session, job: Job, token: UUID, lease_seconds: float, **facts: Any) -> None:
     """Give a job, which is locked and free, to one worker. The condition is repeated, whatever the caller knows."""
     query = (
         update(Job)
-        .where(Job.id == job.id, _is_free())
+        .where(Job.id == job.id, IS_FREE)
         .values(
             state=JobState.RUNNING,
             attempt=Job.attempt + 1,
@@ -68,16 +82,10 @@ def take(session: Session, job: Job, token: UUID, lease_seconds: float, **facts:
     session.scalars(query.execution_options(populate_existing=True)).one()
 
 
-def _is_free() -> ColumnElement[bool]:
-    return or_(
-        Job.state == JobState.QUEUED, and_(Job.state == JobState.RUNNING, Job.lease_until < func.clock_timestamp())
-    )
-
-
 def cancel_preflights(session: Session, batch_id: int, *, held_too: bool) -> Sequence[int]:
     """End the batch's preflights that nobody works on; with `held_too`, also those that a worker holds. Returns ids."""
     query = _cancelling(batch_id).where(Job.kind == JobKind.PREFLIGHT)
-    return session.scalars(query if held_too else query.where(_is_free())).all()
+    return session.scalars(query if held_too else query.where(IS_FREE)).all()
 
 
 def cancel(session: Session, batch_id: int) -> Sequence[int]:
@@ -88,7 +96,7 @@ def cancel(session: Session, batch_id: int) -> Sequence[int]:
 def _cancelling(batch_id: int) -> ReturningUpdate[int]:
     return (
         update(Job)
-        .where(Job.batch_id == batch_id, Job.state.in_([JobState.QUEUED, JobState.RUNNING]))
+        .where(Job.batch_id == batch_id, IS_LIVE)
         .values(state=JobState.CANCELLED, finished_at=func.now(), attempt_token=None, lease_until=None, not_before=None)
         .returning(Job.id)
         .execution_options(synchronize_session="fetch")
@@ -97,12 +105,7 @@ def _cancelling(batch_id: int) -> ReturningUpdate[int]:
 
 def is_preflight_held(session: Session, batch_id: int) -> bool:
     """Whether a worker holds the batch's preflight."""
-    query = select(Job.id).where(
-        Job.batch_id == batch_id,
-        Job.kind == JobKind.PREFLIGHT,
-        Job.state == JobState.RUNNING,
-        Job.lease_until >= func.clock_timestamp(),
-    )
+    query = select(Job.id).where(Job.batch_id == batch_id, Job.kind == JobKind.PREFLIGHT, IS_HELD)
     return session.scalar(query) is not None
 
 
@@ -154,21 +157,19 @@ def see_worker(session: Session, worker: str, device: str, models: dict[str, Any
     )
 
 
-def any_worker(session: Session, alive_seconds: float) -> bool:
-    return session.scalar(select(select(WorkerHeartbeat.worker).where(is_alive(alive_seconds)).exists())) or False
+def any_worker(session: Session, *, named: str | None = None) -> bool:
+    """Return whether a worker is alive; with `named`, whether that one is."""
+    query = select(WorkerHeartbeat.worker).where(IS_ALIVE)
+    if named is not None:
+        query = query.where(WorkerHeartbeat.worker == named)
+    return session.scalar(select(query.exists())) or False
 
 
-def workers(
-    session: Session, alive_seconds: float, *, before: tuple[datetime, str] | None, limit: int
-) -> list[tuple[WorkerHeartbeat, bool]]:
-    """Return every worker ever seen, most recent heartbeat first, and whether the heartbeat is recent."""
+def workers(session: Session, *, before: tuple[datetime, str] | None, limit: int) -> list[tuple[WorkerHeartbeat, bool]]:
+    """Return every worker ever seen, most recent heartbeat first, and whether it is alive."""
     place = tuple_(WorkerHeartbeat.seen_at, WorkerHeartbeat.worker)
-    query = select(WorkerHeartbeat, is_alive(alive_seconds)).limit(limit)
+    query = select(WorkerHeartbeat, IS_ALIVE).limit(limit)
     if before is not None:
         query = query.where(place < before)
     query = query.order_by(WorkerHeartbeat.seen_at.desc(), WorkerHeartbeat.worker.desc())
     return [(worker, is_alive) for worker, is_alive in session.execute(query)]
-
-
-def is_alive(alive_seconds: float) -> ColumnElement[bool]:
-    return WorkerHeartbeat.seen_at > func.now() - timedelta(seconds=alive_seconds)

@@ -16,22 +16,20 @@ from registry.base.vocabulary import JobKind, JobState, Preflight
 from registry.collections import repository as collections
 from registry.collections.method import settings_for
 from registry.edits import repository as edits
-from registry.jobs import ending, messages, order, repository
-from registry.jobs.claiming import MOST_ATTEMPTS, PATIENCE_SECONDS, claim, claim_next
-from registry.jobs.claims import Claim, ClaimedEdit
-from registry.jobs.messages import TRAIN
+from registry.jobs import ending, order, outbox, repository
+from registry.jobs.claiming import MOST_ATTEMPTS, PATIENCE_SECONDS, Claim, claim, claim_next, not_ready
+from registry.jobs.outbox import TRAIN
 from registry.jobs.schemas import EditPreflight, EditReport, Progress, WorkerView
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
 from registry.tables.jobs import Job
 
 __all__ = [
-    "ALIVE_SECONDS", "MOST_ATTEMPTS", "PATIENCE_SECONDS", "TRAIN", "Claim", "ClaimedEdit", "cancel",
-    "cancel_preflights", "claim", "claim_next", "enqueue", "enqueue_preflight", "fail", "fail_overdue", "give_back",
-    "heartbeat", "hold", "require_in_time", "retry_later", "succeed", "worker_seen", "workers", "write_report",
+    "MOST_ATTEMPTS", "PATIENCE_SECONDS", "TRAIN", "cancel", "cancel_preflights", "claim", "claim_next", "enqueue",
+    "enqueue_preflight", "fail", "fail_overdue", "give_back", "heartbeat", "hold", "require_in_time", "retry_later",
+    "succeed", "worker_seen", "workers", "write_report",
 ]  # fmt: skip
 
-ALIVE_SECONDS = 30  # a worker whose last sign of life is older counts as gone
 LONGEST_PAUSE_SECONDS = 600.0  # between two tries of a job
 CLOCK = Actor("clock")  # the actor that ends overdue jobs
 
@@ -51,7 +49,7 @@ def enqueue(session: Session, batch: Batch, kind: JobKind = JobKind.TRAIN) -> Jo
     )
     session.add(job)
     session.flush()
-    messages.wake(session, job.id)
+    outbox.wake(session, job.id)
     return job
 
 
@@ -113,7 +111,7 @@ def hold(session: Session, claim: Claim) -> Held:
 def require_in_time(session: Session, claim: Claim) -> None:
     """Raise PastDeadline if the deadline has passed, by the database's clock: the worker's may differ."""
     if claim.deadline is not None and repository.moment_after(session, 0) > claim.deadline:
-        raise ending.not_ready(claim)
+        raise not_ready(claim)
 
 
 def write_report(
@@ -215,5 +213,5 @@ def workers(session: Session, *, before: tuple[datetime, str] | None, limit: int
     """
     return [
         WorkerView(worker=seen.worker, device=seen.device, seen_at=seen.seen_at, models=seen.models, alive=alive)
-        for seen, alive in repository.workers(session, ALIVE_SECONDS, before=before, limit=limit)
+        for seen, alive in repository.workers(session, before=before, limit=limit)
     ]

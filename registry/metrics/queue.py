@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from registry.base.errors import first_line
 from registry.base.vocabulary import JobKind, JobState, Priority, QueueState
 from registry.metrics import repository
 
@@ -48,7 +49,7 @@ class QueueCollector(Collector):
             with self._sessions() as session:
                 return [_up(1), *_gauges(session)]
         except SQLAlchemyError as error:
-            log.warning("the database does not answer", error=str(error).splitlines()[:1])
+            log.warning("the database does not answer", error=first_line(error))
             return [_up(0)]
 
 

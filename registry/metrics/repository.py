@@ -6,8 +6,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Double, cast, func, select, text
 from sqlalchemy.orm import Session
 
-from registry.jobs.repository import is_alive
-from registry.jobs.service import ALIVE_SECONDS
+from registry.jobs.repository import IS_ALIVE
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
 from registry.tables.jobs import WAITING, Job, OutboxMessage, WorkerHeartbeat
@@ -69,14 +68,8 @@ def unsent(session: Session) -> Unsent:
 
 
 def workers_alive(session: Session) -> int:
-    query = select(func.count()).select_from(WorkerHeartbeat).where(is_alive(ALIVE_SECONDS))
+    query = select(func.count()).select_from(WorkerHeartbeat).where(IS_ALIVE)
     return session.scalar(query) or 0
-
-
-def is_worker_seen(session: Session, worker: str, seconds: float) -> bool:
-    """Return whether this worker had a heartbeat in that time."""
-    query = select(WorkerHeartbeat.worker).where(WorkerHeartbeat.worker == worker, is_alive(seconds))
-    return session.scalar(query) is not None
 
 
 def _age(moment: ColumnElement[datetime]) -> ColumnElement[float]:

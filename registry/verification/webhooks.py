@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 from registry.base.vocabulary import Action
 from registry.tables.webhooks import Webhook
 from registry.verification.verified import Verified, made_and_ended
-from registry.webhooks.content import content_digest
+from registry.webhooks.service import content_digest
 
 
 def verify_webhooks(session: Session) -> Verified:

@@ -16,7 +16,6 @@ from registry.tables.versions import Alias
 from registry.versions import protections, repository
 from registry.versions import service as versions
 from registry.versions.erased import require_whole
-from registry.versions.names import require_alias_name
 from registry.versions.schemas import AliasView
 
 
@@ -36,7 +35,7 @@ def set_alias(
     name that cannot be an alias, RoleNeeded for a protected alias, NotFound for a version that does not exist, and
     Erased for one that can no longer be served.
     """
-    require_alias_name(name)
+    protections.require_alias_name(name)
     collections.lock(session, collection.id)
     protections.require_allowed(session, collection, name, actor)
     version = versions.get(session, collection, number)

@@ -11,7 +11,7 @@ from registry.audit.details import BatchPreflight
 from registry.base.vocabulary import JobKind, JobState
 from registry.edits import repository as edits
 from registry.jobs import repository, service
-from registry.jobs.claims import Claim, ClaimedEdit
+from registry.jobs.claiming import Claim, ClaimedEdit
 from registry.jobs.schemas import EditPreflight, EditReport, Progress
 from registry.tables.edits import Edit
 from registry.versions import repository as versions

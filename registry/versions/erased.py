@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from registry.base.errors import Erased
+from registry.base.errors import Erased, ids_in_words
 from registry.tables.collections import Collection
 from registry.tables.edits import Edit
 from registry.tables.versions import Activation, Version
@@ -24,7 +24,7 @@ def require_whole(session: Session, collection_id: int, number: int, state: int)
     if not gone:
         return
     name = session.scalars(select(Collection.name).where(Collection.id == collection_id)).one()
-    edits = "edit " + str(gone[0]) if len(gone) == 1 else f"the edits {', '.join(map(str, gone))}"
+    edits = "edit " + str(gone[0]) if len(gone) == 1 else f"the edits {ids_in_words(gone)}"
     raise Erased(
         f"Version {number} of {name} cannot be served: it holds {edits}, whose content was erased.",
         f"From version {servable_from(session, collection_id, gone)} on, {name} can be served.",

@@ -1,5 +1,6 @@
-"""Protection of aliases that not every approver may set."""
+"""What an alias may be called, and the protection of those that not every approver may set."""
 
+import re
 from collections.abc import Sequence
 
 from sqlalchemy import func, select
@@ -8,12 +9,23 @@ from sqlalchemy.orm import Session
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.audit.details import AliasProtect, AliasUnprotect, Details
-from registry.base.errors import NotFound, RoleNeeded
+from registry.base.errors import InvalidRequest, NotFound, RoleNeeded
 from registry.base.vocabulary import Role
+from registry.base.wire import NAME_PATTERN
 from registry.collections import repository as collections
 from registry.tables.access import AliasProtection
 from registry.tables.collections import Collection
-from registry.versions.names import require_alias_name
+
+RESERVED = ("base", "latest")  # always the model without edits and the newest version
+
+
+def require_alias_name(name: str) -> None:
+    """Raise InvalidRequest for a name that cannot be an alias."""
+    if not re.fullmatch(NAME_PATTERN, name) or name.isdigit() or name in RESERVED:
+        raise InvalidRequest(
+            f"{name!r} cannot be an alias.",
+            "Use lower-case letters, digits, '.', '_' and '-', not digits alone, and neither base nor latest.",
+        )
 
 
 def page(session: Session, collection: Collection, *, after: str | None, limit: int) -> Sequence[AliasProtection]:

@@ -21,7 +21,7 @@ from registry.audit.details import (
     VersionRevert,
     VersionRollback,
 )
-from registry.base.errors import InvalidRequest, NotFound, StaleBase, WrongState
+from registry.base.errors import InvalidRequest, NotFound, StaleBase, WrongState, ids_in_words
 from registry.base.multiset import Multiset
 from registry.base.vocabulary import VersionKind
 from registry.collections import repository as collections
@@ -35,8 +35,6 @@ from registry.versions.change import Change, add_version
 from registry.versions.erased import require_whole
 from registry.versions.storing import store_result
 from registry.versions.training_result import TrainingResult
-
-_NAMED = 20  # ids named in a message; the event has all of them
 
 # The columns that a version has in common with those that restore it.
 CONTENT = ("content_version", "content_digest", "content_state", "edit_count", "cluster_count", "block_count")
@@ -113,13 +111,13 @@ def retire(session: Session, collection: Collection, edit_ids: Sequence[int], ac
     known = {edit.id for edit in edits.by_ids(session, wanted) if edit.collection_id == collection.id}
     if unknown := [edit_id for edit_id in wanted if edit_id not in known]:
         raise NotFound(
-            f"Collection {collection.name} has no edit {_listed(unknown)}.",
+            f"Collection {collection.name} has no edit {ids_in_words(unknown)}.",
             f"`melo edit list {collection.name}` shows its edits.",
         )
     active = states.active_edits(session, wanted, newest.content_version if newest else 0)
     if idle := [edit_id for edit_id in wanted if edit_id not in active]:
         raise WrongState(
-            f"Edit {_listed(idle)} of collection {collection.name} is not active, so it cannot be retired.",
+            f"Edit {ids_in_words(idle)} of collection {collection.name} is not active, so it cannot be retired.",
             f"`melo edit list {collection.name} --active` shows those that are.",
         )
     change = Change(session, collection, newest)
@@ -127,7 +125,7 @@ def retire(session: Session, collection: Collection, edit_ids: Sequence[int], ac
     change.drop_points(repository.points_of_edits(session, wanted))
     version = change.make(
         kind=VersionKind.RETIRE,
-        message=f"retire edit {_listed(wanted)}",
+        message=f"retire edit {ids_in_words(wanted)}",
         reason=reason,
         author=actor.name,
     )
@@ -246,8 +244,3 @@ def _record(
         after=version.content_digest,
         reason=version.reason,
     )
-
-
-def _listed(ids: Sequence[int]) -> str:
-    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-    return ", ".join(str(each) for each in ids[:_NAMED]) + more

@@ -10,7 +10,7 @@ from registry.base.digests import float32s, sha256_hex
 from registry.base.errors import InvalidResult
 from registry.collections import repository as collections
 from registry.edits import repository as edits
-from registry.jobs.service import Claim
+from registry.jobs.claiming import Claim
 from registry.tables.collections import Calibration, Collection
 from registry.tables.edits import Edit
 from registry.tables.versions import Block, Point

@@ -7,11 +7,11 @@ import asyncio
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 
@@ -19,12 +19,12 @@ import httpx
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
+from standardwebhooks import Webhook
 
-from registry.base.errors import RegistryError
+from registry.base.errors import RegistryError, first_line
 from registry.webhooks import sending
 from registry.webhooks.addresses import is_public, require_sendable
 from registry.webhooks.sending import Message, Outcome
-from registry.webhooks.signature import signed_headers
 
 log = structlog.get_logger("melo.webhooks")
 
@@ -68,7 +68,7 @@ class Courier:
         try:
             return await asyncio.to_thread(act)
         except SQLAlchemyError as error:
-            log.warning("away", error=str(error).splitlines()[:1])
+            log.warning("away", error=first_line(error))
             return []
 
     def _look(self, room: int) -> list[Message]:
@@ -101,7 +101,7 @@ class Courier:
             try:
                 await asyncio.to_thread(self._report, waiting[0], outcome)
             except SQLAlchemyError as error:  # the message is sent again at its next attempt
-                log.warning("away", error=str(error).splitlines()[:1])
+                log.warning("away", error=first_line(error))
                 return
             waiting = await self._patiently(partial(self._claim, 1, message.webhook_id))
 
@@ -124,11 +124,14 @@ class Courier:
     async def _post(self, message: Message) -> int:
         """Send the request and return the answer's status; its body is not read."""
         url = require_sendable(message.url, allow_private=self.allow_private)
+        now = datetime.now(UTC)
         headers = {
             "Host": url.netloc.decode("ascii"),
             "Content-Type": "application/json",
             "User-Agent": "melo-webhooks",
-            **signed_headers(message.secret, message.message_id, int(time.time()), message.body),
+            "webhook-id": message.message_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": Webhook(message.secret).sign(message.message_id, now, message.body.decode()),
         }
         # A separate client for each message: a reused TLS connection was verified for a name, not for an address.
         async with httpx.AsyncClient(verify=self._tls, trust_env=False, timeout=self.seconds_per_attempt) as http:

@@ -7,7 +7,6 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from registry.tables.audit import AuditEvent
-from registry.tables.collections import Collection
 from registry.tables.webhooks import PENDING, Webhook, WebhookDelivery
 
 _IS_PENDING = text(PENDING)
@@ -28,11 +27,6 @@ def page(session: Session, *, removed: bool, after: int | None, limit: int) -> S
     if not removed:
         query = query.where(Webhook.removed_at.is_(None))
     return session.scalars(query).all()
-
-
-def collection_names(session: Session, collection_ids: Sequence[int]) -> dict[int, str]:
-    query = select(Collection.id, Collection.name).where(Collection.id.in_(collection_ids))
-    return dict(session.execute(query).all())
 
 
 def waiting_counts(session: Session, webhook_ids: Sequence[int]) -> dict[int, int]:

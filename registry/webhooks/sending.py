@@ -17,6 +17,7 @@ from uuid import UUID
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
+from registry.access.repository import collection_names
 from registry.tables.audit import AuditEvent
 from registry.tables.webhooks import Webhook
 from registry.webhooks import repository
@@ -58,7 +59,7 @@ def plan(session: Session) -> int:
     planned = 0
     for webhook in repository.lock_behind(session, _WEBHOOKS_AT_ONCE):
         events = repository.events_after(session, webhook.seen_seq, _EVENTS_AT_ONCE)
-        names = repository.collection_names(session, [event.collection_id for event in events if event.collection_id])
+        names = collection_names(session, [event.collection_id for event in events if event.collection_id])
         rows = [
             {"webhook_id": webhook.id, "event_seq": event.seq, "payload": payload(event, names)}
             for event in events

@@ -1,24 +1,26 @@
 """Adds and removes webhooks, and shows what was sent to them."""
 
+import secrets
+from base64 import b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
+from registry.access.repository import collection_names
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.audit.details import WebhookCreate, WebhookDelete
+from registry.base.digests import canonical_json, sha256_hex
 from registry.base.errors import NotFound, WrongState
 from registry.base.vocabulary import WebhookEvent
 from registry.collections import service as collections
 from registry.tables.webhooks import Webhook, WebhookDelivery
 from registry.webhooks import repository
 from registry.webhooks.addresses import require_sendable
-from registry.webhooks.content import content_digest
 from registry.webhooks.schemas import CreatedWebhook, DeliveryView, NewWebhook, WebhookView
 from registry.webhooks.sending import message_name
-from registry.webhooks.signature import new_secret
 
 TEST = "webhook.test"
 
@@ -27,7 +29,7 @@ def create(session: Session, new: NewWebhook, actor: Actor, *, allow_private: bo
     """Create a webhook that is sent its kinds of events from now on. Raises InvalidRequest or NotFound."""
     url = require_sendable(new.url, allow_private=allow_private)
     collection = collections.get(session, new.collection) if new.collection else None
-    secret = new_secret()
+    secret = f"whsec_{b64encode(secrets.token_bytes(32)).decode()}"
     webhook = Webhook(
         collection_id=collection.id if collection else None,
         url=str(url),  # with the scheme in lower case
@@ -98,13 +100,20 @@ def get(session: Session, webhook_id: int) -> Webhook:
     return webhook
 
 
+def content_digest(webhook: Webhook) -> str:
+    """Return a digest over what is fixed when a webhook is added, without the secret."""
+    return sha256_hex(
+        canonical_json({"url": webhook.url, "events": webhook.events, "collection_id": webhook.collection_id})
+    )
+
+
 def view(session: Session, webhook: Webhook) -> WebhookView:
     return views(session, [webhook])[0]
 
 
 def views(session: Session, webhooks: Sequence[Webhook]) -> list[WebhookView]:
     waiting = repository.waiting_counts(session, [each.id for each in webhooks])
-    names = repository.collection_names(session, [each.collection_id for each in webhooks if each.collection_id])
+    names = collection_names(session, [each.collection_id for each in webhooks if each.collection_id])
     return [
         WebhookView(
             id=each.id,

@@ -25,8 +25,8 @@ from embedded import stack
 from registry.base.database import make_engine, make_sessions
 from registry.base.digests import sha256_hex
 from registry.jobs import service as jobs
+from registry.jobs.claiming import Claim
 from registry.jobs.schemas import ChangedAnswer, ConflictView, EditReport, Progress
-from registry.jobs.service import Claim
 from tests.patience import PATIENCE, until
 from tests.registry.workflow import Workflow, calibration
 

@@ -18,7 +18,7 @@ from registry.collections import policy
 from registry.collections.schemas import PolicyChange
 from registry.edits import repository
 from registry.jobs import service
-from registry.jobs.remedies import remedies
+from registry.jobs.preflights import remedies
 from registry.jobs.schemas import EditPreflight, EditReport, NearEdit, Progress
 from registry.versions import candidates, reading
 from registry.versions.edit_log import edit_log

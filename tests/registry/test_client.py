@@ -218,7 +218,7 @@ def first_request(method: call[..., Any] | stream[..., Any]) -> tuple[str, str]:
     given = {
         name: value_of(hints[name])
         for name, parameter in inspect.signature(describe).parameters.items()
-        if name != "self" and parameter.default is inspect.Parameter.empty
+        if name not in ("self", "options") and parameter.default is inspect.Parameter.empty
     }
     asked = describe(None, **given)
     if isinstance(method, stream):

@@ -15,7 +15,7 @@ from registry.batches import deciding
 from registry.erasure import service
 from registry.erasure.scrubbing import GONE, Erasing, named_in, scrubbed
 from registry.jobs import service as queue
-from registry.jobs.remedies import remedies
+from registry.jobs.preflights import remedies
 from registry.jobs.schemas import NearEdit
 from registry.tables.schema import metadata
 from registry.versions import aliases

@@ -9,8 +9,8 @@ from registry.base.errors import LeaseLost
 from registry.batches import service as edits
 from registry.batches.training import Training
 from registry.jobs import repository, service
+from registry.jobs.listing import waits_for
 from registry.jobs.schemas import ChangedAnswer, EditReport, Progress
-from registry.jobs.waiting import waits_for
 from tests.registry.workflow import trained
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}

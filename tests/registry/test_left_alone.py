@@ -21,7 +21,7 @@ from registry.collections.schemas import NewCollection, PolicyChange
 from registry.collections.service import create
 from registry.erasure.scrubbing import GONE, Erasing, named_in, scrubbed
 from registry.jobs import service as jobs
-from registry.jobs.left_alone import tried
+from registry.jobs.preflights import tried
 from registry.jobs.schemas import EditPreflight, NearMiss
 from registry.versions import candidates
 from tests.registry.workflow import ADA, BEN

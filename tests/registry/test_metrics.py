@@ -20,9 +20,8 @@ from registry.base.errors import InvalidRequest
 from registry.base.probes import ProbeFailed
 from registry.base.settings import Settings
 from registry.metrics import queue
-from registry.metrics.exposition import new_registry
+from registry.metrics.exposition import new_registry, shown
 from registry.metrics.queue import QueueCollector
-from registry.metrics.server import shown
 from registry.relay import Relay
 from tests.patience import PATIENCE, until, works
 from tests.registry.problem import is_problem

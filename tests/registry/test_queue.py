@@ -21,9 +21,9 @@ from registry.collections import repository as rows
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from registry.jobs import order, repository, service
-from registry.jobs.queues import queue_of
+from registry.jobs.listing import waits_for
+from registry.jobs.outbox import queue_of
 from registry.jobs.schemas import Progress
-from registry.jobs.waiting import waits_for
 from registry.relay import Relay
 from tests.patience import PATIENCE
 from tests.registry.workflow import ADA, BEN, Workflow, trained

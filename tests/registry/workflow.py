@@ -19,8 +19,8 @@ from registry.batches import service as edits
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from registry.jobs import service as queue
+from registry.jobs.claiming import Claim, ClaimedEdit
 from registry.jobs.collection_queue import set_queue
-from registry.jobs.service import Claim, ClaimedEdit
 from registry.tables.collections import Collection
 from registry.tables.versions import Version
 from registry.verification import service as verification

@@ -22,9 +22,9 @@ from registry.batches import service as edits
 from registry.batches.training import Training
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
+from registry.jobs.claiming import ClaimedEdit
 from registry.jobs.replaying import replay_of
 from registry.jobs.schemas import EditReport
-from registry.jobs.service import ClaimedEdit
 from registry.tables.jobs import Job
 from registry.tables.versions import Version
 from registry.versions.training_result import Overlap

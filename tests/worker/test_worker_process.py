@@ -18,7 +18,7 @@ from registry.base import probes
 from registry.base.vocabulary import Preflight
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
-from registry.jobs import queues
+from registry.jobs import outbox
 from registry.relay import Relay, make_send
 from registry.tables.jobs import Job, WorkerHeartbeat
 from tests.patience import PATIENCE, until, works
@@ -120,7 +120,7 @@ def test_two_workers_work_off_collections_side_by_side_also_after_one_died_and_e
     assert {job.libraries["threads"] for job in done} == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
     assert all(job.device.startswith("cpu") for job in done)
     with sessions() as session:
-        queue = queues.queue_of(collections.get(session, "facts").model_digest)
+        queue = outbox.queue_of(collections.get(session, "facts").model_digest)
     assert redis.Redis.from_url(broker).llen(f"{queue}\x06\x163") == 0
 
 

@@ -1,0 +1,152 @@
+"""Middleware: each request gets an id and a line in the log, is counted, and has a body of limited size."""
+
+import re
+import time
+from http import HTTPMethod
+from typing import Self
+from uuid import uuid4
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = structlog.get_logger("melo.api")
+_CLEAN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_METHODS = frozenset(HTTPMethod)
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class RequestLog:
+    """ASGI middleware that gives every request an id, in its answer and in one JSON log line.
+
+    A caller's own X-Request-ID is kept if it is a plain word.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("X-Request-ID", "")
+        request_id = given if _CLEAN.fullmatch(given) else uuid4().hex
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        start = time.perf_counter()
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"  # never run an answer as a script
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_with_id)
+            finally:
+                caller = state.get("caller")  # missing: not admitted
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    milliseconds=round((time.perf_counter() - start) * 1000, 1),
+                    client=scope["client"][0] if scope.get("client") else None,
+                    actor=caller.actor if caller else None,
+                    key=caller.key_prefix if caller else None,
+                )
+
+
+class RequestCounts:
+    """Counts by the route's template, never by the path: its ids and names would create unlimited series."""
+
+    def __init__(self, answered: Counter, seconds: Histogram) -> None:
+        self._answered = answered
+        self._seconds = seconds
+
+    @classmethod
+    def make(cls, registry: CollectorRegistry) -> Self:
+        return cls(
+            Counter("melo_http_requests_total", "Answers", ["route", "method", "status"], registry=registry),
+            Histogram(
+                "melo_http_request_seconds",
+                "From a request to the beginning of its answer",
+                ["route", "method"],
+                registry=registry,
+                buckets=_SECONDS,
+            ),
+        )
+
+    def answered(self, scope: Scope, status: int, seconds: float) -> None:
+        # A request that is refused earlier, or whose path does not exist, has no route.
+        route = getattr(scope.get("route"), "path", "none")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._answered.labels(route, method, status).inc()
+        self._seconds.labels(route, method).observe(seconds)
+
+
+class RequestMetrics:
+    """ASGI middleware that counts requests."""
+
+    def __init__(self, app: ASGIApp, counts: RequestCounts) -> None:
+        self.app = app
+        self.counts = counts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        begun = False
+
+        async def send_and_count(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                # Measured at the start: the end of a streamed answer, such as a batch's progress, says nothing.
+                self.counts.answered(scope, message["status"], time.perf_counter() - start)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_and_count)
+        except Exception:
+            if not begun:
+                self.counts.answered(scope, 500, time.perf_counter() - start)
+            raise
+
+
+class BodyLimit:
+    """ASGI middleware that rejects a body over the limit as soon as its size is known, whether announced or streamed.
+
+    Starlette's own limit answers in plain text; the exception raised here becomes a problem.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("Content-Length", "0")
+        received = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            if announced.isdigit() and int(announced) > self.max_bytes:
+                raise HTTPException(413)
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                raise HTTPException(413)
+            return message
+
+        await self.app(scope, receive_within_limit, send)
