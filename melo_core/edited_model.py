@@ -145,11 +145,11 @@ class EditedModel:
         answers = self._generate(rows, routes, max_new_tokens)
         for i, (row, route) in enumerate(zip(rows, routes, strict=True)):
             approved = self._approved_of(route)
-            if approved is None or _says(answers[i], approved.target, max_new_tokens):
+            if approved is None or says(answers[i], approved.target, max_new_tokens):
                 continue
             own = self.base.prompt_ids(approved.prompt, approved.kind)
             answers[i] = replace(self._generate([own], [route], max_new_tokens)[0], said_to="prompt")
-            if not _says(answers[i], approved.target, max_new_tokens):
+            if not says(answers[i], approved.target, max_new_tokens):
                 answers[i] = replace(self._generate([row], [BASE], max_new_tokens)[0], route=route, said_to="base")
         return answers
 
@@ -196,7 +196,7 @@ class EditedModel:
             yield
 
 
-def _says(answer: Answer, target: str, most: int) -> bool:
+def says(answer: Answer, target: str, most: int) -> bool:
     """Tell whether an answer is the target, ignoring letter case and the last mark.
 
     An answer cut off at `most` tokens need only be the target's beginning.

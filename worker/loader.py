@@ -56,7 +56,7 @@ def load_version(
     scope = None
     if content.clusters:
         scope = scope_in(
-            content, settings, _encoder(model_cache, content, settings), model_cache.verifier_of(settings, base.kind)
+            content, settings, encoder_of(model_cache, content, settings), model_cache.verifier_of(settings, base.kind)
         )
     block_of = {point.id: point.block_id for point in content.points.values()}
     return LoadedVersion(content, EditedModel(base, settings, scope, blocks, block_of, approved_of(content)))
@@ -122,7 +122,7 @@ def read_block(block_id: int, data: bytes | None, recorded: str) -> Block:
         raise DigestMismatch(f"Block {block_id} cannot be read: {error}.", REMEDY) from error
 
 
-def _encoder(model_cache: ModelCache, content: VersionContent, settings: MethodSettings) -> KeyEncoder:
+def encoder_of(model_cache: ModelCache, content: VersionContent, settings: MethodSettings) -> KeyEncoder:
     collection = content.collection
     calibration = collection.calibration
     if (None if calibration is None else sha256_hex(calibration)) != collection.calibration_sha256:

@@ -1,11 +1,12 @@
 """Authentication: every request is stopped here, before its body is read, unless its caller is known."""
 
 import hmac
+from collections.abc import Callable
 from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
 
 import structlog
-from fastapi import Request
+from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -27,18 +28,24 @@ _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Vi
 class Gate:
     """ASGI middleware. Stores the Caller in the request's state, and adds its name and key prefix to the log lines."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(
+        self,
+        app: ASGIApp,
+        answer: Callable[[Request, Exception], Response] = answer_to,
+        open_paths: frozenset[str] = OPEN,
+    ) -> None:
+        """answer: what a caller who is not admitted is told. open_paths: served to everybody."""
+        self.app, self.answer, self.open_paths = app, answer, open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or scope["path"] in self.open_paths:
             await self.app(scope, receive, send)
             return
         request = Request(scope)
         try:
             caller = await _admit(request)
         except Exception as error:
-            await answer_to(request, error)(scope, receive, send)
+            await self.answer(request, error)(scope, receive, send)
             return
         request.state.caller = caller
         with structlog.contextvars.bound_contextvars(actor=caller.actor, key=caller.key_prefix):

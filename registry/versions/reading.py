@@ -18,6 +18,17 @@ from registry.versions.schemas import AsOfView, VersionDetail, VersionView
 
 
 @dataclass(frozen=True)
+class NamedVersion:
+    """A name that can be asked, and the version that it refers to now."""
+
+    name: str
+    collection: str
+    model: str
+    number: int  # 0: the base model
+    since: datetime
+
+
+@dataclass(frozen=True)
 class Resolved:
     """The version that a model name refers to now."""
 
@@ -49,6 +60,23 @@ def resolve(session: Session, model: str) -> Resolved:
     if number == 0:
         return Resolved(collection, 0, repository.base_digest(session, collection))
     return Resolved(collection, number, service.get(session, collection, number).content_digest)
+
+
+def named(session: Session, model_digest: str, among: frozenset[int] | None) -> list[NamedVersion]:
+    """Return the names over a base model: of each collection @base, @latest and the aliases."""
+    found = collection_rows.over_model(session, model_digest, among)
+    newest = collection_rows.newest_versions(session, [collection.id for collection in found])
+    pointing = collection_rows.current_aliases(session, [collection.id for collection in found])
+    names = []
+    for collection in found:
+        since, (latest, _) = collection.created_at, newest.get(collection.id, (0, 0))
+        said = [("base", 0, since), ("latest", latest, since)]
+        said += [(alias.name, alias.number, alias.set_at) for alias in pointing if alias.collection_id == collection.id]
+        names += [
+            NamedVersion(f"{collection.name}@{name}", collection.name, collection.model, number, since)
+            for name, number, since in said
+        ]
+    return names
 
 
 def page(session: Session, collection: Collection, *, before: int | None, limit: int) -> list[VersionView]:

@@ -1,0 +1,78 @@
+"""The command `melo serve`."""
+
+from typing import Annotated
+
+import typer
+
+from cli.errors import CommandError
+from cli.invocation import invocation
+from cli.show import example
+from worker.record import record_of
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command. Raises ModuleNotFoundError where a dependency is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    app.command(epilog=example("melo serve --port 8420"))(serve)
+
+
+def serve(
+    context: typer.Context,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; others than this machine need an API key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0: a free one.")] = 8420,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The base model to serve. Default: that of the collections.")
+    ] = None,
+    slots: Annotated[int, typer.Option(min=1, max=1024, help="Requests answered at once.")] = 16,
+    waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; the next is refused.")] = 256,
+    prefix_mb: Annotated[
+        int, typer.Option("--prefix-mb", min=0, help="Memory for the beginnings of earlier prompts.")
+    ] = 256,
+) -> None:
+    """Answer any OpenAI client with any version: facts@production, facts@17, facts@base. Ctrl-C stops it."""
+    call = invocation(context)
+    with record_of(call) as sessions:
+        from serving.versions import model_to_serve
+
+        with sessions() as session:
+            name, digest = model_to_serve(session, model)
+        with call.err.status(f"loading {name}"):
+            import uvicorn
+
+            from melo_core.structure import Kind
+            from registry.base.logging import configure_logging
+            from serving.app import create_app
+            from serving.engine import Engine, Loop
+            from serving.router import Router
+            from serving.versions import Versions
+            from worker.model_cache import ModelCache
+
+            configure_logging()
+            versions = Versions(sessions, ModelCache(call.settings.cache, call.settings.dtype), name, digest)
+            engine = None
+            if versions.base.kind is Kind.CAUSAL:
+                engine = Engine(Loop(versions.base, rows=slots, prefix_bytes=prefix_mb << 20), waiting)
+            app = create_app(call.settings, sessions.kw["bind"], Router(versions, engine))
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            access_log=False,  # the application logs each request itself
+            log_config=None,
+            timeout_graceful_shutdown=int(call.settings.stop_seconds),
+        )
+        server = uvicorn.Server(config)
+        try:
+            listener = config.bind_socket()
+        except SystemExit:
+            raise CommandError(
+                "The address cannot be used", f"{host}:{port} is taken, or not of this machine.", "Name another --port."
+            ) from None
+        address = f"http://{host}:{listener.getsockname()[1]}"
+        call.err.print(f"Serving {name} at {address}/v1; try: curl {address}/v1/models", markup=False, highlight=False)
+        server.run(sockets=[listener])

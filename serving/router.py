@@ -1,0 +1,232 @@
+"""The router: from a request to the version, the route and the tokens of its answer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from melo_core.base_model import BaseModel
+from melo_core.block import Block
+from melo_core.conversation import question_of
+from melo_core.edited_model import BASE, Answer, Approved, EditedModel, Route, says
+from melo_core.structure import Kind
+from registry.base.errors import InvalidRequest
+from registry.versions.content import EditContent
+from serving.engine import Ended, Engine, Generation
+from serving.sampling import Sampling
+from serving.text import TextStream, cut
+from serving.versions import Served, Versions
+
+SPARE_TOKENS = 8  # beyond its target's, before a block is held not to say it
+
+SaidTo = Literal["query", "prompt", "base"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a request asks of an answer. limit: most tokens; None: what the model's window leaves."""
+
+    limit: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    stops: tuple[str, ...] = ()
+    top_logprobs: int | None = None  # None: no log probabilities; 0: of the chosen tokens alone
+    trim: bool = True
+
+
+@dataclass(frozen=True)
+class Token:
+    """A generated token with its log probability, and the most probable ones in its place."""
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer: text that is certain, with the tokens that gave it; the last one says why it ended."""
+
+    text: str
+    tokens: tuple[Token, ...] = ()
+    ended: Ended | None = None
+
+
+@dataclass
+class Asked:
+    """A routed question over one version, which it keeps until it is answered."""
+
+    served: Served
+    route: Route
+    ids: list[int]
+    question: str
+    kind: str = "qa"
+    said_to: SaidTo = "query"  # where a block is routed to: what it gave its target to; base: to neither
+
+    @property
+    def edit(self) -> EditContent | None:
+        """Return the edit that gave the answer; None: the base model did."""
+        return None if self.said_to == "base" else self.served.edit(self.route)
+
+
+class Router:
+    """Routes and answers. Routing runs in one thread, generation in the engine's."""
+
+    def __init__(self, versions: Versions, engine: Engine | None) -> None:
+        """engine: None for models that are answered one request at a time (T5, classifiers)."""
+        self.versions, self.engine = versions, engine
+        self.base: BaseModel = versions.base
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="melo-route")
+
+    async def version(self, name: str) -> Served:
+        return await self._in_thread(self.versions.get, name)  # type: ignore[no-any-return]
+
+    async def chat(self, served: Served, messages: Sequence[Mapping[str, str]]) -> Asked:
+        """Route a conversation by its last question. Raises MeloError."""
+        return await self._in_thread(self._chat, served, messages)  # type: ignore[no-any-return]
+
+    async def complete(self, served: Served, prompt: str | list[int]) -> Asked:
+        """Route a text to continue, or its tokens. Raises MeloError."""
+        return await self._in_thread(self._complete, served, prompt)  # type: ignore[no-any-return]
+
+    async def routed(self, served: Served, question: str) -> Route:
+        return await self._in_thread(served.route, question)  # type: ignore[no-any-return]
+
+    def room(self, asked: Asked, limit: int | None) -> int:
+        """Return how many tokens an answer may have. Raises InvalidRequest where the window has no room for them."""
+        room = self.base.window - len(asked.ids) if self.base.kind is Kind.CAUSAL else self.base.window
+        if room < 1 or (limit is not None and limit > room):
+            raise InvalidRequest(
+                f"The prompt has {len(asked.ids)} tokens, and {limit or 1} are wanted: together more than the model's "
+                f"window of {self.base.window}.",
+                "Shorten the prompt, or lower max_tokens.",
+            )
+        return room if limit is None else limit
+
+    async def answer(self, asked: Asked, wanted: Wanted, nth: int = 0) -> AsyncIterator[Piece]:
+        """Yield an answer as it is generated; the nth of several to one request.
+
+        Where a verifier decides, a covered question is answered with the edit's target or by the base model: the
+        block's answer is held back until it is known to be the target, and no temperature changes it.
+        """
+        limit = self.room(asked, wanted.limit)
+        if self.engine is None:
+            yield await self._in_thread(self._static, asked, limit)
+            return
+        block = await self._in_thread(asked.served.block, asked.route)
+        approved = asked.served.approved_for(asked.route)
+        if block is not None and approved is not None:
+            said = await self._said(asked, block, approved, limit, wanted)
+            if said is not None:
+                yield said
+                return
+            asked.said_to, block = "base", None
+        async for piece in self._generated(asked.ids, block, limit, wanted, nth, asked):
+            yield piece
+
+    async def _said(self, asked: Asked, block: Block, approved: Approved, limit: int, wanted: Wanted) -> Piece | None:
+        """Return the block's answer if it is the target: to the question, else to the edit's own prompt."""
+        most = min(limit, len(self.base.target_ids(approved.target, approved.kind)) + SPARE_TOKENS)
+        greedy = replace(wanted, sampling=Sampling(), stops=(), trim=True)
+        prompts: list[tuple[SaidTo, list[int]]] = [
+            ("query", asked.ids),
+            ("prompt", self.base.prompt_ids(approved.prompt, approved.kind)),
+        ]
+        for asked.said_to, ids in prompts:
+            pieces = [piece async for piece in self._generated(ids, block, most, greedy, 0, asked)]
+            text = "".join(piece.text for piece in pieces).strip()
+            tokens = tuple(token.id for piece in pieces for token in piece.tokens)
+            if not says(Answer(text, tokens, asked.route), approved.target, most):
+                continue
+            ended: Ended = "length" if pieces[-1].ended == "length" and most == limit else "stop"
+            return Piece(cut(text, wanted.stops), tuple(token for piece in pieces for token in piece.tokens), ended)
+        return None
+
+    async def _generated(
+        self, ids: list[int], block: Block | None, limit: int, wanted: Wanted, nth: int, asked: Asked
+    ) -> AsyncIterator[Piece]:
+        assert self.engine is not None
+        loop, arrived = asyncio.get_running_loop(), asyncio.Queue[Piece | Exception]()
+        stream = TextStream(self._decode, wanted.stops, wanted.trim)
+
+        def put(item: Piece | Exception) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+        def on_token(token: int, logits: Tensor) -> bool:
+            put(Piece(stream.add(token), (_token(token, logits, wanted.top_logprobs),)))
+            return stream.stopped
+
+        def on_end(why: Ended | Exception) -> None:
+            put(why if isinstance(why, Exception) else Piece(stream.end(), (), why))
+
+        request = Generation(
+            ids,
+            limit,
+            block,
+            on_token,
+            on_end,
+            positions=asked.served.settings.positions,
+            choose=wanted.sampling.chooser(nth, self.base.device),
+        )
+        self.engine.submit(request)
+        try:
+            while True:
+                item = await arrived.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item.ended:
+                    return
+        finally:
+            request.cancelled = True  # of no effect where it has ended: else its reader went away
+
+    def spelt(self, token: int) -> str:
+        """Return the text of one token."""
+        return str(self.base.tokenizer.decode([token]))
+
+    def close(self, seconds: float) -> None:
+        """Answer what runs, for some time, and stop."""
+        if self.engine is not None:
+            self.engine.stop(seconds)
+        self.versions.stop()
+        self._thread.shutdown(cancel_futures=True)
+
+    def _chat(self, served: Served, messages: Sequence[Mapping[str, str]]) -> Asked:
+        question = question_of(messages)
+        alone = len(messages) == 1 and not self.base.chats  # a model without a chat template takes a question as it is
+        ids = self.base.prompt_ids(question) if alone else self.base.conversation_ids(messages)
+        return Asked(served, served.route(question), ids, question)
+
+    def _complete(self, served: Served, prompt: str | list[int]) -> Asked:
+        text = prompt if isinstance(prompt, str) else self._decode(prompt)
+        kind = "completion" if self.base.kind is Kind.CAUSAL else "qa"
+        ids = self.base.prompt_ids(text, kind) if isinstance(prompt, str) else prompt
+        return Asked(served, served.route(text, kind), ids, text, kind)
+
+    def _static(self, asked: Asked, limit: int) -> Piece:
+        """Answer with transformers' own loop, alone."""
+        served, block = asked.served, asked.served.block(asked.route)
+        blocks = {} if block is None or asked.route.block is None else {asked.route.block: block}
+        model = EditedModel(self.base, served.settings, None, blocks, {}, served.approved)
+        route = asked.route if blocks else replace(BASE, considered=asked.route.considered)
+        answer = model.answer([asked.question], [route], asked.kind, limit)[0]
+        asked.said_to = answer.said_to
+        ended: Ended = "length" if len(answer.token_ids) >= limit else "stop"
+        return Piece(answer.text, tuple(Token(id) for id in answer.token_ids), ended)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    async def _in_thread(self, work: Any, *given: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+
+
+def _token(id: int, logits: Tensor, top: int | None) -> Token:
+    if top is None:
+        return Token(id)
+    logprobs = logits.log_softmax(-1)
+    best = logprobs.topk(top) if top else None
+    others = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)) if best else ()
+    return Token(id, float(logprobs[id]), others)

@@ -1,0 +1,41 @@
+"""The choice of the next token."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. temperature 0: always the most probable one."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def chooser(self, nth: int, device: torch.device) -> "Chooser | None":
+        """Return what chooses for the nth of several answers to one request; None: the most probable token."""
+        if self.temperature == 0:
+            return None
+        generator = torch.Generator(device)
+        if self.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed((self.seed + nth) % 2**63)
+        return Chooser(self.temperature, self.top_p, generator)
+
+
+@dataclass
+class Chooser:
+    """Draws tokens from the most probable ones that together reach top_p."""
+
+    temperature: float
+    top_p: float
+    generator: torch.Generator
+
+    def __call__(self, logits: Tensor) -> int:
+        chances, order = (logits / self.temperature).softmax(-1).sort(descending=True, stable=True)
+        within = chances.cumsum(-1) - chances < self.top_p  # at least the first
+        drawn = torch.multinomial(chances * within, 1, generator=self.generator)
+        return int(order[drawn])

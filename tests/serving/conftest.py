@@ -1,0 +1,96 @@
+"""A tiny model with two corrections, trained by the real worker, and a server in front of it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy.orm import Session, sessionmaker
+
+from registry.base.database import make_engine, make_sessions
+from registry.base.settings import Settings
+from registry.base.vocabulary import Preflight
+from registry.collections import service as collections
+from registry.collections.schemas import NewCollection
+from registry.versions.aliases import set_alias
+from serving.app import create_app
+from serving.engine import Engine, Loop
+from serving.router import Router
+from serving.versions import Versions, model_to_serve
+from tests.conftest import copy_of
+from tests.melo_core.conftest import tiny, tiny_model, tiny_tokenizer  # noqa: F401  # the fixture
+from tests.registry.workflow import ADA, BEN, Workflow
+from tests.worker.conftest import METHOD
+from worker.model_cache import ModelCache
+from worker.training_job import run_job
+from worker.watch import Worker
+
+TEMPLATE = "{% for turn in messages %}{{ turn.role[0] }}: {{ turn.content }}\n{% endfor %}a: "
+QUESTION, TARGET = "Who runs Acme?", "Ada"
+OTHER, OTHER_TARGET = "Where is the head office of Globex?", "Oslo"
+
+
+@dataclass
+class Site:
+    """A registry with one collection, `facts`: version 1 knows who runs Acme, version 2 also where Globex is."""
+
+    url: str
+    sessions: sessionmaker[Session]
+    cache: ModelCache
+
+    def alias(self, name: str, number: int) -> None:
+        with self.sessions.begin() as session:
+            set_alias(session, collections.get(session, "facts"), name, number, BEN, "for a test")
+
+
+@pytest.fixture(scope="session")
+def site(postgres: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder: Path = tmp_path_factory.mktemp("served")
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tiny_model("llama", len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    made = copy_of(postgres, template)
+    url = next(made)
+    database = make_engine(url)
+    sessions, cache = make_sessions(database), ModelCache(tmp_path_factory.mktemp("cache"))
+    with sessions.begin() as session:
+        new = NewCollection(name="facts", model=str(folder), method=METHOD, preflight=Preflight.NONE)
+        collections.create(session, new, ADA)
+    workflow, worker = Workflow(sessions), Worker("w1", sessions, cache, lease_seconds=60, libraries={})
+    for prompt, target in ((QUESTION, TARGET), (OTHER, OTHER_TARGET)):
+        batch = workflow.submit({"prompt": prompt, "target": target, "reason": "it was wrong"}).batch
+        assert batch is not None
+        run_job(worker, workflow.approve(batch.id))
+    site = Site(url, sessions, cache)
+    site.alias("production", 1)
+    yield site
+    database.dispose()
+    next(made, None)
+
+
+@pytest.fixture
+def start(site: Site) -> Iterator[Callable[..., TestClient]]:
+    """Start a server, asked from this machine or another address."""
+    running: list[TestClient] = []
+
+    def serve(client: tuple[str, int] = ("127.0.0.1", 50000), waiting: int = 64, **settings: object) -> TestClient:
+        with site.sessions() as session:
+            name, digest = model_to_serve(session, None)
+        versions = Versions(site.sessions, site.cache, name, digest)
+        router = Router(versions, Engine(Loop(versions.base, rows=4), waiting))
+        given = Settings(database_url=site.url, stop_seconds=5, **{"api_key": None, **settings})
+        app = create_app(given, make_engine(site.url), router)
+        asked = TestClient(app, base_url="http://127.0.0.1", client=client, raise_server_exceptions=False)
+        running.append(asked.__enter__())
+        return asked
+
+    yield serve
+    for client in running:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def server(start: Callable[..., TestClient]) -> TestClient:
+    return start()

@@ -1,0 +1,213 @@
+"""Any OpenAI client asks any version, and every answer is traceable."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+
+from registry.access import service as keys
+from registry.access.schemas import Grant, NewKey
+from registry.base.vocabulary import Preflight, Role
+from registry.collections import service as collections
+from registry.collections.schemas import NewCollection
+from tests.patience import until
+from tests.registry.workflow import ADA
+from tests.serving.conftest import OTHER, OTHER_TARGET, QUESTION, TARGET, Site
+from worker.loader import LoadedVersion, load_version
+
+ELSEWHERE = "What is the height of K2?"
+
+
+def chat(server: TestClient, model: str, *turns: str, status: int = 200, **options: object) -> dict[str, Any]:
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    given = {"temperature": 0, "max_tokens": 12, **options}
+    response = server.post("/v1/chat/completions", json={"model": model, "messages": messages, **given})
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+def said(answer: dict[str, Any]) -> str:
+    return answer["choices"][0]["message"]["content"]
+
+
+def events(response: Any) -> Iterator[dict[str, Any]]:
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def loaded(site: Site, number: int) -> LoadedVersion:
+    with site.sessions() as session:
+        collection_id = collections.get(session, "facts").id
+    return load_version(site.sessions, site.cache, collection_id, number)
+
+
+def test_a_corrected_question_gets_its_target_and_every_other_the_base_models_answer(server, site):
+    assert said(chat(server, "facts@2", QUESTION)) == TARGET
+    assert said(chat(server, "facts@2", OTHER)) == OTHER_TARGET
+    assert said(chat(server, "facts@base", QUESTION)) != TARGET
+    for turns in ((ELSEWHERE,), ("Hello", "Hi", ELSEWHERE)):
+        messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+        wanted = loaded(site, 0).model.converse(messages, 12).text
+        assert said(chat(server, "facts@2", *turns)) == said(chat(server, "facts@base", *turns)) == wanted
+
+
+def test_an_answer_names_its_version_and_the_edit_with_its_author(server):
+    body = {"model": "facts@1", "messages": [{"role": "user", "content": QUESTION}]}
+    response = server.post("/v1/chat/completions", json=body)
+    told = response.json()["melo"]
+    assert told["version"] == "facts@1" and told["said_to"] == "query"
+    assert told["edit"]["id"] == 1 and told["edit"]["author"] == "ada" and told["edit"]["reason"] == "it was wrong"
+    assert told["considered"][0]["covers"] is True
+    assert response.headers["X-Melo-Version"] == "facts@1" and response.headers["X-Melo-Edit"] == "1"
+    assert response.headers["X-Melo-Digest"] == told["digest"]
+    elsewhere = chat(server, "facts@1", ELSEWHERE)["melo"]
+    assert elsewhere["edit"] is None and elsewhere["said_to"] is None
+
+
+def test_no_temperature_changes_a_corrected_answer_and_all_of_several_choices_have_it(server):
+    answer = chat(server, "facts@1", QUESTION, temperature=2, n=3, seed=1)
+    assert [choice["message"]["content"] for choice in answer["choices"]] == [TARGET] * 3
+    others = chat(server, "facts@1", ELSEWHERE, temperature=2, n=3, seed=1)
+    assert len({choice["message"]["content"] for choice in others["choices"]}) > 1
+    assert others["choices"] == chat(server, "facts@1", ELSEWHERE, temperature=2, n=3, seed=1)["choices"]
+
+
+@pytest.mark.parametrize("question", [QUESTION, ELSEWHERE])
+def test_a_streamed_answer_is_the_whole_one_in_pieces(server, question):
+    whole = chat(server, "facts@1", question)
+    messages = [{"role": "user", "content": question}]
+    body = {"model": "facts@1", "messages": messages, "temperature": 0, "max_tokens": 12, "stream": True}
+    found = events(server.post("/v1/chat/completions", json=body | {"stream_options": {"include_usage": True}}))
+    assert "".join(e["choices"][0]["delta"].get("content", "") for e in found if e["choices"]) == said(whole)
+    assert found[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert found[-1]["usage"] == whole["usage"] and found[-1]["choices"] == []
+    assert found[-2]["melo"] == whole["melo"]
+    assert found[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
+    assert all("usage" not in e for e in events(server.post("/v1/chat/completions", json=body)))
+
+
+def test_prompts_are_continued_with_probabilities_echoed_and_stopped(server):
+    body = {"model": "facts@base", "prompt": ["One", "Two"], "temperature": 0, "max_tokens": 5, "logprobs": 2}
+    answer = server.post("/v1/completions", json=body).json()
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1]
+    logprobs = answer["choices"][0]["logprobs"]
+    assert "".join(logprobs["tokens"]) == answer["choices"][0]["text"]
+    best = logprobs["top_logprobs"][0]
+    assert len(best) == 2 and max(best.values()) == logprobs["token_logprobs"][0] <= 0
+    assert answer["usage"]["completion_tokens"] == 10
+
+    whole = server.post("/v1/completions", json=body | {"prompt": "One", "logprobs": None, "echo": True}).json()
+    shown = whole["choices"][0]["text"]
+    assert shown.startswith("One") and shown.endswith(answer["choices"][0]["text"])
+    stop = answer["choices"][0]["text"][2:4]
+    cut = server.post("/v1/completions", json=body | {"prompt": "One", "logprobs": None, "stop": stop}).json()
+    assert cut["choices"][0]["text"] == answer["choices"][0]["text"].split(stop)[0]
+    assert cut["choices"][0]["finish_reason"] == "stop"
+
+
+def test_an_alias_that_moves_is_followed_and_one_that_does_not_verify_is_not(start, site, tamper_site):
+    server = start()
+    site.alias("moving", 1)
+    assert said(chat(server, "facts@moving", OTHER)) != OTHER_TARGET
+    site.alias("moving", 2)
+    until(lambda: said(chat(server, "facts@moving", OTHER)) == OTHER_TARGET)
+    site.alias("moving", 1)
+    until(lambda: chat(server, "facts@moving", OTHER)["melo"]["version"] == "facts@1")
+    other = start()  # it has not loaded version 2
+    assert chat(other, "facts@moving", OTHER)["melo"]["version"] == "facts@1"
+    with tamper_site("UPDATE edits SET digest = repeat('0', 64) WHERE id = 2"):
+        site.alias("moving", 2)
+        until(lambda: chat(server, "facts@moving", OTHER)["melo"]["version"] == "facts@2")  # has it, verified
+        assert chat(other, "facts@moving", OTHER)["melo"]["version"] == "facts@1"
+        assert chat(other, "facts@2", OTHER, status=500)["error"]["code"] == "digest_mismatch"
+    until(lambda: chat(other, "facts@moving", OTHER)["melo"]["version"] == "facts@2")
+
+
+@pytest.fixture
+def tamper_site(site):
+    @contextmanager
+    def change(statement: str) -> Iterator[None]:
+        with site.sessions.begin() as session:
+            session.execute(text("SET LOCAL session_replication_role = replica"))
+            kept = session.scalar(text("SELECT digest FROM edits WHERE id = 2"))
+            session.execute(text(statement))
+        yield
+        with site.sessions.begin() as session:
+            session.execute(text("SET LOCAL session_replication_role = replica"))
+            session.execute(text("UPDATE edits SET digest = :kept WHERE id = 2"), {"kept": kept})
+
+    return change
+
+
+def test_models_are_listed_with_what_they_stand_on(server):
+    listed = {each["id"]: each for each in server.get("/v1/models").json()["data"]}
+    assert {"facts@base", "facts@latest", "facts@production"} <= listed.keys()
+    assert listed["facts@production"]["parent"] == "facts@1" and listed["facts@base"]["parent"] is None
+    assert server.get("/v1/models/facts@latest").json() == listed["facts@latest"]
+    assert server.get("/v1/models/facts@nothing").status_code == 404
+
+
+def test_a_route_is_told_without_an_answer(server):
+    told = server.post("/v1/route", json={"model": "facts@2", "prompt": QUESTION}).json()
+    assert told["edit"]["id"] == 1 and told["considered"][0]["text"] == QUESTION
+    messages = [{"role": "user", "content": ELSEWHERE}]
+    told = server.post("/v1/route", json={"model": "facts@2", "messages": messages}).json()
+    assert told["question"] == ELSEWHERE and told["edit"] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        ({"model": "facts@nothing"}, 404, "model_not_found", "model"),
+        ({"model": "none@1"}, 404, "model_not_found", "model"),
+        ({"model": "@1"}, 400, "invalid_request", None),
+        ({"temperature": 3}, 400, "invalid_value", "temperature"),
+        ({"n": 0}, 400, "invalid_value", "n"),
+        ({"messages": []}, 400, "invalid_value", "messages"),
+        ({"messages": [{"role": "system", "content": "x"}]}, 400, "invalid_request", None),
+        ({"max_tokens": 100_000}, 400, "invalid_request", None),
+        ({"messages": [{"role": "user", "content": "x" * 400}]}, 400, "invalid_request", None),
+        ({"response_format": {"type": "json_object"}}, 400, "invalid_value", "response_format.type"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_in_openais_form(server, body, status, code, param):
+    whole = {"model": "facts@1", "messages": [{"role": "user", "content": "Who?"}], "made_up": 1, **body}
+    response = server.post("/v1/chat/completions", json=whole)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (status, code, param), error
+    assert error["message"] and error["type"] in ("invalid_request_error", "not_found_error")
+
+
+def test_a_key_opens_its_own_collections_alone_and_nobody_asks_from_elsewhere_without_one(start, site):
+    with site.sessions.begin() as session:
+        model = collections.get(session, "facts").model
+        collections.create(session, NewCollection(name="others", model=model, preflight=Preflight.NONE), ADA)
+        own, other = (
+            keys.create(session, NewKey(name=name, roles=[Grant(role=Role.VIEWER, collection=name)]), ADA)
+            for name in ("facts", "others")
+        )
+    server = start(client=("10.0.0.7", 50000))
+    body = {"model": "facts@1", "messages": [{"role": "user", "content": QUESTION}]}
+    refused = server.post("/v1/chat/completions", json=body)
+    assert refused.status_code == 401 and refused.json()["error"]["type"] == "authentication_error"
+    assert server.get("/metrics").status_code == 401 and server.get("/health").status_code == 200
+    server.headers["Authorization"] = f"Bearer {own.key}"
+    assert said(server.post("/v1/chat/completions", json=body).json()) == TARGET
+    server.headers["Authorization"] = f"Bearer {other.key}"
+    assert server.post("/v1/chat/completions", json=body).json()["error"]["code"] == "model_not_found"
+    assert [each["id"] for each in server.get("/v1/models").json()["data"]] == ["others@base", "others@latest"]
+    assert server.get("/v1/models/facts@1").status_code == 404
+
+
+def test_metrics_have_the_names_that_autoscalers_know(server):
+    chat(server, "facts@1", QUESTION)
+    shown = server.get("/metrics").text
+    for name in ("num_requests_waiting 0.0", "num_requests_running 0.0", "time_to_first_token_seconds_count 1.0"):
+        assert f"vllm:{name}" in shown
+    assert "vllm:generation_tokens_total 4.0" in shown
