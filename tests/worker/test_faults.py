@@ -42,7 +42,7 @@ def stack(rounds: Rounds) -> Iterator[Stack]:
     for child in rounds.stack.fork_server.children.values():
         child.send(signal.SIGKILL)
     for child in rounds.stack.fork_server.children.values():
-        rounds.stack.fork_server.wait(child, 5)
+        rounds.stack.fork_server.wait(child, PATIENCE)
     rounds.stack.fork_server.children.clear()
 
 

@@ -23,7 +23,7 @@ from registry.tables.jobs import Job
 from tests.patience import PATIENCE
 from tests.registry.workflow import ADA, Workflow
 from tests.worker.conftest import METHOD
-from tests.worker.test_training_job import PAIRS, ask, correct, load
+from tests.worker.training import PAIRS, ask, correct, load
 from worker.model_cache import ModelCache, hidden_digest
 from worker.training_job import run_job
 
