@@ -154,6 +154,7 @@ def blocks(base: BaseModel, **changed: object) -> Blocks:
     return Blocks("melo", base, HiddenEncoder(base, 2, "last"), settings, None)
 
 
+@pytest.mark.long
 def test_blocks_tell_the_covering_edit_by_its_place_in_the_order_of_arrival():
     peer = blocks(tiny_base(), radius=1e-3, edits_per_block=2, rank=8)
     peer.apply([ACME, GLOBEX])  # in one block
@@ -162,6 +163,7 @@ def test_blocks_tell_the_covering_edit_by_its_place_in_the_order_of_arrival():
     assert peer.covering(asked, "qa") == [1, None, 2, 0, 0]
 
 
+@pytest.mark.long
 def test_a_run_counts_broken_answers_of_probes_and_of_rephrases_that_were_not_given():
     base = tiny_base()
     peer = blocks(base, radius=1e6)  # every prompt is covered
@@ -181,6 +183,7 @@ def test_a_run_counts_broken_answers_of_probes_and_of_rephrases_that_were_not_gi
     assert record["verify_ms"] is None
 
 
+@pytest.mark.long
 def test_what_was_said_to_the_edits_own_prompt_alone_counts_and_is_told_apart(encoder):  # noqa: F811
     base = tiny_base()
     peer = Blocks("melo", base, encoder, SETTINGS, Verifier.load(folder_of("packaged"), FOLDER))
@@ -190,6 +193,7 @@ def test_what_was_said_to_the_edits_own_prompt_alone_counts_and_is_told_apart(en
     assert (record["broken_answers"]["count"], record["broken_answers"]["of_covered"]) == (0, 1)
 
 
+@pytest.mark.long
 def test_the_time_of_routing_has_a_part_of_the_verifier_where_there_is_one(encoder):  # noqa: F811
     base = tiny_base()
     verifier = Verifier(untrained(FOLDER).eval(), AutoTokenizer.from_pretrained(FOLDER))

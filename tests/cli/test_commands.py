@@ -21,9 +21,10 @@ NAMED = re.compile(r"`melo ([^`]+)`|: melo ([a-z].*?)(?:[.;)]|$)|\(melo ([^)]+)\
 
 
 def test_every_command_shows_an_example() -> None:
-    commands = [([], get_command(make_app()))]
+    app = make_app()
+    commands = [([], get_command(app))]
     for path, command in commands:
-        shown = CliRunner().invoke(make_app(), [*path, "--help"], prog_name="melo")
+        shown = CliRunner().invoke(app, [*path, "--help"], prog_name="melo")
         assert shown.exit_code == 0, shown.output
         assert re.search(r"Example: .*(melo|pip)", shown.output), path
         commands += [([*path, name], each) for name, each in getattr(command, "commands", {}).items()]
@@ -91,8 +92,10 @@ def test_a_package_whose_needs_are_missing_says_what_to_install(tmp_path: Path) 
     (metadata / "entry_points.txt").write_text("[melo.commands]\nelsewhere = absent_package:register\n")
     melo = Melo(tmp_path / "home", {"PYTHONPATH": str(tmp_path)})
 
-    assert "needs: pip install 'melo-registry[worker]'" in melo("elsewhere", "--help").stdout
-    assert "absent_package" in melo.refusal("elsewhere")
+    assert "needs: pip install 'melo-registry[worker]'" in melo.run("elsewhere", "--help").stdout
+    refused = melo.run("elsewhere")
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "absent_package" in refused.stderr
 
 
 def test_without_a_registry_every_command_says_how_to_start_one(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from embedded.processes import ProcessIdentity
 from embedded.state import Health, Phase, StackState
 from tests.patience import until
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -20,6 +20,8 @@ from tests import patience
 from tests.patience import PATIENCE
 from worker.fault_points import FaultPoint
 
+pytestmark = pytest.mark.long
+
 LEASE_SECONDS = 1.0
 ROUNDS = 10
 
