@@ -19,8 +19,7 @@ from melo_core.base_model import BaseModel
 from melo_core.hidden import HiddenEncoder
 from melo_core.verifier import Verifier, untrained
 from melo_core.verifier_files import folder_of
-from tests.melo_core.conftest import tiny_model, tiny_tokenizer
-from tests.melo_core.test_encoder import FOLDER, encoder  # noqa: F401  # a fixture
+from tests.melo_core.conftest import FOLDER, tiny_model, tiny_tokenizer
 from tests.melo_core.test_training_and_answers import SETTINGS
 
 ACME = BenchEdit("Who runs Acme?", "Ada", "Acme", ("Who is at the head of Acme?",))
@@ -184,7 +183,7 @@ def test_a_run_counts_broken_answers_of_probes_and_of_rephrases_that_were_not_gi
 
 
 @pytest.mark.long
-def test_what_was_said_to_the_edits_own_prompt_alone_counts_and_is_told_apart(encoder):  # noqa: F811
+def test_what_was_said_to_the_edits_own_prompt_alone_counts_and_is_told_apart(encoder):
     base = tiny_base()
     peer = Blocks("melo", base, encoder, SETTINGS, Verifier.load(folder_of("packaged"), FOLDER))
     acme = dataclasses.replace(ACME, rephrases=("Tell me the name of the person who is running Acme.",))
@@ -194,7 +193,7 @@ def test_what_was_said_to_the_edits_own_prompt_alone_counts_and_is_told_apart(en
 
 
 @pytest.mark.long
-def test_the_time_of_routing_has_a_part_of_the_verifier_where_there_is_one(encoder):  # noqa: F811
+def test_the_time_of_routing_has_a_part_of_the_verifier_where_there_is_one(encoder):
     base = tiny_base()
     verifier = Verifier(untrained(FOLDER).eval(), AutoTokenizer.from_pretrained(FOLDER))
     settings = dataclasses.replace(SETTINGS, candidate_radius=2.0)
