@@ -22,7 +22,7 @@ def test_a_keys_secret_is_shown_once_and_kept_nowhere(api, remote, workflow, eng
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     repeatable = {"Idempotency-Key": "k1"}  # whose answers are kept
     made = api.post("/v1/keys", json={"name": "ci", "roles": [{"role": "viewer"}]}, headers=repeatable)
-    structlog.reset_defaults()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory())
     assert made.headers["Cache-Control"] == "no-store"
     shown = made.json()["key"]
     given = KeyText.read(shown)
