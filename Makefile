@@ -1,20 +1,26 @@
 # make demo    install into .venv (the first time) and run the demonstration; DEMO_ARGS="--json out.json"
 # make test    install with the test extras and run the tests, some on each core; TEST_ARGS="-k audit -n 0" (0: one process)
+#              without those marked `long`; MARK="long" runs these alone
+# make test-all   all tests, as .ci/run does
 # make check   style, types and the boundaries between the packages
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
 VENV := .venv
+MARK := not long
 BIN := $(VENV)/bin
 REQUIREMENTS := pyproject.toml constraints.txt requirements-models.txt Makefile
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check clean
+.PHONY: demo test test-all check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/melo demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 $(TEST_ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 -m "$(MARK)" $(TEST_ARGS)
+
+test-all: MARK :=
+test-all: test
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

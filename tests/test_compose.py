@@ -201,6 +201,7 @@ def test_the_broker_runs_with_the_services_own_arguments(compose: dict[str, Any]
             server.terminate()
 
 
+@pytest.mark.long
 def test_migrate_runs_once_and_ends_well_also_the_second_time(compose: dict[str, Any], stack: Stack) -> None:
     with psycopg.connect(stack.database_url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE unmigrated")
@@ -212,6 +213,7 @@ def test_migrate_runs_once_and_ends_well_also_the_second_time(compose: dict[str,
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_the_api_becomes_healthy_and_asks_for_its_key(compose: dict[str, Any], stack: Stack) -> None:
     variables = environment(compose, "api", stack, port=free_port())
 
@@ -225,6 +227,7 @@ def test_the_api_becomes_healthy_and_asks_for_its_key(compose: dict[str, Any], s
         assert "API key" in refused.stderr
 
 
+@pytest.mark.long
 def test_the_relay_is_not_healthy_while_messages_wait_and_becomes_so_by_sending_them(
     compose: dict[str, Any], stack: Stack
 ) -> None:
@@ -245,6 +248,7 @@ def test_the_relay_is_not_healthy_while_messages_wait_and_becomes_so_by_sending_
         assert "melo_relay_messages_sent_total 1.0" in shown(variables)
 
 
+@pytest.mark.long
 def test_the_worker_becomes_healthy(compose: dict[str, Any], stack: Stack) -> None:
     pytest.importorskip("torch")
     variables = environment(compose, "worker", stack, port=free_port())

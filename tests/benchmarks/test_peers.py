@@ -13,6 +13,8 @@ from melo_core.base_model import BaseModel
 from melo_core.settings import MethodSettings
 from tests.melo_core.conftest import ARCHITECTURES, tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.long
+
 FACTS = [("Who runs Acme?", "Ada"), ("Where is the head office of Globex?", "Oslo")]
 CLASSES = ["privacy", "tax"]
 QUESTIONS = ["Why is the sky blue?", "How tall?", "Name a river in Peru."]

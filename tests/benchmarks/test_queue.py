@@ -68,6 +68,7 @@ def test_batches_that_were_applied_out_of_their_turn_are_found(tiny_workflow: Wo
     assert found.others == ["batch 2 was applied before batch 1"]
 
 
+@pytest.mark.long
 def test_the_bench_prints_and_writes_what_it_measured(tmp_path):
     out = tmp_path / "queue.json"
     options = ["--rounds", "1", "--edits", "40", "--batches", "4", "--idle-seconds", "1", "--seed", "5"]

@@ -18,6 +18,8 @@ from registry.base.vocabulary import VersionKind
 from registry.verification import service as verification
 from registry.versions import repository
 
+pytestmark = pytest.mark.long
+
 VERSIONS, EDITS = 50, 2_000
 
 

@@ -19,8 +19,7 @@ from melo_core.base_model import BaseModel
 from melo_core.hidden import HiddenEncoder
 from melo_core.verifier import Verifier, untrained
 from melo_core.verifier_files import folder_of
-from tests.melo_core.conftest import tiny_model, tiny_tokenizer
-from tests.melo_core.test_encoder import FOLDER, encoder  # noqa: F401  # a fixture
+from tests.melo_core.conftest import FOLDER, tiny_model, tiny_tokenizer
 from tests.melo_core.test_training_and_answers import SETTINGS
 
 ACME = BenchEdit("Who runs Acme?", "Ada", "Acme", ("Who is at the head of Acme?",))
@@ -154,6 +153,7 @@ def blocks(base: BaseModel, **changed: object) -> Blocks:
     return Blocks("melo", base, HiddenEncoder(base, 2, "last"), settings, None)
 
 
+@pytest.mark.long
 def test_blocks_tell_the_covering_edit_by_its_place_in_the_order_of_arrival():
     peer = blocks(tiny_base(), radius=1e-3, edits_per_block=2, rank=8)
     peer.apply([ACME, GLOBEX])  # in one block
@@ -162,6 +162,7 @@ def test_blocks_tell_the_covering_edit_by_its_place_in_the_order_of_arrival():
     assert peer.covering(asked, "qa") == [1, None, 2, 0, 0]
 
 
+@pytest.mark.long
 def test_a_run_counts_broken_answers_of_probes_and_of_rephrases_that_were_not_given():
     base = tiny_base()
     peer = blocks(base, radius=1e6)  # every prompt is covered
@@ -181,7 +182,8 @@ def test_a_run_counts_broken_answers_of_probes_and_of_rephrases_that_were_not_gi
     assert record["verify_ms"] is None
 
 
-def test_what_was_said_to_the_edits_own_prompt_alone_counts_and_is_told_apart(encoder):  # noqa: F811
+@pytest.mark.long
+def test_what_was_said_to_the_edits_own_prompt_alone_counts_and_is_told_apart(encoder):
     base = tiny_base()
     peer = Blocks("melo", base, encoder, SETTINGS, Verifier.load(folder_of("packaged"), FOLDER))
     acme = dataclasses.replace(ACME, rephrases=("Tell me the name of the person who is running Acme.",))
@@ -190,7 +192,8 @@ def test_what_was_said_to_the_edits_own_prompt_alone_counts_and_is_told_apart(en
     assert (record["broken_answers"]["count"], record["broken_answers"]["of_covered"]) == (0, 1)
 
 
-def test_the_time_of_routing_has_a_part_of_the_verifier_where_there_is_one(encoder):  # noqa: F811
+@pytest.mark.long
+def test_the_time_of_routing_has_a_part_of_the_verifier_where_there_is_one(encoder):
     base = tiny_base()
     verifier = Verifier(untrained(FOLDER).eval(), AutoTokenizer.from_pretrained(FOLDER))
     settings = dataclasses.replace(SETTINGS, candidate_radius=2.0)

@@ -36,6 +36,7 @@ def bench(tmp_path: Path, *options: str) -> dict[str, Any]:
     return dict(json.loads(out.read_text()))
 
 
+@pytest.mark.long
 def test_pairs_are_counted_by_kind_and_an_organisations_questions_by_where_they_arrive(tmp_path):
     asked = lines(
         tmp_path / "ask.jsonl", [*ASK, {"text": "Who is the CEO of Acme", "edit": HOURS}]
@@ -57,12 +58,14 @@ def test_pairs_are_counted_by_kind_and_an_organisations_questions_by_where_they_
     assert all(found[name] > 0 for name in ("verify_ms", "key_ms", "lookup_ms"))
 
 
+@pytest.mark.long
 def test_without_a_verifier_near_misses_are_taken_which_the_bench_sees(tmp_path):
     pairs = lines(tmp_path / "pairs.jsonl", PAIRS)
     found = bench(tmp_path, "--pairs", pairs, "--method", '{"verifier": "none", "radius": 1.3}')
     assert found["pairs"]["role"]["accepted"] == 1 and found["verify_ms"] is None
 
 
+@pytest.mark.long
 def test_growth_asks_the_same_questions_among_ever_more_edits(tmp_path):
     lines(tmp_path / "scope_pairs.jsonl", PAIRS)
     lines(tmp_path / "nq_open.jsonl", [{"question": f"Who won race {n}?", "answer": ["x"]} for n in range(120)])

@@ -15,6 +15,8 @@ from cli.errors import CommandError
 from cli.invocation import Invocation
 from tests.melo_core.conftest import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.long
+
 DATA = Path(__file__).parents[1] / "data"
 FACTS = Choice(
     task="zsre", data=DATA / "facts.jsonl", unrelated=DATA / "unrelated.txt", unrelated_limit=8, limit=6, batch=3,

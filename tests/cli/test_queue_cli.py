@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 from cli.errors import CommandError
 from cli.jobs import drawn
 from cli.main import make_app
+from registry.base.vocabulary import QueueState
 from registry.client import MeloClientError
 from registry.jobs import service as queue
 from registry.jobs.schemas import Progress
+from tests.patience import until
 from tests.registry.workflow import ADA
 
 ATLANTIS = ("Who leads Atlantis?", "Queen Mara")
@@ -84,9 +86,9 @@ def test_times_and_numbers_that_cannot_be_are_refused_before_anything_is_sent(me
 
 
 def test_a_keys_end_that_cannot_be_and_a_method_that_cannot_be_are_refused(melo):
-    for until in ("999999w", ""):
+    for end in ("999999w", ""):
         with pytest.raises(CommandError, match="Not a time"):
-            melo("key", "create", "bot", "--role", "editor", "--expires", until)
+            melo("key", "create", "bot", "--role", "editor", "--expires", end)
     with pytest.raises(CommandError, match="-Infinity is no finite number"):
         melo("collection", "create", "other", "--model", "x", "--method", '{"scale": -Infinity}')
 
@@ -102,11 +104,12 @@ def test_a_cancelled_batch_ends_the_wait_and_may_be_approved_again(melo, workflo
     assert records(melo, "batch", "approve", batch)["state"] == "approved"
 
 
-def test_who_watches_a_batch_without_a_preflight_waits_for_its_decision_and_is_told_so_once(melo, workflow):
+def test_who_watches_a_batch_without_a_preflight_waits_for_its_decision_and_is_told_so_once(melo, workflow, served_app):
     batch = workflow.submit({"prompt": ATLANTIS[0], "target": ATLANTIS[1]}).batch.id
 
     def decide():
-        time.sleep(1.5)
+        until(lambda: served_app[0].state.streams.open["operator"])
+        time.sleep(1.5)  # it is looked at several times, and told once
         workflow.finish(workflow.claim(workflow.approve(batch)))
 
     approver = threading.Thread(target=decide)
@@ -127,8 +130,12 @@ def test_a_drained_queue_is_waited_for_until_nothing_runs_or_waits(melo, workflo
     shown = melo("collection", "queue", "facts")
     assert "train 3/8" in shown and "waits for batch 1" in " ".join(shown.split())
 
+    def is_draining():
+        with workflow.open() as (_, collection):
+            return collection.queue == QueueState.DRAINING
+
     def work():
-        time.sleep(0.7)
+        until(is_draining)
         workflow.finish(claim)
         workflow.finish(workflow.claim(next_one))
 

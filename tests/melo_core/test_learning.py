@@ -16,6 +16,7 @@ from melo_core.settings import MethodSettings
 from melo_core.training import size_that_fits
 from tests.melo_core.conftest import ARCHITECTURES
 from tests.melo_core.test_training_and_answers import PROMPTS, SETTINGS, targets_for
+from tests.patience import PATIENCE
 
 FAR = "Acme: name of chief executive officer, please"
 
@@ -208,7 +209,7 @@ else:
 
 def limited(room: int, blocks: int) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(room), str(blocks)], capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", LIMITED, str(room), str(blocks)], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -5,25 +5,17 @@ import sys
 from collections.abc import Sequence
 
 import pytest
-import torch
 
-from melo_core.encoder import SentenceEncoder, Whitening, ordinary_questions
+from melo_core.encoder import SentenceEncoder
 from melo_core.index import ClusterIndex
 from melo_core.scope import Scope, ScopedText
 from melo_core.settings import MethodSettings
 from melo_core.verifier import Verifier
 from melo_core.verifier_files import folder_of
-from tests.melo_core.test_encoder import FOLDER
+from tests.melo_core.conftest import FOLDER
 
 CEO, HOURS = "Who is the CEO of Acme?", "What are the opening hours of the Acme shop in Utrecht?"
 EDITS = [[CEO, "Who leads Acme?"], [HOURS], ["What is the price of the Acme Pro plan?"], ["Who founded Acme?"]]
-
-
-@pytest.fixture(scope="module")
-def encoder() -> SentenceEncoder:
-    encoder = SentenceEncoder.load(FOLDER)
-    encoder.whitening = Whitening.fit(torch.stack([encoder.raw_key(q) for q in ordinary_questions()[:400]]), 0.01)
-    return encoder
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,11 @@ import dataclasses
 from melo_core.session import Edit, EditSession
 from melo_core.verifier import Verifier
 from melo_core.verifier_files import folder_of
-from tests.melo_core.test_encoder import (
-    FOLDER,
-    encoder,  # noqa: F401  # a fixture
-)
+from tests.melo_core.conftest import FOLDER
 from tests.melo_core.test_training_and_answers import SETTINGS
 
 
-def test_the_first_batch_still_answers_after_the_last_and_conflicts_are_reported(tiny, encoder):  # noqa: F811
+def test_the_first_batch_still_answers_after_the_last_and_conflicts_are_reported(tiny, encoder):
     session = EditSession(tiny("llama"), encoder, SETTINGS)
     first = session.apply([Edit("Who runs Acme?", "Ada"), Edit("Where is the head office of Globex?", "Oslo")])
     second = session.apply([Edit("When was Initech founded?", "1999"), Edit("Who runs Acme", "Bob")])
@@ -23,18 +20,18 @@ def test_the_first_batch_still_answers_after_the_last_and_conflicts_are_reported
     assert [a.text for a in session.model.ask(asked, max_new_tokens=8)] == ["Ada", "Oslo", "1999", "Bob"]
 
 
-def test_a_block_that_was_not_learned_is_reported(tiny, encoder):  # noqa: F811
+def test_a_block_that_was_not_learned_is_reported(tiny, encoder):
     session = EditSession(tiny("llama"), encoder, dataclasses.replace(SETTINGS, iterations=1))
     assert session.apply([Edit("Who runs Acme?", "Ada")]).unreached == [0]
 
 
-def test_an_edit_that_the_model_does_not_give_back_is_reported(tiny, encoder):  # noqa: F811
+def test_an_edit_that_the_model_does_not_give_back_is_reported(tiny, encoder):
     settings = dataclasses.replace(SETTINGS, rounds=1)
     lost = Edit("Where is the head office of Globex?", "</s>Oslo")  # an answer ends with its first token
     assert EditSession(tiny("llama"), encoder, settings).apply([Edit("Who runs Acme?", "Ada"), lost]).unlearned == [1]
 
 
-def test_edits_share_blocks_and_each_batch_has_its_own(tiny, encoder):  # noqa: F811
+def test_edits_share_blocks_and_each_batch_has_its_own(tiny, encoder):
     session = EditSession(tiny("llama"), encoder, dataclasses.replace(SETTINGS, edits_per_block=2, rank=8))
     session.apply([Edit("Who runs Acme?", "Ada"), Edit("Where is the head office of Globex?", "Oslo")])
     session.apply([Edit("When was Initech founded?", "1999")])
@@ -49,7 +46,7 @@ def test_edits_share_blocks_and_each_batch_has_its_own(tiny, encoder):  # noqa: 
 RUNS, REPHRASED = "Who runs Acme?", "Tell me the name of the person who is running Acme."
 
 
-def test_a_block_says_its_target_also_where_it_breaks_off_when_asked_in_other_words(tiny, encoder):  # noqa: F811
+def test_a_block_says_its_target_also_where_it_breaks_off_when_asked_in_other_words(tiny, encoder):
     session = EditSession(tiny("llama"), encoder, SETTINGS, Verifier.load(folder_of("packaged"), FOLDER))
     session.apply([Edit(RUNS, "Ada")])
 
@@ -64,7 +61,7 @@ def test_a_block_says_its_target_also_where_it_breaks_off_when_asked_in_other_wo
     assert (cut.text, cut.said_to) == ("Ad", "query")
 
 
-def test_a_block_that_never_says_its_target_leaves_the_answer_to_the_base_model(tiny, encoder):  # noqa: F811
+def test_a_block_that_never_says_its_target_leaves_the_answer_to_the_base_model(tiny, encoder):
     settings = dataclasses.replace(SETTINGS, iterations=2, rounds=1)
     session = EditSession(tiny("llama"), encoder, settings, Verifier.load(folder_of("packaged"), FOLDER))
     before = session.model.ask([RUNS, REPHRASED], max_new_tokens=8)

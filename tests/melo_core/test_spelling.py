@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 from melo_core.spelling import spelt_as
 from melo_core.verifier import pair
 from melo_core.words import words
-from tests.melo_core.test_encoder import FOLDER
+from tests.melo_core.conftest import FOLDER
 
 KNOWN = frozenset(words("what is the phone number of library school from form hours opening"))
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from melo_core.errors import MeloError
 from melo_core.verifier import Verifier, pair, untrained
 from melo_core.verifier_files import WEIGHTS, digest_of, folder_of
-from tests.melo_core.test_encoder import FOLDER
+from tests.melo_core.conftest import FOLDER
 
 CEO = "Who is the CEO of Acme?"
 

@@ -4,7 +4,6 @@ import json
 import shutil
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +20,9 @@ from tokenizers.pre_tokenizers import Whitespace
 from registry.api.app import create_app
 from registry.base import database
 from registry.base.settings import Settings
+from registry.relay import Message, Relay
+from tests.patience import until
+from tests.registry.receiver import receiving
 from tests.registry.workflow import Workflow, template_of
 
 WINDOW = 256
@@ -101,8 +103,7 @@ def served_app(database_url: str) -> Iterator[tuple[FastAPI, str]]:
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        time.sleep(0.02)
+    until(lambda: server.started, 0.02)
     yield app, f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join()
@@ -130,6 +131,26 @@ def open_api(database_url: str) -> Iterator[Callable[..., TestClient]]:
 def remote(open_api: Callable[..., TestClient]) -> TestClient:
     """The API, asked from another machine."""
     return open_api()
+
+
+@pytest.fixture
+def sent() -> list[Message]:
+    return []
+
+
+@pytest.fixture
+def relay(sessions: sessionmaker[Session], sent: list[Message]) -> Relay:
+    """A relay whose messages stand in `sent`."""
+    return Relay(sessions, sent.append, 120, 0.01, threading.Event())
+
+
+receiver = pytest.fixture(receiving, name="receiver")
+
+
+@pytest.fixture
+def inside(database_url: str) -> Iterator[TestClient]:
+    """An API that may send into its own network, where the receiver is."""
+    yield from _client(Settings(database_url=database_url, api_key=None, webhook_allow_private=True))
 
 
 def _client(settings: Settings) -> Iterator[TestClient]:

@@ -50,6 +50,7 @@ def environment():
     return {name: value for name, value in os.environ.items() if not name.startswith(("MELO_", "PYTHON"))}
 
 
+@pytest.mark.long
 def test_the_bench_is_no_part_of_a_wheel_and_says_how_to_get_it(installed, environment, tmp_path):
     bench = [installed / "melo", "bench", "scope", "--held-out"]
     done = subprocess.run(
@@ -60,6 +61,7 @@ def test_the_bench_is_no_part_of_a_wheel_and_says_how_to_get_it(installed, envir
     assert "pip install --editable" in done.stderr and "checkout" in done.stderr
 
 
+@pytest.mark.long
 def test_the_registry_is_installed_migrates_and_serves_where_there_is_no_torch(
     installed, environment, tmp_path, empty_database_url
 ):

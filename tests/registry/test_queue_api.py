@@ -16,8 +16,8 @@ from registry.jobs import service as queue
 from registry.jobs.schemas import Progress
 from registry.versions.candidates import kept_blocks
 from tests.patience import until
+from tests.registry.keys import key, other_collection
 from tests.registry.problem import is_problem
-from tests.registry.test_access import key, other_collection
 from tests.registry.workflow import BEN
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}

@@ -1,4 +1,4 @@
-"""Webhooks: signed, in order, tried again, and never a way into the server's own network."""
+"""Webhooks: signed, in order, tried again, and never sent into the server's own network."""
 
 import json
 import os
@@ -6,77 +6,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError, OperationalError
 from standardwebhooks import Webhook
 
-from registry.api.app import create_app
-from registry.base.settings import Settings
 from registry.webhooks import sending
-from registry.webhooks.addresses import is_public
 from registry.webhooks.courier import Courier
 from tests.patience import PATIENCE, until
-from tests.registry.problem import is_problem
+from tests.registry.receiver import add, deliveries, receiving, run_sql
 
-
-class Receiver:
-    """A real HTTP server that keeps what it is sent, and answers as it is told."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.statuses: list[int] = []  # of the next answers; then 204
-        self.answering = threading.Event()  # until it is set, senders wait
-        self.answering.set()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.answering.wait(30)
-                receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
-                status = receiver.statuses.pop(0) if receiver.statuses else 204
-                self.send_response(status)
-                if status == 302:
-                    self.send_header("Location", receiver.url)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/melo?to=me"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    @property
-    def types(self) -> list[str]:
-        return [json.loads(body)["type"] for _, body in self.got]
-
-
-def receiving() -> Iterator[Receiver]:
-    receiver = Receiver()
-    yield receiver
-    receiver.answering.set()
-    receiver.server.shutdown()
-    receiver.server.server_close()
-
-
-receiver = pytest.fixture(receiving, name="receiver")
 quick_receiver = pytest.fixture(receiving, name="quick_receiver")
-
-
-@pytest.fixture
-def inside(database_url) -> Iterator[TestClient]:
-    """An API that may send into its own network, where the receiver is."""
-    app = create_app(Settings(database_url=database_url, api_key=None, webhook_allow_private=True))
-    with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
-        yield client
 
 
 def courier(sessions, **options) -> Courier:
@@ -103,23 +44,8 @@ def sent(sessions):
     return run
 
 
-def add(api: TestClient, url: str, **fields: object) -> dict:
-    answer = api.post("/v1/webhooks", json={"url": url} | fields)
-    assert answer.status_code == 201, answer.text
-    return answer.json()
-
-
-def deliveries(api: TestClient, webhook: dict) -> list[dict]:
-    return api.get(f"/v1/webhooks/{webhook['id']}/deliveries").json()
-
-
 def ended(api: TestClient, webhook: dict, count: int = 1):
     return lambda: sum(each["state"] != "waiting" for each in deliveries(api, webhook)) >= count
-
-
-def run_sql(sessions, statement: str) -> None:
-    with sessions.begin() as session:
-        session.execute(text(statement))
 
 
 def test_versions_and_aliases_are_told_in_order_with_a_signature_that_the_secret_proves(
@@ -190,8 +116,9 @@ def test_pauses_grow_to_an_hour_and_after_a_day_a_delivery_has_failed(
     workflow.rollback(0)
     with sessions.begin() as session:
         assert sending.plan(session) == 2
-    aged = sending.KEEP_TRYING - timedelta(seconds=10)
-    tamper(f"UPDATE webhook_deliveries SET created_at = now() - interval '{aged.total_seconds()} s' WHERE id = 1")
+    aged = sending.KEEP_TRYING - timedelta(minutes=30)  # less than the next pause
+    age = f"created_at = now() - interval '{aged.total_seconds()} s'"
+    tamper(f"UPDATE webhook_deliveries SET attempts = 9, {age} WHERE id = 1")
     sent(ended(inside, webhook, 2))
     second, first = deliveries(inside, webhook)
     assert (first["state"], first["last_status"], first["next_at"]) == ("failed", 503, None)
@@ -253,91 +180,6 @@ def test_a_test_message_is_sent_past_what_waits_and_is_not_repeated(inside, work
     assert deliveries(inside, webhook)[-1]["state"] == "waiting"
 
 
-def test_a_removed_webhook_hears_nothing_more_and_its_secret_is_gone(inside, workflow, receiver, sessions):
-    webhook = add(inside, receiver.url, description="cache")
-    workflow.correct(("Who leads Rome?", "Mara"))
-    with sessions.begin() as session:
-        sending.plan(session)
-    gone = inside.delete(f"/v1/webhooks/{webhook['id']}", params={"reason": "moved"}).json()
-    assert gone["removed_at"]
-    assert [each["last_error"] for each in deliveries(inside, webhook)] == ["The webhook was removed."]
-    assert inside.get("/v1/webhooks").json() == []
-    assert inside.get("/v1/webhooks", params={"removed": True}).json() == [gone]
-    again = inside.delete(f"/v1/webhooks/{webhook['id']}", params={"reason": "moved"})
-    for answer in (again, inside.post(f"/v1/webhooks/{webhook['id']}/test")):
-        is_problem(answer, 409, "wrong-state")
-    with sessions.begin() as session:
-        assert session.scalar(text("SELECT secret FROM webhooks")) is None
-        assert sending.plan(session) == 0
-    removed, *_, created = inside.get("/v1/audit", params={"subject": f"webhook/{webhook['id']}"}).json()
-    assert (created["action"], created["details"]["host"]) == ("registry:webhook:create", "127.0.0.1")
-    assert (removed["action"], removed["reason"]) == ("registry:webhook:delete", "moved")
-    assert removed["before"] == created["after"]
-    assert webhook["secret"] not in inside.get("/v1/audit").text
-    assert inside.get("/v1/audit/verify").json()["ok"]
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE webhooks SET url = 'http://elsewhere.example'",
-        "UPDATE webhooks SET seen_seq = 0",
-        "UPDATE webhooks SET secret = 'whsec_x'",
-        "DELETE FROM webhooks",
-        "TRUNCATE webhook_deliveries",
-        "UPDATE webhook_deliveries SET payload = '{}'",
-        "DELETE FROM webhook_deliveries",
-    ],
-)
-def test_what_was_told_and_to_whom_stays_in_the_database(inside, workflow, sessions, statement):
-    add(inside, "https://example.org/melo")
-    workflow.correct(("Who leads Rome?", "Mara"))
-    with sessions.begin() as session:
-        sending.plan(session)
-    with pytest.raises((IntegrityError, OperationalError), match="refused"):
-        run_sql(sessions, statement)
-
-
-@pytest.mark.parametrize(
-    ("forgery", "said"),
-    [
-        ("UPDATE webhooks SET url = 'https://spy.example'", "its address"),
-        ("UPDATE webhooks SET events = '{batch}'", "its address, events"),
-        ("UPDATE webhooks SET removed_at = now(), secret = NULL", "whether it is removed"),
-        ("DELETE FROM webhooks", "it is missing"),
-    ],
-)
-def test_a_webhook_that_was_changed_in_the_database_is_found(api, tamper, forgery, said):
-    add(api, "https://example.org/melo")
-    assert api.get("/v1/audit/verify").json()["ok"]
-    tamper(forgery)
-    (finding,) = api.get("/v1/audit/verify").json()["findings"]
-    assert finding["subject"] == "webhook/1"
-    assert said in finding["detail"]
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "ftp://example.org/x",
-        "example.org",
-        "http://",
-        "http://user:pass@example.org/",
-        "http://localhost:8410/v1",
-        "http://127.0.0.1/",
-        "http://10.0.0.7/",
-        "http://169.254.169.254/latest/meta-data",
-        "http://[::1]/",
-        "http://[::ffff:127.0.0.1]/",
-        "http://0.0.0.0/",
-        "http://exa mple.org/",
-    ],
-)
-def test_an_address_of_the_servers_own_network_or_no_address_is_refused(api, workflow, url):
-    is_problem(api.post("/v1/webhooks", json={"url": url}), 422, "invalid-request")
-    assert api.get("/v1/webhooks").json() == []
-
-
 @pytest.mark.parametrize("host", ["2130706433", "127.1", "localhost"])
 def test_a_name_that_means_a_private_address_when_it_is_sent_to_is_refused_then(
     inside, workflow, receiver, sent, sessions, host
@@ -347,30 +189,3 @@ def test_a_name_that_means_a_private_address_when_it_is_sent_to_is_refused_then(
     sent(lambda: attempted(inside, webhook, 1), courier(sessions, allow_private=False))
     assert "not a public address" in deliveries(inside, webhook)[0]["last_error"]
     assert receiver.got == []
-
-
-@pytest.mark.parametrize(
-    ("address", "public"),
-    [
-        ("8.8.8.8", True),
-        ("2606:4700::1111", True),
-        ("192.168.1.1", False),
-        ("100.64.0.1", False),
-        ("fe80::1%eth0", False),
-        ("fd00::1", False),
-        ("224.0.0.1", False),
-        ("::ffff:10.0.0.1", False),
-        ("::ffff:8.8.8.8", True),
-        ("64:ff9b::a00:1", False),
-        ("2002:a00:1::", False),
-        ("fec0::1", False),
-        ("::10.0.0.1", False),
-        ("64:ff9b:1::a00:1", False),
-    ],
-)
-def test_private_addresses_are_known_in_every_spelling(address, public):
-    assert is_public(address) is public
-
-
-def test_an_address_in_capitals_is_one_too(api):
-    assert add(api, "HTTPS://Example.org/Melo")["url"] == "https://example.org/Melo"

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
 
+from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.audit.actor import Actor
@@ -135,6 +136,12 @@ class Workflow:
         """The newest version's number."""
         with self.open() as (session, collection):
             return repository.latest(session, collection.id).number
+
+    def lock_is_awaited(self) -> bool:
+        """Whether somebody waits for a lock in this database."""
+        waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        with self.sessions() as session:
+            return session.scalar(text(f"SELECT EXISTS ({waiting})"))
 
     def verify(self) -> VerificationView:
         with self.sessions.begin() as session:

@@ -48,6 +48,7 @@ def given(files: dict[str, str], *words: str) -> list[str]:
     return ["calibrate", *(files.get(word, word) for word in ("--questions", "QUESTIONS", *words))]
 
 
+@pytest.mark.long
 def test_a_threshold_keeps_to_the_rate_and_a_collection_takes_it_as_it_was_printed(files, tmp_path):
     words = given(files, "--pairs", "PAIRS", "--near", "NEAR", "--false-rate", "0.1")
     keys, plot = tmp_path / "my keys.safetensors", tmp_path / "plot.png"
@@ -68,6 +69,7 @@ def test_a_threshold_keeps_to_the_rate_and_a_collection_takes_it_as_it_was_print
     assert any(f"{found['threshold']:.3g}, the greatest at which at most 10.0%" in line for line in printed)
 
 
+@pytest.mark.long
 def test_without_near_misses_the_other_prompts_and_the_negatives_are_what_a_prompt_must_leave_alone(files, tmp_path):
     negatives = tmp_path / "negatives.txt"
     negatives.write_text("\n".join(text.format(NAMES[0]) for texts in NEAR.values() for text in texts))

@@ -15,7 +15,7 @@ from registry.collections.schemas import NewCollection, PolicyChange
 from registry.tables.jobs import Job
 from tests.registry.workflow import ADA, BEN, Workflow
 from tests.worker.conftest import METHOD
-from tests.worker.test_training_job import PAIRS, ask, correct, load
+from tests.worker.training import PAIRS, ask, correct, load
 from worker import preflight
 from worker.training_job import run_job
 from worker.watch import Worker

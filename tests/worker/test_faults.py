@@ -20,6 +20,8 @@ from tests import patience
 from tests.patience import PATIENCE
 from worker.fault_points import FaultPoint
 
+pytestmark = pytest.mark.long
+
 LEASE_SECONDS = 1.0
 ROUNDS = 10
 
@@ -42,7 +44,7 @@ def stack(rounds: Rounds) -> Iterator[Stack]:
     for child in rounds.stack.fork_server.children.values():
         child.send(signal.SIGKILL)
     for child in rounds.stack.fork_server.children.values():
-        rounds.stack.fork_server.wait(child, 5)
+        rounds.stack.fork_server.wait(child, PATIENCE)
     rounds.stack.fork_server.children.clear()
 
 

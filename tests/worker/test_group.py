@@ -12,9 +12,10 @@ from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from registry.tables.jobs import Job
 from registry.tables.versions import Version
+from tests.patience import PATIENCE
 from tests.registry.workflow import ADA, BEN, Workflow
 from tests.worker.conftest import METHOD
-from tests.worker.test_training_job import ask, load, window_of
+from tests.worker.training import ask, load, window_of
 from worker import group, training_job
 from worker.fault_points import FaultPoint
 from worker.training_job import run_waiting
@@ -163,7 +164,7 @@ def test_a_batch_that_is_cancelled_before_its_training_begins_does_not_part_the_
         loaded.extend([point] if point is FaultPoint.LOADED else [])
         if point is FaultPoint.LOADED and len(loaded) == 4:
             tiny_workflow.cancel(2)
-            assert watches[1].lost.wait(10)  # its heartbeat finds out
+            assert watches[1].lost.wait(PATIENCE)  # its heartbeat finds out
 
     monkeypatch.setattr(training_job, "kept", noted)
     jobs = approved(tiny_workflow, *([pair] for pair in PAIRS))

@@ -1,8 +1,6 @@
 """Keys from the base model's own hidden states, and calibrations given with a collection: from creation to answers."""
 
 import json
-import subprocess
-import sys
 from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,10 +18,10 @@ from registry.base.model_files import find_encoder
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from registry.tables.jobs import Job
-from tests.patience import PATIENCE
+from tests.cli.program import Melo
 from tests.registry.workflow import ADA, Workflow
 from tests.worker.conftest import METHOD
-from tests.worker.test_training_job import PAIRS, ask, correct, load
+from tests.worker.training import PAIRS, ask, correct, load
 from worker.model_cache import ModelCache, hidden_digest
 from worker.training_job import run_job
 
@@ -191,8 +189,7 @@ def test_a_calibration_that_cannot_be_made_is_refused_with_the_reason(tiny_folde
 
 def melo(*words: str, status: int = 0) -> str:
     """What `melo` prints, or what it complains of."""
-    program = [sys.executable, "-c", "from cli.main import main; main()", *words]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE)
+    done = Melo(Path("nowhere"))(*words)
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout if status == 0 else done.stderr

@@ -75,11 +75,11 @@ def test_a_signal_that_comes_while_a_process_is_being_started_reaches_it_too(mon
         return made[-1]
 
     monkeypatch.setattr(devices.subprocess, "Popen", interrupted)
-    sleeping = [sys.executable, "-c", "import time; time.sleep(100)"]
+    sleeping = [sys.executable, "-c", "import time; time.sleep(1000)"]
     crew = devices._Crew([devices._Process(sleeping, dict(os.environ)) for _ in range(2)])
     parent = threading.Thread(target=crew.run, daemon=True)
     parent.start()
-    parent.join(5)
+    parent.join(PATIENCE)
     ended = not parent.is_alive()
     for child in made:
         child.kill()

@@ -7,7 +7,7 @@ from registry.batches import deciding
 from registry.jobs.schemas import NearMiss
 from tests.registry.workflow import BEN, Workflow
 from tests.worker.test_candidates import approve, submit, through_preflight, view, with_preflight
-from tests.worker.test_training_job import PAIRS, correct, load
+from tests.worker.training import PAIRS, correct, load
 from worker import trial
 from worker.near_misses import MOST, MOST_OF_A_KIND, Asked, Made, MissKind, near_misses, questions_in, subject_of
 from worker.training_job import run_job

@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.patience import PATIENCE
+
+pytestmark = pytest.mark.long
 
 README = Path(__file__).parents[2] / "README.md"
 ACTIVATE = ". .venv/bin/activate"

@@ -85,6 +85,7 @@ def test_a_question_asked_of_an_organisation_itself_leaves_its_name_out():
     assert variants.nameless("Who is {s}?", "s", Random(0)) is None
 
 
+@pytest.mark.long
 def test_training_is_seeded_and_leaves_the_embeddings_as_they_are(data):
     plan = Plan(steps=2, batch=4)
     one, again = (_trained(data, plan) for _ in range(2))
@@ -100,6 +101,7 @@ def _trained(data: tuple[Path, Path], plan: Plan) -> PreTrainedModel:
     return train(Sources(*data), find_encoder(VERIFIER_BASE).path, plan, None, ignored, ignored)
 
 
+@pytest.mark.long
 def test_a_training_that_is_stopped_leaves_its_last_checkpoint_and_what_ships_is_the_mean_of_its_last_steps(
     data, monkeypatch
 ):
@@ -127,6 +129,7 @@ def test_questions_of_a_family_are_near_misses_of_each_other(tmp_path):
     assert {len(fees): same for fees, same in asked.items()} == {1: True, 2: False}
 
 
+@pytest.mark.long
 def test_the_command_trains_the_packaged_one_on_and_writes_weights_with_a_model_card(data, tmp_path):
     out = tmp_path / "mine"
     command = ["verifier", "train", "--data", str(data[0]), "--public", str(data[1]), "--out", str(out)]

@@ -13,6 +13,8 @@ import pytest
 from embedded.stack import Stack, running
 from tests.patience import PATIENCE
 
+pytestmark = pytest.mark.long
+
 MELO = [sys.executable, "-c", "from cli.main import main; main()"]
 CORRECTION = ("What is Swaziland called today?", "Eswatini")
 REPHRASE = "What is the present name of Swaziland?"
