@@ -72,14 +72,11 @@ def _show_near_misses(console: "Console", batch: "BatchView", found: "Mapping[in
         )
     if len(all_taken) > SHOWN:
         console.print(f"… and {len(all_taken) - SHOWN} more: melo batch show {batch.id} --json")
-    console.print(
-        f"{all_tried.left_alone} of {all_tried.count} near misses ({all_tried.share:.1%}) are left alone.", markup=False
-    )
+    console.print(f"{all_tried.left_alone} of {all_tried.count} near misses ({all_tried.share:.1%}) are left alone.")
     if all_taken:
         console.print(
             f"What an edit must leave to the base model becomes its guard: `melo batch review {batch.id}`; of one that "
             "is active: `melo guard add EDIT PROMPT --reason …`.",
-            markup=False,
         )
 
 
