@@ -73,7 +73,7 @@ def verify(
         raise CommandError(
             "The record was changed",
             "\n".join(f"{finding.subject}: {finding.detail}" for finding in found.findings),
-            "Compare it with a backup; do not serve what is named.",
+            "Compare it with a backup, and do not serve what is named.",
         )
     call.say(f"All as written, up to event {found.head_seq} ({found.head_hash[:12]}).")
 
@@ -111,7 +111,7 @@ def export(
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        raise CommandError("It cannot be written", f"{out}: {error.strerror}.") from None
+        raise CommandError("The file cannot be written", f"{out}: {error.strerror}.") from None
     if out is not None:
         call.err.print(f"{count} events were written to {out}.")
 
@@ -156,7 +156,7 @@ def _read(path: Path, model: "type[Read]") -> "Read":
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        detail = f"{path} is no checkpoint: {where + ': ' if where else ''}{first['msg']}."
+        detail = f"{path} is not a checkpoint: {where + ': ' if where else ''}{first['msg']}."
         raise CommandError("Not a checkpoint", detail, "Give what `melo audit checkpoint` wrote.") from None
 
 
@@ -164,7 +164,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text()
     except UnicodeDecodeError:
-        raise CommandError("Not a text", f"{path} is no text file.") from None
+        raise CommandError("Not a text file", f"{path} is not text in UTF-8.") from None
     except OSError as error:
         raise _unreadable(path, error) from None
 
@@ -177,7 +177,7 @@ def _write(path: Path, text: str) -> None:
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:
-        raise CommandError("It cannot be written", f"{path}: {error.strerror}.") from None
+        raise CommandError("The file cannot be written", f"{path}: {error.strerror}.") from None
 
 
 def _new(path: Path | None) -> AbstractContextManager[IO[bytes]]:
@@ -190,8 +190,8 @@ def counted(found: "VerificationView") -> str:
 
 
 def _exists(path: Path | None) -> CommandError:
-    return CommandError("The file is there already", f"{path} was not written over.", "Give another name.")
+    return CommandError("The file already exists", f"{path} was not overwritten.", "Give another name.")
 
 
 def _unreadable(path: Path, error: OSError) -> CommandError:
-    return CommandError("It cannot be read", f"{path}: {error.strerror}.")
+    return CommandError("The file cannot be read", f"{path}: {error.strerror}.")

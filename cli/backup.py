@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def backup(
     call: Invocation,
-    file: Annotated[Path, typer.Argument(help="The file to write; one that is there is not written over.")],
+    file: Annotated[Path, typer.Argument(help="The file to write; an existing file is not overwritten.")],
 ) -> None:
     """Write the whole record to one file, while the servers keep running.
 
@@ -38,9 +38,9 @@ def backup(
         with _database(call) as engine, _progress(call) as watch:
             made = service.backup(engine, file, key, watch)
     except FileExistsError:
-        raise CommandError("The file is there already", f"{file} was not written over.", "Give another name.") from None
+        raise CommandError("The file already exists", f"{file} was not overwritten.", "Give another name.") from None
     except OSError as error:
-        raise CommandError("It cannot be written", f"{file}: {error.strerror}.") from None
+        raise CommandError("The file cannot be written", f"{file}: {error.strerror}.") from None
     rows = sum(member.rows for member in made.members)
     signed = f"signed by {made.public_key}" if made.public_key else "not signed: no key is there"
     call.emit(
@@ -65,7 +65,7 @@ def restore(
     try:
         key = public_key.read_text() if public_key else None
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError("It cannot be read", f"{public_key}: {error}.") from None
+        raise CommandError("The file cannot be read", f"{public_key}: {error}.") from None
     if dry_run:
         with _progress(call) as watch:
             held = service.verify(file, key, watch)

@@ -81,17 +81,17 @@ def _follow(call: "Invocation", batch_id: int) -> "BatchView":
         return batch
     if batch.state is BatchState.FAILED:
         why = (batch.job and batch.job.error) or "the worker gave no reason"
-        raise CommandError(f"Batch {batch.id} failed", why, f"Remove the cause, then: melo batch approve {batch.id}")
+        raise CommandError(f"Batch {batch.id} failed", why, f"Fix the cause, then: melo batch approve {batch.id}")
     if batch.state is BatchState.CANCELLED:
         raise CommandError(
             f"Batch {batch.id} was cancelled",
             f"{batch.decided_by}: {batch.reason}",
-            f"Nothing of it is applied. To have it all the same: melo batch approve {batch.id}",
+            f"None of it is applied. To apply it after all: melo batch approve {batch.id}",
         )
     raise CommandError(
         f"Batch {batch.id} was rejected",
         f"{batch.decided_by}: {batch.reason}",
-        "Submit it anew once it is right.",
+        "Correct it, and submit it again.",
     )
 
 

@@ -98,7 +98,7 @@ def _grants(text: str, collections: list[str]) -> list[dict[str, str | None]]:
     role, at, where = text.partition("@")
     if role not in set(Role) or (at and not where):
         raise CommandError(
-            "No such role", f"{text!r} is no role.", f"Write one of {', '.join(Role)}, or ROLE@COLLECTION."
+            "No such role", f"{text!r} is not a role.", f"Write one of {', '.join(Role)}, or ROLE@COLLECTION."
         )
     everywhere: list[str | None] = [None]
     return [{"role": role, "collection": each} for each in ([where] if at else collections or everywhere)]

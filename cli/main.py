@@ -116,7 +116,7 @@ def _shown(error: Exception) -> UserError | None:
     if type(error).__module__ == "pydantic_core._pydantic_core" and type(error).__name__ == "ValidationError":
         return CommandError("A setting is not valid", str(error), "Correct the MELO_ variable that it names.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return CommandError("There is no room", f"{error.strerror}.", "Make room on the disk, and call it again.")
+        return CommandError("The disk is full", f"{error.strerror}.", "Free some space, and try again.")
     return error if isinstance(error, UserError) else None
 
 

@@ -127,7 +127,7 @@ def health(call: Invocation, service: Service) -> None:
     try:
         probe[service]()
     except probes.ProbeFailed as reason:
-        raise CommandError(f"The {service.value} is not well", f"{reason}.") from None
+        raise CommandError(f"The {service.value} is not healthy", f"{reason}.") from None
 
 
 @contextmanager

@@ -51,7 +51,9 @@ def settings(text: str | None, option: str, example: str) -> dict[str, Any] | No
 
     def finite(number: str) -> float:
         if not math.isfinite(value := float(number)):
-            raise CommandError("Not a number", f"{option}: {number} is no finite number.", f"Write it as in {example}.")
+            raise CommandError(
+                "Not a number", f"{option}: {number} is not a finite number.", f"Write it as in {example}."
+            )
         return value
 
     try:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from cli.errors import in_flags
 from cli.findings import SHOWN, show_reports
 from cli.show import prompt_of, table, visible
 from registry.base.vocabulary import JobState
@@ -42,7 +43,7 @@ def show_preflight(console: "Console", batch: "BatchView") -> None:
         return
     ways = [(edit_id, way) for edit_id, each in found.items() for way in each.remedies if edit_id not in batch.declined]
     for edit_id, way in ways[:SHOWN]:
-        console.print(Text(visible(f"Edit {edit_id}: {way[:1].lower()}{way[1:]}"), style="yellow"))
+        console.print(Text(visible(in_flags(f"Edit {edit_id}: {way[:1].lower()}{way[1:]}")), style="yellow"))
     if len(ways) > SHOWN:
         console.print(f"… and {len(ways) - SHOWN} more: melo batch show {batch.id} --json")
     # The table has already shown the conflicts.

@@ -73,9 +73,9 @@ def _wait(call: Invocation, name: str, state: QueueState) -> None:
             found = call.client.queue(name)
             if found.state is not state:
                 raise CommandError(
-                    "The queue was changed meanwhile",
+                    "The queue was changed in the meantime",
                     f"The queue of {name} is {found.state.value}.",
-                    f"See who did it: melo audit log --collection {name}",
+                    f"See who changed it: melo audit log --collection {name}",
                 )
             waiting = found.waiting_count if state is QueueState.DRAINING else 0
             if not found.running and not waiting:

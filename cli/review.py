@@ -70,8 +70,8 @@ def _taken(batch: "BatchView") -> "list[tuple[int, NearMiss]]":
     if batch.preflight is None or batch.preflight.report is None:
         if is_in_preflight(batch):
             raise CommandError(
-                "The preflight is not done",
-                f"The near misses of batch {batch.id} are not tried yet.",
+                "The preflight is not done yet",
+                f"The near misses of batch {batch.id} have not been tried yet.",
                 f"Wait for it: melo batch show {batch.id} --watch",
             )
         raise CommandError(
@@ -115,7 +115,7 @@ def _key(call: Invocation) -> str:
             key = ""
         if not key:
             raise CommandError(
-                "Nothing was written", "Nobody is there to choose.", "Run it on a terminal, or with --json."
+                "Nothing was written", "There is no terminal to choose at.", "Run it on a terminal, or with --json."
             )
         if key in (GUARD, NEXT, QUIT):
             return key

@@ -143,7 +143,7 @@ def log(
 def at(call: Invocation, collection: str, time: Annotated[str, typer.Argument(help=TIME_HELP)]) -> None:
     """Say which version was the newest at a given moment. For aliases: `melo alias at`."""
     asked = moment(time)
-    found = call.client.as_of(collection, asked)
+    found = call.client.version_at(collection, asked)
     version = found.version
     if version is None:
         told = f"At {asked:%Y-%m-%d %H:%M:%S %z}, {collection} had no version: the base model."
@@ -204,7 +204,7 @@ def asked(call: Invocation, models: list[str], prompts: list[str]) -> list[list[
     for entry in entry_points(group="melo.answers"):
         said: list[list[str]] = entry.load()(call, models, prompts)
         return said
-    raise CommandError("Not installed", "To ask a version needs the worker's package.", f"Run: {NEEDS_WORKER}")
+    raise CommandError("Not installed", "Asking a version needs the worker's package.", f"Run: {NEEDS_WORKER}")
 
 
 def _marked(before: str, after: str) -> Text:

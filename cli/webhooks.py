@@ -49,8 +49,8 @@ def add(
     if unknown or not names:
         raise CommandError(
             "No such event",
-            f"--events knows no {', '.join(unknown) or 'empty list'}.",
-            f"Name some of {', '.join(WebhookEvent)}.",
+            f"--events has {', '.join(unknown) or 'an empty list'}.",
+            f"Choose among {', '.join(WebhookEvent)}.",
         )
     made = call.client.create_webhook(url, events=names, collection=collection, description=description)
     call.say(f"Webhook {made.id} is told of {', '.join(made.events)}.")
@@ -131,13 +131,13 @@ def test_(call: Invocation, webhook: Number) -> None:
         return
     if found.state == "waiting":
         raise CommandError(
-            "Nothing was sent", f"The message waits since {TEST_SECONDS:g} seconds.",
+            "Nothing was sent", f"The message is still waiting after {TEST_SECONDS:g} seconds.",
             "Is the relay running? `melo status` shows it.",
         )  # fmt: skip
     raise CommandError(
         "The message did not arrive",
-        found.last_error or "The receiver did not take it.",
-        "See that the address is right and answers with a status of 200 to 299.",
+        found.last_error or "The receiver did not accept it.",
+        "Check that the address is right and answers with a status from 200 to 299.",
     )
 
 

@@ -67,7 +67,7 @@ def calibrate(
 ) -> None:
     """Fit the keys to given questions, and find the radius and threshold that keep to a false-activation rate."""
     if near and not pairs:
-        raise CommandError("No rephrases", "--near needs some to weigh against.", "Give them with --pairs FILE.")
+        raise CommandError("No rephrases", "--near needs rephrases to weigh against.", "Give them with --pairs FILE.")
     if near and verifier == NONE:
         raise CommandError("No verifier", "--near is for a verifier's threshold.", "Leave --near or --verifier out.")
     if metric and not pairs:

@@ -56,7 +56,7 @@ def ask(
     asked = [*(prompts or []), *(lines_of(file) if file else [])]
     messages = _messages(conversation) if conversation else []
     if messages and (asked or completion):
-        raise CommandError("Too much to ask", "--conversation stands alone.", "Leave prompts and other options out.")
+        raise CommandError("Too much to ask", "--conversation excludes prompts and --completion.", "Leave them out.")
     if not messages and (not asked or not all(prompt.strip() for prompt in asked)):
         raise CommandError("Nothing to ask", "A prompt is missing or empty.", 'Try: melo ask facts "Who runs Acme?"')
     from melo_core.errors import MeloError
@@ -95,7 +95,7 @@ def _messages(file: Path) -> list[dict[str, str]]:
     if not turns or not all(
         isinstance(t, dict) and all(isinstance(t.get(n), str) for n in ("role", "content")) for t in turns
     ):
-        raise CommandError("The conversation cannot be read", f"{file} is no list of turns.", f"Write {shown}.")
+        raise CommandError("The conversation cannot be read", f"{file} is not a list of turns.", f"Write {shown}.")
     return turns
 
 

@@ -135,7 +135,7 @@ def _trained(call: Invocation, wanted: "Replay") -> "tuple[ModelCache, list[Trai
     except MeloError as error:
         raise CommandError("The job cannot be trained again", str(error)) from None
     except torch.OutOfMemoryError as error:
-        raise CommandError("Memory is not enough", str(error), "Take a machine like the job's.") from None
+        raise CommandError("Not enough memory", str(error), "Use a machine like the one that ran the job.") from None
     return model_cache, trained, notes
 
 

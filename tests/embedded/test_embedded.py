@@ -118,7 +118,7 @@ def test_a_stop_leaves_no_process_and_no_state_file(home: Path) -> None:
 
 
 def test_a_second_start_is_refused_and_disturbs_nothing(servers: StackState, home: Path) -> None:
-    with pytest.raises(AlreadyRunning, match="running already"):
+    with pytest.raises(AlreadyRunning, match="already running"):
         stack.start(home, worker=False, api=False)
 
     assert stack.find(home) is not None

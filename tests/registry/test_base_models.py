@@ -52,10 +52,10 @@ def test_a_folder_is_a_model_whose_digest_follows_its_content(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("gpt-17", "no packaged name, and no folder"),
-        ("nobody/nothing", "not in the hub's cache"),
+        ("gpt-17", "neither a packaged name nor a folder"),
+        ("nobody/nothing", "or in the hub's cache"),
         ("./nowhere", "no folder"),
-        ("", "no packaged name"),
+        ("", "neither a packaged name"),
         ("a/b/c", "no folder"),
     ],
 )

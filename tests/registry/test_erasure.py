@@ -318,7 +318,7 @@ def test_nothing_is_erased_while_a_worker_could_still_quote_it(retired, engine):
     retired.retire(1)
     with engine.begin() as connection:  # a lease that ran out, which its worker may not have noticed
         connection.execute(text("UPDATE jobs SET lease_until = now() - interval '1 hour' WHERE state = 'running'"))
-    with pytest.raises(WrongState, match=rf"A worker is at job {claim.job_id} of facts"):
+    with pytest.raises(WrongState, match=rf"A worker is running job {claim.job_id} of facts"):
         erase(retired, 1)
     retired.finish(claim)
     assert erase(retired, 1).edits == [1]
