@@ -54,9 +54,9 @@ def test_a_folder_is_a_model_whose_digest_follows_its_content(tmp_path):
     [
         ("gpt-17", "neither a packaged name nor a folder"),
         ("nobody/nothing", "or in the hub's cache"),
-        ("./nowhere", "no folder"),
+        ("./nowhere", "nor a folder"),
         ("", "neither a packaged name"),
-        ("a/b/c", "no folder"),
+        ("a/b/c", "nor a folder"),
     ],
 )
 def test_an_unknown_model_says_what_was_tried_and_what_works(spec, says):
