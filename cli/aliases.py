@@ -7,12 +7,12 @@ import typer
 
 from cli.commands import add_command, add_group
 from cli.invocation import Invocation
+from cli.options import Collection, Reason
 from cli.show import fields, table
 from cli.times import TIME_HELP, moment
 from cli.versions import number
 
 Name = Annotated[str, typer.Argument(metavar="ALIAS", help="The alias, such as production.")]
-Reason = Annotated[str, typer.Option(help="Why; it is kept for good.")]
 STAMP = "%Y-%m-%d %H:%M:%S %z"
 
 
@@ -33,9 +33,9 @@ def register(app: typer.Typer) -> None:
 
 def set_(
     call: Invocation,
-    collection: str,
+    collection: Collection,
     name: Name,
-    version: Annotated[str, typer.Argument(help="A number, another alias, or latest.")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A number, another alias, or latest.")],
     reason: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:
     """Point an alias at a version."""
@@ -43,7 +43,7 @@ def set_(
     call.emit(made, lambda: call.out.print(f"{collection}@{made.name} is version {made.number}."))
 
 
-def list_(call: Invocation, collection: str) -> None:
+def list_(call: Invocation, collection: Collection) -> None:
     """List where a collection's aliases point now."""
     found = call.client.aliases(collection)
 
@@ -58,7 +58,7 @@ def list_(call: Invocation, collection: str) -> None:
     call.emit(found, show)
 
 
-def history(call: Invocation, collection: str, name: Name) -> None:
+def history(call: Invocation, collection: Collection, name: Name) -> None:
     """List where an alias pointed, since when and until when, newest first."""
     found = call.client.alias_history(collection, name)
     columns = ["alias", "version#", "since", "until", "set by", "reason"]
@@ -70,7 +70,7 @@ def history(call: Invocation, collection: str, name: Name) -> None:
 
 def at(
     call: Invocation,
-    collection: str,
+    collection: Collection,
     name: Name,
     at: Annotated[str, typer.Option(metavar="TIME", help=TIME_HELP)],
 ) -> None:
@@ -89,7 +89,7 @@ def at(
 
 def protect(
     call: Invocation,
-    collection: str,
+    collection: Collection,
     name: Name,
     reason: Reason,
     role: Annotated[ProtectingRole, typer.Option(help="Needed to set the alias.")] = ProtectingRole.ADMIN,
@@ -99,7 +99,7 @@ def protect(
     call.emit(made, lambda: call.out.print(f"Setting {collection}@{made.name} now needs the role {made.role}."))
 
 
-def unprotect(call: Invocation, collection: str, name: Name, reason: Reason) -> None:
+def unprotect(call: Invocation, collection: Collection, name: Name, reason: Reason) -> None:
     """Let every approver set an alias again."""
     was = call.client.unprotect_alias(collection, name, reason)
     call.emit(was, lambda: call.out.print(f"{collection}@{was.name} is protected no more."))

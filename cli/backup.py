@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def backup(
     call: Invocation,
-    file: Annotated[Path, typer.Argument(help="The file to write; an existing file is not overwritten.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, which must not exist yet.")],
 ) -> None:
     """Write the whole record to one file, while the servers keep running.
 
@@ -51,7 +51,7 @@ def backup(
 
 def restore(
     call: Invocation,
-    file: Annotated[Path, typer.Argument(help="What `melo backup` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `melo backup` wrote.")],
     public_key: Annotated[
         Path | None, typer.Option(help="File of the key that must have signed it.", dir_okay=False)
     ] = None,

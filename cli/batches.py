@@ -10,6 +10,7 @@ from cli.edits import Wait
 from cli.findings import show_findings
 from cli.follow import approved, follow, notes_of
 from cli.invocation import Invocation
+from cli.options import Collection, Reason
 from cli.preflight import SHOWN_EDITS, show_preflight
 from cli.show import fields, prompt_of, table
 from registry.base.vocabulary import BatchState, Priority
@@ -38,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 def list_(
     call: Invocation,
-    collection: str,
+    collection: Collection,
     state: Annotated[BatchState | None, typer.Option(help="Only those in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
 ) -> None:
@@ -46,18 +47,10 @@ def list_(
     found = call.client.batches(collection, state=state, limit=limit)
     columns = ["batch#", "state", "edits#", "priority", "submitted by", "submitted", "decided by", "message"]
     rows = [
-        [
-            each.id,
-            each.state.value,
-            each.edit_count,
-            each.priority.value,
-            each.submitted_by,
-            each.submitted_at,
-            each.decided_by,
-            each.message,
-        ]
+        [each.id, each.state.value, each.edit_count, each.priority.value, each.submitted_by, each.submitted_at,
+         each.decided_by, each.message]
         for each in found
-    ]
+    ]  # fmt: skip
     call.emit(found, lambda: table(call.out, columns, rows, empty="No batches."))
 
 
@@ -99,7 +92,7 @@ def reject(
     call.emit(found, lambda: call.out.print(f"Batch {batch} is rejected."))
 
 
-def cancel(call: Invocation, batch: BatchId, reason: Annotated[str, typer.Option(help="Why.")]) -> None:
+def cancel(call: Invocation, batch: BatchId, reason: Reason) -> None:
     """Stop an approved batch before it is applied, even during its training. It may be approved again."""
     found = call.client.cancel(batch, reason)
     call.emit(found, lambda: call.out.print(f"Batch {batch} is cancelled: nothing of it is applied."))

@@ -11,6 +11,7 @@ from cli import queues
 from cli.commands import add_command, add_group
 from cli.errors import CommandError
 from cli.invocation import Invocation
+from cli.options import Collection
 from cli.options import settings as json_settings
 from cli.show import fields, table
 from registry.base.vocabulary import Preflight
@@ -46,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
 def create(
     call: Invocation,
-    name: Annotated[str, typer.Argument(help="Small letters, digits, dots, dashes.")],
+    name: Annotated[str, typer.Argument(metavar="COLLECTION", help="Its name: small letters, digits, dots, dashes.")],
     model: Annotated[str, typer.Option(help="A packaged model's name, a transformers folder, or a hub id.")],
     encoder: Annotated[
         str | None, typer.Option(help="Sentence encoder of the keys. Default: all-minilm-l6-v2.")
@@ -89,7 +90,7 @@ def create(
 
 def policy(
     call: Invocation,
-    name: str,
+    name: Collection,
     reason: Annotated[str, typer.Option(help="Why it is changed.")],
     approvals: Annotated[int | None, Approvals] = None,
     approver: Annotated[list[str] | None, Approver] = None,
@@ -119,37 +120,21 @@ def list_(call: Invocation) -> None:
     """List all collections."""
     found = call.client.collections()
     columns = [
-        "name",
-        "model",
-        "latest#",
-        "active edits#",
-        "aliases",
-        "approvals#",
-        "preflight",
-        "queue",
-        "created",
-    ]
+        "name", "model", "latest#", "active edits#", "aliases", "approvals#", "preflight", "queue", "created",
+    ]  # fmt: skip
     rows = [
-        [
-            each.name,
-            each.model,
-            each.latest,
-            each.active_edits,
-            ", ".join(f"{alias}→{number}" for alias, number in sorted(each.aliases.items())),
-            each.approvals_needed,
-            each.preflight.value,
-            each.queue.value,
-            each.created_at,
-        ]
+        [each.name, each.model, each.latest, each.active_edits,
+         ", ".join(f"{alias}→{number}" for alias, number in sorted(each.aliases.items())),
+         each.approvals_needed, each.preflight.value, each.queue.value, each.created_at]
         for each in found
-    ]
+    ]  # fmt: skip
     call.emit(
         found,
         lambda: table(call.out, columns, rows, empty="No collection yet: make one with `melo collection create`."),
     )
 
 
-def show(call: Invocation, name: str) -> None:
+def show(call: Invocation, name: Collection) -> None:
     """Show a collection."""
     found = call.client.collection(name)
     call.emit(found, lambda: _show(call.out, found))

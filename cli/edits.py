@@ -14,7 +14,16 @@ from cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
 from cli.files import EditFile, open_edits
 from cli.follow import go_on
 from cli.invocation import Invocation
-from cli.options import BatchPriority, Deadline, EditsPerBlock, TrainingSettings, settings, training_options
+from cli.options import (
+    BatchPriority,
+    Collection,
+    Deadline,
+    EditsPerBlock,
+    Reason,
+    TrainingSettings,
+    settings,
+    training_options,
+)
 from cli.show import prompt_of, table
 from cli.versions import log, retire
 from registry.base.vocabulary import EditKind, OnConflict, Priority
@@ -56,9 +65,9 @@ def register(app: typer.Typer) -> None:
 
 def add(
     call: Invocation,
-    collection: str,
-    prompt: Annotated[str, typer.Argument(help="What is asked.")],
-    target: Annotated[str, typer.Argument(help="What the model should answer.")],
+    collection: Collection,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What is asked.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="What the model should answer.")],
     rephrase: Annotated[list[str] | None, typer.Option(help="Another way to ask it; may be repeated.")] = None,
     unchanged: Annotated[
         list[str] | None, typer.Option(help="A prompt that must be answered as before; may be repeated.")
@@ -90,7 +99,7 @@ def add(
 
 def submit(
     call: Invocation,
-    file: Annotated[Path, typer.Argument(help="JSON objects, one a line (.jsonl), or a table (.csv).")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON objects, one a line (.jsonl), or a table (.csv).")],
     collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to correct.")],
     on_conflict: Conflict = OnConflict.REFUSE,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave out what has a problem.")] = False,
@@ -129,7 +138,7 @@ def submit(
 
 def list_(
     call: Invocation,
-    collection: str,
+    collection: Collection,
     active: Annotated[bool | None, typer.Option(help="Only those that act (or not) in the newest version.")] = None,
 ) -> None:
     """List a collection's corrections."""
@@ -146,7 +155,7 @@ def retrain(
     call: Invocation,
     edit: Annotated[int, typer.Argument(metavar="EDIT", min=1, help="The edit's number.")],
     training: Annotated[str, typer.Option(metavar="JSON", help='The settings of training to try: {"iterations": 200}')],
-    reason: Annotated[str, typer.Option(help="Why.")],
+    reason: Reason,
     priority: BatchPriority = Priority.NORMAL,
     approve: Approve = False,
     wait: Wait = False,

@@ -35,7 +35,7 @@ def erase(
 
 def find(
     call: Invocation,
-    name: Annotated[str, typer.Argument(help="As the edits' author, or as their texts mention it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As the edits' author, or as their texts mention it.")],
 ) -> None:
     """List the edits that a person wrote or that mention the person; erase those with `melo edit erase`."""
     found = call.client.edits_of_person(name)

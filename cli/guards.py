@@ -9,6 +9,7 @@ from cli.edits import Approve, Wait
 from cli.errors import CommandError
 from cli.follow import go_on
 from cli.invocation import Invocation
+from cli.options import Reason
 from cli.show import table
 
 
@@ -24,11 +25,11 @@ def add(
     call: Invocation,
     edit: Annotated[int, typer.Argument(metavar="EDIT", min=1, help="The active edit that answered wrongly.")],
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What it must leave to the base model.")],
-    reason: Annotated[str, typer.Option(help="Why.")],
+    reason: Reason,
     approve: Approve = False,
     wait: Wait = False,
 ) -> None:
-    """Guard prompts against an edit, such as one that was answered wrongly.
+    """Make an edit leave prompts to the base model, such as one that it answered wrongly.
 
     Guards are approved like any change, and nothing is trained. A query that is nearer in meaning to a guard than to
     the edit stays with the base model.

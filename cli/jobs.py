@@ -47,21 +47,11 @@ def list_(
     found = call.client.jobs(collection=collection, state=state, kind=kind, limit=limit)
     columns = ["job#", "collection", "batch#", "kind", "state", "edits#", "attempt#", "queued", "took", "worker", "why"]
     rows = [
-        [
-            each.id,
-            each.collection,
-            each.batch_id,
-            each.kind.value,
-            each.state.value,
-            each.edit_count,
-            each.attempt,
-            each.created_at,
-            _between(each.started_at, each.finished_at),
-            each.worker,
-            each.error and each.error.splitlines()[0][:100],
-        ]
+        [each.id, each.collection, each.batch_id, each.kind.value, each.state.value, each.edit_count,
+         each.attempt, each.created_at, _between(each.started_at, each.finished_at), each.worker,
+         each.error and each.error.splitlines()[0][:100]]
         for each in found
-    ]
+    ]  # fmt: skip
     call.emit(found, lambda: table(call.out, columns, rows, empty="No jobs."))
 
 

@@ -7,6 +7,7 @@ import typer
 from cli.commands import add_command, add_group
 from cli.errors import CommandError
 from cli.invocation import Invocation
+from cli.options import Reason
 from cli.show import fields, table
 from cli.times import later
 from registry.base.vocabulary import Role
@@ -18,7 +19,6 @@ Number = Annotated[int, typer.Argument(metavar="KEY", help="Its number, as `melo
 Expires = Annotated[
     str | None, typer.Option(metavar="TIME", help="30m, 12h, 90d, 4w from now, or a time. Default: never.")
 ]
-Reason = Annotated[str, typer.Option(help="Why; it is kept for good.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -36,14 +36,14 @@ def register(app: typer.Typer) -> None:
 
 def create(
     call: Invocation,
-    name: Annotated[str, typer.Argument(help="The key's name, such as ci.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The key's name, such as ci.")],
     role: Annotated[
         list[str],
-        typer.Option(metavar="ROLE[@COLLECTION]", help=f"{', '.join(Role)}; it may be given several times."),
+        typer.Option(metavar="ROLE[@COLLECTION]", help=f"{', '.join(Role)}; may be repeated."),
     ],
     collection: Annotated[
         list[str] | None,
-        typer.Option(help="Where roles without @COLLECTION hold; it may be given several times. Default: in all."),
+        typer.Option(help="Where roles without @COLLECTION hold; may be repeated. Default: in all."),
     ] = None,
     expires: Expires = None,
     actor: Annotated[

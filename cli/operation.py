@@ -115,8 +115,11 @@ def migrate(call: Invocation) -> None:
         call.out.print(f"The schema went from {before or 'nothing'} to {after}.")
 
 
-def health(call: Invocation, service: Service) -> None:
-    """End with status 0 if this service of this machine is healthy."""
+def health(
+    call: Invocation,
+    service: Annotated[Service, typer.Argument(metavar="SERVICE", help="api, relay or worker.")],
+) -> None:
+    """Exit with status 0 if a service on this machine is healthy."""
     from registry.base import probes
 
     probe: dict[Service, Callable[[], None]] = {
@@ -219,39 +222,25 @@ def _show_status(call: Invocation, found: dict[str, Any]) -> None:
     fields(call.out, pairs)
     if found.get("processes"):
         rows = [
-            [
-                each["name"],
-                each["health"],
-                each["pid"],
-                duration(each["uptime_seconds"]) if each["uptime_seconds"] is not None else None,
-                each["restarts"],
-                each["log"],
-            ]
+            [each["name"], each["health"], each["pid"],
+             duration(each["uptime_seconds"]) if each["uptime_seconds"] is not None else None,
+             each["restarts"], each["log"]]
             for each in found["processes"]
-        ]
+        ]  # fmt: skip
         table(call.out, ["process", "health", "pid#", "uptime", "restarts#", "log"], rows, empty="")
     if found.get("collections"):
         waiting = [
-            [
-                each["collection"],
-                each["queue"],
-                each["queued"],
-                each["running"],
-                duration(each["oldest_seconds"]) if each["queued"] else None,
-            ]
+            [each["collection"], each["queue"], each["queued"], each["running"],
+             duration(each["oldest_seconds"]) if each["queued"] else None]
             for each in found["collections"]
-        ]
+        ]  # fmt: skip
         table(call.out, ["collection", "queue", "queued#", "running#", "oldest"], waiting, empty="")
     unknown = found.get("workers_unknown")
     workers = [
-        [
-            each["worker"],
-            each["device"],
-            "alive" if each["alive"] else "silent",
-            datetime.fromisoformat(each["seen_at"]),
-        ]
+        [each["worker"], each["device"], "alive" if each["alive"] else "silent",
+         datetime.fromisoformat(each["seen_at"])]
         for each in found.get("workers", [])
-    ]
+    ]  # fmt: skip
     table(
         call.out,
         ["worker", "device", "", "seen"],

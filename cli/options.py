@@ -1,4 +1,4 @@
-"""Options shared by several commands: when and how a batch is trained."""
+"""Arguments and options shared by several commands."""
 
 import json
 import math
@@ -10,6 +10,8 @@ from cli.errors import CommandError
 from cli.times import later
 from registry.base.vocabulary import Priority
 
+Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection's name.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept for good.")]
 TrainingSettings = Annotated[
     str | None,
     typer.Option("--training", metavar="JSON", help='Settings of training for this batch alone: {"iterations": 200}'),

@@ -9,6 +9,7 @@ from rich.text import Text
 from cli.commands import add_command
 from cli.errors import CommandError
 from cli.invocation import Invocation
+from cli.options import Collection, Reason
 from cli.show import table
 from registry.base.vocabulary import QueueState
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from registry.jobs.schemas import QueueEntry, QueueView
 
 POLL_SECONDS = 0.5
-Reason = Annotated[str, typer.Option(help="Why; it is kept for good.")]
 
 
 def add_to(group: typer.Typer) -> None:
@@ -27,7 +27,7 @@ def add_to(group: typer.Typer) -> None:
     add_command(group, resume, "melo collection resume facts --reason 'the GPU is free again'")
 
 
-def queue(call: Invocation, name: str) -> None:
+def queue(call: Invocation, name: Collection) -> None:
     """Show what runs and what waits, in starting order."""
     found = call.client.queue(name)
     call.emit(found, lambda: _show(call, found))
@@ -35,7 +35,7 @@ def queue(call: Invocation, name: str) -> None:
 
 def pause(
     call: Invocation,
-    name: str,
+    name: Collection,
     reason: Reason,
     wait: Annotated[bool, typer.Option("--wait", help="Until nothing of it runs any more.")] = False,
 ) -> None:
@@ -45,7 +45,7 @@ def pause(
 
 def drain(
     call: Invocation,
-    name: str,
+    name: Collection,
     reason: Reason,
     wait: Annotated[bool, typer.Option("--wait", help="Until nothing of it runs or waits any more.")] = False,
 ) -> None:
@@ -53,7 +53,7 @@ def drain(
     _set(call, name, QueueState.DRAINING, reason, wait)
 
 
-def resume(call: Invocation, name: str, reason: Reason) -> None:
+def resume(call: Invocation, name: Collection, reason: Reason) -> None:
     """Open a collection's queue again."""
     _set(call, name, QueueState.OPEN, reason)
 

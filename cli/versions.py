@@ -11,6 +11,7 @@ from cli.commands import add_command, add_group
 from cli.errors import NEEDS_WORKER, CommandError
 from cli.files import lines_of
 from cli.invocation import Invocation
+from cli.options import Collection, Reason
 from cli.show import fields, prompt_of, table, visible
 from cli.times import TIME_HELP, moment
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from registry.edits.schemas import EditView
     from registry.versions.schemas import DiffView, PlannedVersion, VersionView
 
-Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept for good.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")]
 
 
@@ -37,25 +37,17 @@ def register(app: typer.Typer) -> None:
 
 def list_(
     call: Invocation,
-    collection: str,
+    collection: Collection,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
 ) -> None:
     """List a collection's versions, newest first."""
     found = call.client.versions(collection, limit=limit)
     columns = ["version#", "kind", "edits#", "aliases", "author", "made", "message", "content digest"]
     rows = [
-        [
-            each.number,
-            _kind(each),
-            each.edit_count,
-            ", ".join(each.aliases),
-            each.author,
-            each.created_at,
-            each.message or each.reason,
-            each.content_digest[:12],
-        ]
+        [each.number, _kind(each), each.edit_count, ", ".join(each.aliases), each.author, each.created_at,
+         each.message or each.reason, each.content_digest[:12]]
         for each in found
-    ]
+    ]  # fmt: skip
     call.emit(found, lambda: table(call.out, columns, rows, empty="No versions yet: the base model answers."))
 
 
@@ -140,7 +132,9 @@ def log(
     call.emit(found, lambda: table(call.out, columns, rows, empty="Nothing is recorded."))
 
 
-def at(call: Invocation, collection: str, time: Annotated[str, typer.Argument(help=TIME_HELP)]) -> None:
+def at(
+    call: Invocation, collection: Collection, time: Annotated[str, typer.Argument(metavar="TIME", help=TIME_HELP)]
+) -> None:
     """Say which version was the newest at a given moment. For aliases: `melo alias at`."""
     asked = moment(time)
     found = call.client.version_at(collection, asked)
@@ -163,7 +157,7 @@ def at(call: Invocation, collection: str, time: Annotated[str, typer.Argument(he
 
 def retire(
     call: Invocation,
-    collection: str,
+    collection: Collection,
     edits: Annotated[list[int], typer.Argument(metavar="EDIT...", min=1, help="The edits' numbers.")],
     reason: Reason,
     dry_run: DryRun = False,
@@ -175,7 +169,7 @@ def retire(
 
 def revert(
     call: Invocation,
-    collection: str,
+    collection: Collection,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A number, or an alias.")],
     reason: Reason,
     dry_run: DryRun = False,
@@ -188,7 +182,7 @@ def revert(
 
 def rollback(
     call: Invocation,
-    collection: str,
+    collection: Collection,
     to: Annotated[str, typer.Argument(metavar="VERSION", help="A number, an alias, or base.")],
     reason: Reason,
     dry_run: DryRun = False,

@@ -8,7 +8,7 @@ import typer
 from cli.commands import add_command, add_group
 from cli.errors import CommandError
 from cli.invocation import Invocation
-from cli.options import require_confirmed
+from cli.options import Reason, require_confirmed
 from cli.show import table
 from registry.base.vocabulary import WebhookEvent
 
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     group = add_group(
         app,
         "webhook",
-        "Webhooks: other programs hear of new versions and moved aliases.",
+        "Webhooks: tell other programs of new versions and moved aliases.",
         "melo webhook add https://example.org/melo --events version,alias",
     )
     add_command(group, add, "melo webhook add https://example.org/melo --events version,alias --collection facts")
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def add(
     call: Invocation,
-    url: Annotated[str, typer.Argument(help="Where events are sent to, as POST requests.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where events are sent to, as POST requests.")],
     events: Annotated[
         str, typer.Option(help="What to tell of, with commas: " + ", ".join(WebhookEvent) + ".")
     ] = "version,alias",
@@ -66,26 +66,17 @@ def list_(
     found = call.client.webhooks(removed=removed)
     columns = ["webhook#", "url", "events", "collection", "waiting#", "by", "since", "removed", "description"]
     rows = [
-        [
-            each.id,
-            each.url,
-            ", ".join(each.events),
-            each.collection or "all",
-            each.waiting,
-            each.created_by,
-            each.created_at,
-            each.removed_at,
-            each.description,
-        ]
+        [each.id, each.url, ", ".join(each.events), each.collection or "all", each.waiting, each.created_by,
+         each.created_at, each.removed_at, each.description]
         for each in found
-    ]
+    ]  # fmt: skip
     call.emit(found, lambda: table(call.out, columns, rows, empty="No webhooks."))
 
 
 def remove(
     call: Invocation,
     webhook: Number,
-    reason: Annotated[str, typer.Option(help="Why; it is kept for good.")],
+    reason: Reason,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Stop sending to a webhook. Waiting events are dropped, and the secret is deleted."""
@@ -104,19 +95,10 @@ def deliveries(
     found = call.client.deliveries(webhook, limit=limit)
     columns = ["delivery#", "event#", "type", "state", "attempts#", "status#", "made", "next attempt", "error"]
     rows = [
-        [
-            each.id,
-            each.event_seq,
-            each.type,
-            each.state,
-            each.attempts,
-            each.last_status,
-            each.created_at,
-            each.next_at,
-            each.last_error,
-        ]
+        [each.id, each.event_seq, each.type, each.state, each.attempts, each.last_status, each.created_at,
+         each.next_at, each.last_error]
         for each in found
-    ]
+    ]  # fmt: skip
     call.emit(found, lambda: table(call.out, columns, rows, empty="Nothing was sent yet."))
 
 

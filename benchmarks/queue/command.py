@@ -18,11 +18,11 @@ def register(bench: typer.Typer) -> None:
 
 def queue(
     call: Invocation,
-    rounds: Annotated[int, typer.Option(min=0, help="Of faults; 0: none.")] = 200,
-    edits: Annotated[int, typer.Option(min=0, help="To measure throughput with; 0: it is not measured.")] = 10_000,
-    batches: Annotated[int, typer.Option(min=2, help="In which the edits come.")] = 100,
-    idle_seconds: Annotated[float, typer.Option(min=0, help="How long to watch an idle worker; 0: not.")] = 60,
-    seed: Annotated[int, typer.Option(help="From which the schedule of the faults follows.")] = 0,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds of faults; 0: none.")] = 200,
+    edits: Annotated[int, typer.Option(min=0, help="Edits to measure throughput with; 0: do not measure it.")] = 10_000,
+    batches: Annotated[int, typer.Option(min=2, help="Batches that the edits come in.")] = 100,
+    idle_seconds: Annotated[float, typer.Option(min=0, help="How long to watch an idle worker; 0: do not.")] = 60,
+    seed: Annotated[int, typer.Option(help="Determines the schedule of the faults.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
 ) -> None:
     """Kill the parts of a stack while they work, and measure what the queue costs.

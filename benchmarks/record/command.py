@@ -19,10 +19,10 @@ def register(bench: typer.Typer) -> None:
 def registry(
     call: Invocation,
     edits: Annotated[
-        int, typer.Option(min=100, help="In the large collection; as many as versions, or more.")
+        int, typer.Option(min=100, help="Edits in the large collection; at least as many as versions.")
     ] = 100_000,
-    versions: Annotated[int, typer.Option(min=20, help="Of the large collection.")] = 1_000,
-    writers: Annotated[int, typer.Option(min=1, max=1_000, help="At once, in a small collection.")] = 200,
+    versions: Annotated[int, typer.Option(min=20, help="Versions of the large collection.")] = 1_000,
+    writers: Annotated[int, typer.Option(min=1, max=1_000, help="Writers at once, in a small collection.")] = 200,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long they write.")] = 60,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
 ) -> None:
