@@ -13,13 +13,14 @@ from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
 from cli.main import make_app
-from melo_core.verifier import Verifier, embeddings_digest, untrained
+from melo_core.errors import MeloError
+from melo_core.verifier import Verifier, embeddings_digest, read_weights, untrained
 from melo_core.verifier_files import WEIGHTS
 from registry.base.model_files import find_encoder
 from worker.model_cache import VERIFIER_BASE
 from worker.verifier import variants
 from worker.verifier.sources import Sources, held_out
-from worker.verifier.train import Plan, train
+from worker.verifier.train import Plan, save, save_mean, train
 
 GROUPS = [
     {
@@ -140,3 +141,22 @@ def test_the_command_trains_the_packaged_one_on_and_writes_weights_with_a_model_
 def test_a_folder_without_questions_is_refused(tmp_path):
     done = CliRunner().invoke(make_app(), ["verifier", "train", "--data", str(tmp_path), "--out", str(tmp_path / "x")])
     assert done.exit_code != 0 and "holds no *.jsonl" in str(done.exception)
+
+
+def test_the_mean_of_two_verifiers_lies_between_them_and_foreign_embeddings_are_refused(data, tmp_path):
+    plan = Plan(steps=2, batch=4)
+    first, second = _trained(data, plan), _trained(data, dataclasses.replace(plan, seed=1))
+    for name, model in (("a", first), ("b", second)):
+        save(model, tmp_path / name)
+    arguments = ["verifier", "mean", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "mean")]
+    assert CliRunner().invoke(make_app(), arguments).exit_code == 0
+    a, b, mean = (read_weights(tmp_path / name / WEIGHTS)[0] for name in ("a", "b", "mean"))
+    assert not all(torch.equal(a[name], b[name]) for name in a)
+    for name in a:
+        torch.testing.assert_close(mean[name], (a[name] + b[name]) / 2, atol=2e-3, rtol=1e-3)
+
+    foreign = copy.deepcopy(first)
+    foreign.bert.embeddings.word_embeddings.weight.data[0, 0] += 1
+    save(foreign, tmp_path / "foreign")
+    with pytest.raises(MeloError, match="embeddings"):
+        save_mean([tmp_path / "a", tmp_path / "foreign"], tmp_path / "out")

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     )
     shown = "melo verifier train --data training/questions --public ../shared/data --out melo_core/verifier_weights"
     add_command(group, train, shown, has_json=False)
+    add_command(group, mean, "melo verifier mean packaged my-verifier --out mean", has_json=False)
 
 
 def train(
@@ -88,3 +89,24 @@ def train(
     call.out.print(f"Written to {out}: {len(sources.groups):,} groups of questions, {steps:,} steps.")
     for kind, counts in measured.items():
         call.out.print(f"{kind}: {counts['accepted']} of {counts['n']} taken for the same")
+
+
+def mean(
+    call: Invocation,
+    verifiers: Annotated[
+        list[str], typer.Argument(metavar="VERIFIER...", help="Two or more: packaged, or folders.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the weights are written.")],
+) -> None:
+    """Write the mean of verifiers' weights: trained on from one another, together they often judge better than each."""
+    if len(verifiers) < 2:
+        raise CommandError("Nothing to average", "One verifier was named.", "Name two or more.")
+    with call.err.status("starting"):
+        from melo_core.errors import MeloError
+        from melo_core.verifier_files import folder_of
+        from worker.verifier.train import save_mean
+    try:
+        save_mean([folder_of(name) for name in verifiers], out)
+    except (MeloError, OSError) as error:
+        raise CommandError("The verifiers cannot be averaged", f"{error}") from None
+    call.out.print(f"Written to {out}: the mean of {len(verifiers)} verifiers.")

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from melo_core.errors import MeloError
 from melo_core.rules import difference
-from melo_core.verifier import EMBEDDINGS, Verifier, embeddings_digest, pair, untrained
+from melo_core.verifier import EMBEDDINGS, Verifier, embeddings_digest, pair, read_weights, untrained
 from melo_core.verifier_files import WEIGHTS
 from worker.verifier.sources import Pair, Sources
 
@@ -121,12 +122,25 @@ def padded(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> dict[st
 def save(model: PreTrainedModel, folder: Path) -> None:
     """Write the trained weights, in half precision; the embeddings remain the encoder's, referred to by digest."""
     folder.mkdir(parents=True, exist_ok=True)
-    trained = {
-        name: tensor.to(torch.float16).contiguous()
-        for name, tensor in model.state_dict().items()
-        if not name.startswith(EMBEDDINGS)
-    }
-    save_file(trained, folder / WEIGHTS, metadata={"embeddings": embeddings_digest(model)})
+    trained = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(EMBEDDINGS)}
+    _write(trained, embeddings_digest(model), folder)
+
+
+def save_mean(verifiers: Sequence[Path], folder: Path) -> None:
+    """Write the mean of the weights of trained verifiers (a model soup, arXiv 2203.05482). Raises MeloError."""
+    read = [read_weights(verifier / WEIGHTS) for verifier in verifiers]
+    (first, embeddings), *others = read
+    for verifier, (weights, digest) in zip(verifiers[1:], others, strict=True):
+        if digest != embeddings or weights.keys() != first.keys():
+            raise MeloError(f"{verifier} was not trained on the embeddings of {verifiers[0]}, so they have no mean")
+    mean = {name: torch.stack([weights[name].float() for weights, _ in read]).mean(0) for name in first}
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(mean, embeddings, folder)
+
+
+def _write(weights: dict[str, Tensor], embeddings: str, folder: Path) -> None:
+    halves = {name: tensor.to(torch.float16).contiguous() for name, tensor in weights.items()}
+    save_file(halves, folder / WEIGHTS, metadata={"embeddings": embeddings})
 
 
 def measure(verifier: Verifier, records: Sequence[dict[str, Any]], threshold: float) -> dict[str, dict[str, Any]]:
