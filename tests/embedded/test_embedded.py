@@ -300,7 +300,7 @@ def test_a_data_folder_of_another_postgresql_is_refused_untouched(tmp_path: Path
 def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("")
 
-    with pytest.raises(UnusableHome, match="cannot be made or written"):
+    with pytest.raises(UnusableHome, match="cannot be created or written"):
         stack.start(tmp_path / "home", worker=False, api=False)
 
 

@@ -177,7 +177,7 @@ def test_edits_of_one_block_are_erased_together(retired):
 
 def test_an_edit_is_erased_once_and_must_exist(retired):
     erase(retired, 1)
-    with pytest.raises(WrongState, match="erased already"):
+    with pytest.raises(WrongState, match="already erased"):
         erase(retired, 1)
     with pytest.raises(NotFound, match="no edit 99"):
         erase(retired, 99)
@@ -336,7 +336,7 @@ def test_of_two_erasures_at_once_the_second_finds_it_erased(retired, engine):
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as observer:
                 while not observer.scalar(waiting) and not second.done():
                     sleep(0.01)
-        with pytest.raises(WrongState, match="erased already"):
+        with pytest.raises(WrongState, match="already erased"):
             second.result(timeout=PATIENCE)
     assert retired.verify().verified["erasures"] == 1
 
