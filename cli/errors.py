@@ -12,7 +12,7 @@ from registry.base.errors import UserError
 
 SHOWN_PROBLEMS = 50
 FIELD = re.compile(r"`([a-z_]+)(?:=([^`]+))?`")  # `on_conflict=skip`
-PLACE = re.compile(r"\b(?:body|query)\.(?=[a-z])")  # body.reason: it is empty
+PLACE = re.compile(r"(?:^|(?<=; ))(?:body|query)\.(?=[a-z])")  # body.reason: it is empty
 HTTP = {"`Authorization: Bearer KEY`": "MELO_API_KEY", "`X-Melo-Actor`": "--as or MELO_ACTOR", "`/docs`": "--help"}
 IN_FILES = ("replaces",)  # fields that keep their names where a file's line is meant
 NEEDS_WORKER = "pip install 'melo-registry[worker]'"
@@ -32,7 +32,7 @@ class CommandError(UserError):
 
 
 def in_flags(text: str, kept: Sequence[str] = ()) -> str:
-    """Return a text of the registry in the words of the command line: --on-conflict skip for `on_conflict=skip`."""
+    """Return a remedy of the registry in the words of the command line: --on-conflict skip for `on_conflict=skip`."""
 
     def flag(found: re.Match[str]) -> str:
         name, value = found.groups()
@@ -42,12 +42,12 @@ def in_flags(text: str, kept: Sequence[str] = ()) -> str:
 
     for header, option in HTTP.items():
         text = text.replace(header, option)
-    return PLACE.sub("", FIELD.sub(flag, text))
+    return FIELD.sub(flag, text)
 
 
 def show_error(console: Console, error: UserError) -> None:
     """Print an error with its remedy, and the records that it concerns."""
-    console.print(Text(visible(error.title), style="bold red"), Text(visible(in_flags(error.detail))), sep=": ")
+    console.print(Text(visible(error.title), style="bold red"), Text(visible(PLACE.sub("", error.detail))), sep=": ")
     problems = list(getattr(error, "problems", ()))
     for problem in problems[:SHOWN_PROBLEMS]:
         console.print(problem_text(problem))
@@ -59,16 +59,15 @@ def show_error(console: Console, error: UserError) -> None:
 
 def problem_text(problem: Mapping[str, Any]) -> Text:
     """Describe one record's problem: its line, the cause, the two records that collide, the remedy."""
-    kept = IN_FILES if problem.get("line") else ()
-    detail, remedy = (visible(in_flags(str(problem.get(name, "")), kept)) for name in ("detail", "remedy"))
-    lines = [Text.assemble(("  " + _where(problem) + ": ", "bold"), detail)]
+    lines = [Text.assemble(("  " + _where(problem) + ": ", "bold"), visible(str(problem.get("detail", ""))))]
     if problem.get("prompt") is not None and problem.get("target") is not None:
         lines.append(_pair("this", problem["prompt"], problem["target"]))
     if problem.get("other_prompt") is not None:
         other = _other(problem)
         lines.append(_pair(other, problem["other_prompt"], problem.get("other_target", "")))
-    if remedy:
-        lines.append(Text(f"    {remedy}", style="yellow"))
+    if problem.get("remedy"):
+        remedy = in_flags(str(problem["remedy"]), IN_FILES if problem.get("line") else ())
+        lines.append(Text("    " + visible(remedy), style="yellow"))
     return Text("\n").join(lines)
 
 

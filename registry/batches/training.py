@@ -32,8 +32,8 @@ class Training:
         shared = self.edits_per_block
         if shared is not None and changes.setdefault("edits_per_block", shared) != shared:
             raise InvalidRequest(
-                f"`edits_per_block` is {shared}, but {changes['edits_per_block']} in `training`.",
-                "Leave one of the two out.",
+                f"The edits per block are given twice: {shared}, and {changes['edits_per_block']} in the settings.",
+                "Give `edits_per_block`, or set it in `training`.",
             )
         settings = settings_for(collection.method, changes)
         differing = {name: settings[name] for name in changes if settings[name] != collection.method.get(name)}

@@ -68,7 +68,7 @@ def test_lines_take_the_same_options_in_the_query(api, workflow):
         ({"training": {"radius": 0.5}}, "radius is the same for all edits of a collection"),
         ({"training": {"iteration": 5}}, "method setting 'iteration'"),
         ({"training": {"rank": "many"}}, "rank must be a whole number"),
-        ({"training": {"edits_per_block": 2}, "edits_per_block": 3}, "`edits_per_block` is 3, but 2"),
+        ({"training": {"edits_per_block": 2}, "edits_per_block": 3}, "given twice: 3, and 2"),
         ({"deadline": "2020-01-01T00:00:00+00:00"}, "has already passed"),
         ({"deadline": "2030-01-01T00:00:00"}, "timezone"),
         ({"deadline": "9999-12-31T23:59:59-12:00"}, "calendar"),
