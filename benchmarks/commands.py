@@ -8,16 +8,13 @@ from benchmarks.edits import command as edits
 from benchmarks.queue import command as queue
 from benchmarks.record import command as record
 from benchmarks.scope import command as scope
-from cli.show import example
+from cli.commands import add_group
 
 
 def register(app: typer.Typer) -> None:
     """Add the group. Commands that train or ask a model are included only where torch is installed."""
-    bench = typer.Typer(
-        help="Measure, and compare with what else one would use.", epilog=example(record.SHOWN), no_args_is_help=True
-    )
+    bench = add_group(app, "bench", "Measure, and compare with what else one would use.", record.SHOWN)
     record.register(bench)
     if find_spec("torch") is not None:
         for command in (edits, queue, scope):
             command.register(bench)
-    app.add_typer(bench, name="bench")

@@ -7,9 +7,10 @@ from typing import IO, TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from cli.commands import add_command, add_group
 from cli.errors import CommandError
-from cli.invocation import Invocation, invocation
-from cli.show import AsJson, example, print_json, table
+from cli.invocation import Invocation
+from cli.show import print_json, table
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -22,40 +23,31 @@ Out = Annotated[Path | None, typer.Option(help="The file to write. Default: stan
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(
-        help="The audit log: read it, verify it, sign it, take it elsewhere.",
-        epilog=example("melo audit verify"),
-        no_args_is_help=True,
+    group = add_group(
+        app, "audit", "The audit log: read it, verify it, sign it, take it elsewhere.", "melo audit verify"
     )
-    app.add_typer(group, name="audit")
-    group.command(epilog=example("melo audit log --collection facts --limit 20"))(log)
-    group.command(epilog=example("melo audit verify --checkpoint head.json --public-key registry.pub"))(verify)
-    group.command(epilog=example("melo audit checkpoint --out head.json"))(checkpoint)
-    group.command("public-key", epilog=example("melo audit public-key > registry.pub"))(public_key)
-    group.command(epilog=example("melo audit export --out events.jsonl"))(export)
+    add_command(group, log, "melo audit log --collection facts --limit 20")
+    add_command(group, verify, "melo audit verify --checkpoint head.json --public-key registry.pub")
+    add_command(group, checkpoint, "melo audit checkpoint --out head.json", has_json=False)
+    add_command(group, public_key, "melo audit public-key > registry.pub")
+    add_command(group, export, "melo audit export --out events.jsonl", has_json=False)
 
 
 def log(
-    context: typer.Context,
+    call: Invocation,
     collection: Annotated[str | None, typer.Option(help="Only this collection's events.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only events about this, such as batch/3.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
-    as_json: AsJson = False,
 ) -> None:
     """List events, newest first."""
-    call = invocation(context)
-    with call.client() as client:
-        found = client.audit(collection=collection, subject=subject, limit=limit)
-    if as_json:
-        print_json(found)
-        return
+    found = call.client.audit(collection=collection, subject=subject, limit=limit)
     columns = ["event#", "at", "actor", "action", "subject", "reason", "hash"]
     rows = [[each.seq, each.at, each.actor, each.action, each.subject, each.reason, each.hash[:12]] for each in found]
-    table(call.out, columns, rows, empty="No events.")
+    call.emit(found, lambda: table(call.out, columns, rows, empty="No events."))
 
 
 def verify(
-    context: typer.Context,
+    call: Invocation,
     checkpoint: Annotated[
         Path | None, typer.Option(help="A signed head: the record must be its continuation.", dir_okay=False)
     ] = None,
@@ -65,70 +57,53 @@ def verify(
     export: Annotated[
         Path | None, typer.Option(help="Verify this exported file; no server is asked.", dir_okay=False)
     ] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Recompute the chain of events and every stored digest; status 1 if anything differs."""
     from registry.audit.schemas import Checkpoint
 
-    call = invocation(context)
     if public_key is not None and checkpoint is None:
         raise typer.BadParameter("--public-key says who signed a checkpoint: give that too, with --checkpoint.")
     kept = _read(checkpoint, Checkpoint) if checkpoint else None
     key = _text(public_key) if public_key else None
     found = _verify_export(call, export, kept, key) if export else _verify_record(call, kept, key)
-    if as_json:
-        print_json(found)
-    else:
-        call.out.print(f"Verified: {counted(found)}.", markup=False)
-        if kept is not None and public_key is None:
-            call.out.print(
-                f"The checkpoint names the key {kept.public_key} itself: compare it with yours (--public-key).",
-                markup=False,
-            )
+    call.emit(found, lambda: call.out.print(f"Verified: {counted(found)}."))
+    if kept is not None and public_key is None:
+        call.say(f"The checkpoint names the key {kept.public_key} itself: compare it with yours (--public-key).")
     if not found.ok:
         raise CommandError(
             "The record was changed",
             "\n".join(f"{finding.subject}: {finding.detail}" for finding in found.findings),
-            "Compare it with a backup; do not serve what is named.",
+            "Compare it with a backup, and do not serve what is named.",
         )
-    if not as_json:
-        call.out.print(f"All as written, up to event {found.head_seq} ({found.head_hash[:12]}).", markup=False)
+    call.say(f"All as written, up to event {found.head_seq} ({found.head_hash[:12]}).")
 
 
-def checkpoint(context: typer.Context, out: Out = None) -> None:
+def checkpoint(call: Invocation, out: Out = None) -> None:
     """Have the server sign the head of the chain; store it where the server's operators cannot write."""
-    call = invocation(context)
-    with call.client() as client:
-        made = client.checkpoint()
+    made = call.client.checkpoint()
     if out is None:
         print_json(made)
         return
     _write(out, made.model_dump_json(indent=2) + "\n")
-    call.err.print(f"Event {made.seq} ({made.hash[:12]}) was signed: {out}", markup=False)
+    call.err.print(f"Event {made.seq} ({made.hash[:12]}) was signed: {out}")
 
 
-def public_key(context: typer.Context, as_json: AsJson = False) -> None:
+def public_key(call: Invocation) -> None:
     """Print the key that checkpoints are verified with: Ed25519, base64 of its 32 bytes."""
-    call = invocation(context)
-    with call.client() as client:
-        found = client.public_key()
-    if as_json:
-        print_json(found)
-    else:
-        call.out.print(found.public_key, markup=False)
+    found = call.client.public_key()
+    call.emit(found, lambda: call.out.print(found.public_key))
 
 
 def export(
-    context: typer.Context,
+    call: Invocation,
     out: Out = None,
     since: Annotated[int, typer.Option(min=0, metavar="SEQ", help="Only events after this one.")] = 0,
 ) -> None:
     """Write every event as a line of JSON, oldest first; `melo audit verify --export` reads it."""
-    call = invocation(context)
     count = 0
     try:
-        with call.client() as client, _new(out) as stream:
-            for line in client.export_events(since):
+        with _new(out) as stream:
+            for line in call.client.export_events(since):
                 stream.write(line + b"\n")
                 count += 1
     except FileExistsError:
@@ -136,19 +111,19 @@ def export(
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        raise CommandError("It cannot be written", f"{out}: {error.strerror}.") from None
+        raise CommandError("The file cannot be written", f"{out}: {error.strerror}.") from None
     if out is not None:
-        call.err.print(f"{count} events were written to {out}.", markup=False)
+        call.err.print(f"{count} events were written to {out}.")
 
 
 def _verify_record(call: Invocation, checkpoint: "Checkpoint | None", key: str | None) -> "VerificationView":
     from registry.audit.schemas import VerificationView
 
     findings = []
-    with call.client() as client, call.err.status("recomputing every digest") as spinner:
+    with call.err.status("recomputing every digest") as spinner:
         if checkpoint is not None:
-            findings = client.compare(checkpoint, key).findings
-        for step in client.verify_in_steps():
+            findings = call.client.compare(checkpoint, key).findings
+        for step in call.client.verify_in_steps():
             if isinstance(step, VerificationView):
                 found = step
             else:
@@ -181,7 +156,7 @@ def _read(path: Path, model: "type[Read]") -> "Read":
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        detail = f"{path} is no checkpoint: {where + ': ' if where else ''}{first['msg']}."
+        detail = f"{path} is not a checkpoint: {where + ': ' if where else ''}{first['msg']}."
         raise CommandError("Not a checkpoint", detail, "Give what `melo audit checkpoint` wrote.") from None
 
 
@@ -189,7 +164,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text()
     except UnicodeDecodeError:
-        raise CommandError("Not a text", f"{path} is no text file.") from None
+        raise CommandError("Not a text file", f"{path} is not text in UTF-8.") from None
     except OSError as error:
         raise _unreadable(path, error) from None
 
@@ -202,7 +177,7 @@ def _write(path: Path, text: str) -> None:
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:
-        raise CommandError("It cannot be written", f"{path}: {error.strerror}.") from None
+        raise CommandError("The file cannot be written", f"{path}: {error.strerror}.") from None
 
 
 def _new(path: Path | None) -> AbstractContextManager[IO[bytes]]:
@@ -215,8 +190,8 @@ def counted(found: "VerificationView") -> str:
 
 
 def _exists(path: Path | None) -> CommandError:
-    return CommandError("The file is there already", f"{path} was not written over.", "Give another name.")
+    return CommandError("The file already exists", f"{path} was not overwritten.", "Give another name.")
 
 
 def _unreadable(path: Path, error: OSError) -> CommandError:
-    return CommandError("It cannot be read", f"{path}: {error.strerror}.")
+    return CommandError("The file cannot be read", f"{path}: {error.strerror}.")

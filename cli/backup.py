@@ -8,23 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.audit import counted
+from cli.commands import add_command
 from cli.errors import CommandError
-from cli.invocation import Invocation, invocation
-from cli.show import AsJson, example, print_json
+from cli.invocation import Invocation
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog=example("melo backup facts-2026-11-21.melo"))(backup)
-    app.command(epilog=example("melo restore facts-2026-11-21.melo"))(restore)
+    add_command(app, backup, "melo backup facts-2026-11-21.melo")
+    add_command(app, restore, "melo restore facts-2026-11-21.melo")
 
 
 def backup(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The file to write; one that is there is not written over.")],
-    as_json: AsJson = False,
+    call: Invocation,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, which must not exist yet.")],
 ) -> None:
     """Write the whole record to one file, while the servers keep running.
 
@@ -33,68 +32,58 @@ def backup(
     from registry.audit import signing
     from registry.backup import service
 
-    call = invocation(context)
     settings = call.settings
     key = signing.signing_key(settings) if settings.signing_key else signing.stored_key(settings.home)
     try:
         with _database(call) as engine, _progress(call) as watch:
             made = service.backup(engine, file, key, watch)
     except FileExistsError:
-        raise CommandError("The file is there already", f"{file} was not written over.", "Give another name.") from None
+        raise CommandError("The file already exists", f"{file} was not overwritten.", "Give another name.") from None
     except OSError as error:
-        raise CommandError("It cannot be written", f"{file}: {error.strerror}.") from None
-    if as_json:
-        print_json(made)
-        return
+        raise CommandError("The file cannot be written", f"{file}: {error.strerror}.") from None
     rows = sum(member.rows for member in made.members)
     signed = f"signed by {made.public_key}" if made.public_key else "not signed: no key is there"
-    call.out.print(f"{rows:,} rows up to event {made.head_seq} ({made.head_hash[:12]}), {signed}: {file}", markup=False)
+    call.emit(
+        made,
+        lambda: call.out.print(f"{rows:,} rows up to event {made.head_seq} ({made.head_hash[:12]}), {signed}: {file}"),
+    )
 
 
 def restore(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="What `melo backup` wrote.")],
+    call: Invocation,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `melo backup` wrote.")],
     public_key: Annotated[
         Path | None, typer.Option(help="File of the key that must have signed it.", dir_okay=False)
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the file and compare every digest; no more.")
     ] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Fill an empty database from a backup, and verify the whole record; status 1 if anything differs."""
     from registry.backup import service
 
-    call = invocation(context)
     try:
         key = public_key.read_text() if public_key else None
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError("It cannot be read", f"{public_key}: {error}.") from None
+        raise CommandError("The file cannot be read", f"{public_key}: {error}.") from None
     if dry_run:
         with _progress(call) as watch:
             held = service.verify(file, key, watch)
-        if as_json:
-            print_json(held)
-        else:
-            call.out.print(
-                f"The file is whole: schema {held.revision}, up to event {held.head_seq} ({held.head_hash[:12]}), "
-                f"of {held.time}. Nothing was restored.",
-                markup=False,
-            )
+        upto = f"up to event {held.head_seq} ({held.head_hash[:12]})"
+        told = f"The file is whole: schema {held.revision}, {upto}, of {held.time}. Nothing was restored."
+        call.emit(held, lambda: call.out.print(told))
         return
     with _database(call) as engine, _progress(call) as watch:
         found = service.restore(engine, file, key, watch)
-    if as_json:
-        print_json(found)
+    call.emit(found)
     if not found.ok:
         raise CommandError(
             "It was restored, but the record in it was changed before it was backed up",
             "\n".join(f"{finding.subject}: {finding.detail}" for finding in found.findings),
             "Compare it with an older backup; do not serve what is named.",
         )
-    if not as_json:
-        call.out.print(f"Restored: {counted(found)}.", markup=False)
-        call.out.print(f"All as written, up to event {found.head_seq} ({found.head_hash[:12]}).", markup=False)
+    call.say(f"Restored: {counted(found)}.")
+    call.say(f"All as written, up to event {found.head_seq} ({found.head_hash[:12]}).")
 
 
 @contextmanager

@@ -3,15 +3,16 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from cli import review
+from cli.commands import add_command, add_group
 from cli.edits import Wait
 from cli.findings import show_findings
 from cli.follow import approved, follow, notes_of
-from cli.invocation import invocation
+from cli.invocation import Invocation
+from cli.options import Collection, Reason
 from cli.preflight import SHOWN_EDITS, show_preflight
-from cli.show import AsJson, example, fields, print_json, prompt_of, table
+from cli.show import fields, prompt_of, table
 from registry.base.vocabulary import BatchState, Priority
 
 if TYPE_CHECKING:
@@ -25,120 +26,76 @@ BatchId = Annotated[int, typer.Argument(metavar="BATCH", min=1, help="The batch'
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(
-        help="Batches: look at them, approve, reject or cancel them.",
-        epilog=example("melo batch approve 3 --wait"),
-        no_args_is_help=True,
+    group = add_group(
+        app, "batch", "Batches: look at them, approve, reject or cancel them.", "melo batch approve 3 --wait"
     )
-    app.add_typer(group, name="batch")
-
-    @group.command("list", epilog=example("melo batch list facts --state submitted"))
-    def list_(
-        context: typer.Context,
-        collection: str,
-        state: Annotated[BatchState | None, typer.Option(help="Only those in this state.")] = None,
-        limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
-        as_json: AsJson = False,
-    ) -> None:
-        """List a collection's batches, newest first."""
-        call = invocation(context)
-        with call.client() as client:
-            found = client.batches(collection, state=state, limit=limit)
-        if as_json:
-            print_json(found)
-            return
-        columns = ["batch#", "state", "edits#", "priority", "submitted by", "submitted", "decided by", "message"]
-        rows = [
-            [
-                each.id,
-                each.state.value,
-                each.edit_count,
-                each.priority.value,
-                each.submitted_by,
-                each.submitted_at,
-                each.decided_by,
-                each.message,
-            ]
-            for each in found
-        ]
-        table(call.out, columns, rows, empty="No batches.")
-
-    @group.command(epilog=example("melo batch show 3 --watch"))
-    def show(
-        context: typer.Context,
-        batch: BatchId,
-        watch: Annotated[
-            bool, typer.Option("--watch", help="Follow its preflight, wait for the decision, and follow its training.")
-        ] = False,
-        as_json: AsJson = False,
-    ) -> None:
-        """Show a batch: its edits, what its preflight found, its approvals and training, and what it waits for."""
-        call = invocation(context)
-        with call.client() as client:
-            found = client.batch(batch)
-            if watch:
-                found = follow(call, client, batch)
-        if as_json:
-            print_json(found)
-        else:
-            _show(call.out, found, findings=not watch)  # which `follow` has shown
-
-    @group.command(epilog=example("melo batch approve 3 --except 12 --reason 'checked against the source' --wait"))
-    def approve(
-        context: typer.Context,
-        batch: BatchId,
-        reason: Annotated[str, typer.Option(help="Why.")] = "",
-        declined: Annotated[
-            list[int] | None,
-            typer.Option("--except", metavar="EDIT", min=1, help="Leave this edit out; may be repeated."),
-        ] = None,
-        wait: Wait = False,
-        as_json: AsJson = False,
-    ) -> None:
-        """Approve a batch, or part of it. After the last approval needed, a worker trains and applies it."""
-        call = invocation(context)
-        with call.client() as client:
-            found = client.approve(batch, reason, declined=declined or [])
-            if not as_json:
-                call.out.print(Text(f"{approved(found)} {'' if wait else found.waits_for}".strip()))
-            if wait:
-                found = follow(call, client, batch)
-        if as_json:
-            print_json(found)
-
-    @group.command(epilog=example("melo batch reject 3 --reason 'the source is out of date'"))
-    def reject(
-        context: typer.Context,
-        batch: BatchId,
-        reason: Annotated[str, typer.Option(help="Why; the submitter reads it.")],
-        as_json: AsJson = False,
-    ) -> None:
-        """Reject a batch: it is never trained."""
-        call = invocation(context)
-        with call.client() as client:
-            found = client.reject(batch, reason)
-        if as_json:
-            print_json(found)
-        else:
-            call.out.print(f"Batch {batch} is rejected.")
-
-    @group.command(epilog=example("melo batch cancel 3 --reason 'the wrong file'"))
-    def cancel(
-        context: typer.Context,
-        batch: BatchId,
-        reason: Annotated[str, typer.Option(help="Why.")],
-        as_json: AsJson = False,
-    ) -> None:
-        """Stop an approved batch before it is applied, even during its training. It may be approved again."""
-        call = invocation(context)
-        with call.client() as client:
-            found = client.cancel(batch, reason)
-        if as_json:
-            print_json(found)
-        else:
-            call.out.print(f"Batch {batch} is cancelled: nothing of it is applied.")
-
+    add_command(group, list_, "melo batch list facts --state submitted")
+    add_command(group, show, "melo batch show 3 --watch")
+    add_command(group, approve, "melo batch approve 3 --except 12 --reason 'checked against the source' --wait")
+    add_command(group, reject, "melo batch reject 3 --reason 'the source is out of date'")
+    add_command(group, cancel, "melo batch cancel 3 --reason 'the wrong file'")
     review.add_to(group)
+
+
+def list_(
+    call: Invocation,
+    collection: Collection,
+    state: Annotated[BatchState | None, typer.Option(help="Only those in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
+) -> None:
+    """List a collection's batches, newest first."""
+    found = call.client.batches(collection, state=state, limit=limit)
+    columns = ["batch#", "state", "edits#", "priority", "submitted by", "submitted", "decided by", "message"]
+    rows = [
+        [each.id, each.state.value, each.edit_count, each.priority.value, each.submitted_by, each.submitted_at,
+         each.decided_by, each.message]
+        for each in found
+    ]  # fmt: skip
+    call.emit(found, lambda: table(call.out, columns, rows, empty="No batches."))
+
+
+def show(
+    call: Invocation,
+    batch: BatchId,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow its preflight, wait for the decision, and follow its training.")
+    ] = False,
+) -> None:
+    """Show a batch: its edits, what its preflight found, its approvals and training, and what it waits for."""
+    found = follow(call, batch) if watch else call.client.batch(batch)
+    call.emit(found, lambda: _show(call.out, found, findings=not watch))  # `follow` has shown them
+
+
+def approve(
+    call: Invocation,
+    batch: BatchId,
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    declined: Annotated[
+        list[int] | None,
+        typer.Option("--except", metavar="EDIT", min=1, help="Leave this edit out; may be repeated."),
+    ] = None,
+    wait: Wait = False,
+) -> None:
+    """Approve a batch, or part of it. After the last approval needed, a worker trains and applies it."""
+    found = call.client.approve(batch, reason, declined=declined or [])
+    call.say(f"{approved(found)} {'' if wait else found.waits_for}".strip())
+    call.emit(follow(call, batch) if wait else found)
+
+
+def reject(
+    call: Invocation,
+    batch: BatchId,
+    reason: Annotated[str, typer.Option(help="Why; the submitter reads it.")],
+) -> None:
+    """Reject a batch: it is never trained."""
+    found = call.client.reject(batch, reason)
+    call.emit(found, lambda: call.out.print(f"Batch {batch} is rejected."))
+
+
+def cancel(call: Invocation, batch: BatchId, reason: Reason) -> None:
+    """Stop an approved batch before it is applied, even during its training. It may be approved again."""
+    found = call.client.cancel(batch, reason)
+    call.emit(found, lambda: call.out.print(f"Batch {batch} is cancelled: nothing of it is applied."))
 
 
 def _approval(each: "ApprovalView") -> str:

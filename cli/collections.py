@@ -8,10 +8,12 @@ import typer
 from rich.text import Text
 
 from cli import queues
+from cli.commands import add_command, add_group
 from cli.errors import CommandError
-from cli.invocation import invocation
+from cli.invocation import Invocation
+from cli.options import Collection
 from cli.options import settings as json_settings
-from cli.show import AsJson, example, fields, print_json, table
+from cli.show import fields, table
 from registry.base.vocabulary import Preflight
 
 Approvals = typer.Option("--approvals", min=1, max=10, help="How many different people have to approve a batch.")
@@ -30,144 +32,112 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(
-        help="Collections: lines of versions over one base model, and the queue of each.",
-        epilog=example("melo collection create facts --model smollm2-135m-instruct"),
-        no_args_is_help=True,
+    group = add_group(
+        app,
+        "collection",
+        "Collections: lines of versions over one base model, and the queue of each.",
+        "melo collection create facts --model smollm2-135m-instruct",
     )
-    app.add_typer(group, name="collection")
-
-    @group.command(epilog=example("melo collection create facts --model smollm2-135m-instruct --self-approval"))
-    def create(
-        context: typer.Context,
-        name: Annotated[str, typer.Argument(help="Small letters, digits, dots, dashes.")],
-        model: Annotated[str, typer.Option(help="A packaged model's name, a transformers folder, or a hub id.")],
-        encoder: Annotated[
-            str | None, typer.Option(help="Sentence encoder of the keys. Default: all-minilm-l6-v2.")
-        ] = None,
-        preset: Annotated[
-            str | None, typer.Option(help="Where settings come from that are not given: default or paper.")
-        ] = None,
-        settings: Annotated[
-            str | None,
-            typer.Option("--method", metavar="JSON", help="Settings of the method, as a JSON object."),
-        ] = None,
-        calibration: Annotated[
-            Path | None,
-            typer.Option(metavar="FILE", help="Whitening of the keys, as `melo calibrate --out FILE` wrote it."),
-        ] = None,
-        self_approval: Annotated[
-            bool, typer.Option("--self-approval", help="Submitters may approve their own batches.")
-        ] = False,
-        approvals: Annotated[int | None, Approvals] = None,
-        approver: Annotated[list[str] | None, Approver] = None,
-        preflight: Annotated[Preflight | None, PreflightDepth] = None,
-        left_alone: Annotated[float | None, LeftAlone] = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Create a collection."""
-        call = invocation(context)
-        with call.client() as client:
-            made = client.create_collection(
-                name,
-                model,
-                encoder=encoder,
-                preset=preset,
-                method=json_settings(settings, "--method", '{"rank": 4}'),
-                calibration=_calibration(calibration),
-                self_approval=self_approval,
-                approvals_needed=approvals,
-                approvers=approver,
-                preflight=preflight,
-                left_alone_needed=left_alone,
-            )
-        if as_json:
-            print_json(made)
-        else:
-            call.out.print(f"Collection {made.name} was made, over {made.model}.", markup=False)
-
-    @group.command(epilog=example("melo collection policy facts --approvals 2 --reason 'two pairs of eyes'"))
-    def policy(
-        context: typer.Context,
-        name: str,
-        reason: Annotated[str, typer.Option(help="Why it is changed.")],
-        approvals: Annotated[int | None, Approvals] = None,
-        approver: Annotated[list[str] | None, Approver] = None,
-        anyone: Annotated[bool, typer.Option("--anyone", help="Whoever has the role may approve.")] = False,
-        self_approval: Annotated[
-            bool | None, typer.Option("--self-approval/--no-self-approval", help="May submitters approve their own?")
-        ] = None,
-        preflight: Annotated[Preflight | None, PreflightDepth] = None,
-        left_alone: Annotated[float | None, LeftAlone] = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Change which preflight and approvals batches need; what is not given stays as it is."""
-        if anyone and approver:
-            raise typer.BadParameter("it contradicts --approver", param_hint="--anyone")
-        call = invocation(context)
-        with call.client() as client:
-            found = client.change_policy(
-                name,
-                reason,
-                approvals_needed=approvals,
-                approvers=[] if anyone else approver,
-                self_approval=self_approval,
-                preflight=preflight,
-                left_alone_needed=left_alone,
-            )
-        if as_json:
-            print_json(found)
-        else:
-            call.out.print(Text(f"Batches of {name}: {_policy(found)}."))
-
-    @group.command("list", epilog=example("melo collection list --json"))
-    def list_(context: typer.Context, as_json: AsJson = False) -> None:
-        """List all collections."""
-        call = invocation(context)
-        with call.client() as client:
-            found = client.collections()
-        if as_json:
-            print_json(found)
-            return
-        columns = [
-            "name",
-            "model",
-            "latest#",
-            "active edits#",
-            "aliases",
-            "approvals#",
-            "preflight",
-            "queue",
-            "created",
-        ]
-        rows = [
-            [
-                each.name,
-                each.model,
-                each.latest,
-                each.active_edits,
-                ", ".join(f"{alias}→{number}" for alias, number in sorted(each.aliases.items())),
-                each.approvals_needed,
-                each.preflight.value,
-                each.queue.value,
-                each.created_at,
-            ]
-            for each in found
-        ]
-        table(call.out, columns, rows, empty="No collection yet: make one with `melo collection create`.")
-
-    @group.command(epilog=example("melo collection show facts"))
-    def show(context: typer.Context, name: str, as_json: AsJson = False) -> None:
-        """Show a collection."""
-        call = invocation(context)
-        with call.client() as client:
-            found = client.collection(name)
-        if as_json:
-            print_json(found)
-        else:
-            _show(call.out, found)
-
+    add_command(group, create, "melo collection create facts --model smollm2-135m-instruct --self-approval")
+    add_command(group, policy, "melo collection policy facts --approvals 2 --reason 'two pairs of eyes'")
+    add_command(group, list_, "melo collection list --json")
+    add_command(group, show, "melo collection show facts")
     queues.add_to(group)
+
+
+def create(
+    call: Invocation,
+    name: Annotated[str, typer.Argument(metavar="COLLECTION", help="Its name: small letters, digits, dots, dashes.")],
+    model: Annotated[str, typer.Option(help="A packaged model's name, a transformers folder, or a hub id.")],
+    encoder: Annotated[
+        str | None, typer.Option(help="Sentence encoder of the keys. Default: all-minilm-l6-v2.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Where settings come from that are not given: default or paper.")
+    ] = None,
+    settings: Annotated[
+        str | None,
+        typer.Option("--method", metavar="JSON", help="Settings of the method, as a JSON object."),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Whitening of the keys, as `melo calibrate --out FILE` wrote it."),
+    ] = None,
+    self_approval: Annotated[
+        bool, typer.Option("--self-approval", help="Submitters may approve their own batches.")
+    ] = False,
+    approvals: Annotated[int | None, Approvals] = None,
+    approver: Annotated[list[str] | None, Approver] = None,
+    preflight: Annotated[Preflight | None, PreflightDepth] = None,
+    left_alone: Annotated[float | None, LeftAlone] = None,
+) -> None:
+    """Create a collection."""
+    made = call.client.create_collection(
+        name,
+        model,
+        encoder=encoder,
+        preset=preset,
+        method=json_settings(settings, "--method", '{"rank": 4}'),
+        calibration=_calibration(calibration),
+        self_approval=self_approval,
+        approvals_needed=approvals,
+        approvers=approver,
+        preflight=preflight,
+        left_alone_needed=left_alone,
+    )
+    call.emit(made, lambda: call.out.print(f"Collection {made.name} was made, over {made.model}."))
+
+
+def policy(
+    call: Invocation,
+    name: Collection,
+    reason: Annotated[str, typer.Option(help="Why it is changed.")],
+    approvals: Annotated[int | None, Approvals] = None,
+    approver: Annotated[list[str] | None, Approver] = None,
+    anyone: Annotated[bool, typer.Option("--anyone", help="Whoever has the role may approve.")] = False,
+    self_approval: Annotated[
+        bool | None, typer.Option("--self-approval/--no-self-approval", help="May submitters approve their own?")
+    ] = None,
+    preflight: Annotated[Preflight | None, PreflightDepth] = None,
+    left_alone: Annotated[float | None, LeftAlone] = None,
+) -> None:
+    """Change which preflight and approvals batches need; what is not given stays as it is."""
+    if anyone and approver:
+        raise typer.BadParameter("it contradicts --approver", param_hint="--anyone")
+    found = call.client.change_policy(
+        name,
+        reason,
+        approvals_needed=approvals,
+        approvers=[] if anyone else approver,
+        self_approval=self_approval,
+        preflight=preflight,
+        left_alone_needed=left_alone,
+    )
+    call.emit(found, lambda: call.out.print(Text(f"Batches of {name}: {_policy(found)}.")))
+
+
+def list_(call: Invocation) -> None:
+    """List all collections."""
+    found = call.client.collections()
+    columns = [
+        "name", "model", "latest#", "active edits#", "aliases", "approvals#", "preflight", "queue", "created",
+    ]  # fmt: skip
+    rows = [
+        [each.name, each.model, each.latest, each.active_edits,
+         ", ".join(f"{alias}→{number}" for alias, number in sorted(each.aliases.items())),
+         each.approvals_needed, each.preflight.value, each.queue.value, each.created_at]
+        for each in found
+    ]  # fmt: skip
+    call.emit(
+        found,
+        lambda: table(call.out, columns, rows, empty="No collection yet: make one with `melo collection create`."),
+    )
+
+
+def show(call: Invocation, name: Collection) -> None:
+    """Show a collection."""
+    found = call.client.collection(name)
+    call.emit(found, lambda: _show(call.out, found))
 
 
 def _calibration(path: Path | None) -> bytes | None:

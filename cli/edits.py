@@ -8,19 +8,29 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
+from cli.commands import add_command, add_group
 from cli.erasure import erase, find
 from cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
 from cli.files import EditFile, open_edits
 from cli.follow import go_on
-from cli.invocation import Invocation, invocation
-from cli.options import BatchPriority, Deadline, EditsPerBlock, TrainingSettings, settings, training_options
-from cli.show import AsJson, example, print_json, prompt_of, table
+from cli.invocation import Invocation
+from cli.options import (
+    BatchPriority,
+    Collection,
+    Deadline,
+    EditsPerBlock,
+    Reason,
+    TrainingSettings,
+    settings,
+    training_options,
+)
+from cli.show import prompt_of, table
 from cli.versions import log, retire
 from registry.base.vocabulary import EditKind, OnConflict, Priority
 
 if TYPE_CHECKING:
     from registry.batches.schemas import SubmissionView
-    from registry.client import MeloClient, SubmissionOptions
+    from registry.client import SubmissionOptions
 
 TAKE_THE_REST = "Correct what is named, or take the rest with --skip-invalid."
 
@@ -37,28 +47,28 @@ Wait = Annotated[bool, typer.Option("--wait", help="Follow the job until it is a
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(
-        help="Corrections: add one, submit a file, list them, retire or erase them.",
-        epilog=example("melo edit submit corrections.jsonl --collection facts"),
-        no_args_is_help=True,
+    group = add_group(
+        app,
+        "edit",
+        "Corrections: add one, submit a file, list them, retire or erase them.",
+        "melo edit submit corrections.jsonl --collection facts",
     )
-    app.add_typer(group, name="edit")
-    group.command(epilog=example('melo edit add facts "Who leads Atlantis?" "Queen Mara" --approve --wait'))(add)
-    group.command(epilog=example("melo edit submit corrections.jsonl --collection facts --skip-invalid"))(submit)
-    group.command("list", epilog=example("melo edit list facts --active"))(list_edits)
+    add_command(group, add, 'melo edit add facts "Who leads Atlantis?" "Queen Mara" --approve --wait')
+    add_command(group, submit, "melo edit submit corrections.jsonl --collection facts --skip-invalid")
+    add_command(group, list_, "melo edit list facts --active")
     shown = """melo edit retrain 12 --training '{"iterations": 200}' --reason 'it was not learned'"""
-    group.command(epilog=example(shown))(retrain)
-    group.command(epilog=example("melo edit retire facts 12 13 --reason 'no longer true'"))(retire)
-    group.command(epilog=example("melo edit log 12"))(log)
-    group.command(epilog=example("melo edit find 'Jo Doe'"))(find)
-    group.command(epilog=example("melo edit erase 12 --reason 'request 2026-17' --dry-run"))(erase)
+    add_command(group, retrain, shown)
+    add_command(group, retire, "melo edit retire facts 12 13 --reason 'no longer true'")
+    add_command(group, log, "melo edit log 12")
+    add_command(group, find, "melo edit find 'Jo Doe'")
+    add_command(group, erase, "melo edit erase 12 --reason 'request 2026-17' --dry-run")
 
 
 def add(
-    context: typer.Context,
-    collection: str,
-    prompt: Annotated[str, typer.Argument(help="What is asked.")],
-    target: Annotated[str, typer.Argument(help="What the model should answer.")],
+    call: Invocation,
+    collection: Collection,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What is asked.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="What the model should answer.")],
     rephrase: Annotated[list[str] | None, typer.Option(help="Another way to ask it; may be repeated.")] = None,
     unchanged: Annotated[
         list[str] | None, typer.Option(help="A prompt that must be answered as before; may be repeated.")
@@ -75,24 +85,21 @@ def add(
     approve: Approve = False,
     wait: Wait = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate it; store nothing.")] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Submit a single correction as a batch of its own."""
-    call = invocation(context)
     options: SubmissionOptions = {"message": message, "on_conflict": on_conflict, "dry_run": dry_run}
     options |= training_options(priority, deadline, training, None)
     record: dict[str, Any] = {"prompt": prompt, "target": target, "kind": kind.value}
     record |= {"rephrases": rephrase or [], "unchanged": unchanged or [], "reason": reason, "source": source}
     if replaces is not None:
         record["replaces"] = replaces
-    with call.client() as client:
-        made = client.submit(collection, [record], **options)
-        _finish(call, client, made, approve=approve, wait=wait, dry_run=dry_run, as_json=as_json)
+    made = call.client.submit(collection, [record], **options)
+    _finish(call, made, approve=approve, wait=wait, dry_run=dry_run)
 
 
 def submit(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="JSON objects, one a line (.jsonl), or a table (.csv).")],
+    call: Invocation,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON objects, one a line (.jsonl), or a table (.csv).")],
     collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to correct.")],
     on_conflict: Conflict = OnConflict.REFUSE,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave out what has a problem.")] = False,
@@ -104,7 +111,6 @@ def submit(
     approve: Approve = False,
     wait: Wait = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate the file; store nothing.")] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Submit a file of corrections as one batch: all of it, or nothing.
 
@@ -112,73 +118,57 @@ def submit(
     """
     from registry.client import MeloClientError
 
-    call = invocation(context)
     read = open_edits(file)
     options: SubmissionOptions = {"message": message, "source": file.name, "on_conflict": on_conflict}
     options |= {"skip_invalid": skip_invalid, "dry_run": dry_run}
     options |= training_options(priority, deadline, training, edits_per_block)
-    with call.client() as client:
-        if read.rows == 0:
-            raise _broken(read, read.problems)
-        if read.problems and not skip_invalid:
-            raise _broken(read, read.problems + _problems_of_the_rest(call, client, collection, read, options))
-        try:
-            made = _send(call, client, collection, read, options)
-        except MeloClientError as error:
-            if not error.problems:
-                raise
-            raise CommandError(
-                "The file was not accepted", f"{file}: {error.detail}", TAKE_THE_REST, error.problems
-            ) from None
-        _finish(call, client, made, read, approve=approve, wait=wait, dry_run=dry_run, as_json=as_json)
+    if read.rows == 0:
+        raise _broken(read, read.problems)
+    if read.problems and not skip_invalid:
+        raise _broken(read, read.problems + _problems_of_the_rest(call, collection, read, options))
+    try:
+        made = _send(call, collection, read, options)
+    except MeloClientError as error:
+        if not error.problems:
+            raise
+        raise CommandError(
+            "The file was not accepted", f"{file}: {error.detail}", TAKE_THE_REST, error.problems
+        ) from None
+    _finish(call, made, read, approve=approve, wait=wait, dry_run=dry_run)
 
 
-def list_edits(
-    context: typer.Context,
-    collection: str,
+def list_(
+    call: Invocation,
+    collection: Collection,
     active: Annotated[bool | None, typer.Option(help="Only those that act (or not) in the newest version.")] = None,
-    as_json: AsJson = False,
 ) -> None:
     """List a collection's corrections."""
-    call = invocation(context)
-    with call.client() as client:
-        found = client.edits(collection, active=active, limit=None)
-    if as_json:
-        print_json(found)
-        return
+    found = call.client.edits(collection, active=active, limit=None)
     columns = ["edit#", "prompt", "target", "active since#", "replaces#", "batch#", "author"]
     rows = [
         [each.id, prompt_of(each), each.target, each.active_since, each.replaces, each.batch_id, each.author]
         for each in found
     ]
-    table(call.out, columns, rows, empty="No edits.")
+    call.emit(found, lambda: table(call.out, columns, rows, empty="No edits."))
 
 
 def retrain(
-    context: typer.Context,
+    call: Invocation,
     edit: Annotated[int, typer.Argument(metavar="EDIT", min=1, help="The edit's number.")],
     training: Annotated[str, typer.Option(metavar="JSON", help='The settings of training to try: {"iterations": 200}')],
-    reason: Annotated[str, typer.Option(help="Why.")],
+    reason: Reason,
     priority: BatchPriority = Priority.NORMAL,
     approve: Approve = False,
     wait: Wait = False,
-    as_json: AsJson = False,
 ) -> None:
     """Train an active edit again with other settings. The new edit replaces it once approved and applied."""
-    call = invocation(context)
     changes = settings(training, "--training", '{"iterations": 200}') or {}
-    with call.client() as client:
-        batch = client.retrain(edit, changes, reason, priority=priority)
-        if not as_json:
-            call.out.print(f"Batch {batch.id} was submitted: edit {batch.edits[0].id} is to replace edit {edit}.")
-        batch = go_on(call, client, batch, approve=approve, wait=wait, quiet=as_json)
-    if as_json:
-        print_json(batch)
+    batch = call.client.retrain(edit, changes, reason, priority=priority)
+    call.say(f"Batch {batch.id} was submitted: edit {batch.edits[0].id} is to replace edit {edit}.")
+    call.emit(go_on(call, batch, approve=approve, wait=wait))
 
 
-def _send(
-    call: Invocation, client: "MeloClient", collection: str, read: EditFile, options: "SubmissionOptions"
-) -> "SubmissionView":
+def _send(call: Invocation, collection: str, read: EditFile, options: "SubmissionOptions") -> "SubmissionView":
     """Send a file while it is read, with a progress bar on a terminal."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=call.err, transient=True, disable=not call.err.is_terminal) as progress:
@@ -189,17 +179,17 @@ def _send(
             yield from read.chunks(lambda step: progress.advance(bar, step))
             progress.update(bar, description="validating")
 
-        return client.submit_lines(collection, lines, **options)
+        return call.client.submit_lines(collection, lines, **options)
 
 
 def _problems_of_the_rest(
-    call: Invocation, client: "MeloClient", collection: str, read: EditFile, options: "SubmissionOptions"
+    call: Invocation, collection: str, read: EditFile, options: "SubmissionOptions"
 ) -> list[dict[str, Any]]:
     """Return the registry's problems with the readable rows, so that one run names every problem."""
     from registry.client import MeloClientError
 
     try:
-        _send(call, client, collection, read, {**options, "dry_run": True})
+        _send(call, collection, read, {**options, "dry_run": True})
     except MeloClientError as error:
         if not error.problems:
             raise
@@ -221,27 +211,23 @@ def _broken(read: EditFile, problems: list[dict[str, Any]]) -> CommandError:
 
 def _finish(
     call: Invocation,
-    client: "MeloClient",
     made: "SubmissionView",
     read: EditFile | None = None,
     *,
     approve: bool,
     wait: bool,
     dry_run: bool,
-    as_json: bool,
 ) -> None:
     """Print what was stored and what was left out; approve and wait if asked."""
     unreadable = read.problems if read else []
     skipped = sorted([*unreadable, *made.skipped], key=lambda problem: problem.get("line") or 0)
     skipped_count = made.skipped_count + (read.problem_count if read else 0)
     batch = made.batch
-    if not as_json:
-        _say(call, made, skipped, skipped_count, dry_run)
+    _say(call, made, skipped, skipped_count, dry_run)
     if batch is not None:
-        batch = go_on(call, client, batch, approve=approve, wait=wait, quiet=as_json or not approve)
-    if as_json:
-        told = {"skipped": skipped, "skipped_count": skipped_count, "notes": made.notes}
-        print_json({"batch": batch, "accepted": made.accepted, **told})
+        batch = go_on(call, batch, approve=approve, wait=wait, quiet=not approve)
+    told = {"skipped": skipped, "skipped_count": skipped_count, "notes": made.notes}
+    call.emit({"batch": batch, "accepted": made.accepted, **told})
     if made.accepted == 0:
         raise CommandError("Nothing was accepted", "Every record was left out.", "See the reasons above.")
 
@@ -251,14 +237,14 @@ def _say(
 ) -> None:
     edits = "1 edit" if made.accepted == 1 else f"{made.accepted:,} edits"
     if dry_run:
-        call.out.print(f"{edits} would be accepted; nothing was stored.")
+        call.say(f"{edits} would be accepted; nothing was stored.")
     elif made.batch is not None:
-        call.out.print(f"Batch {made.batch.id} was submitted with {edits}.")
+        call.say(f"Batch {made.batch.id} was submitted with {edits}.")
     for note in made.notes:
-        call.out.print(Text(note, style="yellow"))
+        call.say(Text(note, style="yellow"))
     if skipped_count:
-        call.out.print(f"Left out: {skipped_count:,}", style="yellow")
+        call.say(Text(f"Left out: {skipped_count:,}", style="yellow"))
     for problem in skipped[:SHOWN_PROBLEMS]:
-        call.out.print(problem_text(problem))
+        call.say(problem_text(problem))
     if len(skipped) > SHOWN_PROBLEMS:
-        call.out.print("  … and more: --json lists a thousand.")
+        call.say("  … and more: --json lists a thousand.")

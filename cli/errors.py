@@ -1,5 +1,6 @@
 """Errors shown to the user, caused by a mistake or an outside failure: title, detail and remedy."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,10 @@ from cli.show import visible
 from registry.base.errors import UserError
 
 SHOWN_PROBLEMS = 50
+FIELD = re.compile(r"`([a-z_]+)(?:=([^`]+))?`")  # `on_conflict=skip`
+PLACE = re.compile(r"(?:^|(?<=; ))(?:body|query)\.(?=[a-z])")  # body.reason: it is empty
+HTTP = {"`Authorization: Bearer KEY`": "MELO_API_KEY", "`X-Melo-Actor`": "--as or MELO_ACTOR", "`/docs`": "--help"}
+IN_FILES = ("replaces",)  # fields that keep their names where a file's line is meant
 NEEDS_WORKER = "pip install 'melo-registry[worker]'"
 NEEDS_SOURCE = "pip install --editable '.[worker]' in a checkout of MELO's source"
 
@@ -26,16 +31,30 @@ class CommandError(UserError):
         return f"{self.title}: {self.detail}"
 
 
+def in_flags(text: str, kept: Sequence[str] = ()) -> str:
+    """Return a remedy of the registry in the words of the command line: --on-conflict skip for `on_conflict=skip`."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        if name in kept:
+            return found[0]
+        return f"--{name.replace('_', '-')}{'' if value is None else f' {value}'}"
+
+    for header, option in HTTP.items():
+        text = text.replace(header, option)
+    return FIELD.sub(flag, text)
+
+
 def show_error(console: Console, error: UserError) -> None:
     """Print an error with its remedy, and the records that it concerns."""
-    console.print(Text(visible(error.title), style="bold red"), Text(visible(error.detail)), sep=": ")
+    console.print(Text(visible(error.title), style="bold red"), Text(visible(PLACE.sub("", error.detail))), sep=": ")
     problems = list(getattr(error, "problems", ()))
     for problem in problems[:SHOWN_PROBLEMS]:
         console.print(problem_text(problem))
     if len(problems) > SHOWN_PROBLEMS:
         console.print(f"  … and {len(problems) - SHOWN_PROBLEMS} more")
     if error.remedy:
-        console.print(Text(visible(error.remedy), style="yellow"))
+        console.print(Text(visible(in_flags(error.remedy)), style="yellow"))
 
 
 def problem_text(problem: Mapping[str, Any]) -> Text:
@@ -47,7 +66,8 @@ def problem_text(problem: Mapping[str, Any]) -> Text:
         other = _other(problem)
         lines.append(_pair(other, problem["other_prompt"], problem.get("other_target", "")))
     if problem.get("remedy"):
-        lines.append(Text("    " + visible(str(problem["remedy"])), style="yellow"))
+        remedy = in_flags(str(problem["remedy"]), IN_FILES if problem.get("line") else ())
+        lines.append(Text("    " + visible(remedy), style="yellow"))
     return Text("\n").join(lines)
 
 

@@ -70,7 +70,7 @@ def open_edits(path: Path) -> EditFile:
     if path.suffix.lower() not in (".jsonl", ".csv"):
         raise CommandError(
             "Unknown kind of file",
-            f"{path} ends neither in .jsonl nor in .csv.",
+            f"{path} ends in neither .jsonl nor .csv.",
             "Write one JSON object a line (.jsonl), or a table with a header (.csv).",
         )
     with _opened(path) as content:

@@ -14,39 +14,36 @@ from registry.base.vocabulary import BatchState, JobKind
 if TYPE_CHECKING:
     from cli.invocation import Invocation
     from registry.batches.schemas import BatchProgress, BatchView
-    from registry.client import MeloClient
     from registry.jobs.schemas import Progress as JobProgress
 
 
-def follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchView":
+def follow(call: "Invocation", batch_id: int) -> "BatchView":
     """Return the applied batch, having printed its job's findings; raise CommandError for any other outcome.
 
     What the preflight found is shown when it ends, and the decision waited for. Ctrl-C ends the watching, not the job.
     """
     try:
-        return _follow(call, client, batch_id)
+        return _follow(call, batch_id)
     except KeyboardInterrupt:
-        call.err.print(f"Batch {batch_id} goes on: `melo batch show {batch_id} --watch` follows it.", markup=False)
+        call.err.print(f"Batch {batch_id} goes on: `melo batch show {batch_id} --watch` follows it.")
         raise
 
 
-def go_on(
-    call: "Invocation", client: "MeloClient", batch: "BatchView", *, approve: bool, wait: bool, quiet: bool
-) -> "BatchView":
+def go_on(call: "Invocation", batch: "BatchView", *, approve: bool, wait: bool, quiet: bool = False) -> "BatchView":
     """Approve and follow a newly submitted batch, if asked, and say what it waits for; return its final view.
 
-    quiet: print nothing, because JSON is written.
+    quiet: do not say it.
     """
     if approve:
-        batch = client.approve(batch.id)
+        batch = call.client.approve(batch.id)
     if wait:
-        return follow(call, client, batch.id)
+        return follow(call, batch.id)
     if not quiet:
-        call.out.print(Text(f"{approved(batch) if approve else ''} {batch.waits_for}".strip()))
+        call.say(f"{approved(batch) if approve else ''} {batch.waits_for}".strip())
     return batch
 
 
-def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchView":
+def _follow(call: "Invocation", batch_id: int) -> "BatchView":
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -59,9 +56,9 @@ def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVi
     with Progress(*columns, console=call.err, transient=True) as bars:
         bar = bars.add_task(f"batch {batch_id}", total=None, note="")
         seen = None
-        for now in client.follow(batch_id):
+        for now in call.client.follow(batch_id):
             if (at := (now.state, now.waits_for, now.job, now.attempt)) != seen:  # everything else is only progress
-                batch, seen = client.batch(batch_id), at
+                batch, seen = call.client.batch(batch_id), at
             if batch.state.is_over:
                 break
             for note in _notes(now.progress):
@@ -79,22 +76,22 @@ def _follow(call: "Invocation", client: "MeloClient", batch_id: int) -> "BatchVi
                 told_to_wait = True
             _show(bars, bar, now, is_in_preflight(batch))
     if batch.state is BatchState.APPLIED:
-        call.err.print(f"Batch {batch.id} is applied: {batch.collection}@{batch.version}.", markup=False)
+        call.err.print(f"Batch {batch.id} is applied: {batch.collection}@{batch.version}.")
         show_findings(call.err, batch)
         return batch
     if batch.state is BatchState.FAILED:
         why = (batch.job and batch.job.error) or "the worker gave no reason"
-        raise CommandError(f"Batch {batch.id} failed", why, f"Remove the cause, then: melo batch approve {batch.id}")
+        raise CommandError(f"Batch {batch.id} failed", why, f"Fix the cause, then: melo batch approve {batch.id}")
     if batch.state is BatchState.CANCELLED:
         raise CommandError(
             f"Batch {batch.id} was cancelled",
             f"{batch.decided_by}: {batch.reason}",
-            f"Nothing of it is applied. To have it all the same: melo batch approve {batch.id}",
+            f"None of it is applied. To apply it after all: melo batch approve {batch.id}",
         )
     raise CommandError(
         f"Batch {batch.id} was rejected",
         f"{batch.decided_by}: {batch.reason}",
-        "Submit it anew once it is right.",
+        "Correct it, and submit it again.",
     )
 
 

@@ -33,8 +33,7 @@ def remote_status(call: "Invocation", url: str) -> dict[str, Any]:
     from registry.client import MeloClientError
 
     try:
-        with call.client() as client:
-            client.ready()
+        call.client.ready()
         health = "ready"
     except MeloClientError as error:
         if error.status == 0:
@@ -146,7 +145,6 @@ def _workers(call: "Invocation") -> dict[str, Any]:
     from registry.client import MeloClientError
 
     try:
-        with call.client() as client:
-            return {"workers": [worker.model_dump(mode="json") for worker in client.workers()]}
+        return {"workers": [worker.model_dump(mode="json") for worker in call.client.workers()]}
     except MeloClientError as error:
         return {"workers": [], "workers_unknown": f"{error.title}: {error.detail}"}

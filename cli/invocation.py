@@ -2,13 +2,17 @@
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 from rich.console import Console
+from rich.text import Text
+
+from cli.show import print_json
 
 if TYPE_CHECKING:
     from embedded.state import StackState
@@ -20,10 +24,11 @@ PIPED_WIDTH = 160
 
 @dataclass
 class Invocation:
-    """Passed to every command as its context's object."""
+    """What every command is called with, and prints its result with."""
 
     actor: str | None = None
     api_url: str | None = None
+    as_json: bool = False
     out: Console = field(default_factory=lambda: console(sys.stdout))
     err: Console = field(default_factory=lambda: console(sys.stderr))
 
@@ -51,6 +56,7 @@ class Invocation:
             return self.settings.api_url
         return self.api_url
 
+    @cached_property
     def client(self) -> "MeloClient":
         """Return a client of the API that the user names, else of MELO_HOME's, else of the default address."""
         from registry.client import MeloClient
@@ -59,6 +65,22 @@ class Invocation:
         url = self.named_api or (running and running.api_url) or self.settings.api_url
         key = self.settings.api_key
         return MeloClient(url, key.get_secret_value() if key else None, self.actor or self.settings.actor)
+
+    def close(self) -> None:
+        if "client" in vars(self):
+            self.client.close()
+
+    def say(self, text: str | Text) -> None:
+        """Print a line for people: nothing with --json."""
+        if not self.as_json:
+            self.out.print(text)
+
+    def emit(self, value: Any, render: Callable[[], object] | None = None) -> None:
+        """Print a command's result: as JSON with --json, else by `render`, unless all has been said."""
+        if self.as_json:
+            print_json(value)
+        elif render is not None:
+            render()
 
     def database_url(self) -> str:
         """Return the URL of the named database, else of MELO_HOME's. Raises CommandError where there is none."""
@@ -75,9 +97,9 @@ class Invocation:
 
 
 def console(stream: TextIO) -> Console:
-    """Make a console. In a pipe or a file, tables are not limited to 80 columns."""
+    """Make a console that prints texts as they are. In a pipe or a file, tables are not limited to 80 columns."""
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    return Console(file=stream, highlight=False, soft_wrap=True, width=width)
+    return Console(file=stream, markup=False, emoji=False, highlight=False, soft_wrap=True, width=width)
 
 
 def invocation(context: typer.Context) -> Invocation:

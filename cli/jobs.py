@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
-from cli.invocation import invocation
-from cli.show import AsJson, duration, example, fields, print_json, table
+from cli.commands import add_command, add_group
+from cli.invocation import Invocation
+from cli.show import duration, fields, table
 from registry.base.vocabulary import JobKind, JobState
 
 if TYPE_CHECKING:
@@ -25,14 +25,10 @@ JobNumber = Annotated[int, typer.Argument(metavar="JOB", min=1, help="The job's 
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(
-        help="Jobs: the preflights and trainings of batches.",
-        epilog=example("melo job list --collection facts --state failed"),
-        no_args_is_help=True,
-    )
-    group.command("list", epilog=example("melo job list --collection facts --state failed"))(list_)
-    group.command(epilog=example("melo job show 7 --curve"))(show)
-    app.add_typer(group, name=GROUP)
+    shown = "melo job list --collection facts --state failed"
+    group = add_group(app, GROUP, "Jobs: the preflights and trainings of batches.", shown)
+    add_command(group, list_, shown)
+    add_command(group, show, "melo job show 7 --curve")
 
 
 def group_of(app: typer.Typer) -> typer.Typer:
@@ -41,56 +37,34 @@ def group_of(app: typer.Typer) -> typer.Typer:
 
 
 def list_(
-    context: typer.Context,
+    call: Invocation,
     collection: Annotated[str | None, typer.Option("--collection", "-c", help="Only those of this collection.")] = None,
     state: Annotated[JobState | None, typer.Option(help="Only those in this state.")] = None,
     kind: Annotated[JobKind | None, typer.Option(help="Only preflights, or only trainings.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
-    as_json: AsJson = False,
 ) -> None:
     """List preflights and trainings, newest first."""
-    call = invocation(context)
-    with call.client() as client:
-        found = client.jobs(collection=collection, state=state, kind=kind, limit=limit)
-    if as_json:
-        print_json(found)
-        return
+    found = call.client.jobs(collection=collection, state=state, kind=kind, limit=limit)
     columns = ["job#", "collection", "batch#", "kind", "state", "edits#", "attempt#", "queued", "took", "worker", "why"]
     rows = [
-        [
-            each.id,
-            each.collection,
-            each.batch_id,
-            each.kind.value,
-            each.state.value,
-            each.edit_count,
-            each.attempt,
-            each.created_at,
-            _between(each.started_at, each.finished_at),
-            each.worker,
-            each.error and each.error.splitlines()[0][:100],
-        ]
+        [each.id, each.collection, each.batch_id, each.kind.value, each.state.value, each.edit_count,
+         each.attempt, each.created_at, _between(each.started_at, each.finished_at), each.worker,
+         each.error and each.error.splitlines()[0][:100]]
         for each in found
-    ]
-    table(call.out, columns, rows, empty="No jobs.")
+    ]  # fmt: skip
+    call.emit(found, lambda: table(call.out, columns, rows, empty="No jobs."))
 
 
 def show(
-    context: typer.Context,
+    call: Invocation,
     job: JobNumber,
     curve: Annotated[bool, typer.Option("--curve", help="Draw the loss over time.")] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Show everything recorded about a job: settings, seed, libraries, device, timings, loss and memory."""
-    call = invocation(context)
-    with call.client() as client:
-        found = client.job(job)
-    if as_json:
-        print_json(found)
-        return
-    _show(call.out, found)
+    found = call.client.job(job)
+    call.emit(found, lambda: _show(call.out, found))
     if curve:
-        call.out.print(Text(drawn(found.loss_curve or [])))
+        call.say(drawn(found.loss_curve or []))
 
 
 def drawn(curve: Sequence[Sequence[float | None]], width: int = CURVE_WIDTH) -> str:

@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.commands import add_command, add_group
 from cli.errors import CommandError
-from cli.invocation import Invocation, invocation
-from cli.show import AsJson, example, fields, print_json, table
+from cli.invocation import Invocation
+from cli.options import Reason
+from cli.show import fields, table
 from cli.times import later
 from registry.base.vocabulary import Role
 
@@ -17,60 +19,50 @@ Number = Annotated[int, typer.Argument(metavar="KEY", help="Its number, as `melo
 Expires = Annotated[
     str | None, typer.Option(metavar="TIME", help="30m, 12h, 90d, 4w from now, or a time. Default: never.")
 ]
-Reason = Annotated[str, typer.Option(help="Why; it is kept for good.")]
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(
-        help="API keys: who may use the API, and for what.",
-        epilog=example("melo key create ci --role editor --collection facts --expires 90d"),
-        no_args_is_help=True,
+    group = add_group(
+        app,
+        "key",
+        "API keys: who may use the API, and for what.",
+        "melo key create ci --role editor --collection facts --expires 90d",
     )
-    app.add_typer(group, name="key")
-    group.command(epilog=example("melo key create ci --role editor --collection facts --expires 90d"))(create)
-    group.command("list", epilog=example("melo key list"))(list_)
-    group.command(epilog=example("melo key rotate 3 --expires 90d --reason 'every quarter'"))(rotate)
-    group.command(epilog=example("melo key revoke 3 --reason 'its laptop was lost'"))(revoke)
+    add_command(group, create, "melo key create ci --role editor --collection facts --expires 90d")
+    add_command(group, list_, "melo key list")
+    add_command(group, rotate, "melo key rotate 3 --expires 90d --reason 'every quarter'")
+    add_command(group, revoke, "melo key revoke 3 --reason 'its laptop was lost'")
 
 
 def create(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The key's name, such as ci.")],
+    call: Invocation,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The key's name, such as ci.")],
     role: Annotated[
         list[str],
-        typer.Option(metavar="ROLE[@COLLECTION]", help=f"{', '.join(Role)}; it may be given several times."),
+        typer.Option(metavar="ROLE[@COLLECTION]", help=f"{', '.join(Role)}; may be repeated."),
     ],
     collection: Annotated[
         list[str] | None,
-        typer.Option(help="Where roles without @COLLECTION hold; it may be given several times. Default: in all."),
+        typer.Option(help="Where roles without @COLLECTION hold; may be repeated. Default: in all."),
     ] = None,
     expires: Expires = None,
     actor: Annotated[
         str | None, typer.Option(metavar="NAME", help="As the record names whoever uses it. Default: the key's name.")
     ] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Create an API key and print it: it is shown only this once."""
-    call = invocation(context)
     until = later(expires) if expires is not None else None
     roles = [grant for each in role for grant in _grants(each, collection or [])]
-    with call.client() as client:
-        made = client.create_key(name, roles, actor=actor, expires_at=until)
-    _show_made(call, made, as_json)
+    made = call.client.create_key(name, roles, actor=actor, expires_at=until)
+    call.emit(made, lambda: _show_made(call, made))
 
 
 def list_(
-    context: typer.Context,
+    call: Invocation,
     every: Annotated[bool, typer.Option("--all", help="Also those that expired or were revoked.")] = False,
-    as_json: AsJson = False,
 ) -> None:
     """List the API keys, newest first; their secrets are known only to their holders."""
-    call = invocation(context)
-    with call.client() as client:
-        found = [key for key in client.api_keys() if every or key.state == "active"]
-    if as_json:
-        print_json(found)
-        return
+    found = [key for key in call.client.api_keys() if every or key.state == "active"]
     columns = ["key#", "name", "acts as", "begins with", "state", "roles", "made by", "expires", "last used"]
     rows = [
         [
@@ -79,36 +71,26 @@ def list_(
         ]
         for key in found
     ]  # fmt: skip
-    table(call.out, columns, rows, empty="No keys. `melo key create` makes one.")
+    call.emit(found, lambda: table(call.out, columns, rows, empty="No keys. `melo key create` makes one."))
 
 
-def rotate(
-    context: typer.Context, key: Number, reason: Reason, expires: Expires = None, as_json: AsJson = False
-) -> None:
+def rotate(call: Invocation, key: Number, reason: Reason, expires: Expires = None) -> None:
     """Create a key with the same name, actor and roles, print it, and revoke this one."""
-    call = invocation(context)
     until = later(expires) if expires is not None else None
-    with call.client() as client:
-        made = client.rotate_key(key, reason, expires_at=until)
-    _show_made(call, made, as_json)
+    made = call.client.rotate_key(key, reason, expires_at=until)
+    call.emit(made, lambda: _show_made(call, made))
 
 
 def revoke(
-    context: typer.Context,
+    call: Invocation,
     key: Number,
     reason: Reason,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show which key it is; change nothing.")] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Revoke a key for good."""
-    call = invocation(context)
-    with call.client() as client:
-        found = _key(client.api_keys(), key) if dry_run else client.revoke_key(key, reason)
-    if as_json:
-        print_json(found)
-        return
+    found = _key(call.client.api_keys(), key) if dry_run else call.client.revoke_key(key, reason)
     done = "would be revoked; nothing was changed" if dry_run else "is revoked"
-    call.out.print(f"Key {found.id} ({found.name}, melo_{found.prefix}…) {done}.", markup=False)
+    call.emit(found, lambda: call.out.print(f"Key {found.id} ({found.name}, melo_{found.prefix}…) {done}."))
 
 
 def _grants(text: str, collections: list[str]) -> list[dict[str, str | None]]:
@@ -116,16 +98,13 @@ def _grants(text: str, collections: list[str]) -> list[dict[str, str | None]]:
     role, at, where = text.partition("@")
     if role not in set(Role) or (at and not where):
         raise CommandError(
-            "No such role", f"{text!r} is no role.", f"Write one of {', '.join(Role)}, or ROLE@COLLECTION."
+            "No such role", f"{text!r} is not a role.", f"Write one of {', '.join(Role)}, or ROLE@COLLECTION."
         )
     everywhere: list[str | None] = [None]
     return [{"role": role, "collection": each} for each in ([where] if at else collections or everywhere)]
 
 
-def _show_made(call: Invocation, made: "CreatedKeyView", as_json: bool) -> None:
-    if as_json:
-        print_json(made)
-        return
+def _show_made(call: Invocation, made: "CreatedKeyView") -> None:
     fields(
         call.err,
         [
@@ -136,7 +115,7 @@ def _show_made(call: Invocation, made: "CreatedKeyView", as_json: bool) -> None:
         ],
     )
     call.err.print("Keep it: it is shown this once. Use it as MELO_API_KEY.", style="yellow")
-    call.out.print(made.key, markup=False)
+    call.out.print(made.key)
 
 
 def _roles(grants: "list[GrantView]") -> str:

@@ -24,9 +24,9 @@ from cli import (
     versions,
     webhooks,
 )
+from cli.commands import example
 from cli.errors import NEEDS_SOURCE, NEEDS_WORKER, CommandError, show_error
 from cli.invocation import Invocation, console, use_home
-from cli.show import example
 from registry.base.errors import UserError
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -66,7 +66,8 @@ def make_app() -> typer.Typer:
         ] = False,
     ) -> None:
         use_home(home)
-        context.obj = Invocation(actor=actor, api_url=api_url)
+        call = context.obj = Invocation(actor=actor, api_url=api_url)
+        context.call_on_close(call.close)
 
     groups = (
         operation, collections, edits, guards, batches, jobs, versions, aliases, audit, keys, backup, webhooks,
@@ -115,7 +116,7 @@ def _shown(error: Exception) -> UserError | None:
     if type(error).__module__ == "pydantic_core._pydantic_core" and type(error).__name__ == "ValidationError":
         return CommandError("A setting is not valid", str(error), "Correct the MELO_ variable that it names.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return CommandError("There is no room", f"{error.strerror}.", "Make room on the disk, and call it again.")
+        return CommandError("The disk is full", f"{error.strerror}.", "Free some space, and try again.")
     return error if isinstance(error, UserError) else None
 
 

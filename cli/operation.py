@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from cli.commands import add_command
 from cli.errors import CommandError
-from cli.invocation import Invocation, invocation
-from cli.show import AsJson, duration, example, fields, print_json, table
+from cli.invocation import Invocation
+from cli.show import duration, fields, table
 
 if TYPE_CHECKING:
     from embedded.state import StackState
@@ -30,15 +31,15 @@ class Service(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog=example("melo up --detach"))(up)
-    app.command(epilog=example("melo down"))(down)
-    app.command(epilog=example("melo status --json"))(status)
-    app.command(epilog=example("MELO_DATABASE_URL=postgresql://melo@db/melo melo migrate"))(migrate)
-    app.command(epilog=example("melo health worker   (the health check of a container)"))(health)
+    add_command(app, up, "melo up --detach", has_json=False)
+    add_command(app, down, "melo down", has_json=False)
+    add_command(app, status, "melo status --json")
+    add_command(app, migrate, "MELO_DATABASE_URL=postgresql://melo@db/melo melo migrate", has_json=False)
+    add_command(app, health, "melo health worker   (the health check of a container)", has_json=False)
 
 
 def up(
-    context: typer.Context,
+    call: Invocation,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when all is ready.")] = False,
     worker: Annotated[bool, typer.Option(help="Start a worker, which trains and applies.")] = True,
 ) -> None:
@@ -48,7 +49,6 @@ def up(
     """
     from embedded import stack
 
-    call = invocation(context)
     if call.stack is not None:
         call.out.print(f"It is {call.stack.phase.value} already.")
         _where(call, call.stack)
@@ -74,35 +74,26 @@ def up(
             _stop(call)
 
 
-def down(context: typer.Context) -> None:
+def down(call: Invocation) -> None:
     """Stop everything that runs in MELO_HOME; all data is kept."""
-    call = invocation(context)
     if not _stop(call):
         call.out.print(Text(f"Nothing runs in {call.home}."))
 
 
-def status(context: typer.Context, as_json: AsJson = False) -> None:
+def status(call: Invocation) -> None:
     """Show what runs, since when and how well."""
     from cli.health import local_status, remote_status
 
-    call = invocation(context)
     found = remote_status(call, call.named_api) if call.named_api else local_status(call)
-    if as_json:
-        print_json(found)
-        return
-    if not found["running"]:
-        call.out.print(Text(f"Nothing runs in {call.home}. Start it with `melo up`."))
-        return
-    _show_status(call, found)
+    call.emit(found, lambda: _show_status(call, found))
 
 
-def migrate(context: typer.Context) -> None:
+def migrate(call: Invocation) -> None:
     """Upgrade the database to this program's schema."""
     from sqlalchemy.exc import OperationalError
 
     from registry.base import database
 
-    call = invocation(context)
     url = call.database_url()
     engine = database.make_engine(url)
     try:
@@ -119,25 +110,27 @@ def migrate(context: typer.Context) -> None:
     finally:
         engine.dispose()
     if before == after:
-        call.out.print(f"The schema is at {after} already.", markup=False)
+        call.out.print(f"The schema is at {after} already.")
     else:
-        call.out.print(f"The schema went from {before or 'nothing'} to {after}.", markup=False)
+        call.out.print(f"The schema went from {before or 'nothing'} to {after}.")
 
 
-def health(context: typer.Context, service: Service) -> None:
-    """End with status 0 if this service of this machine is healthy."""
+def health(
+    call: Invocation,
+    service: Annotated[Service, typer.Argument(metavar="SERVICE", help="api, relay or worker.")],
+) -> None:
+    """Exit with status 0 if a service on this machine is healthy."""
     from registry.base import probes
 
-    call = invocation(context)
     probe: dict[Service, Callable[[], None]] = {
-        Service.API: lambda: probes.of_api(call.client().api_url),
+        Service.API: lambda: probes.of_api(call.client.api_url),
         Service.RELAY: lambda: probes.of_relay(call.database_url()),
         Service.WORKER: lambda: probes.of_worker(call.database_url(), host=socket.gethostname()),
     }
     try:
         probe[service]()
     except probes.ProbeFailed as reason:
-        raise CommandError(f"The {service.value} is not well", f"{reason}.") from None
+        raise CommandError(f"The {service.value} is not healthy", f"{reason}.") from None
 
 
 @contextmanager
@@ -187,7 +180,7 @@ def _stop(call: Invocation) -> bool:
 
         names = stack.stop(call.home, watch=watch)
     if names:
-        call.out.print(f"Stopped {', '.join(reversed(names))}.", markup=False)
+        call.out.print(f"Stopped {', '.join(reversed(names))}.")
     return bool(names)
 
 
@@ -213,6 +206,9 @@ def _without_password(url: str | None) -> str | None:
 
 
 def _show_status(call: Invocation, found: dict[str, Any]) -> None:
+    if not found["running"]:
+        call.out.print(f"Nothing runs in {call.home}. Start it with `melo up`.")
+        return
     pairs: list[tuple[str, object]] = [
         (name, found.get(name)) for name in ("phase", "api_url", "home", "schema", "health") if name in found
     ]
@@ -226,39 +222,25 @@ def _show_status(call: Invocation, found: dict[str, Any]) -> None:
     fields(call.out, pairs)
     if found.get("processes"):
         rows = [
-            [
-                each["name"],
-                each["health"],
-                each["pid"],
-                duration(each["uptime_seconds"]) if each["uptime_seconds"] is not None else None,
-                each["restarts"],
-                each["log"],
-            ]
+            [each["name"], each["health"], each["pid"],
+             duration(each["uptime_seconds"]) if each["uptime_seconds"] is not None else None,
+             each["restarts"], each["log"]]
             for each in found["processes"]
-        ]
+        ]  # fmt: skip
         table(call.out, ["process", "health", "pid#", "uptime", "restarts#", "log"], rows, empty="")
     if found.get("collections"):
         waiting = [
-            [
-                each["collection"],
-                each["queue"],
-                each["queued"],
-                each["running"],
-                duration(each["oldest_seconds"]) if each["queued"] else None,
-            ]
+            [each["collection"], each["queue"], each["queued"], each["running"],
+             duration(each["oldest_seconds"]) if each["queued"] else None]
             for each in found["collections"]
-        ]
+        ]  # fmt: skip
         table(call.out, ["collection", "queue", "queued#", "running#", "oldest"], waiting, empty="")
     unknown = found.get("workers_unknown")
     workers = [
-        [
-            each["worker"],
-            each["device"],
-            "alive" if each["alive"] else "silent",
-            datetime.fromisoformat(each["seen_at"]),
-        ]
+        [each["worker"], each["device"], "alive" if each["alive"] else "silent",
+         datetime.fromisoformat(each["seen_at"])]
         for each in found.get("workers", [])
-    ]
+    ]  # fmt: skip
     table(
         call.out,
         ["worker", "device", "", "seen"],

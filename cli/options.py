@@ -1,4 +1,4 @@
-"""Options shared by several commands: when and how a batch is trained."""
+"""Arguments and options shared by several commands."""
 
 import json
 import math
@@ -13,6 +13,8 @@ from registry.base.vocabulary import Priority
 if TYPE_CHECKING:
     from registry.client import SubmissionOptions
 
+Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection's name.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept for good.")]
 TrainingSettings = Annotated[
     str | None,
     typer.Option("--training", metavar="JSON", help='Settings of training for this batch alone: {"iterations": 200}'),
@@ -54,7 +56,9 @@ def settings(text: str | None, option: str, example: str) -> dict[str, Any] | No
 
     def finite(number: str) -> float:
         if not math.isfinite(value := float(number)):
-            raise CommandError("Not a number", f"{option}: {number} is no finite number.", f"Write it as in {example}.")
+            raise CommandError(
+                "Not a number", f"{option}: {number} is not a finite number.", f"Write it as in {example}."
+            )
         return value
 
     try:

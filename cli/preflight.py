@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from cli.errors import in_flags
 from cli.findings import SHOWN, show_reports
 from cli.show import prompt_of, table, visible
 from registry.base.vocabulary import JobState
@@ -42,7 +43,7 @@ def show_preflight(console: "Console", batch: "BatchView") -> None:
         return
     ways = [(edit_id, way) for edit_id, each in found.items() for way in each.remedies if edit_id not in batch.declined]
     for edit_id, way in ways[:SHOWN]:
-        console.print(Text(visible(f"Edit {edit_id}: {way[:1].lower()}{way[1:]}"), style="yellow"))
+        console.print(Text(visible(in_flags(f"Edit {edit_id}: {way[:1].lower()}{way[1:]}")), style="yellow"))
     if len(ways) > SHOWN:
         console.print(f"… and {len(ways) - SHOWN} more: melo batch show {batch.id} --json")
     # The table has already shown the conflicts.
@@ -72,14 +73,11 @@ def _show_near_misses(console: "Console", batch: "BatchView", found: "Mapping[in
         )
     if len(all_taken) > SHOWN:
         console.print(f"… and {len(all_taken) - SHOWN} more: melo batch show {batch.id} --json")
-    console.print(
-        f"{all_tried.left_alone} of {all_tried.count} near misses ({all_tried.share:.1%}) are left alone.", markup=False
-    )
+    console.print(f"{all_tried.left_alone} of {all_tried.count} near misses ({all_tried.share:.1%}) are left alone.")
     if all_taken:
         console.print(
             f"What an edit must leave to the base model becomes its guard: `melo batch review {batch.id}`; of one that "
             "is active: `melo guard add EDIT PROMPT --reason …`.",
-            markup=False,
         )
 
 

@@ -6,87 +6,76 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from cli.commands import add_command
 from cli.errors import CommandError
-from cli.invocation import Invocation, invocation
-from cli.show import AsJson, example, print_json, table
+from cli.invocation import Invocation
+from cli.options import Collection, Reason
+from cli.show import table
 from registry.base.vocabulary import QueueState
 
 if TYPE_CHECKING:
-    from registry.client import MeloClient
     from registry.jobs.schemas import QueueEntry, QueueView
 
 POLL_SECONDS = 0.5
-Reason = Annotated[str, typer.Option(help="Why; it is kept for good.")]
 
 
 def add_to(group: typer.Typer) -> None:
     """Add the commands to the group `melo collection`."""
-    group.command(epilog=example("melo collection queue facts"))(queue)
-    group.command(epilog=example("melo collection pause facts --reason 'the GPU is needed elsewhere' --wait"))(pause)
-    group.command(epilog=example("melo collection drain facts --reason 'before the migration' --wait"))(drain)
-    group.command(epilog=example("melo collection resume facts --reason 'the GPU is free again'"))(resume)
+    add_command(group, queue, "melo collection queue facts")
+    add_command(group, pause, "melo collection pause facts --reason 'the GPU is needed elsewhere' --wait")
+    add_command(group, drain, "melo collection drain facts --reason 'before the migration' --wait")
+    add_command(group, resume, "melo collection resume facts --reason 'the GPU is free again'")
 
 
-def queue(context: typer.Context, name: str, as_json: AsJson = False) -> None:
+def queue(call: Invocation, name: Collection) -> None:
     """Show what runs and what waits, in starting order."""
-    call = invocation(context)
-    with call.client() as client:
-        found = client.queue(name)
-    if as_json:
-        print_json(found)
-    else:
-        _show(call, found)
+    found = call.client.queue(name)
+    call.emit(found, lambda: _show(call, found))
 
 
 def pause(
-    context: typer.Context,
-    name: str,
+    call: Invocation,
+    name: Collection,
     reason: Reason,
     wait: Annotated[bool, typer.Option("--wait", help="Until nothing of it runs any more.")] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Start no more jobs of a collection; running ones finish. Submissions and approvals go on."""
-    _set(context, name, QueueState.PAUSED, reason, wait, as_json)
+    _set(call, name, QueueState.PAUSED, reason, wait)
 
 
 def drain(
-    context: typer.Context,
-    name: str,
+    call: Invocation,
+    name: Collection,
     reason: Reason,
     wait: Annotated[bool, typer.Option("--wait", help="Until nothing of it runs or waits any more.")] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Finish what is queued, and accept nothing new: neither submissions nor approvals."""
-    _set(context, name, QueueState.DRAINING, reason, wait, as_json)
+    _set(call, name, QueueState.DRAINING, reason, wait)
 
 
-def resume(context: typer.Context, name: str, reason: Reason, as_json: AsJson = False) -> None:
+def resume(call: Invocation, name: Collection, reason: Reason) -> None:
     """Open a collection's queue again."""
-    _set(context, name, QueueState.OPEN, reason, False, as_json)
+    _set(call, name, QueueState.OPEN, reason)
 
 
-def _set(context: typer.Context, name: str, state: QueueState, reason: str, wait: bool, as_json: bool) -> None:
-    call = invocation(context)
-    with call.client() as client:
-        changed = client.set_queue(name, state, reason)
-        if not as_json:
-            call.out.print(Text(f"The queue of {name} is {changed.queue.value}."))
-        if wait:
-            _wait(call, client, name, state)
-    if as_json:
-        print_json(changed)
+def _set(call: Invocation, name: str, state: QueueState, reason: str, wait: bool = False) -> None:
+    changed = call.client.set_queue(name, state, reason)
+    call.say(f"The queue of {name} is {changed.queue.value}.")
+    if wait:
+        _wait(call, name, state)
+    call.emit(changed)
 
 
-def _wait(call: Invocation, client: "MeloClient", name: str, state: QueueState) -> None:
+def _wait(call: Invocation, name: str, state: QueueState) -> None:
     """Wait until nothing runs and, in a draining queue, nothing waits. Raises CommandError if the state changes."""
     with call.err.status("looking") as spinner:
         while True:
-            found = client.queue(name)
+            found = call.client.queue(name)
             if found.state is not state:
                 raise CommandError(
-                    "The queue was changed meanwhile",
+                    "The queue was changed in the meantime",
                     f"The queue of {name} is {found.state.value}.",
-                    f"See who did it: melo audit log --collection {name}",
+                    f"See who changed it: melo audit log --collection {name}",
                 )
             waiting = found.waiting_count if state is QueueState.DRAINING else 0
             if not found.running and not waiting:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from cli.commands import add_command
 from cli.errors import CommandError
-from cli.invocation import Invocation, invocation
+from cli.invocation import Invocation
 from cli.preflight import is_in_preflight, taken
-from cli.show import AsJson, example, print_json, visible
+from cli.show import visible
 from registry.base.vocabulary import BatchState, Priority
 
 if TYPE_CHECKING:
@@ -27,42 +28,41 @@ KEYS = "[g] make it a guard  [n] next  [q] quit"
 
 def add_to(group: typer.Typer) -> None:
     """Add the command to the group `melo batch`."""
-    group.command(epilog=example("melo batch review 3"))(review)
+    add_command(group, review, "melo batch review 3")
 
 
 def review(
-    context: typer.Context,
+    call: Invocation,
     batch: Annotated[int, typer.Argument(metavar="BATCH", min=1, help="The batch's number.")],
-    as_json: AsJson = False,
 ) -> None:
     """Choose guards among the near misses that the batch's edits would answer, and write the batch with them to a file.
 
     Nothing is changed: the last lines say how to reject the batch and submit the file.
     """
-    call = invocation(context)
-    with call.client() as client:
-        found = client.batch(batch)
-        misses = _taken(found)
-        if as_json:
-            print_json([{"edit": edit_id, **miss.model_dump(mode="json")} for edit_id, miss in misses])
-            return
-        if found.state not in REJECTABLE:
-            raise CommandError(
-                "The batch is decided",
-                f"Batch {batch} is {found.state.value}.",
-                "Give an active edit a guard: melo guard add EDIT PROMPT --reason …",
-            )
-        if not misses:
-            call.out.print(f"No edit of batch {batch} would answer a near miss.")
-            return
-        chosen = _choose(call, found, misses)
-        if not chosen:
-            call.out.print("No guard was chosen; nothing was written.")
-            return
-        edits = client.edits(found.collection, batch=batch, limit=None)
-    path = Path(f"batch-{batch}-with-guards.jsonl")
-    _write(path, edits, chosen)
-    call.out.print(Text(_told(found, path, sum(map(len, chosen.values())))))
+    found = call.client.batch(batch)
+    misses = _taken(found)
+    records = [{"edit": edit_id, **miss.model_dump(mode="json")} for edit_id, miss in misses]
+    call.emit(records, lambda: _review(call, found, misses))
+
+
+def _review(call: Invocation, batch: "BatchView", misses: "Sequence[tuple[int, NearMiss]]") -> None:
+    """Ask about each near miss, and write the file. Raises CommandError."""
+    if batch.state not in REJECTABLE:
+        raise CommandError(
+            "The batch is decided",
+            f"Batch {batch.id} is {batch.state.value}.",
+            "Give an active edit a guard: melo guard add EDIT PROMPT --reason …",
+        )
+    if not misses:
+        call.out.print(f"No edit of batch {batch.id} would answer a near miss.")
+        return
+    chosen = _choose(call, batch, misses)
+    if not chosen:
+        call.out.print("No guard was chosen; nothing was written.")
+        return
+    path = Path(f"batch-{batch.id}-with-guards.jsonl")
+    _write(path, call.client.edits(batch.collection, batch=batch.id, limit=None), chosen)
+    call.out.print(_told(batch, path, sum(map(len, chosen.values()))))
 
 
 def _taken(batch: "BatchView") -> "list[tuple[int, NearMiss]]":
@@ -70,8 +70,8 @@ def _taken(batch: "BatchView") -> "list[tuple[int, NearMiss]]":
     if batch.preflight is None or batch.preflight.report is None:
         if is_in_preflight(batch):
             raise CommandError(
-                "The preflight is not done",
-                f"The near misses of batch {batch.id} are not tried yet.",
+                "The preflight is not done yet",
+                f"The near misses of batch {batch.id} have not been tried yet.",
                 f"Wait for it: melo batch show {batch.id} --watch",
             )
         raise CommandError(
@@ -115,7 +115,7 @@ def _key(call: Invocation) -> str:
             key = ""
         if not key:
             raise CommandError(
-                "Nothing was written", "Nobody is there to choose.", "Run it on a terminal, or with --json."
+                "Nothing was written", "There is no terminal to choose at.", "Run it on a terminal, or with --json."
             )
         if key in (GUARD, NEXT, QUIT):
             return key

@@ -5,9 +5,8 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -17,13 +16,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from registry.edits.schemas import EditView
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print plain JSON and nothing else.")]
-
-
-def example(command: str) -> str:
-    """Return the last line of a --help; \\b keeps it from being wrapped, so that it can be copied."""
-    return f"\b\nExample: {command}"
 
 
 def print_json(value: Any) -> None:

@@ -15,7 +15,7 @@ def moment(text: str) -> datetime:
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError):
         raise CommandError(
-            "Not a time", f"{text!r} is no time.", "Write it as 2026-11-17T14:05, or 2026-11-17T14:05+01:00."
+            "Not a time", f"{text!r} is not a time.", "Write it as 2026-11-17T14:05, or 2026-11-17T14:05+01:00."
         ) from None
 
 
@@ -27,4 +27,4 @@ def later(text: str) -> datetime:
     try:
         return (datetime.now(UTC) + timedelta(**{_UNITS[found[2]]: int(found[1])})).astimezone()
     except OverflowError:
-        raise CommandError("Not a time", f"{text!r} from now is beyond the calendar.", "Give an earlier one.") from None
+        raise CommandError("Not a time", f"{text!r} from now is past the year 9999.", "Give an earlier time.") from None

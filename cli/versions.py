@@ -7,88 +7,64 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from cli.commands import add_command, add_group
 from cli.errors import NEEDS_WORKER, CommandError
 from cli.files import lines_of
-from cli.invocation import Invocation, invocation
-from cli.show import AsJson, example, fields, print_json, prompt_of, table, visible
+from cli.invocation import Invocation
+from cli.options import Collection, Reason
+from cli.show import fields, prompt_of, table, visible
 from cli.times import TIME_HELP, moment
 
 if TYPE_CHECKING:
-    from registry.client import MeloClient
     from registry.edits.schemas import EditView
     from registry.versions.schemas import DiffView, PlannedVersion, VersionView
 
-Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept for good.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the group `version`."""
-    group = typer.Typer(
-        help="Versions: list, show and compare them, go back to one.",
-        epilog=example("melo version list facts"),
-        no_args_is_help=True,
+    group = add_group(
+        app, "version", "Versions: list, show and compare them, go back to one.", "melo version list facts"
     )
-    app.add_typer(group, name="version")
-    group.command("list", epilog=example("melo version list facts"))(versions)
-    group.command(epilog=example("melo version show facts 3   (or: melo version show facts@production)"))(show)
-    group.command(epilog=example("melo version diff facts@3 facts@production --answers questions.txt"))(diff)
-    group.command(epilog=example("melo version at facts 2026-11-17T14:05"))(at)
-    shown = example("melo version revert facts 3 --reason 'batch 7 was wrong, the ones after it are right'")
-    group.command(epilog=shown)(revert)
-    group.command(epilog=example("melo version rollback facts 3 --reason 'batch 7 was wrong'"))(rollback)
+    add_command(group, list_, "melo version list facts")
+    add_command(group, show, "melo version show facts 3   (or: melo version show facts@production)")
+    add_command(group, diff, "melo version diff facts@3 facts@production --answers questions.txt")
+    add_command(group, at, "melo version at facts 2026-11-17T14:05")
+    add_command(group, revert, "melo version revert facts 3 --reason 'batch 7 was wrong, the ones after it are right'")
+    add_command(group, rollback, "melo version rollback facts 3 --reason 'batch 7 was wrong'")
 
 
-def versions(
-    context: typer.Context,
-    collection: str,
+def list_(
+    call: Invocation,
+    collection: Collection,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 50,
-    as_json: AsJson = False,
 ) -> None:
     """List a collection's versions, newest first."""
-    call = invocation(context)
-    with call.client() as client:
-        found = client.versions(collection, limit=limit)
-    if as_json:
-        print_json(found)
-        return
+    found = call.client.versions(collection, limit=limit)
     columns = ["version#", "kind", "edits#", "aliases", "author", "made", "message", "content digest"]
     rows = [
-        [
-            each.number,
-            _kind(each),
-            each.edit_count,
-            ", ".join(each.aliases),
-            each.author,
-            each.created_at,
-            each.message or each.reason,
-            each.content_digest[:12],
-        ]
+        [each.number, _kind(each), each.edit_count, ", ".join(each.aliases), each.author, each.created_at,
+         each.message or each.reason, each.content_digest[:12]]
         for each in found
-    ]
-    table(call.out, columns, rows, empty="No versions yet: the base model answers.")
+    ]  # fmt: skip
+    call.emit(found, lambda: table(call.out, columns, rows, empty="No versions yet: the base model answers."))
 
 
 def show(
-    context: typer.Context,
+    call: Invocation,
     where: Annotated[
         list[str], typer.Argument(metavar="VERSION", help="COLLECTION@VERSION, or COLLECTION and VERSION.")
     ],
-    as_json: AsJson = False,
 ) -> None:
     """Show one version: what it holds, what it changed, by whom and why."""
-    call = invocation(context)
     collection, version = _one_version(where)
-    with call.client() as client:
-        wanted = number(client, collection, version)
-        if wanted == 0:
-            raise CommandError(
-                "Nothing to show", f"{collection}@base is the model without edits.", "Name a version from 1 on."
-            )
-        found = client.version(collection, wanted)
-    if as_json:
-        print_json(found)
-        return
+    wanted = number(call, collection, version)
+    if wanted == 0:
+        raise CommandError(
+            "Nothing to show", f"{collection}@base is the model without edits.", "Name a version from 1 on."
+        )
+    found = call.client.version(collection, wanted)
     changed = found.changed
     rows = [
         ("version", f"{collection}@{found.number}, after {found.parent or 'the base model'}"),
@@ -106,11 +82,11 @@ def show(
         ("aliases", ", ".join(found.aliases)),
         ("content", found.content_digest),
     ]
-    fields(call.out, rows)
+    call.emit(found, lambda: fields(call.out, rows))
 
 
 def diff(
-    context: typer.Context,
+    call: Invocation,
     where: Annotated[
         list[str],
         typer.Argument(metavar="A B", help="COLLECTION@VERSION twice, or COLLECTION VERSION VERSION."),
@@ -120,69 +96,53 @@ def diff(
         Path | None,
         typer.Option(metavar="FILE", help="Also ask both versions each line of a file; - is the standard input."),
     ] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Show what changed between two versions; a version is a number, an alias, base or latest."""
-    call = invocation(context)
     collection, first, second = _two_versions(where)
     prompts = lines_of(answers) if answers else []
-    with call.client() as client:
-        a, b = number(client, collection, first), number(client, collection, second)
-        found = client.diff(collection, a, b, limit=limit)
+    a, b = number(call, collection, first), number(call, collection, second)
+    found = call.client.diff(collection, a, b, limit=limit)
     said = asked(call, [f"{collection}@{version or 'base'}" for version in (a, b)], prompts) if prompts else []
     pairs = [{"prompt": prompt, "a": old, "b": new} for prompt, old, new in zip(prompts, *said, strict=True)]
-    if as_json:
-        print_json(found.model_dump(mode="json") | ({"answers": pairs} if prompts else {}))
-        return
-    _show_diff(call, collection, found)
-    if prompts:
-        rows = [[pair["prompt"], pair["a"], _marked(pair["a"], pair["b"])] for pair in pairs]
-        table(call.out, ["prompt", f"@{first}", f"@{second}"], rows, empty="")
-        changed = sum(pair["a"] != pair["b"] for pair in pairs)
-        call.out.print(f"answers: {changed} of {len(pairs)} differ")
+
+    def show() -> None:
+        _show_diff(call, collection, found)
+        if prompts:
+            rows = [[pair["prompt"], pair["a"], _marked(pair["a"], pair["b"])] for pair in pairs]
+            table(call.out, ["prompt", f"@{first}", f"@{second}"], rows, empty="")
+            changed = sum(pair["a"] != pair["b"] for pair in pairs)
+            call.out.print(f"answers: {changed} of {len(pairs)} differ")
+
+    call.emit(found.model_dump(mode="json") | ({"answers": pairs} if prompts else {}), show)
 
 
 def log(
-    context: typer.Context,
+    call: Invocation,
     edit: Annotated[int, typer.Argument(metavar="EDIT", min=1, help="The edit's number.")],
-    as_json: AsJson = False,
 ) -> None:
     """Show an edit's history: submitted, decided on, applied, replaced, retired, reverted, rolled back."""
-    call = invocation(context)
-    with call.client() as client:
-        found = client.edit_log(edit)
-    if as_json:
-        print_json(found)
-        return
+    found = call.client.edit_log(edit)
     state = "acts" if found.active else "does not act"
     prompt = repr(found.edit.prompt) if found.edit.erased_at is None else "its content was erased"
-    call.out.print(Text(visible(f"Edit {found.edit.id} of {found.collection} {state}: {prompt}")))
     columns = ["at", "what", "acts", "version#", "other edit#", "who", "why"]
     rows = [
         [each.at, each.what, each.acts, each.version, each.other_edit, each.who, each.why] for each in found.entries
     ]
-    table(call.out, columns, rows, empty="Nothing is recorded.")
+    call.say(visible(f"Edit {found.edit.id} of {found.collection} {state}: {prompt}"))
+    call.emit(found, lambda: table(call.out, columns, rows, empty="Nothing is recorded."))
 
 
 def at(
-    context: typer.Context,
-    collection: str,
-    time: Annotated[str, typer.Argument(help=TIME_HELP)],
-    as_json: AsJson = False,
+    call: Invocation, collection: Collection, time: Annotated[str, typer.Argument(metavar="TIME", help=TIME_HELP)]
 ) -> None:
     """Say which version was the newest at a given moment. For aliases: `melo alias at`."""
-    call = invocation(context)
     asked = moment(time)
-    with call.client() as client:
-        found = client.as_of(collection, asked)
-    if as_json:
-        print_json(found)
-        return
+    found = call.client.version_at(collection, asked)
     version = found.version
     if version is None:
-        call.out.print(f"At {asked:%Y-%m-%d %H:%M:%S %z}, {collection} had no version: the base model.", markup=False)
+        told = f"At {asked:%Y-%m-%d %H:%M:%S %z}, {collection} had no version: the base model."
+        call.emit(found, lambda: call.out.print(told))
         return
-    call.out.print(f"At {asked:%Y-%m-%d %H:%M:%S %z}, the newest was {collection}@{found.number}.", markup=False)
     pairs = [
         ("kind", _kind(version)),
         ("message", version.message),
@@ -191,54 +151,46 @@ def at(
         ("made", version.created_at),
         ("edits", version.edit_count),
     ]
-    fields(call.out, pairs)
+    call.say(f"At {asked:%Y-%m-%d %H:%M:%S %z}, the newest was {collection}@{found.number}.")
+    call.emit(found, lambda: fields(call.out, pairs))
 
 
 def retire(
-    context: typer.Context,
-    collection: str,
+    call: Invocation,
+    collection: Collection,
     edits: Annotated[list[int], typer.Argument(metavar="EDIT...", min=1, help="The edits' numbers.")],
     reason: Reason,
     dry_run: DryRun = False,
-    as_json: AsJson = False,
 ) -> None:
     """Make a version in which the edits no longer act. Nothing is retrained."""
-    call = invocation(context)
-    with call.client() as client:
-        made = (client.plan_retire if dry_run else client.retire)(collection, edits, reason)
-    _finish(call, collection, made, as_json)
+    made = (call.client.plan_retire if dry_run else call.client.retire)(collection, edits, reason)
+    call.emit(made, lambda: _show_made(call, collection, made))
 
 
 def revert(
-    context: typer.Context,
-    collection: str,
+    call: Invocation,
+    collection: Collection,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A number, or an alias.")],
     reason: Reason,
     dry_run: DryRun = False,
-    as_json: AsJson = False,
 ) -> None:
     """Make a version that undoes what one version changed, and nothing else."""
-    call = invocation(context)
-    with call.client() as client:
-        target = number(client, collection, version)
-        made = (client.plan_revert if dry_run else client.revert)(collection, target, reason)
-    _finish(call, collection, made, as_json)
+    target = number(call, collection, version)
+    made = (call.client.plan_revert if dry_run else call.client.revert)(collection, target, reason)
+    call.emit(made, lambda: _show_made(call, collection, made))
 
 
 def rollback(
-    context: typer.Context,
-    collection: str,
+    call: Invocation,
+    collection: Collection,
     to: Annotated[str, typer.Argument(metavar="VERSION", help="A number, an alias, or base.")],
     reason: Reason,
     dry_run: DryRun = False,
-    as_json: AsJson = False,
 ) -> None:
     """Make a version whose content equals an older one's, bit for bit."""
-    call = invocation(context)
-    with call.client() as client:
-        target = number(client, collection, to)
-        made = (client.plan_rollback if dry_run else client.rollback)(collection, target, reason)
-    _finish(call, collection, made, as_json)
+    target = number(call, collection, to)
+    made = (call.client.plan_rollback if dry_run else call.client.rollback)(collection, target, reason)
+    call.emit(made, lambda: _show_made(call, collection, made))
 
 
 def asked(call: Invocation, models: list[str], prompts: list[str]) -> list[list[str]]:
@@ -246,18 +198,18 @@ def asked(call: Invocation, models: list[str], prompts: list[str]) -> list[list[
     for entry in entry_points(group="melo.answers"):
         said: list[list[str]] = entry.load()(call, models, prompts)
         return said
-    raise CommandError("Not installed", "To ask a version needs the worker's package.", f"Run: {NEEDS_WORKER}")
+    raise CommandError("Not installed", "Asking a version needs the worker's package.", f"Run: {NEEDS_WORKER}")
 
 
 def _marked(before: str, after: str) -> Text:
     return Text(visible(after), style="green" if before != after else "dim")
 
 
-def number(client: "MeloClient", collection: str, version: str) -> int:
+def number(call: Invocation, collection: str, version: str) -> int:
     """Return the number that a version's name stands for."""
     if version.isdecimal():
         return int(version)
-    return client.resolve(f"{collection}@{version}").number
+    return call.client.resolve(f"{collection}@{version}").number
 
 
 def _kind(version: "VersionView") -> str:
@@ -285,13 +237,11 @@ def _two_versions(where: list[str]) -> tuple[str, str, str]:
     raise typer.BadParameter("write COLLECTION@VERSION twice, or COLLECTION VERSION VERSION.")
 
 
-def _finish(call: Invocation, collection: str, made: "VersionView | PlannedVersion", as_json: bool) -> None:
+def _show_made(call: Invocation, collection: str, made: "VersionView | PlannedVersion") -> None:
     from registry.versions.schemas import PlannedVersion
 
-    if as_json:
-        print_json(made)
-    elif isinstance(made, PlannedVersion):
-        call.out.print(f"It would make {collection}@{made.number}; nothing was changed.", markup=False)
+    if isinstance(made, PlannedVersion):
+        call.out.print(f"It would make {collection}@{made.number}; nothing was changed.")
         _show_diff(call, collection, made.diff)
     else:
         edits = "1 edit" if made.edit_count == 1 else f"{made.edit_count} edits"
@@ -300,7 +250,7 @@ def _finish(call: Invocation, collection: str, made: "VersionView | PlannedVersi
 
 def _show_diff(call: Invocation, collection: str, found: "DiffView") -> None:
     if found.same_content:
-        call.out.print(f"{collection}@{found.a} and @{found.b} have the same content.", markup=False)
+        call.out.print(f"{collection}@{found.a} and @{found.b} have the same content.")
         return
 
     def row(sign: str, edit: "EditView", colour: str) -> list[object]:
@@ -317,7 +267,6 @@ def _show_diff(call: Invocation, collection: str, found: "DiffView") -> None:
     call.out.print(
         f"edits: {counts.added} added, {counts.retired} retired, {counts.replaced} replaced"
         + ("" if all_listed else "; not all are listed (--limit)"),
-        markup=False,
     )
     for name, count in (("clusters", found.clusters), ("blocks", found.blocks)):
         call.out.print(f"{name}: {count.added} added, {count.removed} removed, {count.changed} changed")

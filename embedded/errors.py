@@ -22,7 +22,7 @@ class StartFailed(EmbeddedError):
 
 
 class AlreadyRunning(EmbeddedError):
-    title = "It is running already"
+    title = "It is already running"
 
 
 class StopFailed(EmbeddedError):

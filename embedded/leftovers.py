@@ -31,6 +31,6 @@ def _end(name: str, identity: ProcessIdentity) -> None:
     fast = signal.SIGINT if name == "postgres" else signal.SIGTERM
     if not stop(identity, [Farewell(fast, 30)]):
         raise StopFailed(
-            f"{name} (pid {identity.pid}) of an earlier run does not end.",
-            f"End it by hand: kill -9 {identity.pid}",
+            f"{name} (pid {identity.pid}) of an earlier run does not stop.",
+            f"Stop it by hand: kill -9 {identity.pid}",
         )

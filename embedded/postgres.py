@@ -88,7 +88,7 @@ def _account(folder: Path) -> Account:
             subprocess.run(["useradd", "--system", SYSTEM_USER], check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise StartFailed(
-                f"PostgreSQL does not run as root, and the system user {SYSTEM_USER} could not be made: "
+                f"PostgreSQL does not run as root, and the system user {SYSTEM_USER} could not be created: "
                 f"{getattr(error, 'stderr', '') or error}",
                 "Run melo as an ordinary user, or set MELO_DATABASE_URL to a server of your own.",
             ) from error
@@ -133,8 +133,8 @@ def _initialise(folder: Path, account: Account | None) -> None:
     if made.returncode:
         shutil.rmtree(draft, ignore_errors=True)
         raise StartFailed(
-            f"initdb could not make the database in {folder}: {made.stderr.strip()}",
-            "Free the space or the permission that it names, and start again.",
+            f"initdb could not create the database in {folder}: {made.stderr.strip()}",
+            "Fix what it names, such as space or permissions, and start again.",
         )
     draft.rename(folder)
 
@@ -145,12 +145,12 @@ def _require_version(folder: Path) -> None:
     except OSError as error:
         raise UnusableHome(
             f"{folder} cannot be read as a PostgreSQL data folder: {error.strerror}.",
-            "Run as the user who made it, or set MELO_HOME to another folder.",
+            "Run as the user who owns it, or set MELO_HOME to another folder.",
         ) from error
     if version != str(programs.POSTGRES_MAJOR):
         raise UnusableHome(
             f"{folder} was made by PostgreSQL {version}; this melo runs {programs.POSTGRES_MAJOR}.",
-            "Start it with the melo that made it, or bring the folder up with pg_upgrade.",
+            "Start it with the melo that made it, or upgrade the folder with pg_upgrade.",
         )
 
 
@@ -183,7 +183,7 @@ def _socket_folder(folder: Path, account: Account | None) -> Path:
     found = short.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or stat.S_IMODE(found.st_mode) != 0o700:
         raise UnusableHome(
-            f"{short}, where the database's socket goes, was made by somebody else.",
+            f"{short}, where the database's socket goes, belongs to another user.",
             "Set MELO_HOME to a shorter path, so that the socket fits into it.",
         )
     return short

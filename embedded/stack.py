@@ -42,7 +42,7 @@ def start(
     """
     home = state.prepare(home)
     if find(home) is not None:
-        raise AlreadyRunning(f"The stack in {home} is running already.", "See it with `melo status`.")
+        raise AlreadyRunning(f"The stack in {home} is already running.", "See it with `melo status`.")
     command = [sys.executable, "-m", "embedded", str(home)]
     switches = {"--no-worker": not worker, "--no-api": not api, "--tied": tied}
     log = state.log_file(home, "supervisor")

@@ -74,7 +74,7 @@ def prepare(home: Path) -> Path:
         tempfile.TemporaryFile(dir=home).close()  # a unique name: another start may be trying this too
     except OSError as error:
         raise UnusableHome(
-            f"The folder {home} cannot be made or written: {error.strerror}.",
+            f"The folder {home} cannot be created or written: {error.strerror}.",
             "Set MELO_HOME to a folder of your own.",
         ) from error
     return home

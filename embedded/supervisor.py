@@ -303,5 +303,6 @@ def listen(ports: range) -> socket.socket:
             if error.errno != errno.EADDRINUSE:
                 raise
     raise StartFailed(
-        f"No port from {ports.start} to {ports.stop - 1} is free on 127.0.0.1.", "End what listens there."
+        f"No port from {ports.start} to {ports.stop - 1} is free on 127.0.0.1.",
+        "Stop a program that listens there.",
     )

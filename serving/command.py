@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from cli.commands import add_command
 from cli.errors import CommandError
-from cli.invocation import invocation
-from cli.show import example
+from cli.invocation import Invocation
 from worker.record import record_of
 
 
@@ -16,11 +16,11 @@ def register(app: typer.Typer) -> None:
 
     if find_spec("torch") is None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
-    app.command(epilog=example("melo serve --port 8420"))(serve)
+    add_command(app, serve, "melo serve --port 8420", has_json=False)
 
 
 def serve(
-    context: typer.Context,
+    call: Invocation,
     host: Annotated[
         str, typer.Option(help="Address to listen at; others than this machine need an API key.")
     ] = "127.0.0.1",
@@ -35,7 +35,6 @@ def serve(
     ] = 256,
 ) -> None:
     """Answer any OpenAI client with any version: facts@production, facts@17, facts@base. Ctrl-C stops it."""
-    call = invocation(context)
     with record_of(call) as sessions:
         from serving.versions import model_to_serve
 

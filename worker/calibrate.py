@@ -10,8 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli.errors import CommandError
 from cli.files import lines_of
-from cli.invocation import Invocation, invocation
-from cli.show import AsJson, print_json
+from cli.invocation import Invocation
 from melo_core.verifier_files import NONE, PACKAGED
 from worker.calibration_report import Report, as_record, draw, show
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    context: typer.Context,
+    call: Invocation,
     questions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Ordinary questions, one a line. Default: the packaged ones.")
     ] = None,
@@ -65,12 +64,10 @@ def calibrate(
     epsilon: Annotated[float | None, typer.Option(help="ε of the whitening. Default: the method's.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the calibration.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the trade-off.")] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Fit the keys to given questions, and find the radius and threshold that keep to a false-activation rate."""
-    call = invocation(context)
     if near and not pairs:
-        raise CommandError("No rephrases", "--near needs some to weigh against.", "Give them with --pairs FILE.")
+        raise CommandError("No rephrases", "--near needs rephrases to weigh against.", "Give them with --pairs FILE.")
     if near and verifier == NONE:
         raise CommandError("No verifier", "--near is for a verifier's threshold.", "Leave --near or --verifier out.")
     if metric and not pairs:
@@ -115,10 +112,7 @@ def calibrate(
         _write(out, found.whitening.to_bytes())
     if plot:
         draw(report, plot)
-    if as_json:
-        print_json(as_record(report))
-    else:
-        show(call, report)
+    call.emit(as_record(report), lambda: show(call, report))
 
 
 def _settings(given: Mapping[str, Any]) -> "MethodSettings":

@@ -58,7 +58,7 @@ def _records(path: Path, read: Callable[[Mapping[str, Any]], T]) -> list[T]:
         try:
             record = json.loads(line)
             if not isinstance(record, dict):
-                raise ValueError("it is no JSON object")
+                raise ValueError("it is not a JSON object")
             found.append(read(record))
         except ValueError as error:
             problems.append({"line": number, "detail": str(error)})

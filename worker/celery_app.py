@@ -184,6 +184,6 @@ def _require_noeviction(redis_url: str) -> None:
             return
     if policy not in (None, "noeviction"):
         raise InvalidRequest(
-            f"The broker's maxmemory-policy is {policy}: it would throw messages away when memory runs short.",
+            f"The broker's maxmemory-policy is {policy}: it would discard messages when memory runs short.",
             "Set maxmemory-policy to noeviction.",
         )

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from cli.commands import add_command
 from cli.errors import CommandError
 from cli.files import lines_of
-from cli.invocation import Invocation, invocation
-from cli.show import AsJson, example, fields, print_json
+from cli.invocation import Invocation
+from cli.show import fields
 from worker.calibrate import calibrate
 from worker.record import record_of
 from worker.replay import register as register_replay
@@ -30,16 +31,16 @@ def register(app: typer.Typer) -> None:
     """Add the commands. Raises ModuleNotFoundError where a dependency is not installed."""
     if find_spec("torch") is None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
-    app.command(epilog=example('melo ask facts@production "Who runs Acme?" --explain'))(ask)
-    app.command(epilog=example("melo worker --devices 0,1 --model smollm2-135m-instruct"))(worker)
-    app.command(epilog=example("melo demo --json figures.json"))(demo)
-    app.command(epilog=example("melo calibrate --pairs rephrases.jsonl --plot scope.png"))(calibrate)
+    add_command(app, ask, 'melo ask facts@production "Who runs Acme?" --explain')
+    add_command(app, worker, "melo worker --devices 0,1 --model smollm2-135m-instruct", has_json=False)
+    add_command(app, demo, "melo demo --json figures.json", has_json=False)
+    add_command(app, calibrate, "melo calibrate --pairs rephrases.jsonl --plot scope.png")
     register_replay(app)
     register_verifier(app)
 
 
 def ask(
-    context: typer.Context,
+    call: Invocation,
     model: Annotated[str, typer.Argument(metavar="COLLECTION@VERSION", help="@3, @production, @latest or @base.")],
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to ask.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file with a prompt a line; - is the standard input.")] = None,
@@ -50,18 +51,16 @@ def ask(
     explain: Annotated[bool, typer.Option("--explain", help="Say which edit answered, and why.")] = False,
     completion: Annotated[bool, typer.Option("--completion", help="Continue the prompt; not a question.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Longest answer, in tokens.")] = 64,
-    as_json: AsJson = False,
 ) -> None:
     """Ask a version of a model, rebuilt from the record."""
     asked = [*(prompts or []), *(lines_of(file) if file else [])]
     messages = _messages(conversation) if conversation else []
     if messages and (asked or completion):
-        raise CommandError("Too much to ask", "--conversation stands alone.", "Leave prompts and other options out.")
+        raise CommandError("Too much to ask", "--conversation excludes prompts and --completion.", "Leave them out.")
     if not messages and (not asked or not all(prompt.strip() for prompt in asked)):
         raise CommandError("Nothing to ask", "A prompt is missing or empty.", 'Try: melo ask facts "Who runs Acme?"')
     from melo_core.errors import MeloError
 
-    call = invocation(context)
     kind = "completion" if completion else "qa"
     try:
         (loaded,) = _load(call, model)
@@ -72,15 +71,17 @@ def ask(
                 answers = loaded.model.ask(asked, kind=kind, max_new_tokens=max_tokens)
     except MeloError as error:
         raise CommandError("The model cannot answer", str(error)) from None
-    if as_json:
-        print_json([_answer_record(loaded, prompt, answer) for prompt, answer in zip(asked, answers, strict=True)])
-        return
-    for prompt, answer in zip(asked, answers, strict=True):
-        if len(asked) > 1:
-            call.out.print(Text(prompt, style="dim"))
-        call.out.print(Text(answer.text))
-        if explain:
-            fields(call.out, _explanation(loaded, answer))
+    answered = list(zip(asked, answers, strict=True))
+
+    def show() -> None:
+        for prompt, answer in answered:
+            if len(asked) > 1:
+                call.out.print(Text(prompt, style="dim"))
+            call.out.print(answer.text)
+            if explain:
+                fields(call.out, _explanation(loaded, answer))
+
+    call.emit([_answer_record(loaded, prompt, answer) for prompt, answer in answered], show)
 
 
 def _messages(file: Path) -> list[dict[str, str]]:
@@ -94,7 +95,7 @@ def _messages(file: Path) -> list[dict[str, str]]:
     if not turns or not all(
         isinstance(t, dict) and all(isinstance(t.get(n), str) for n in ("role", "content")) for t in turns
     ):
-        raise CommandError("The conversation cannot be read", f"{file} is no list of turns.", f"Write {shown}.")
+        raise CommandError("The conversation cannot be read", f"{file} is not a list of turns.", f"Write {shown}.")
     return turns
 
 
@@ -113,7 +114,7 @@ def answers(call: Invocation, models: Sequence[str], prompts: Sequence[str]) -> 
 
 
 def worker(
-    context: typer.Context,
+    call: Invocation,
     devices: Annotated[
         str | None,
         typer.Option(
@@ -133,7 +134,6 @@ def worker(
     from registry.base.model_files import find_model
     from worker.devices import named
 
-    call = invocation(context)
     if devices is not None:
         named(devices)
         os.environ["MELO_DEVICES"] = devices
@@ -148,14 +148,14 @@ def worker(
 
 
 def demo(
-    context: typer.Context,
+    call: Invocation,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the demo's folder, to look around in.")] = False,
 ) -> None:
     """Correct a real model, see it answer correctly, and undo it: the whole workflow, in a temporary folder."""
     from worker.demo.run import run_demo
 
-    run_demo(invocation(context), json_file, keep)
+    run_demo(call, json_file, keep)
 
 
 def _load(call: Invocation, *models: str) -> "Iterator[LoadedVersion]":

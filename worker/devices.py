@@ -29,7 +29,8 @@ def named(text: str) -> list[str]:
     for device in devices:
         if device != CPU and not device.isdecimal():
             raise InvalidRequest(
-                f"{device!r} is no device.", "Name GPUs by their numbers, such as 0,1, or cpu, once for each process."
+                f"{device!r} is not a device.",
+                "Name GPUs by their numbers, such as 0,1, or cpu, once for each process.",
             )
         if device != CPU and devices.count(device) > 1:
             raise InvalidRequest(f"GPU {device} is named twice.", "A GPU serves one process; cpu may be repeated.")

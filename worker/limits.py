@@ -33,7 +33,7 @@ def limit_memory(device: torch.device, limit_mb: int) -> None:
     if limit_mb * MB <= taken:
         raise InvalidRequest(
             f"MELO_MEMORY_LIMIT_MB is {limit_mb}, and the worker takes {taken // MB} MB before it loads any model.",
-            "Give it more: a model takes some 4 bytes a parameter, and training about as much again.",
+            "Raise it: a model takes about 4 bytes a parameter, and training about as much again.",
         )
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     wanted = limit_mb * MB if hard == resource.RLIM_INFINITY else min(limit_mb * MB, hard)

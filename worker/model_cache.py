@@ -136,9 +136,9 @@ class ModelCache:
         digest = digest_of(settings.verifier)
         if digest != settings.verifier_digest:
             raise UnknownModel(
-                f"The verifier {settings.verifier!r} of this program is not that of the collection: its digest is "
+                f"The verifier {settings.verifier!r} of this program differs from the collection's: its digest is "
                 f"{digest[:12]}…, the recorded one {settings.verifier_digest[:12]}….",
-                "Install the release that the collection was made with, or make a new collection for this one.",
+                "Install the release that the collection was made with, or create a new collection for this one.",
             )
         if digest not in self._verifiers:
             self._verifiers[digest] = Verifier.load(folder_of(settings.verifier), find_encoder(VERIFIER_BASE).path)
@@ -183,8 +183,8 @@ def hidden_digest(model_digest: str, settings: MethodSettings) -> str:
 def _require_digest(files: ModelFiles, digest: str) -> ModelFiles:
     if files.digest != digest:
         raise UnknownModel(
-            f"The files of {files.spec!r} in {files.path} are not those of the collection: "
+            f"The files of {files.spec!r} in {files.path} differ from the collection's: "
             f"their digest is {files.digest[:12]}…, the recorded one {digest[:12]}….",
-            "Install the release that the collection was made with, or make a new collection for this one.",
+            "Install the release that the collection was made with, or create a new collection for this one.",
         )
     return files

@@ -11,10 +11,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from cli.commands import add_command
 from cli.errors import CommandError
-from cli.invocation import Invocation, invocation
+from cli.invocation import Invocation
 from cli.jobs import JobNumber, group_of
-from cli.show import AsJson, example, fields, print_json, table
+from cli.show import fields, table
 from worker.record import record_of
 
 if TYPE_CHECKING:
@@ -49,15 +50,14 @@ class Compared:
 
 def register(app: typer.Typer) -> None:
     """Add `replay` to the group `job`."""
-    group_of(app).command(epilog=example("melo job replay 7"))(replay)
+    add_command(group_of(app), replay, "melo job replay 7")
 
 
-def replay(context: typer.Context, job: JobNumber, as_json: AsJson = False) -> None:
+def replay(call: Invocation, job: JobNumber) -> None:
     """Train a job's edits again as before, and compare each block's bytes. Nothing is written.
 
     The same settings, seed and order on the same kind of machine give the same bytes. Status 1 where a block differs.
     """
-    call = invocation(context)
     from registry.jobs.replaying import replay_of
 
     with record_of(call) as sessions, sessions() as session:
@@ -65,21 +65,16 @@ def replay(context: typer.Context, job: JobNumber, as_json: AsJson = False) -> N
     model_cache, trained, notes = _trained(call, wanted)
     compared = compare(wanted, trained)
     differing = differences(wanted, model_cache)
-    if as_json:
-        print_json(
-            {
-                "job": job,
-                "same": all(each.is_same for each in compared),
-                "blocks": [each.as_json() for each in compared],
-                "differences": {
-                    name: {"recorded": recorded, "here": here} for name, (recorded, here) in differing.items()
-                },
-                "notes": notes,
-            }
-        )
-    else:
-        _show(call, wanted, compared, differing)
-    if not all(each.is_same for each in compared):
+    same = all(each.is_same for each in compared)
+    record = {
+        "job": job,
+        "same": same,
+        "blocks": [each.as_json() for each in compared],
+        "differences": {name: {"recorded": recorded, "here": here} for name, (recorded, here) in differing.items()},
+        "notes": notes,
+    }
+    call.emit(record, lambda: _show(call, wanted, compared, differing))
+    if not same:
         raise typer.Exit(1)
 
 
@@ -140,7 +135,7 @@ def _trained(call: Invocation, wanted: "Replay") -> "tuple[ModelCache, list[Trai
     except MeloError as error:
         raise CommandError("The job cannot be trained again", str(error)) from None
     except torch.OutOfMemoryError as error:
-        raise CommandError("Memory is not enough", str(error), "Take a machine like the job's.") from None
+        raise CommandError("Not enough memory", str(error), "Use a machine like the one that ran the job.") from None
     return model_cache, trained, notes
 
 

@@ -171,7 +171,9 @@ class Watch:
         if self.worker.stop.is_due():
             raise Stopped("the worker stops")
         if self.lost.is_set():
-            raise LeaseLost("The lease ran out, or the job was cancelled.", "Whoever holds it now will finish it.")
+            raise LeaseLost(
+                "The lease ran out, or the job was cancelled.", "The worker that holds it now will finish it."
+            )
         if self.overran():
             raise self.out_of_time()
         deadline = self.claim.deadline if self.claim.kind is JobKind.TRAIN else None

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.commands import add_command
 from cli.errors import CommandError
-from cli.invocation import invocation
-from cli.show import example
+from cli.invocation import Invocation
 from melo_core.errors import MeloError
 from melo_core.method import complete
 
@@ -31,12 +31,11 @@ class Form(StrEnum):
 
 
 def register(bench: typer.Typer) -> None:
-    shown = example("melo bench edits --data zsre.jsonl --unrelated nq.jsonl --limit 50")
-    bench.command("edits", epilog=shown)(edits)
+    add_command(bench, edits, "melo bench edits --data zsre.jsonl --unrelated nq.jsonl --limit 50", has_json=False)
 
 
 def edits(
-    context: typer.Context,
+    call: Invocation,
     data: Annotated[Path, typer.Option(metavar="FILE", help="What to correct: zsRE, CounterFact, KnowEdit, …")],
     task: Annotated[Task, typer.Option(help="What is edited and how it is judged.")] = Task.ZSRE,
     unrelated: Annotated[
@@ -71,7 +70,7 @@ def edits(
         encoder, preset, settings_given(method, preset), form.value, json_file,
     )  # fmt: skip
     try:
-        run_bench(invocation(context), choice)
+        run_bench(call, choice)
     except MeloError as error:
         raise CommandError("The bench cannot run", str(error)) from None
 

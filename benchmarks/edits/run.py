@@ -79,7 +79,7 @@ def run_bench(call: Invocation, choice: Choice) -> None:
             gc.collect()
     call.out.print(_table(records))
     for line in _remarks(records):
-        call.out.print(line, markup=False)
+        call.out.print(line)
 
 
 def write(figures: Any, file: Path) -> None:

@@ -5,24 +5,24 @@ from typing import Annotated
 
 import typer
 
+from cli.commands import add_command
 from cli.errors import CommandError
-from cli.invocation import invocation
-from cli.show import example
+from cli.invocation import Invocation
 
 SHOWN = "melo bench queue --rounds 200 --edits 10000 --batches 100 --json queue.json"
 
 
 def register(bench: typer.Typer) -> None:
-    bench.command("queue", epilog=example(SHOWN))(queue)
+    add_command(bench, queue, SHOWN, has_json=False)
 
 
 def queue(
-    context: typer.Context,
-    rounds: Annotated[int, typer.Option(min=0, help="Of faults; 0: none.")] = 200,
-    edits: Annotated[int, typer.Option(min=0, help="To measure throughput with; 0: it is not measured.")] = 10_000,
-    batches: Annotated[int, typer.Option(min=2, help="In which the edits come.")] = 100,
-    idle_seconds: Annotated[float, typer.Option(min=0, help="How long to watch an idle worker; 0: not.")] = 60,
-    seed: Annotated[int, typer.Option(help="From which the schedule of the faults follows.")] = 0,
+    call: Invocation,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds of faults; 0: none.")] = 200,
+    edits: Annotated[int, typer.Option(min=0, help="Edits to measure throughput with; 0: do not measure it.")] = 10_000,
+    batches: Annotated[int, typer.Option(min=2, help="Batches that the edits come in.")] = 100,
+    idle_seconds: Annotated[float, typer.Option(min=0, help="How long to watch an idle worker; 0: do not.")] = 60,
+    seed: Annotated[int, typer.Option(help="Determines the schedule of the faults.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
 ) -> None:
     """Kill the parts of a stack while they work, and measure what the queue costs.
@@ -36,7 +36,6 @@ def queue(
         raise CommandError("Too few edits", f"{edits} edits cannot fill {batches} batches.", "Give more --edits.")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise CommandError("The figures cannot be written", f"{json_file.parent} is no folder.", "Make it first.")
-    call = invocation(context)
     figures = run_bench(call.err, Choice(rounds, edits, batches, seed, idle_seconds))
     if json_file is not None:
         figures.write(json_file)

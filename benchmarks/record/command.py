@@ -5,24 +5,24 @@ from typing import Annotated
 
 import typer
 
+from cli.commands import add_command
 from cli.errors import CommandError
-from cli.invocation import invocation
-from cli.show import example
+from cli.invocation import Invocation
 
 SHOWN = "melo bench registry --edits 1000000 --versions 10000 --json registry.json"
 
 
 def register(bench: typer.Typer) -> None:
-    bench.command("registry", epilog=example(SHOWN))(registry)
+    add_command(bench, registry, SHOWN, has_json=False)
 
 
 def registry(
-    context: typer.Context,
+    call: Invocation,
     edits: Annotated[
-        int, typer.Option(min=100, help="In the large collection; as many as versions, or more.")
+        int, typer.Option(min=100, help="Edits in the large collection; at least as many as versions.")
     ] = 100_000,
-    versions: Annotated[int, typer.Option(min=20, help="Of the large collection.")] = 1_000,
-    writers: Annotated[int, typer.Option(min=1, max=1_000, help="At once, in a small collection.")] = 200,
+    versions: Annotated[int, typer.Option(min=20, help="Versions of the large collection.")] = 1_000,
+    writers: Annotated[int, typer.Option(min=1, max=1_000, help="Writers at once, in a small collection.")] = 200,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long they write.")] = 60,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
 ) -> None:
@@ -37,7 +37,6 @@ def registry(
         raise CommandError("Too few edits", f"{edits} edits cannot fill {versions} versions.", "Give more --edits.")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise CommandError("The figures cannot be written", f"{json_file.parent} is no folder.", "Make it first.")
-    call = invocation(context)
     figures = run_bench(call.err, call.settings.database_url, Sizes(edits, versions, writers, seconds))
     if json_file is not None:
         figures.write(json_file)

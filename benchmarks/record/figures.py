@@ -13,7 +13,7 @@ from cli.show import table
 
 LONGEST_MS = 100  # limit of the median of an operation on one version
 MOST_OF_A_COPY = 4
-NAMED = ("diff", "as_of", "show", "alias", "rollback")
+NAMED = ("diff", "version_at", "show", "alias", "rollback")
 ERRORS_KEPT = 20
 
 
@@ -129,7 +129,7 @@ class Figures:
 _WORDS = {
     "diff": "diff of neighbours",
     "diff_random": "diff of any two",
-    "as_of": "as-of",
+    "version_at": "version at",
     "show": "show",
     "alias": "alias move",
     "retire": "retire one edit",

@@ -67,9 +67,9 @@ def operations(
     def pairs(session: Session, collection: Collection) -> None:
         comparing.diff(session, collection, any_version(), any_version())
 
-    def as_of(session: Session, collection: Collection) -> None:
+    def version_at(session: Session, collection: Collection) -> None:
         moment = began + (ended - began) * chance.random()
-        assert reading.as_of(session, collection, moment) is not None
+        assert reading.version_at(session, collection, moment) is not None
 
     def show(session: Session, collection: Collection) -> None:
         reading.show(session, collection, any_version())
@@ -100,8 +100,8 @@ def operations(
         )
         acting = list(session.scalars(text(_ACTING), {"id": collection.id, "count": times + 1}))
     chosen: dict[str, Callable[[Session, Collection], None]] = {
-        "diff": neighbours, "diff_random": pairs, "as_of": as_of, "show": show, "alias": alias, "retire": retire,
-        "rollback": roll_back, "versions_first_page": first_page, "versions_last_page": last_page,
+        "diff": neighbours, "diff_random": pairs, "version_at": version_at, "show": show, "alias": alias,
+        "retire": retire, "rollback": roll_back, "versions_first_page": first_page, "versions_last_page": last_page,
     }  # fmt: skip
     timings = {}
     for name, act in chosen.items():

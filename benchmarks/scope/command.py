@@ -6,19 +6,19 @@ from typing import Annotated
 import typer
 
 from benchmarks.edits.command import settings_given
+from cli.commands import add_command
 from cli.errors import CommandError
-from cli.invocation import invocation
-from cli.show import example
+from cli.invocation import Invocation
 from melo_core.errors import MeloError
 
 
 def register(bench: typer.Typer) -> None:
-    shown = example("melo bench scope --pairs scope_pairs.jsonl --facts facts.jsonl --ask ask.jsonl --json scope.json")
-    bench.command("scope", epilog=shown)(scope)
+    shown = "melo bench scope --pairs scope_pairs.jsonl --facts facts.jsonl --ask ask.jsonl --json scope.json"
+    add_command(bench, scope, shown, has_json=False)
 
 
 def scope(
-    context: typer.Context,
+    call: Invocation,
     pairs: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSONL: edit, query, same (true or false), kind, source.")
     ] = None,
@@ -51,6 +51,6 @@ def scope(
     given = settings_given(method, preset)
     try:
         choice = Choice(pairs, facts, ask, grow, per_kind, held_out, typos, preset, given, encoder, json_file)
-        run_bench(invocation(context), choice)
+        run_bench(call, choice)
     except MeloError as error:
         raise CommandError("The bench cannot run", str(error)) from None

@@ -112,7 +112,7 @@ def run_bench(call: Invocation, choice: Choice) -> None:
     for table in _tables(found):
         call.out.print(table)
     for wrong in found.get("ask", {}).get("wrong", ()):
-        call.out.print(f"{wrong['verdict']}: {wrong['text']} ({wrong['why']})", markup=False)
+        call.out.print(f"{wrong['verdict']}: {wrong['text']} ({wrong['why']})")
 
 
 def of_pairs(

@@ -21,7 +21,7 @@ from registry.base.vocabulary import Role
 from registry.tables.access import ApiKey, ApiKeyRole
 
 _MARKED_EVERY = timedelta(minutes=1)
-_ASK_FOR_ANOTHER = "Ask an admin for another one (`melo key create`)."
+_ASK_FOR_ANOTHER = "Ask an admin for a new one (`melo key create`)."
 
 
 def authenticate(session: Session, text: str) -> Caller:
@@ -33,8 +33,8 @@ def authenticate(session: Session, text: str) -> Caller:
     key = repository.key_by_prefix(session, given.prefix) if given else None
     if given is None or key is None or not given.fits(key.secret_sha256):
         raise Unauthorized(
-            "The API key that the request carries is not known here.",
-            "Send a key as `Authorization: Bearer KEY`; `melo` reads it from MELO_API_KEY.",
+            "The API key is not known here.",
+            "Give a valid one in `Authorization: Bearer KEY`; an admin makes keys with `melo key create`.",
         )
     now = datetime.now(UTC)
     if _state(key, now) is KeyState.REVOKED:
@@ -130,9 +130,9 @@ def _create(
     reason: str,
 ) -> CreatedKeyView:
     if not owner.isprintable():
-        raise InvalidRequest("The actor's name has unprintable characters.", "Give another.")
+        raise InvalidRequest("The actor's name has unprintable characters.", "Choose another name.")
     if expires_at is not None and expires_at <= datetime.now(UTC):
-        raise InvalidRequest(f"The key would have expired on {_day(expires_at)} already.", "Give a later time.")
+        raise InvalidRequest(f"The expiry date, {_day(expires_at)}, has already passed.", "Give a later time.")
     text = KeyText.new()
     key = ApiKey(
         name=name,
@@ -149,7 +149,7 @@ def _create(
         if not isinstance(error.orig, UniqueViolation):
             raise
         raise NameTaken(
-            f"There is a key {name!r} already.",
+            f"There is already a key {name!r}.",
             "Choose another name, or replace that key with `melo key rotate ID --reason …`, or revoke it.",
         ) from None
     rows = [
@@ -175,7 +175,7 @@ def _revoke(session: Session, key_id: int, actor: Actor) -> ApiKey:
     if key is None:
         raise NotFound(f"There is no key {key_id}.", "`melo key list` shows those that exist.")
     if key.revoked_at is not None:
-        raise WrongState(f"Key {key_id} ({key.name}) was revoked on {_day(key.revoked_at)} already.", "Nothing to do.")
+        raise WrongState(f"Key {key_id} ({key.name}) was already revoked on {_day(key.revoked_at)}.", "Nothing to do.")
     key.revoked_at = datetime.now(UTC)
     key.revoked_by = actor.name
     session.flush()

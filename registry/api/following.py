@@ -61,7 +61,7 @@ class Streams:
         with self._lock:
             if self.open[identity] >= MOST_STREAMS:
                 raise TooManyRequests(
-                    f"{MOST_STREAMS} batches are followed with this key already, which is the limit.", PING_SECONDS
+                    f"{MOST_STREAMS} batches are already followed with this key, which is the limit.", PING_SECONDS
                 )
             self.open[identity] += 1
         try:

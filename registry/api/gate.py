@@ -87,8 +87,7 @@ def _by_key(request: Request, settings: Settings, given: str) -> Caller:
     if not given:
         raise Unauthorized(
             "The request carries no API key.",
-            "Send it as `Authorization: Bearer KEY`; `melo` reads it from MELO_API_KEY. An admin makes keys with "
-            "`melo key create`.",
+            "Give one in `Authorization: Bearer KEY`; an admin makes keys with `melo key create`.",
         )
     request.app.state.schema.require_current()
     with request.app.state.sessions.begin() as session:
@@ -111,7 +110,7 @@ def _operator(request: Request) -> Caller:
     if len(name) > _LONGEST_ACTOR or not name.isprintable():
         raise InvalidRequest(
             f"The actor's name is longer than {_LONGEST_ACTOR} characters, or has unprintable ones.",
-            "Give another with `melo --as NAME`, MELO_ACTOR or the X-Melo-Actor header.",
+            "Give another in `X-Melo-Actor`.",
         )
     return Caller(actor=name, identity="operator", roles=EVERYWHERE)
 
@@ -141,8 +140,8 @@ def _require_local_name(request: Request) -> None:
         names.append(_host_of_origin(request.headers["Origin"]))
     if not all(_is_loopback(name) for name in names):
         raise NotLocal(
-            "Without an API key this machine is served under the name localhost or 127.0.0.1 alone.",
-            "Ask for one of these names, or send a key (`melo key create`).",
+            "Without an API key, this server answers only at localhost or 127.0.0.1.",
+            "Use one of these addresses, or give a key (`melo key create`).",
         )
 
 

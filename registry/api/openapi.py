@@ -44,11 +44,11 @@ PROBLEM = "application/problem+json"
 BODIES = ("post", "put", "patch")
 WRITES = (*BODIES, "delete")
 
-_KEY = "Send it as `Authorization: Bearer KEY`."
-_AGAIN = "Read it again; where the change is still right, send it with the ETag that the answer has now."
+_KEY = "Give one in `Authorization: Bearer KEY`."
+_AGAIN = "Read it again and, if the change is still right, send it with the new ETag."
 # The meaning of each error, which is the same everywhere, and an example.
 PROBLEMS: dict[int, tuple[str, RegistryError]] = {
-    400: ("The body is no JSON.", RegistryError("There was an error parsing the body.", "Send JSON.")),
+    400: ("The body is not JSON.", RegistryError("There was an error parsing the body.", "Send JSON.")),
     401: ("The request carries no valid API key.", Unauthorized("The request carries no API key.", _KEY)),
     403: (
         "The caller's role, or the collection's policy, does not allow it.",
@@ -57,7 +57,7 @@ PROBLEMS: dict[int, tuple[str, RegistryError]] = {
     404: ("There is no such record.", NotFound("There is no batch 7.", "`melo batch list COLLECTION` shows them.")),
     409: (
         "The record's present state does not allow it.",
-        WrongState("Batch 7 was rejected.", "Submit its edits anew."),
+        WrongState("Batch 7 was rejected.", "Submit its edits again."),
     ),
     412: (
         "It was changed since the answer that If-Match names.",
@@ -65,11 +65,11 @@ PROBLEMS: dict[int, tuple[str, RegistryError]] = {
     ),
     413: (
         "The body is larger than the server takes.",
-        TooLarge("The request's body is larger than 1,000 bytes.", "Send the records in several requests."),
+        TooLarge("The request is larger than 1,000 bytes.", "Submit the records in several batches."),
     ),
     422: (
         "The request is not valid; where records were sent, `problems` names each that is not.",
-        InvalidRequest("body.name: Field required.", "See /docs for the form of each request."),
+        InvalidRequest("body.name: Field required.", "See `/docs` for what it takes."),
     ),
     429: (
         "Too many requests; `Retry-After` says how many seconds to wait.",

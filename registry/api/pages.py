@@ -66,8 +66,8 @@ def decoded(cursor: str, key: TypeAdapter[Key]) -> Key:
         return key.validate_json(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), strict=True)
     except (ValueError, ValidationError):
         raise InvalidRequest(
-            "The cursor is none of this list's.",
-            'Take it from the Link header of the page before (rel="next"), or leave it out to begin anew.',
+            "The cursor does not belong to this list.",
+            'Take it from the Link header of the page before (rel="next"), or leave it out to start over.',
         ) from None
 
 

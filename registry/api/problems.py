@@ -63,7 +63,7 @@ def _not_valid(request: Request, error: Exception) -> JSONResponse:
     """FastAPI's own validation of bodies and parameters, told as one sentence each."""
     assert isinstance(error, RequestValidationError)
     found = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {_said(each)}" for each in error.errors()[:20])
-    remedy = "See /docs for the form of each request, or --help on the command line."
+    remedy = "See `/docs` for what it takes."
     told = request.headers.get("Content-Type", "")
     if "json" not in told and any(each["loc"] == ("body",) for each in error.errors()):
         remedy = (
@@ -87,8 +87,8 @@ def _http(request: Request, error: Exception) -> JSONResponse:
         limit = request.app.state.settings.max_request_bytes
         return _problem(
             TooLarge(
-                f"The request's body is larger than {limit:,} bytes.",
-                "Send the records in several requests, or raise MELO_MAX_REQUEST_BYTES.",
+                f"The request is larger than {limit:,} bytes.",
+                "Submit the records in several batches, or raise MELO_MAX_REQUEST_BYTES.",
             )
         )
     body: dict[str, Any] = {
@@ -107,7 +107,7 @@ def _database(request: Request, error: Exception) -> JSONResponse:
     """Answer an error of the database, as something that a user can act on."""
     if isinstance(error, DBAPIError):
         if isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
-            return _problem(SchemaMismatch("The database's schema is not this program's.", "Run `melo migrate`."))
+            return _problem(SchemaMismatch("The database's schema does not match this program.", "Run `melo migrate`."))
         if isinstance(error.orig, psycopg.errors.QueryCanceled):
             log.error("statement too slow", path=request.url.path)
             return _problem(
@@ -137,7 +137,7 @@ def _defect(request: Request, error: Exception) -> JSONResponse:
     else:
         log.error("defect", path=request.url.path, exc_info=error)
     problem = RegistryError(
-        "The server met an error that it does not know.",
+        "The server failed with an unexpected error.",
         f"Report it with the request id {request.state.request_id}.",
     )
     body = problem.as_json() | {"status": 500, "code": "defect", "title": "A defect of the server"}

@@ -51,7 +51,7 @@ def unsigned(checkpoint: Checkpoint, expected: str | None) -> Iterator[FindingVi
     if expected is not None and public_text(public_key(expected)) != checkpoint.public_key:
         yield FindingView(subject=subject, detail=f"another key signed it: {checkpoint.public_key}")
     if not is_signed(checkpoint.model_dump(), public_key(checkpoint.public_key)):
-        yield FindingView(subject=subject, detail="its signature does not fit what it says")
+        yield FindingView(subject=subject, detail="its signature does not match its content")
 
 
 def compare(session: Session, checkpoint: Checkpoint) -> Iterator[FindingView]:

@@ -31,7 +31,7 @@ def verify(source: Iterable[bytes], checkpoint: Checkpoint | None = None) -> Exp
     events = _events(source)
     first = next(events, None)
     if first is None:
-        raise InvalidRequest("The file holds no event.", "Give a file that `melo audit export` wrote.")
+        raise InvalidRequest("The file holds no events.", "Give a file that `melo audit export` wrote.")
     head, at_checkpoint, count = first, None, 0
 
     def watched() -> Iterator[dict[str, Any]]:
@@ -70,6 +70,6 @@ def _events(source: Iterable[bytes]) -> Iterator[dict[str, Any]]:
             event["hash"] = str(event["hash"])
         except (ValueError, TypeError, KeyError):
             raise InvalidRequest(
-                f"Line {number} is no event.", "Give a file that `melo audit export` wrote, whole."
+                f"Line {number} is not an event.", "Give a file that `melo audit export` wrote, whole."
             ) from None
         yield event

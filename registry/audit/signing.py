@@ -65,7 +65,7 @@ def public_key(text: str) -> Ed25519PublicKey:
         key = None
     if not isinstance(key, Ed25519PublicKey):
         raise InvalidRequest(
-            "The public key is not one of Ed25519.", "Give what `melo audit public-key` printed, or a PEM file."
+            "The public key is not an Ed25519 key.", "Give what `melo audit public-key` printed, or a PEM file."
         )
     return key
 

@@ -133,7 +133,7 @@ class Archive:
         except InvalidRequest:
             fits = False
         if not fits:
-            raise self._wrong("the signature does not fit its manifest")
+            raise self._wrong("the signature does not match its manifest")
 
     def require_intact(self, watch: Callable[[int], None]) -> None:
         """Read every member and compare its digest; watch gets the number of rows that each part completes."""

@@ -111,8 +111,8 @@ def _verified(archive: Archive, public_key: str | None, watch: Watch) -> Manifes
     archive.require_signature(public_key)
     if manifest.revision not in database.revisions():
         raise InvalidBackup(
-            f"The backup is of the schema {manifest.revision}, which this program does not know.",
-            "It was made by a newer release: upgrade this program.",
+            f"The backup has the schema {manifest.revision}, which this program does not know.",
+            "A newer release made it: upgrade this program.",
         )
     archive.require_intact(_counting(watch, "the file", sum(member.rows for member in manifest.members)))
     return manifest
@@ -127,7 +127,7 @@ def _require_empty(engine: Engine) -> None:
 def _refuse_filled(names: list[str]) -> None:
     if names:
         raise NotEmpty(
-            f"There are rows in {', '.join(names)}.",
+            f"The database already holds rows in {', '.join(names)}.",
             "Restore into an empty database: another MELO_HOME, or a new one named by MELO_DATABASE_URL.",
         )
 
@@ -152,7 +152,7 @@ def _load(engine: Engine, archive: Archive, watch: Watch) -> None:
         members = [member for member in manifest.members if member.table not in tables.LEFT_OUT]
         if expected != {member.table: member.columns for member in members}:
             raise InvalidBackup(
-                f"Its tables are not those of the schema {manifest.revision}.", "It was not made by this program."
+                f"Its tables do not match the schema {manifest.revision}.", "It was not made by this program."
             )
         names = list(expected)
         tables.set_triggers(raw, names, enabled=False)
@@ -177,7 +177,7 @@ def _refusals_of(name: str) -> Iterator[None]:
     except psycopg.Error as error:
         detail = error.diag.message_primary or str(error).partition("\n")[0]
         raise InvalidBackup(
-            f"The database does not take {name}: {detail}.", "Nothing was restored. Take another copy of the backup."
+            f"The database rejects {name}: {detail}.", "Nothing was restored. Take another copy of the backup."
         ) from error
 
 

@@ -110,7 +110,7 @@ class SchemaState:
             raise SchemaMismatch(detail, "Run `melo migrate`.")
         raise SchemaMismatch(
             f"The database's schema ({self.revision}) is not known to this program, whose newest is {self.head}.",
-            "It was migrated by a newer release: upgrade this program.",
+            "A newer release migrated it: upgrade this program.",
         )
 
 

@@ -97,7 +97,7 @@ class WrongState(RegistryError):
 class QueueClosed(RegistryError):
     status = 409
     code = "queue-closed"
-    title = "The collection takes nothing new in"
+    title = "The collection accepts nothing new"
 
 
 class SelfApproval(RegistryError):
@@ -162,7 +162,7 @@ class TooLarge(RegistryError):
 class WrongMediaType(RegistryError):
     status = 415
     code = "wrong-media-type"
-    title = "The body's content type is not understood"
+    title = "The body's content type is not supported"
 
 
 class KeyReused(RegistryError):
@@ -176,7 +176,7 @@ class AnswerNotKept(RegistryError):
 
     status = 409
     code = "answer-not-kept"
-    title = "The request was answered before"
+    title = "The request has already been answered"
 
 
 class UnknownModel(RegistryError):
@@ -194,7 +194,7 @@ class DatabaseAway(RegistryError):
 class SchemaMismatch(RegistryError):
     status = 503
     code = "schema-mismatch"
-    title = "The database's schema does not fit this program"
+    title = "The database's schema does not match this program"
 
 
 class LeaseLost(RegistryError):
@@ -202,7 +202,7 @@ class LeaseLost(RegistryError):
 
     status = 409
     code = "lease-lost"
-    title = "The job belongs to another worker by now"
+    title = "The job now belongs to another worker"
 
 
 class PastDeadline(RegistryError):
@@ -222,11 +222,11 @@ class StaleBase(RegistryError):
 
 
 class InvalidResult(RegistryError):
-    """A worker's result does not fit the record it was trained for."""
+    """A worker's result does not match the record it was trained for."""
 
     status = 422
     code = "invalid-result"
-    title = "The training's result does not fit the record"
+    title = "The training's result does not match the record"
 
 
 class DigestMismatch(RegistryError):
@@ -242,7 +242,7 @@ class Erased(RegistryError):
 
     status = 410
     code = "erased"
-    title = "The version's content was erased in part"
+    title = "Part of the version's content was erased"
 
 
 class NoSigningKey(RegistryError):
@@ -260,7 +260,7 @@ class InvalidBackup(RegistryError):
 class NotEmpty(RegistryError):
     status = 409
     code = "not-empty"
-    title = "The database holds records already"
+    title = "The database already holds records"
 
 
 def first_line(error: BaseException) -> str:

@@ -26,7 +26,7 @@ def require_match(expected: str | None, current: BaseModel | None, name: str) ->
         return
     raise MovedMeanwhile(
         f"{name} is no longer what the request's If-Match names." if current else f"{name} does not exist yet.",
-        "Read it again; where the change is still right, send it with the ETag that the answer has now.",
+        "Read it again and, if the change is still right, send it with the new ETag.",
     )
 
 

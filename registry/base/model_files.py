@@ -113,7 +113,9 @@ def _find(spec: str, packages: dict[str, Package], what: str) -> ModelFiles:
         return _folder(spec, folder, what, ways)
     if spec.count("/") == 1 and not spec.startswith(("/", ".", "~")):
         return _from_hub(spec, what, ways)
-    raise UnknownModel(f"There is no {what} {spec!r}: it is no packaged name, and no folder on this machine.", ways)
+    raise UnknownModel(
+        f"There is no {what} {spec!r}: it is neither a packaged name nor a folder on this machine.", ways
+    )
 
 
 def _packaged(spec: str, package: Package, what: str) -> ModelFiles:
@@ -136,7 +138,7 @@ def _packaged(spec: str, package: Package, what: str) -> ModelFiles:
 def _folder(spec: str, folder: Path, what: str, ways: str) -> ModelFiles:
     folder = folder.resolve()
     if not (folder / "config.json").is_file():
-        raise UnknownModel(f"The folder {folder} is no transformers {what}: it has no config.json.", ways)
+        raise UnknownModel(f"The folder {folder} is not a transformers {what}: it has no config.json.", ways)
     try:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -144,7 +146,7 @@ def _folder(spec: str, folder: Path, what: str, ways: str) -> ModelFiles:
     if not any(folder.glob("*.safetensors")):
         raise UnknownModel(
             f"The folder {folder} has no *.safetensors; other weight formats are not read, as they can run code.",
-            "Save the model again with save_pretrained(…, safe_serialization=True).",
+            "Save the model again in the safetensors format.",
         )
     return ModelFiles(spec, folder)
 
@@ -163,7 +165,7 @@ def _from_hub(spec: str, what: str, ways: str) -> ModelFiles:
     except (HFValidationError, OSError, RuntimeError, ValueError) as error:
         reason = first_line(error)[:300]
         raise UnknownModel(
-            f"The {what} {spec!r} is no packaged name, no folder, not in the hub's cache on this machine, "
+            f"The {what} {spec!r} is not a packaged name, a folder or in the hub's cache on this machine, "
             f"and could not be downloaded: {reason}",
             ways,
         ) from error

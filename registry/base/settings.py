@@ -23,7 +23,7 @@ def _rate(text: str) -> str:
     try:
         parse(text)
     except ValueError:
-        raise ValueError("it is no rate such as 600/minute") from None
+        raise ValueError("it is not a rate such as 600/minute") from None
     return text
 
 

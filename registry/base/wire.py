@@ -15,7 +15,7 @@ def _storable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("it contains half of a surrogate pair, which is no character") from None
+        raise ValueError("it contains half of a surrogate pair, which is not a character") from None
     return text
 
 

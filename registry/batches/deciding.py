@@ -58,7 +58,7 @@ def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", dec
         left_out |= _declinable(session, batch, declined, left_out)
     elif set(declined) - left_out:
         raise WrongState(
-            f"{actor.name} has approved batch {batch.id} already; an approval is never changed.",
+            f"{actor.name} has already approved batch {batch.id}; an approval is never changed.",
             "Let somebody else approve it without those edits, or reject it.",
         )
     _require_left_alone(session, collection, batch, left_out)
@@ -83,8 +83,8 @@ def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", dec
         told = replace(told, cancelled_preflights=cancelled, job=queue.enqueue(session, batch).id)
     elif mine in earlier:
         raise WrongState(
-            f"{actor.name} has approved batch {batch.id} already: it has {len(counted)} of {needed} approvals.",
-            "The others must come from other people.",
+            f"{actor.name} has already approved batch {batch.id}: it has {len(counted)} of {needed} approvals.",
+            "The remaining approvals must come from other people.",
         )
     record_decision(session, told, batch, actor, reason)
     return batch
@@ -144,7 +144,7 @@ def _declinable(session: Session, batch: Batch, declined: Collection[int], left_
         )
     if declined and edits == left_out | set(declined):
         raise InvalidRequest(
-            f"Nothing of batch {batch.id} would be left to apply.",
+            f"No edit of batch {batch.id} would be left to apply.",
             f"Reject it: melo batch reject {batch.id} --reason …",
         )
     return set(declined)
@@ -190,10 +190,10 @@ def _require_no_contradictions(session: Session, batch: Batch, left_out: set[int
     problems = _contradictions(session, batch, left_out)
     if problems:
         raise InvalidEdits(
-            f"Batch {batch.id} cannot be approved: {len({problem.position for problem in problems})} of its edits meet "
-            "edits that came first.",
+            f"Batch {batch.id} cannot be approved: {len({problem.position for problem in problems})} of its edits "
+            "collide with edits that came first.",
             "Leave them out (`melo batch approve --except EDIT`), or reject the batch and submit it again with "
-            "on_conflict=replace or on_conflict=skip.",
+            "`on_conflict=replace` or `on_conflict=skip`.",
             problems,
         )
 
@@ -216,7 +216,7 @@ def _contradictions(session: Session, batch: Batch, left_out: set[int]) -> list[
                 position=edit.position,
                 code="duplicate" if verb == "repeats" else "contradiction",
                 detail=f"Edit {edit.id} {verb} edit {other.id}, whose target is {other.target!r}.",
-                remedy=f"Submit it again with replaces={other.id}, or leave edit {edit.id} out.",
+                remedy=f"Submit it again with `replaces={other.id}`, or leave edit {edit.id} out.",
                 prompt=edit.prompt,
                 target=edit.target,
                 other_edit_id=other.id,
@@ -240,7 +240,7 @@ def _lost_replacements(session: Session, batch: Batch, mine: Sequence[Edit]) -> 
         if other := by_replaced.get(edit.id):
             code, field, other_id = "replaced", None, other.id
             detail = f"Edit {edit.id} is replaced by edit {other.id} of batch {other.batch_id}."
-            remedy = f"Leave edit {edit.id} out, or submit it again with replaces={other.id}."
+            remedy = f"Leave edit {edit.id} out, or submit it again with `replaces={other.id}`."
         elif edit.replaces is None or edit.replaces not in by_replaced.keys() | lost:
             continue
         else:

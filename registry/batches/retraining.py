@@ -36,14 +36,14 @@ def guard(session: Session, edit_id: int, prompts: Sequence[str], actor: Actor, 
     added = [text for text in dict.fromkeys(prompts) if collapse(text) not in known]
     if not added:
         raise InvalidRequest(
-            f"Edit {edit_id} has these guards already: {', '.join(map(repr, prompts[:3]))}.",
-            "Give another prompt; `melo edit list COLLECTION --json` shows an edit's guards as `unchanged`.",
+            f"Edit {edit_id} already has these guards: {', '.join(map(repr, prompts[:3]))}.",
+            "Give another prompt; `melo guard list {collection.name}` shows them.",
         )
     own = {collapse(text) for text in (edit.prompt, *edit.rephrases)}
     if mine := [text for text in added if collapse(text) in own]:
         raise InvalidRequest(
             f"{mine[0]!r} is what edit {edit_id} corrects, so it cannot leave it to the base model.",
-            f"Retire the edit if that is meant: melo edit retire {collection.name} {edit_id} --reason …",
+            f"If that is intended, retire the edit: melo edit retire {collection.name} {edit_id} --reason …",
         )
     batch = repository.batch(session, edit.batch_id)
     assert batch is not None  # a foreign key
@@ -93,8 +93,8 @@ def _require_free(session: Session, edit: Edit) -> None:
     standing = repository.standing_by_id(session, edit.collection_id, [edit.id])
     if not any(each.active_since is not None for each in standing):
         raise WrongState(
-            f"Edit {edit.id} does not act in the newest version, so there is nothing to train again.",
-            "`melo edit list COLLECTION --active` shows those that do; submit a correction to have another one.",
+            f"Edit {edit.id} is not active in the newest version, so it cannot be trained again.",
+            "`melo edit list COLLECTION --active` shows those that are; otherwise submit a new correction.",
         )
     successors = repository.replacing(session, edit.collection_id, [edit.id], pending=repository.PENDING)
     if successors:

@@ -26,7 +26,7 @@ def _written_out(value: object) -> object:
     """Refuse a number, which would be read as seconds or milliseconds since 1970."""
     if isinstance(value, datetime) or (isinstance(value, str) and re.match(r"\d{4}-", value)):
         return value
-    raise ValueError("it is no time such as 2026-11-17T14:05:00+01:00")
+    raise ValueError("it is not a time such as 2026-11-17T14:05:00+01:00")
 
 
 # Records are read one by one, so that a malformed one is reported by its position together with all other problems.

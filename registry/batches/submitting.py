@@ -109,7 +109,7 @@ def submit(
         more = listed if refused.count > MOST_PROBLEMS else ""
         raise InvalidEdits(
             f"{len(refused.positions)} of {total} records cannot be accepted; nothing was stored.{more}",
-            "Correct them, or submit with skip_invalid to store the others.",
+            "Correct them, or submit with `skip_invalid` to store the others.",
             refused.listed(),
         )
     accepted = [record for record in records if record.position not in left_out.positions]

@@ -24,15 +24,15 @@ class Training:
         """Return the same with only the settings that differ, as the method reads them. Raises InvalidRequest."""
         if self.deadline is not None and self.deadline <= datetime.now(UTC):
             raise InvalidRequest(
-                f"The deadline {self.deadline.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC has passed already.",
+                f"The deadline {self.deadline.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC has already passed.",
                 "Give a later one, or none.",
             )
         changes = dict(self.changes)
         shared = self.edits_per_block
         if shared is not None and changes.setdefault("edits_per_block", shared) != shared:
             raise InvalidRequest(
-                f"edits_per_block is {shared}, but {changes['edits_per_block']} in `training`.",
-                "Leave one of the two out.",
+                f"The edits per block are given twice: {shared}, and {changes['edits_per_block']} in the settings.",
+                "Give `edits_per_block`, or set it in `training`.",
             )
         settings = settings_for(collection.method, changes)
         differing = {name: settings[name] for name in changes if settings[name] != collection.method.get(name)}

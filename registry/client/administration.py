@@ -160,5 +160,5 @@ def _time(moment: datetime | None) -> str | None:
 def _require_result(last: ProgressView | VerificationView | None) -> None:
     if not isinstance(last, VerificationView):
         raise MeloClientError(
-            "The verification did not end", "The server stopped before its result.", "See its log, and try again."
+            "The verification did not end", "The server stopped before it sent a result.", "See its log, and try again."
         )

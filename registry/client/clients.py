@@ -56,9 +56,9 @@ def _as_header(api_key: str) -> str:
     key = api_key.strip()  # a key read from a file ends with a line break
     if not (key.isascii() and key.isprintable()):
         raise MeloClientError(
-            "The API key cannot be sent",
-            "It has characters that no key has.",
-            "Give it as `melo key create` showed it, in MELO_API_KEY.",
+            "The API key is not valid",
+            "It contains characters that no key has.",
+            "Set MELO_API_KEY to the key exactly as `melo key create` showed it.",
         )
     return key
 

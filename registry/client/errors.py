@@ -43,9 +43,9 @@ def refusal(answer: httpx.Response) -> MeloClientError:
         title, detail = str(fields["title"]), str(fields["detail"])
     except (ValueError, KeyError, TypeError):
         return MeloClientError(
-            "The server's answer is not the registry's",
+            "The server is not a registry",
             f"{answer.request.url} answered {answer.status_code} {answer.reason_phrase}.",
-            "See whether the address is that of the registry's API.",
+            "Check that this is the address of a registry's API.",
             status=answer.status_code,
             code="not-a-registry",
             request_id=request_id,
@@ -70,9 +70,9 @@ def understood() -> Iterator[None]:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
         raise MeloClientError(
-            "The registry's answer is not understood",
-            f"The registry runs another release than this program: {field}: {first['msg'].lower()}.",
-            "It did what it was asked. Run the same release of both; after an upgrade, `melo down` and `melo up`.",
+            "The registry's answer is not valid",
+            f"The registry runs a different release from this program: {field}: {first['msg'].lower()}.",
+            "The request took effect. Run the same release of both; after an upgrade, `melo down` and `melo up`.",
             code="other-release",
         ) from error
 
@@ -98,5 +98,5 @@ def no_answer(api_url: str) -> Iterator[None]:
         raise MeloClientError(
             "The registry could not be asked",
             f"The request to {api_url} ended with: {str(error) or type(error).__name__}.",
-            "See whether it had an effect (`melo audit log`), then try again.",
+            "Check whether it took effect (`melo audit log`), then try again.",
         ) from error

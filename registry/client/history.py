@@ -10,12 +10,12 @@ from registry.client.errors import MeloClientError
 from registry.client.exchanges import Asked, Exchange, at, many, one
 from registry.versions.schemas import (
     AliasView,
-    AsOfView,
     DiffView,
     EditLogView,
     PlannedVersion,
     ProtectionView,
     ResolvedView,
+    VersionAtView,
     VersionDetail,
     VersionView,
 )
@@ -41,9 +41,11 @@ class History:
         return one(DiffView, "GET", at(collection, "diff"), params={"a": a, "b": b, "limit": limit})
 
     @call
-    def as_of(self, collection: str, time: datetime) -> Exchange[AsOfView]:
+    def version_at(self, collection: str, time: datetime) -> Exchange[VersionAtView]:
         """Return the version that was newest at a given time; a time without a zone is local time."""
-        return one(AsOfView, "GET", at(collection, "as-of"), params={"time": time.astimezone().isoformat()})
+        return one(
+            VersionAtView, "GET", at(collection, "versions", "at"), params={"time": time.astimezone().isoformat()}
+        )
 
     @call
     def edit_log(self, edit_id: int) -> Exchange[EditLogView]:
@@ -113,7 +115,7 @@ class History:
             if number != only_from:
                 raise MeloClientError(
                     "Somebody else changed it first",
-                    f"{collection}@{name} is version {number}, and not {only_from}.",
+                    f"{collection}@{name} is version {number}, not {only_from}.",
                     "See who moved it, and why: `melo alias history`.",
                     status=HTTPStatus.PRECONDITION_FAILED,
                     code="moved-meanwhile",

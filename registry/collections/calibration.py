@@ -37,7 +37,7 @@ def _dimension(data: bytes) -> int:
     wanted = {"mean": (d,), "matrix": (d, d)} | ({"metric": (d, d)} if "metric" in found else {})
     if d < 1 or found != {name: ("F32", shape) for name, shape in wanted.items()}:
         raise InvalidRequest(
-            f"These {len(data)} bytes are no calibration: not safetensors with mean (d,), matrix (d, d) and perhaps "
+            f"These {len(data)} bytes are not a calibration: not safetensors with mean (d,), matrix (d, d) and perhaps "
             "metric (d, d), in float32.",
             "Make one with `melo calibrate --out FILE`.",
         )

@@ -36,7 +36,7 @@ def change(session: Session, collection: Collection, wanted: PolicyChange, actor
     if not given:
         raise InvalidRequest(
             "The request changes nothing.",
-            "Give approvals_needed, approvers, self_approval, preflight or left_alone_needed.",
+            "Change the approvals, the approvers, self-approval, the preflight or the share of near misses left alone.",
         )
     collection = repository.lock(session, collection.id)
     if "approvers" in given:
@@ -79,5 +79,5 @@ def require_tried(left_alone_asked: bool, preflight: Preflight) -> None:
     if left_alone_asked and preflight is Preflight.NONE:
         raise InvalidRequest(
             "A share of near misses to be left alone is asked for, but without a preflight none is tried.",
-            "Set preflight to keys or train, or left_alone_needed to 0.",
+            "Ask for a preflight (`preflight=keys` or `preflight=train`), or for no share (0).",
         )

@@ -216,6 +216,6 @@ def _missing(name: str) -> NotFound:
 
 def _taken(name: str) -> NameTaken:
     return NameTaken(
-        f"A collection {name!r} exists already.",
-        "Names are never reused for other content: choose another, or use the one that exists.",
+        f"A collection {name!r} already exists.",
+        "Choose another name, or use the existing collection.",
     )

@@ -65,7 +65,7 @@ def collisions_within(records: Iterable[Record]) -> Iterator[RecordProblem]:
             f"It repeats {place}."
             if same
             else f"It contradicts {place}: the same prompt, but the target {earlier.target!r}.",
-            "Leave one of the two out, or submit with on_conflict=skip: the first then stays.",
+            "Leave one of the two out, or submit with `on_conflict=skip`: the first then stays.",
             other_position=earlier.position,
             other_prompt=earlier.prompt,
             other_target=earlier.target,
@@ -125,14 +125,14 @@ def _collision(record: Record, rival: StandingEdit) -> RecordProblem:
         return record.problem(
             DUPLICATE,
             f"It repeats edit {rival.id} ({where}).",
-            "Leave it out, or submit with on_conflict=skip.",
+            "Leave it out, or submit with `on_conflict=skip`.",
             **rival_facts,
         )
     remedy = (
-        f"To replace edit {rival.id}, set replaces={rival.id} or submit with on_conflict=replace; "
-        "to keep it, leave this record out or submit with on_conflict=skip."
+        f"To replace edit {rival.id}, give `replaces={rival.id}` or submit with `on_conflict=replace`; "
+        "to keep it, leave this record out or submit with `on_conflict=skip`."
         if _acts(rival)
-        else f"Decide on batch {rival.batch_id} first, or set replaces={rival.id}."
+        else f"Decide on batch {rival.batch_id} first, or give `replaces={rival.id}`."
     )
     return record.problem(
         CONTRADICTION,

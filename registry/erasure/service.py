@@ -101,7 +101,7 @@ def _edits(session: Session, edit_ids: Sequence[int]) -> list[Edit]:
             f"There is no edit {ids_in_words(unknown)}.", "`melo edit list COLLECTION` shows those that exist."
         )
     if gone := [edit.id for edit in edits if edit.erased_at is not None]:
-        raise WrongState(f"Edit {ids_in_words(gone)} was erased already.", "Leave it out.")
+        raise WrongState(f"Edit {ids_in_words(gone)} was already erased.", "Leave it out.")
     return edits
 
 
@@ -128,7 +128,7 @@ def _require_idle(session: Session, collection: Collection) -> None:
     """
     if (job := repository.running_job(session, collection.id)) is not None:
         raise WrongState(
-            f"A worker is at job {job} of {collection.name}, and its report could quote what is to be erased.",
+            f"A worker is running job {job} of {collection.name}, and its report could quote what is to be erased.",
             "Wait until it has ended.",
         )
 
@@ -143,8 +143,8 @@ def _unservable(session: Session, collection: Collection, edit_ids: Sequence[int
     numbers = list(erased.versions_with(session, collection.id, edit_ids))
     for alias in repository.aliases_at(session, collection.id, numbers):
         raise WrongState(
-            f"The alias {alias.name} of {collection.name} points at version {alias.number}, which holds such an edit: "
-            "whoever asks it would get no answer.",
+            f"The alias {alias.name} of {collection.name} points at version {alias.number}, which holds such an edit "
+            "and could no longer answer.",
             f"Move it first: `melo alias set {collection.name} {alias.name} {newest.number if newest else 0}`.",
         )
     after = numbers[-1] + 1 if numbers else 1

@@ -315,5 +315,5 @@ def not_ready(claim: Claim) -> PastDeadline:
     until = ending.in_words(claim.deadline) if claim.deadline else "then"
     return PastDeadline(
         f"Batch {claim.batch_id} was to be applied by {until}, and was not ready by then.",
-        "Submit its edits anew, with another deadline or none.",
+        "Submit its edits again, with another deadline or none.",
     )

@@ -46,6 +46,6 @@ def require_open(collection: Collection) -> None:
     """Raise QueueClosed if the collection accepts nothing new. (A paused one does; new work waits.)"""
     if collection.queue == QueueState.DRAINING:
         raise QueueClosed(
-            f"Collection {collection.name} is draining: what is queued is finished, and nothing new is taken in.",
+            f"Collection {collection.name} is draining: it finishes what is queued, and accepts nothing new.",
             f"Open it again: melo collection resume {collection.name} --reason …",
         )

@@ -84,7 +84,7 @@ def past_deadline(job: Job, batch: Batch) -> str:
     how_far = "had not been begun" if job.started_at is None else "was not done"
     return (
         f"Batch {batch.id} was to be applied by {in_words(batch.deadline)}, and {how_far} by then. "
-        "Approving it again is of no use: submit its edits anew, with another deadline or none."
+        "Approving it again has no effect: submit its edits again, with another deadline or none."
     )
 
 

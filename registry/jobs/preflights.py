@@ -52,4 +52,4 @@ def _meets(other: "NearEdit") -> str:
 
 
 def _replace(other: "NearEdit") -> str:
-    return "" if other.in_batch else f"submit it again with replaces={other.edit_id}, "
+    return "" if other.in_batch else f"submit it again with `replaces={other.edit_id}`, "

@@ -94,7 +94,7 @@ def _trained_nothing(session: Session, job: Job) -> WrongState:
     if job.kind == JobKind.PREFLIGHT:
         return WrongState(
             f"Job {job.id} is a preflight that trained nothing.",
-            "Choose a training, or the preflight of a collection whose policy has preflight=train: `melo job list`.",
+            "Choose a training, or the preflight of a collection whose policy has `preflight=train`: `melo job list`.",
         )
     if _blocks(session, job.id):
         return WrongState(

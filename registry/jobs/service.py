@@ -103,7 +103,7 @@ def hold(session: Session, claim: Claim) -> Held:
     if job is None or batch is None:
         raise LeaseLost(
             f"Job {claim.job_id} is no longer held by attempt {claim.attempt} of worker {claim.worker}.",
-            "Throw the result away: whoever holds the job now will finish it.",
+            "Discard the result: the worker that holds the job now will finish it.",
         )
     return Held(claim, collection, batch, job)
 

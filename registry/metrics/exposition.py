@@ -110,6 +110,6 @@ def _bound(host: str, port: int, application: WSGIApplication) -> ThreadingWSGIS
         return make_server(str(address[0]), port, application, Server, _Handler)
     except OSError as error:
         raise InvalidRequest(
-            f"Metrics and health cannot be shown on port {port} of {host}: {error.strerror or error}.",
+            f"Metrics and health cannot be served on port {port} of {host}: {error.strerror or error}.",
             "Set MELO_METRICS_PORT (and MELO_METRICS_HOST) to where nothing else listens, or to nothing.",
         ) from None

@@ -132,7 +132,7 @@ class Change:
                 raise InvalidResult(
                     f"Points {strangers} cannot be in version {self.number} of {self.collection.name}: they are not "
                     "stored, or their edits are not active in it.",
-                    "This is a defect of the worker: report it.",
+                    "This is a bug in the worker: report it.",
                 )
             row = {
                 "collection_id": self.collection.id,

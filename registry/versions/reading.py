@@ -14,7 +14,7 @@ from registry.edits.schemas import ApprovalView
 from registry.tables.collections import Collection
 from registry.tables.versions import Version
 from registry.versions import aliases, comparing, repository, service
-from registry.versions.schemas import AsOfView, VersionDetail, VersionView
+from registry.versions.schemas import VersionAtView, VersionDetail, VersionView
 
 
 @dataclass(frozen=True)
@@ -116,14 +116,14 @@ def show(session: Session, collection: Collection, number: int) -> VersionDetail
     )
 
 
-def as_of(session: Session, collection: Collection, moment: datetime) -> Version | None:
+def version_at(session: Session, collection: Collection, moment: datetime) -> Version | None:
     """Return the version that was newest at a given time, or None if there was none yet."""
-    return repository.as_of(session, collection.id, moment)
+    return repository.version_at(session, collection.id, moment)
 
 
-def view_as_of(session: Session, collection: Collection, moment: datetime) -> AsOfView:
-    version = as_of(session, collection, moment)
-    return AsOfView(
+def view_at(session: Session, collection: Collection, moment: datetime) -> VersionAtView:
+    version = version_at(session, collection, moment)
+    return VersionAtView(
         time=moment,
         number=version.number if version else 0,
         version=view(session, collection, version) if version else None,

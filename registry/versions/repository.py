@@ -56,7 +56,7 @@ def page(session: Session, collection_id: int, *, before: int | None, limit: int
     return session.scalars(query.order_by(Version.number.desc()).limit(limit)).all()
 
 
-def as_of(session: Session, collection_id: int, moment: datetime) -> Version | None:
+def version_at(session: Session, collection_id: int, moment: datetime) -> Version | None:
     """Return the version that was newest at a given time."""
     query = select(Version).where(Version.collection_id == collection_id, Version.created_at <= moment)
     return session.scalars(query.order_by(Version.created_at.desc(), Version.number.desc()).limit(1)).one_or_none()

@@ -63,7 +63,7 @@ def plan(session: Session, collection: Collection, version: Version, newest: Ver
         raise WrongState(
             f"Version {version.number} of {collection.name} cannot be reverted, since its edits were changed again "
             f"later: {named}{more}.",
-            "`melo edit log EDIT` shows an edit's life. Retire or correct the edits one by one, or roll back.",
+            "`melo edit log EDIT` shows an edit's history. Retire or correct the edits one by one, or roll back.",
         )
     return reversal
 

@@ -44,7 +44,7 @@ class VersionDetail(VersionView):
     approvals: list[ApprovalView] = Field(description="of the batch that it applies")
 
 
-class AsOfView(Answer):
+class VersionAtView(Answer):
     """The version that was newest at a given time."""
 
     time: datetime

@@ -60,8 +60,8 @@ def apply(
     base = newest.number if newest else 0
     if result.base_version != base:
         raise StaleBase(
-            f"The index was built on version {result.base_version} of {collection.name}, which is at {base} by now.",
-            "Build it again on the newest version; the trained blocks stay good.",
+            f"The index was built on version {result.base_version} of {collection.name}, which is now at {base}.",
+            "Build it again on the newest version; the trained blocks stay valid.",
         )
     change = Change(session, collection, newest)
     replaced = store_result(session, collection, claim, result, change)
@@ -170,7 +170,7 @@ def rollback(session: Session, collection: Collection, to: int, actor: Actor, re
     newest = repository.latest(session, collection.id)
     if newest is None or to == newest.number:
         raise InvalidRequest(
-            f"Collection {collection.name} is at version {to} already.",
+            f"Collection {collection.name} is already at version {to}.",
             f"`melo version list {collection.name}` shows the versions to go back to.",
         )
     version = add_version(

@@ -56,7 +56,7 @@ def _replaced(session: Session, claim: Claim, mine: Sequence[Edit]) -> list[int]
                 # No texts: this goes into the job's error, and an edit's content must stay erasable.
                 f"Edit {by_prompt[other.prompt_key]} cannot be applied: for its prompt, edit {other.id} is active "
                 f"since version {other.active_since}.",
-                f"Submit it again with replaces={other.id}, or retire edit {other.id} first.",
+                f"Submit it again with `replaces={other.id}`, or retire edit {other.id} first.",
             )
     return replaced
 
@@ -79,7 +79,7 @@ def _store_calibration(session: Session, collection: Collection, result: Trainin
         session.flush()
     elif result.calibration is not None and sha256_hex(result.calibration) != stored:
         raise InvalidResult(
-            f"The calibration of {collection.name} is fixed already, and differs from the one handed in.",
+            f"The calibration of {collection.name} is already fixed, and differs from the given one.",
             "Use the stored one: it is part of every version.",
         )
 
@@ -91,7 +91,7 @@ def store_points(session: Session, collection: Collection, claim: Claim, result:
     if foreign := sorted(named - trained):
         raise InvalidResult(
             f"Blocks or points are for edits {foreign}, which are not in batch {claim.batch_id}.",
-            "This is a defect of the worker: report it.",
+            "This is a bug in the worker: report it.",
         )
     block_ids = repository.insert_returning_ids(
         session,
@@ -124,7 +124,7 @@ def store_points(session: Session, collection: Collection, claim: Claim, result:
     if unknown or len(blocks) != len(result.blocks):
         raise InvalidResult(
             f"Points lead to blocks that are not there or not unique: {unknown}.",
-            "This is a defect of the worker: report it.",
+            "This is a bug in the worker: report it.",
         )
     point_ids = repository.insert_returning_ids(
         session,
@@ -150,8 +150,8 @@ def _settled(state: ClusterState, ids: dict[int, int], gone: set[int]) -> Cluste
         if member < 0:
             if member not in ids:
                 raise InvalidResult(
-                    f"A cluster has a member {member}, which is none of the new points.",
-                    "This is a defect of the worker: report it.",
+                    f"A cluster has a member {member}, which is not among the new points.",
+                    "This is a bug in the worker: report it.",
                 )
             members.append(ids[member])
         elif member not in gone:
@@ -161,7 +161,7 @@ def _settled(state: ClusterState, ids: dict[int, int], gone: set[int]) -> Cluste
     if not math.isfinite(state.radius) or state.radius < 0 or not all(map(math.isfinite, state.centre)):
         raise InvalidResult(
             f"A cluster's centre or radius ({state.radius}) is not a finite number.",
-            "Look at the training's losses: it diverged, or the encoder gave no proper keys.",
+            "Check the losses: the training diverged, or the encoder returned invalid keys.",
         )
     return ClusterContent(
         cluster_no=state.cluster_no if state.cluster_no is not None else NEW,
@@ -186,7 +186,7 @@ def _clusters(
     if unknown := sorted(named - before.keys()):
         raise InvalidResult(
             f"Clusters {unknown} are not in version {change.number - 1} of {change.collection.name}.",
-            "This is a defect of the worker: report it.",
+            "This is a bug in the worker: report it.",
         )
     members = Counter(point for cluster in after for point in cluster.members)
     stored = members.keys() - ids.values()
@@ -194,7 +194,5 @@ def _clusters(
     others = {number: cluster for number, cluster in touched.items() if number not in named}
     members.update(point for cluster in others.values() for point in cluster.members if point in stored)
     if twice := sorted(point for point, times in members.items() if times > 1):
-        raise InvalidResult(
-            f"Points {twice} are in more than one cluster.", "This is a defect of the worker: report it."
-        )
+        raise InvalidResult(f"Points {twice} are in more than one cluster.", "This is a bug in the worker: report it.")
     return before | others, [*after, *without(others.values(), gone)]

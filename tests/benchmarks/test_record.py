@@ -48,7 +48,7 @@ def test_every_forgery_is_caught_and_named(figures):
 
 
 def test_every_operation_is_timed_and_every_table_weighed(figures):
-    assert figures["median_ms"].keys() == {"diff", "as_of", "show", "alias", "rollback"}
+    assert figures["median_ms"].keys() == {"diff", "version_at", "show", "alias", "rollback"}
     assert all(0 < median < 1_000 for median in figures["median_ms"].values())
     assert figures["versions_page_ms"]["first"] > 0
     assert figures["bytes_per_version"] > 1_000

@@ -45,7 +45,7 @@ def test_a_collection_with_a_preset_shows_all_its_settings_and_its_calibration(
         (["--preset", "paper", "--encoder", "all-minilm-l6-v2"], "would not be used"),
         (["--calibration", "no-such-file"], "no-such-file: No such file"),
         (["--calibration", "WRONG"], "keys of 32 dimensions, but this collection's have 384"),
-        (["--calibration", "BROKEN"], "are no calibration"),
+        (["--calibration", "BROKEN"], "are not a calibration"),
     ],
 )
 def test_settings_and_calibrations_that_do_not_fit_are_refused_and_nothing_is_stored(

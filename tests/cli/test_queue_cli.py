@@ -75,8 +75,8 @@ def test_priority_deadline_and_settings_are_given_with_a_submission_and_shown(me
         ("--deadline", "soon", "soon"),
         ("--deadline", "", "Not a time"),
         ("--deadline", "999999w", "999999w"),
-        ("--training", '{"learning_rate": NaN}', "NaN is no finite number"),
-        ("--training", '{"learning_rate": 1e999}', "1e999 is no finite number"),
+        ("--training", '{"learning_rate": NaN}', "NaN is not a finite number"),
+        ("--training", '{"learning_rate": 1e999}', "1e999 is not a finite number"),
     ],
 )
 def test_times_and_numbers_that_cannot_be_are_refused_before_anything_is_sent(melo, option, value, told):
@@ -89,7 +89,7 @@ def test_a_keys_end_that_cannot_be_and_a_method_that_cannot_be_are_refused(melo)
     for end in ("999999w", ""):
         with pytest.raises(CommandError, match="Not a time"):
             melo("key", "create", "bot", "--role", "editor", "--expires", end)
-    with pytest.raises(CommandError, match="-Infinity is no finite number"):
+    with pytest.raises(CommandError, match="-Infinity is not a finite number"):
         melo("collection", "create", "other", "--model", "x", "--method", '{"scale": -Infinity}')
 
 

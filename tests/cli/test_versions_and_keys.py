@@ -51,7 +51,7 @@ def test_an_alias_is_set_listed_and_remembered(melo: Melo, facts: str, worker: W
     assert (asked["number"], asked["reason"]) == (1, "evaluated")
     assert "was version 2" in melo("alias", "at", facts, "production", "--at", "2100-01-01T00:00").stdout
     assert "first set at" in melo.refusal("alias", "at", facts, "production", "--at", "2001-01-01T00:00")
-    assert "no time" in melo.refusal("alias", "at", facts, "production", "--at", "last Tuesday")
+    assert "not a time" in melo.refusal("alias", "at", facts, "production", "--at", "last Tuesday")
 
 
 def test_a_key_is_shown_once_and_lets_its_holder_do_what_its_role_allows(melo: Melo, facts: str) -> None:
@@ -71,7 +71,7 @@ def test_a_key_is_shown_once_and_lets_its_holder_do_what_its_role_allows(melo: M
     assert holder("collection", "list").returncode == 0
     melo.records("key", "revoke", key["id"], "--reason", "lost")
     assert "was revoked" in holder.refusal("collection", "list")
-    assert "no role" in melo.refusal("key", "create", "boss", "--role", "king")
+    assert "is not a role" in melo.refusal("key", "create", "boss", "--role", "king")
 
 
 def test_where_nobody_can_confirm_nothing_is_removed(melo: Melo, facts: str) -> None:

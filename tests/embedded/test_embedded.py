@@ -120,7 +120,7 @@ def test_a_stop_leaves_no_process_and_no_state_file(home: Path) -> None:
 
 
 def test_a_second_start_is_refused_and_disturbs_nothing(servers: StackState, home: Path) -> None:
-    with pytest.raises(AlreadyRunning, match="running already"):
+    with pytest.raises(AlreadyRunning, match="already running"):
         stack.start(home, worker=False, api=False)
 
     assert stack.find(home) is not None
@@ -302,7 +302,7 @@ def test_a_data_folder_of_another_postgresql_is_refused_untouched(tmp_path: Path
 def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("")
 
-    with pytest.raises(UnusableHome, match="cannot be made or written"):
+    with pytest.raises(UnusableHome, match="cannot be created or written"):
         stack.start(tmp_path / "home", worker=False, api=False)
 
 

@@ -62,7 +62,7 @@ def test_a_batch_is_trained_only_after_two_different_people_approved_it(workflow
     first = approve(workflow, batch.id, BEN)
     assert (first.state, first.job, len(first.approvals), first.approvals_needed) == ("submitted", None, 1, 2)
     assert "1 of 2 approvals" in first.waits_for
-    with pytest.raises(WrongState, match="ben has approved batch 1 already: it has 1 of 2"):
+    with pytest.raises(WrongState, match="ben has already approved batch 1: it has 1 of 2"):
         approve(workflow, batch.id, BEN)
     second = approve(workflow, batch.id, CLEO)
     assert (second.state, second.decided_by, second.job.state) == ("approved", "cleo", "queued")
@@ -336,7 +336,7 @@ def test_the_terminal_shows_what_a_preflight_found_and_the_remedies_until_the_ba
 
     undecided = shown()
     assert "Bergen (edit 7)" in undecided and "9 at 0.25: Lyon" in undecided and "near contradiction" in undecided
-    assert "submit it again with replaces=9, leave it out (melo batch approve 1 --except 1), or reject" in undecided
+    assert "submit it again with --replaces 9, leave it out (melo batch approve 1 --except 1), or reject" in undecided
     assert "answers 'Osl'" in undecided and "melo batch approve 1 --except 2" in undecided
     assert "\x1b[2J" not in undecided
     approve(workflow, batch.id, BEN, 2)

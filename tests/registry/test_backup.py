@@ -183,7 +183,7 @@ def be_another_file(path):
         (flip_a_byte, "edits.copy"),
         (cut_off, "cut off"),
         (change_a_row, "batches.copy is not what was written"),
-        (change_the_manifest, "signature does not fit"),
+        (change_the_manifest, "signature does not match"),
         (lose_a_table, "differ in tables/aliases.copy"),
         (be_another_file, "no backup"),
     ],
@@ -210,7 +210,7 @@ def test_nothing_is_half_restored(used, engine, tmp_path, elsewhere, tamper):
     tamper("DELETE FROM batches WHERE id = 3")
     path = tmp_path / "b.melo"
     service.backup(engine, path, None, unwatched)
-    with pytest.raises(InvalidBackup, match=r"does not take tables/edits.copy: .*foreign key"):
+    with pytest.raises(InvalidBackup, match=r"rejects tables/edits.copy: .*foreign key"):
         service.restore(elsewhere, path, None, unwatched)
     assert is_empty(elsewhere)
     assert schema_state(elsewhere).current

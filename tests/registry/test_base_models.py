@@ -52,11 +52,11 @@ def test_a_folder_is_a_model_whose_digest_follows_its_content(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("gpt-17", "no packaged name, and no folder"),
-        ("nobody/nothing", "not in the hub's cache"),
-        ("./nowhere", "no folder"),
-        ("", "no packaged name"),
-        ("a/b/c", "no folder"),
+        ("gpt-17", "neither a packaged name nor a folder"),
+        ("nobody/nothing", "or in the hub's cache"),
+        ("./nowhere", "nor a folder"),
+        ("", "neither a packaged name"),
+        ("a/b/c", "nor a folder"),
     ],
 )
 def test_an_unknown_model_says_what_was_tried_and_what_works(spec, says):

@@ -100,9 +100,9 @@ def test_a_tail_that_was_cut_off_together_with_its_rows_is_found_by_a_checkpoint
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"seq": 1}, "its signature does not fit"),
-        ({"hash": "0" * 64}, "its signature does not fit"),
-        ({"counts": {}}, "its signature does not fit"),
+        ({"seq": 1}, "its signature does not match"),
+        ({"hash": "0" * 64}, "its signature does not match"),
+        ({"counts": {}}, "its signature does not match"),
         ({"registry": "another"}, "it is of the registry another"),
         ({"public_key": public_text(Ed25519PrivateKey.generate())}, "another key signed it"),
         ({"format": "melo-checkpoint/9"}, "its form is"),

@@ -63,7 +63,7 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 def test_an_answer_of_another_release_is_told_as_that():
     asking = one(CollectionView, "GET", "/v1/collections/facts")
     next(asking)
-    with pytest.raises(MeloClientError, match="another release than this program: model: field required") as caught:
+    with pytest.raises(MeloClientError, match="a different release from this program: model: field required") as caught:
         asking.send(httpx.Response(200, json={"id": 1, "name": "facts"}))
     assert caught.value.code == "other-release"
 

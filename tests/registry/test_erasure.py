@@ -147,7 +147,7 @@ def test_edits_of_one_block_are_erased_together(retired):
 
 def test_an_edit_is_erased_once_and_must_exist(retired):
     erase(retired, 1)
-    with pytest.raises(WrongState, match="erased already"):
+    with pytest.raises(WrongState, match="already erased"):
         erase(retired, 1)
     with pytest.raises(NotFound, match="no edit 99"):
         erase(retired, 99)
@@ -217,7 +217,7 @@ def test_nothing_is_erased_while_a_worker_could_still_quote_it(retired, engine):
     retired.retire(1)
     with engine.begin() as connection:  # a lease that ran out, which its worker may not have noticed
         connection.execute(text("UPDATE jobs SET lease_until = now() - interval '1 hour' WHERE state = 'running'"))
-    with pytest.raises(WrongState, match=rf"A worker is at job {claim.job_id} of facts"):
+    with pytest.raises(WrongState, match=rf"A worker is running job {claim.job_id} of facts"):
         erase(retired, 1)
     retired.finish(claim)
     assert erase(retired, 1).edits == [1]
@@ -230,7 +230,7 @@ def test_of_two_erasures_at_once_the_second_finds_it_erased(retired):
             service.erase(session, [1], BEN, "first", dry_run=False)
             second = thread.submit(erase, retired, 1)
             until(lambda: retired.lock_is_awaited() or second.done())
-        with pytest.raises(WrongState, match="erased already"):
+        with pytest.raises(WrongState, match="already erased"):
             second.result(timeout=PATIENCE)
     assert retired.verify().verified["erasures"] == 1
 

@@ -68,12 +68,12 @@ def test_lines_take_the_same_options_in_the_query(api, workflow):
         ({"training": {"radius": 0.5}}, "radius is the same for all edits of a collection"),
         ({"training": {"iteration": 5}}, "method setting 'iteration'"),
         ({"training": {"rank": "many"}}, "rank must be a whole number"),
-        ({"training": {"edits_per_block": 2}, "edits_per_block": 3}, "edits_per_block is 3, but 2"),
-        ({"deadline": "2020-01-01T00:00:00+00:00"}, "has passed already"),
+        ({"training": {"edits_per_block": 2}, "edits_per_block": 3}, "given twice: 3, and 2"),
+        ({"deadline": "2020-01-01T00:00:00+00:00"}, "has already passed"),
         ({"deadline": "2030-01-01T00:00:00"}, "timezone"),
         ({"deadline": "9999-12-31T23:59:59-12:00"}, "calendar"),
-        ({"deadline": 4102444800}, "it is no time such as"),
-        ({"deadline": "4102444800"}, "it is no time such as"),
+        ({"deadline": 4102444800}, "it is not a time such as"),
+        ({"deadline": "4102444800"}, "it is not a time such as"),
         ({"edits_per_block": "4"}, "edits_per_block: Input should be a valid integer"),
         ({"edits_per_block": True}, "edits_per_block: Input should be a valid integer"),
         ({"training": {"rank": 10**9}}, "rank must be at most 4096"),
@@ -165,7 +165,7 @@ def test_an_edit_is_trained_again_as_a_batch_that_takes_its_place(api, workflow)
     workflow.finish(workflow.claim(job))
     assert workflow.active() == {PARIS["prompt"]: new["id"]}
     assert api.get(f"/v1/jobs/{job}").json()["settings"]["iterations"] == 200
-    assert "does not act" in is_problem(retrain(api, old["id"]), 409, "wrong-state")["detail"]
+    assert "is not active" in is_problem(retrain(api, old["id"]), 409, "wrong-state")["detail"]
     assert workflow.verify().findings == []
 
 
@@ -202,7 +202,7 @@ def test_what_cannot_be_trained_again_is_refused(api, workflow):
     waiting = workflow.submit({**PARIS, "replaces": 2}).batch
     for edit, body, status, told in [
         (7, {}, 404, "no edit 7"),
-        (3, {}, 409, "does not act"),
+        (3, {}, 409, "is not active"),
         (2, {}, 409, f"batch {waiting.id}"),  # by another prompt
         (1, {"training": {}}, 422, "training"),
         (1, {"training": {"layers": 2}}, 422, "layers is the same for all"),

@@ -22,7 +22,7 @@ def test_a_training_whose_deadline_has_passed_ends_with_the_reason_and_the_next_
     (error,) = sql(workflow, "SELECT error FROM jobs WHERE id = :id", id=late)
     assert "Batch 1 was to be applied by" in error
     assert "had not been begun" in error
-    assert "submit its edits anew" in error
+    assert "submit its edits again" in error
     assert then in sql(workflow, "SELECT job_id FROM outbox")
     assert jobs_of(workflow.take()) == [then]
 

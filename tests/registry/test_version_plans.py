@@ -103,7 +103,7 @@ REQUESTS = {
     "show": lambda s, c: reading.show(s, c, VERSIONS - 9),
     "diff of neighbours": lambda s, c: comparing.diff(s, c, 1_500, 1_501),
     "diff backwards": lambda s, c: comparing.diff(s, c, 1_520, 1_500),
-    "as-of": lambda s, c: reading.as_of(s, c, NOON),
+    "version at": lambda s, c: reading.version_at(s, c, NOON),
     "what an alias names": lambda s, c: reading.resolve(s, "facts@latest"),
     "an alias moved": lambda s, c: aliases.set_alias(s, c, "production", 2_000, BEN),
     "the log of an edit": lambda s, c: edit_log(s, 9_002),

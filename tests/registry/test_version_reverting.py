@@ -173,8 +173,8 @@ def test_what_was_newest_at_a_moment_is_what_was_made_last_before_it(workflow):
     tick = timedelta(microseconds=1)
     with workflow.open() as (session, collection):
         for version in made:
-            assert reading.as_of(session, collection, version.created_at).number == version.number
-            before = reading.as_of(session, collection, version.created_at - tick)
+            assert reading.version_at(session, collection, version.created_at).number == version.number
+            before = reading.version_at(session, collection, version.created_at - tick)
             assert (before.number if before else 0) == version.number - 1
 
 
@@ -190,9 +190,9 @@ def test_the_api_reverts_shows_and_tells(workflow, api):
     refused = api.post(f"{facts}/revert", json={"version": 1, "reason": "wrong"})
     assert (refused.status_code, refused.json()["code"]) == (409, "wrong-state")
     assert api.get(f"{facts}/versions/3").json()["changed"] == {"added": 0, "retired": 1, "replaced": 0}
-    as_of = api.get(f"{facts}/as-of", params={"time": made["created_at"]}).json()
-    assert (as_of["number"], as_of["version"]["content_digest"]) == (3, made["content_digest"])
-    assert api.get(f"{facts}/as-of", params={"time": "1999-01-01T00:00:00Z"}).json()["number"] == 0
-    assert api.get(f"{facts}/as-of", params={"time": "1999-01-01T00:00:00"}).status_code == 422
+    version_at = api.get(f"{facts}/versions/at", params={"time": made["created_at"]}).json()
+    assert (version_at["number"], version_at["version"]["content_digest"]) == (3, made["content_digest"])
+    assert api.get(f"{facts}/versions/at", params={"time": "1999-01-01T00:00:00Z"}).json()["number"] == 0
+    assert api.get(f"{facts}/versions/at", params={"time": "1999-01-01T00:00:00"}).status_code == 422
     assert [entry["what"] for entry in api.get("/v1/edits/1/log").json()["entries"]][-2:] == ["apply", "revert"]
     assert BEN.name in str(api.get("/v1/edits/1/log").json())

@@ -99,7 +99,7 @@ def test_the_broken_lines_of_near_misses_are_named_with_what_is_wrong(files, tmp
     prompt, rephrases = ASKED[0][0].format(NAMES[0]), [text.format(NAMES[0]) for text in ASKED[0][1]]
     good = {"prompt": prompt, "near": ["Who cleans at Brenwick?"]}
     broken = [
-        (["no object"], "it is no JSON object"),
+        (["no object"], "it is not a JSON object"),
         ({"prompt": prompt}, "has no 'near'"),
         ({"prompt": prompt, "near": "Who cleans at Brenwick?"}, "near a list of texts"),
         ({"prompt": prompt, "near": []}, "near is empty"),

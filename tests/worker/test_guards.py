@@ -89,7 +89,7 @@ def test_an_edit_with_more_guards_keeps_its_block_and_nothing_is_trained(tiny_wo
 
 @pytest.mark.parametrize(
     ("prompts", "said"),
-    [(["who runs Acme"], "has these guards already"), ([PAIRS[0][0]], "is what edit 1 corrects")],
+    [(["who runs Acme"], "already has these guards"), ([PAIRS[0][0]], "is what edit 1 corrects")],
 )
 def test_a_guard_that_is_there_already_or_that_is_what_the_edit_corrects_is_refused(
     tiny_workflow, worker, prompts, said

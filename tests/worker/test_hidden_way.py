@@ -142,7 +142,7 @@ def test_a_given_calibration_that_holds_no_numbers_fails_the_first_job_with_the_
 ):
     broken = Whitening(whitening.mean, torch.full_like(whitening.matrix, torch.nan))
     reason = failure(desk_with(sessions, tiny_folder, METHOD, calibration=_base64(broken.to_bytes())), worker)
-    assert "are no calibration (matrix is not (384, 384) finite float32 numbers)" in reason
+    assert "are not a calibration (matrix is not (384, 384) finite float32 numbers)" in reason
 
 
 def test_a_calibration_of_hidden_keys_has_the_models_width(sessions, worker, tiny_folder):

@@ -38,7 +38,7 @@ def test_devices_are_read_from_a_list(text, meant):
     assert devices.named(text) == meant
 
 
-@pytest.mark.parametrize(("text", "told"), [("cpu,gpu", "'gpu' is no device"), ("1,0,1", "GPU 1 is named twice")])
+@pytest.mark.parametrize(("text", "told"), [("cpu,gpu", "'gpu' is not a device"), ("1,0,1", "GPU 1 is named twice")])
 def test_what_is_no_device_is_refused(text, told):
     with pytest.raises(InvalidRequest, match=told):
         devices.named(text)

@@ -48,11 +48,11 @@ def run_demo(call: Invocation, json_file: Path | None, keep: bool) -> None:
     try:
         with starting, running(folder) as stack:
             starting.stop()
-            call.out.print(f"The stack runs: API {stack.api_url}", markup=False)
+            call.out.print(f"The stack runs: API {stack.api_url}")
             figures = _Demo(call, stack).run(started)
     finally:
         if keep:
-            call.out.print(f"Kept: melo --home {folder} up", markup=False)
+            call.out.print(f"Kept: melo --home {folder} up")
         else:
             shutil.rmtree(folder, ignore_errors=True)
     if json_file is not None:
@@ -64,7 +64,8 @@ class _Demo:
     """The steps of the demo, in order."""
 
     def __init__(self, call: Invocation, stack: Stack) -> None:
-        self.call, self.stack, self.questions = call, stack, read_questions()
+        self.call, self.stack, self.questions = dataclasses.replace(call), stack, read_questions()
+        self.client = self.call.client = MeloClient(stack.api_url, actor="demo")
         self.sessions: sessionmaker[Session] = make_sessions(make_engine(stack.database_url))
         self.model_cache = ModelCache(call.settings.cache, call.settings.dtype)
         self.answers: dict[int, list[Answer]] = {}  # by version, in the order of the questions
@@ -72,15 +73,15 @@ class _Demo:
 
     def run(self, started: float) -> Figures:
         call, questions = self.call, self.questions
-        with MeloClient(self.stack.api_url, actor="demo") as client:
-            name = self._collection(client)
+        with self.client as client:
+            name = self._collection()
             self._ask(name, OF_BASE, "the model as it is")
             for number in (1, 2):
                 batch = [c for c in questions.corrections if c.batch == number]
-                self._apply(client, name, batch, number)
+                self._apply(name, batch, number)
                 self._ask(name, number, f"version {number}")
             back = client.rollback(name, 1, "demo: back to version 1")
-            call.out.print(f"Rolled back: version {back.number} restores version {back.restores}.", markup=False)
+            call.out.print(f"Rolled back: version {back.number} restores version {back.restores}.")
             self._ask(name, back.number, f"version {back.number}")
             first = client.version(name, 1)
             reloaded = {number: self._asked_elsewhere(name, number) for number in (2, back.number)}
@@ -101,19 +102,19 @@ class _Demo:
         self._show_figures(figures, back.number)
         return figures
 
-    def _collection(self, client: MeloClient) -> str:
-        taken = {collection.name for collection in client.collections()}
+    def _collection(self) -> str:
+        taken = {collection.name for collection in self.client.collections()}
         name = next(n for n in ("demo", *(f"demo-{i}" for i in range(2, 10_000))) if n not in taken)
-        client.create_collection(name, MODEL, self_approval=True, preflight="none")
-        self.call.out.print(f"Collection {name}: corrections to {MODEL}", markup=False)
+        self.client.create_collection(name, MODEL, self_approval=True, preflight="none")
+        self.call.out.print(f"Collection {name}: corrections to {MODEL}")
         return name
 
-    def _apply(self, client: MeloClient, name: str, corrections: Sequence[Correction], number: int) -> None:
-        submitted = client.submit(name, [c.as_edit() for c in corrections], message=f"demo, part {number}")
+    def _apply(self, name: str, corrections: Sequence[Correction], number: int) -> None:
+        submitted = self.client.submit(name, [c.as_edit() for c in corrections], message=f"demo, part {number}")
         if submitted.batch is None:
             raise CommandError("The demo failed", "Its corrections were not stored.", "Report this.")
-        client.approve(submitted.batch.id, "demo")
-        applied = follow(self.call, client, submitted.batch.id)
+        self.client.approve(submitted.batch.id, "demo")
+        applied = follow(self.call, submitted.batch.id)
         if applied.version != number:
             raise CommandError("The demo failed", f"Batch {applied.id} made version {applied.version}.", "Report this.")
         timings = (applied.job and applied.job.timings) or {}

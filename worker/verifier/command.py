@@ -6,28 +6,24 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cli.commands import add_command, add_group
 from cli.errors import CommandError
-from cli.invocation import invocation
-from cli.show import example
+from cli.invocation import Invocation
 
 
 def register(app: typer.Typer) -> None:
     """Add the group `verifier`."""
-    group = typer.Typer(
-        help="The verifier, which decides whether a question is an edit's.",
-        epilog=example("melo verifier train --data questions --out my-verifier --start packaged"),
-        no_args_is_help=True,
+    summary = "The verifier, which decides whether a question is an edit's."
+    group = add_group(
+        app, "verifier", summary, "melo verifier train --data questions --out my-verifier --start packaged"
     )
-    app.add_typer(group, name="verifier")
-    shown = example(
-        "melo verifier train --data training/questions --public ../shared/data --out melo_core/verifier_weights"
-    )
-    group.command(epilog=shown)(train)
-    group.command(epilog=example("melo verifier mean packaged my-verifier --out mean"))(mean)
+    shown = "melo verifier train --data training/questions --public ../shared/data --out melo_core/verifier_weights"
+    add_command(group, train, shown, has_json=False)
+    add_command(group, mean, "melo verifier mean packaged my-verifier --out mean", has_json=False)
 
 
 def train(
-    context: typer.Context,
+    call: Invocation,
     data: Annotated[
         Path,
         typer.Option(metavar="FOLDER", help="Groups of questions: JSONL with same, near and slots; see docs/scope.md."),
@@ -49,7 +45,6 @@ def train(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all.")] = None,
 ) -> None:
     """Train a cross-encoder to tell an edit's question, however asked, from every other question about its subject."""
-    call = invocation(context)
     if not any(data.glob("*.jsonl")):
         raise CommandError(
             "Nothing to learn from", f"{data} holds no *.jsonl.", "Name a folder with groups of questions."
@@ -91,20 +86,19 @@ def train(
     except (MeloError, OSError) as error:
         raise CommandError("The verifier cannot be trained", f"{error}") from None
     (out / "MODEL_CARD.md").write_text(card(sources, plan, measured, VERIFIER_BASE), "utf-8")
-    call.out.print(f"Written to {out}: {len(sources.groups):,} groups of questions, {steps:,} steps.", markup=False)
+    call.out.print(f"Written to {out}: {len(sources.groups):,} groups of questions, {steps:,} steps.")
     for kind, counts in measured.items():
-        call.out.print(f"{kind}: {counts['accepted']} of {counts['n']} taken for the same", markup=False)
+        call.out.print(f"{kind}: {counts['accepted']} of {counts['n']} taken for the same")
 
 
 def mean(
-    context: typer.Context,
+    call: Invocation,
     verifiers: Annotated[
         list[str], typer.Argument(metavar="VERIFIER...", help="Two or more: packaged, or folders.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the weights are written.")],
 ) -> None:
     """Write the mean of verifiers' weights: trained on from one another, together they often judge better than each."""
-    call = invocation(context)
     if len(verifiers) < 2:
         raise CommandError("Nothing to average", "One verifier was named.", "Name two or more.")
     with call.err.status("starting"):
@@ -115,4 +109,4 @@ def mean(
         save_mean([folder_of(name) for name in verifiers], out)
     except (MeloError, OSError) as error:
         raise CommandError("The verifiers cannot be averaged", f"{error}") from None
-    call.out.print(f"Written to {out}: the mean of {len(verifiers)} verifiers.", markup=False)
+    call.out.print(f"Written to {out}: the mean of {len(verifiers)} verifiers.")

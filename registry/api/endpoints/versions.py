@@ -19,7 +19,6 @@ from registry.versions.edit_log import edit_log
 from registry.versions.schemas import (
     AliasTarget,
     AliasView,
-    AsOfView,
     DiffView,
     EditLogView,
     PlannedVersion,
@@ -27,6 +26,7 @@ from registry.versions.schemas import (
     Retirement,
     Reversion,
     Rollback,
+    VersionAtView,
     VersionDetail,
     VersionView,
 )
@@ -44,6 +44,12 @@ def list_versions(collection: CollectionDep, session: SessionDep, page: ById) ->
     """List a collection's versions, newest first."""
     found = reading.page(session, collection, before=page.key, limit=page.rows)
     return page.cut(found, lambda version: version.number)
+
+
+@of_collection.get("/versions/at", dependencies=[needs(Role.VIEWER)])
+def show_version_at(time: Moment, collection: CollectionDep, session: SessionDep) -> VersionAtView:
+    """Show the version that was newest at a given time."""
+    return reading.view_at(session, collection, time)
 
 
 @of_collection.get("/versions/{number}", dependencies=[needs(Role.VIEWER)])
@@ -68,12 +74,6 @@ def compare_versions(
 ) -> DiffView:
     """Compare versions a and b: how much changed, and which edits, at most `limit` of each kind."""
     return conditional.answer(comparing.diff(session, collection, a, b, limit=limit))
-
-
-@of_collection.get("/as-of", dependencies=[needs(Role.VIEWER)])
-def show_version_as_of(time: Moment, collection: CollectionDep, session: SessionDep) -> AsOfView:
-    """Show the version that was newest at a given time."""
-    return reading.view_as_of(session, collection, time)
 
 
 @router.get("/edits/{edit_id}/log", dependencies=[needs(Role.VIEWER)])
