@@ -61,7 +61,8 @@ def create_app(settings: Settings, database: Database, router: Router) -> FastAP
     app.state.rates = Rates(settings.rate_limit, settings.redis_url)
     app.state.metrics = Metrics(router.engine)
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
-    app.add_middleware(Gate, answer=_refusal, open_paths=frozenset({"/health", "/docs", "/openapi.json"}))
+    open_paths = frozenset({"/health", "/docs", "/openapi.json"})
+    app.add_middleware(Gate, answer=_refusal, open_paths=open_paths, placeholders=True)
     app.add_middleware(RequestLog)
     app.include_router(api)
     for kind in (RegistryError, MeloError, RequestValidationError, HTTPException, DBAPIError, Exception):

@@ -33,9 +33,12 @@ class Gate:
         app: ASGIApp,
         answer: Callable[[Request, Exception], Response] = answer_to,
         open_paths: frozenset[str] = OPEN,
+        placeholders: bool = False,
     ) -> None:
-        """answer: what a caller who is not admitted is told. open_paths: served to everybody."""
-        self.app, self.answer, self.open_paths = app, answer, open_paths
+        """answer: what a caller who is not admitted is told. open_paths: served to everybody. placeholders: where this
+        machine needs no key, a text that is none does not matter: OpenAI's clients cannot leave it out.
+        """
+        self.app, self.answer, self.open_paths, self.placeholders = app, answer, open_paths, placeholders
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in self.open_paths:
@@ -43,7 +46,7 @@ class Gate:
             return
         request = Request(scope)
         try:
-            caller = await _admit(request)
+            caller = await _admit(request, self.placeholders)
         except Exception as error:
             await self.answer(request, error)(scope, receive, send)
             return
@@ -52,11 +55,12 @@ class Gate:
             await self.app(scope, receive, send)
 
 
-async def _admit(request: Request) -> Caller:
+async def _admit(request: Request, placeholders: bool) -> Caller:
     """Return the caller. Raises Unauthorized, NotLocal, TooManyRequests or InvalidRequest."""
     settings: Settings = request.app.state.settings
     needs_key = settings.require_key or _operators_key(settings) is not None
-    if "Authorization" not in request.headers and not needs_key and _is_this_machine(request):
+    no_key = "Authorization" not in request.headers or (placeholders and KeyText.read(_bearer(request)) is None)
+    if no_key and not needs_key and _is_this_machine(request):
         _require_local_name(request)
         return _operator(request)
     # In a thread, because it queries the database and perhaps Redis.

@@ -1,0 +1,142 @@
+"""OpenAI's own client, unchanged, against a server on a socket."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+
+import openai
+import pytest
+import uvicorn
+from openai import AsyncOpenAI, OpenAI
+
+from registry.base.database import make_engine
+from registry.base.settings import Settings
+from serving.app import create_app
+from serving.engine import Engine, Loop
+from serving.router import Router
+from serving.versions import Versions, model_to_serve
+from tests.patience import PATIENCE, until
+from tests.serving.conftest import OTHER, OTHER_TARGET, QUESTION, TARGET, Site
+
+ELSEWHERE = "What is the height of K2?"
+SURE = {"temperature": 0, "max_tokens": 12}
+
+
+def turns(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+@pytest.fixture(scope="module")
+def url(site: Site) -> Iterator[str]:
+    with site.sessions() as session:
+        name, digest = model_to_serve(session, None)
+    versions = Versions(site.sessions, site.cache, name, digest)
+    router = Router(versions, Engine(Loop(versions.base, rows=8)))
+    settings = Settings(database_url=site.url, api_key=None, stop_seconds=5)
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = create_app(settings, make_engine(site.url), router)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    until(lambda: server.started)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    server.should_exit = True
+    thread.join(PATIENCE)
+
+
+@pytest.fixture
+def client(url: str) -> OpenAI:
+    return OpenAI(base_url=url, api_key="none", timeout=PATIENCE, max_retries=0)
+
+
+def test_chats_completions_and_models(client):
+    answer = client.chat.completions.create(model="facts@2", messages=turns(QUESTION))
+    assert answer.choices[0].message.content == TARGET and answer.choices[0].finish_reason == "stop"
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert answer.model_extra["melo"]["edit"]["author"] == "ada"
+
+    asked = client.chat.completions.create(
+        model="facts@2", messages=turns(ELSEWHERE), logprobs=True, top_logprobs=3, n=2, **SURE
+    )
+    first, second = asked.choices
+    assert first.message.content == second.message.content
+    assert len(first.logprobs.content[0].top_logprobs) == 3
+    assert first.logprobs.content[0].token == first.logprobs.content[0].top_logprobs[0].token
+
+    said = client.completions.create(model="facts@base", prompt="One", logprobs=1, **SURE)
+    assert len(said.choices[0].logprobs.tokens) == said.usage.completion_tokens
+    assert "facts@production" in [model.id for model in client.models.list()]
+    assert client.models.retrieve("facts@production").id == "facts@production"
+
+
+def test_streams_of_several_choices(client):
+    whole = client.chat.completions.create(model="facts@1", messages=turns(ELSEWHERE), n=2, **SURE)
+    texts, usage = ["", ""], None
+    for chunk in client.chat.completions.create(
+        model="facts@1", messages=turns(ELSEWHERE), n=2, stream=True, stream_options={"include_usage": True}, **SURE
+    ):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+        usage = chunk.usage or usage
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert usage == whole.usage
+    pieces = client.completions.create(model="facts@1", prompt="One", stream=True, **SURE)
+    text = client.completions.create(model="facts@1", prompt="One", **SURE).choices[0].text
+    assert "".join(choice.text for chunk in pieces for choice in chunk.choices) == text
+
+
+def test_errors_are_of_the_clients_own_kinds(client):
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="facts@nothing", messages=turns(QUESTION))
+    assert missing.value.code == "model_not_found" and missing.value.param == "model"
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="facts@1", messages=turns(QUESTION), temperature=5)
+
+
+def test_a_reader_who_goes_away_makes_room(client):
+    stream = client.chat.completions.create(model="facts@1", messages=turns(ELSEWHERE), stream=True, temperature=0)
+    next(iter(stream))
+    stream.close()
+    assert (
+        client.chat.completions.create(model="facts@1", messages=turns(QUESTION)).choices[0].message.content == TARGET
+    )
+
+
+def test_many_at_once_each_get_the_answer_of_the_version_that_they_began_with_while_its_alias_flips(url, site):
+    """No error, and no answer that mixes two versions: each is compared with what its own version says."""
+    asks = {QUESTION: {1: TARGET, 2: TARGET}, OTHER: {2: OTHER_TARGET}, ELSEWHERE: {}}
+    site.alias("flipping", 1)
+    answers = []
+    done = threading.Event()
+
+    def flip() -> None:
+        for turn in range(20):
+            site.alias("flipping", 2 - turn % 2)
+            if done.wait(0.2):
+                return
+
+    async def ask_all() -> None:
+        client = AsyncOpenAI(base_url=url, api_key="none", timeout=PATIENCE, max_retries=0)
+        for question, known in asks.items():  # what each version says when asked alone
+            for number in (1, 2):
+                said = await client.chat.completions.create(model=f"facts@{number}", messages=turns(question), **SURE)
+                known.setdefault(number, said.choices[0].message.content)
+                assert known[number] == said.choices[0].message.content
+
+        async def one(question: str) -> None:
+            said = await client.chat.completions.create(model="facts@flipping", messages=turns(question), **SURE)
+            number = int(said.model_extra["melo"]["version"].partition("@")[2])
+            answers.append((question, number, said.choices[0].message.content))
+
+        flipping = threading.Thread(target=flip)
+        flipping.start()
+        for _ in range(8):
+            await asyncio.gather(*(one(question) for question in list(asks) * 4))
+        done.set()
+        flipping.join()
+
+    asyncio.run(ask_all())
+    assert len(answers) == 96
+    assert all(said == asks[question][number] for question, number, said in answers)
+    assert {number for _, number, _ in answers} == {1, 2}
