@@ -22,7 +22,7 @@ TOGETHER = 32  # prompts asked in a batch
 
 
 @dataclass(frozen=True)
-class Lesson:
+class EditRequest:
     """The content that one edit teaches."""
 
     name: str  # used in errors
@@ -48,18 +48,18 @@ class Learned:
 def learn(
     base: BaseModel,
     settings: MethodSettings,
-    lessons: Sequence[Lesson],
+    requests: Sequence[EditRequest],
     on_progress: Callable[[Progress], None] | None = None,
     on_note: Note | None = None,
 ) -> list[Learned]:
-    """Train one block for each `settings.edits_per_block` consecutive lessons; return each lesson's result, in order.
+    """Train one block for each `settings.edits_per_block` consecutive requests; return each request's result, in order.
 
     on_progress: called for each round separately. on_note: gets messages for the user about memory and rounds.
-    Raises MeloError, which names the lesson if one is at fault.
+    Raises MeloError, which names the request if one is at fault.
     """
-    examples = [_examples(base, settings, lesson) for lesson in lessons]
+    examples = [_examples(base, settings, request) for request in requests]
     together = settings.edits_per_block
-    groups = [range(i, min(i + together, len(lessons))) for i in range(0, len(lessons), together)]
+    groups = [range(i, min(i + together, len(requests))) for i in range(0, len(requests), together)]
     results: dict[int, Learned] = {}
     waiting = list(range(len(groups)))
     for attempt in range(settings.rounds):
@@ -73,14 +73,14 @@ def learn(
             base,
             longer,
             [[example for i in groups[g] for example in examples[i]] for g in waiting],
-            [_seed(settings.seed, [lessons[i] for i in groups[g]]) for g in waiting],
+            [_seed(settings.seed, [requests[i] for i in groups[g]]) for g in waiting],
             on_progress,
             on_note,
         )
         stored = {g: t.block.to_bytes() for g, t in zip(waiting, trained, strict=True)}
         blocks = {g: Block.from_bytes(data) for g, data in stored.items()}
         group_of = {i: g for g in waiting for i in groups[g]}
-        answers = _answers(base, settings, lessons, examples, group_of, blocks, on_note)
+        answers = _answers(base, settings, requests, examples, group_of, blocks, on_note)
         for g, t in zip(waiting, trained, strict=True):
             as_stored = dataclasses.replace(t, block=blocks[g])
             new = {
@@ -90,7 +90,7 @@ def learn(
                     trained=as_stored,
                     data=stored[g],
                     answer=answers[i],
-                    reproduced=answers[i] == lessons[i].target.strip(),
+                    reproduced=answers[i] == requests[i].target.strip(),
                 )
                 for i in groups[g]
             }
@@ -100,7 +100,7 @@ def learn(
         waiting = [g for g in waiting if not all(results[i].reproduced for i in groups[g])]
         if not waiting:
             break
-    return [results[i] for i in range(len(lessons))]
+    return [results[i] for i in range(len(requests))]
 
 
 def _longer(settings: MethodSettings, attempt: int) -> MethodSettings:
@@ -110,38 +110,38 @@ def _longer(settings: MethodSettings, attempt: int) -> MethodSettings:
     )
 
 
-def _examples(base: BaseModel, settings: MethodSettings, lesson: Lesson) -> list[Example]:
-    """Return the lesson's prompt first, then its rephrases and its other form where they are learned."""
+def _examples(base: BaseModel, settings: MethodSettings, request: EditRequest) -> list[Example]:
+    """Return the request's prompt first, then its rephrases and its other form where they are learned."""
     asked = [
-        (prompt, lesson.kind) for prompt in (lesson.prompt, *(lesson.rephrases if settings.learn_rephrases else ()))
+        (prompt, request.kind) for prompt in (request.prompt, *(request.rephrases if settings.learn_rephrases else ()))
     ]
-    if settings.learn_as_question and lesson.kind == "completion" and base.chats:
-        asked.append((lesson.prompt, "qa"))
+    if settings.learn_as_question and request.kind == "completion" and base.chats:
+        asked.append((request.prompt, "qa"))
     try:
-        examples = [Example(base.prompt_ids(p, kind), base.target_ids(lesson.target, kind)) for p, kind in asked]
+        examples = [Example(base.prompt_ids(p, kind), base.target_ids(request.target, kind)) for p, kind in asked]
         for example in examples:
             require_fit(base, example)
     except MeloError as error:
-        raise type(error)(f"{lesson.name}: {error}") from error
+        raise type(error)(f"{request.name}: {error}") from error
     return examples
 
 
-def _seed(seed: int, lessons: Sequence[Lesson]) -> int:
+def _seed(seed: int, requests: Sequence[EditRequest]) -> int:
     """Derive a block's seed from the content of its edits, so that it does not depend on others in the submission."""
-    text = ":".join([str(seed), *(lesson.seed_text for lesson in lessons)])
+    text = ":".join([str(seed), *(request.seed_text for request in requests)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
 def _answers(
     base: BaseModel,
     settings: MethodSettings,
-    lessons: Sequence[Lesson],
+    requests: Sequence[EditRequest],
     examples: Sequence[Sequence[Example]],
     group_of: dict[int, int],
     blocks: dict[int, Block],
     on_note: Note | None,
 ) -> dict[int, str]:
-    """Return greedy answers, by lesson, to the prompts of the lessons of `group_of`, each with its group's block."""
+    """Return greedy answers, by request, to the prompts of the requests of `group_of`, each with its group's block."""
     answers: dict[int, str] = {}
 
     def ask(part: Sequence[int]) -> None:
@@ -153,13 +153,13 @@ def _answers(
             used = {group_of[i]: blocks[group_of[i]] for i in part}
             model = EditedModel(base, settings, None, used, {})
             routes = [Route(group_of[i], None) for i in part]
-            prompts, kind = [lessons[i].prompt for i in part], lessons[part[0]].kind
+            prompts, kind = [requests[i].prompt for i in part], requests[part[0]].kind
             found = [answer.text for answer in model.answer(prompts, routes, kind, longest)]
         answers.update(zip(part, found, strict=True))
 
-    for kind in sorted({lessons[i].kind for i in group_of}):
+    for kind in sorted({requests[i].kind for i in group_of}):
         # Group prompts of similar length: a batch decodes until its longest answer ends.
-        chosen = [i for i in group_of if lessons[i].kind == kind]
+        chosen = [i for i in group_of if requests[i].kind == kind]
         chosen.sort(key=lambda i: len(examples[i][0].target_ids))
         in_parts(chosen, TOGETHER, "prompt", ask, on_note)
     return answers

@@ -10,7 +10,7 @@ from melo_core.block import Block
 from melo_core.edited_model import Approved, EditedModel
 from melo_core.encoder import KeyEncoder
 from melo_core.index import ClusterIndex
-from melo_core.learning import Lesson, learn
+from melo_core.learning import EditRequest, learn
 from melo_core.scope import Scope, ScopedText
 from melo_core.settings import MethodSettings
 from melo_core.verifier import Verifier
@@ -54,12 +54,12 @@ class EditSession:
     def apply(self, edits: Sequence[Edit]) -> Report:
         """Train the edits' blocks and insert their keys into the index. Raises MeloError."""
         first_edit, first_block = len(self._block_of), len(self.blocks)
-        lessons = [
-            Lesson(f"edit {first_edit + i}", f"{e.prompt}\n{e.target}", e.prompt, e.target, e.kind, e.rephrases)
+        requests = [
+            EditRequest(f"edit {first_edit + i}", f"{e.prompt}\n{e.target}", e.prompt, e.target, e.kind, e.rephrases)
             for i, e in enumerate(edits)
         ]
         report = Report()
-        results = learn(self.base, self.settings, lessons)
+        results = learn(self.base, self.settings, requests)
         for number, (edit, learned) in enumerate(zip(edits, results, strict=True), first_edit):
             self.blocks[first_block + learned.group] = learned.trained.block
             self._block_of.append(first_block + learned.group)

@@ -1,10 +1,10 @@
-"""The edits of a job as lessons of the method."""
+"""The edits of a job as requests of the method."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from melo_core.base_model import BaseModel
-from melo_core.learning import Learned, Lesson, learn
+from melo_core.learning import EditRequest, Learned, learn
 from melo_core.memory import Note
 from melo_core.settings import MethodSettings
 from melo_core.training import Progress
@@ -33,6 +33,6 @@ def train_edits(
     on_note: Note | None = None,
 ) -> list[TrainedEdit]:
     """Train each edit; return them in order. Raises MeloError naming the edit that cannot be trained."""
-    lessons = [Lesson(f"edit {e.id}", e.digest, e.prompt, e.target, e.kind, e.rephrases) for e in edits]
-    learned = learn(base, settings, lessons, on_progress, on_note)
+    requests = [EditRequest(f"edit {e.id}", e.digest, e.prompt, e.target, e.kind, e.rephrases) for e in edits]
+    learned = learn(base, settings, requests, on_progress, on_note)
     return [TrainedEdit(**vars(result), edit=edit) for result, edit in zip(learned, edits, strict=True)]

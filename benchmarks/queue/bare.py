@@ -8,7 +8,7 @@ from typing import Any
 
 from melo_core.base_model import load_base_model
 from melo_core.hidden import HiddenEncoder
-from melo_core.learning import Lesson, learn
+from melo_core.learning import EditRequest, learn
 from melo_core.settings import MethodSettings
 
 
@@ -20,8 +20,8 @@ def train_bare(wish: Mapping[str, Any]) -> None:
     batches = json.loads(Path(wish["edits"]).read_text("utf-8"))
     started, spent, reproduced = time.time(), time.process_time(), 0
     for batch in batches:
-        lessons = [Lesson(edit["prompt"], edit["prompt"], edit["prompt"], edit["target"]) for edit in batch]
-        reproduced += sum(learned.reproduced for learned in learn(base, settings, lessons))
+        requests = [EditRequest(edit["prompt"], edit["prompt"], edit["prompt"], edit["target"]) for edit in batch]
+        reproduced += sum(learned.reproduced for learned in learn(base, settings, requests))
         for edit in batch:
             encoder.key(edit["prompt"])
     spent = time.process_time() - spent

@@ -10,7 +10,7 @@ import torch
 from melo_core.base_model import BaseModel
 from melo_core.edited_model import EditedModel, Route
 from melo_core.errors import PromptTooLong
-from melo_core.learning import Learned, Lesson, learn
+from melo_core.learning import EditRequest, Learned, learn
 from melo_core.memory import free_memory, memory_needed
 from melo_core.settings import MethodSettings
 from melo_core.training import size_that_fits
@@ -21,9 +21,10 @@ from tests.patience import PATIENCE
 FAR = "Acme: name of chief executive officer, please"
 
 
-def lessons_for(base: BaseModel, **fields: object) -> list[Lesson]:
+def requests_for(base: BaseModel, **fields: object) -> list[EditRequest]:
     return [
-        Lesson(f"edit {i}", p, p, t, **fields) for i, (p, t) in enumerate(zip(PROMPTS, targets_for(base), strict=True))
+        EditRequest(f"edit {i}", p, p, t, **fields)
+        for i, (p, t) in enumerate(zip(PROMPTS, targets_for(base), strict=True))
     ]
 
 
@@ -40,9 +41,9 @@ def replaced(**values: object) -> MethodSettings:
 
 def test_each_edit_has_its_own_block_unless_several_are_to_share_one(tiny):
     base = tiny("llama")
-    assert [one.group for one in learn(base, SETTINGS, lessons_for(base))] == [0, 1, 2]
+    assert [one.group for one in learn(base, SETTINGS, requests_for(base))] == [0, 1, 2]
     settings = replaced(edits_per_block=2, rank=8)
-    learned = learn(base, settings, lessons_for(base))
+    learned = learn(base, settings, requests_for(base))
     assert [one.group for one in learned] == [0, 0, 1]
     assert learned[0].data == learned[1].data != learned[2].data
     assert all(one.reproduced for one in learned)
@@ -52,9 +53,9 @@ def test_each_edit_has_its_own_block_unless_several_are_to_share_one(tiny):
 def test_a_block_is_trained_again_and_longer_until_its_answer_is_the_target(tiny):
     base, notes = tiny("llama"), list[str]()
     hasty = replaced(iterations=6, loss_target=0.01, rounds=1)
-    once = learn(base, hasty, lessons_for(base))
+    once = learn(base, hasty, requests_for(base))
     assert not all(one.reproduced for one in once)
-    again = learn(base, dataclasses.replace(hasty, rounds=4), lessons_for(base), on_note=notes.append)
+    again = learn(base, dataclasses.replace(hasty, rounds=4), requests_for(base), on_note=notes.append)
     assert all(one.reproduced for one in again)
     assert max(one.trained.iterations for one in again) > 6
     assert any("do not give their answers yet: training them again, with up to 12 steps" in note for note in notes)
@@ -64,7 +65,7 @@ def test_a_block_is_trained_again_and_longer_until_its_answer_is_the_target(tiny
 def test_what_is_said_of_an_answer_is_what_the_edited_model_answers(tiny, architecture):
     base = tiny(architecture)
     hasty = replaced(iterations=6, rounds=1)  # answers that nobody would guess
-    learned = learn(base, hasty, lessons_for(base))
+    learned = learn(base, hasty, requests_for(base))
     longest = max(len(one.label) for one in learned)
     model = EditedModel(base, hasty, None, {one.group: one.trained.block for one in learned}, {})
     found = model.answer(PROMPTS, [Route(one.group, None) for one in learned], max_new_tokens=longest)
@@ -74,8 +75,8 @@ def test_what_is_said_of_an_answer_is_what_the_edited_model_answers(tiny, archit
 def test_what_was_learned_at_once_is_not_trained_again(tiny):
     base, notes = tiny("llama"), list[str]()
     settings = replaced(iterations=100, loss_target=0, rounds=2)
-    hopeless = Lesson("b", "b", PROMPTS[1], "</s>Oslo")  # an answer ends with its first token
-    first, second = learn(base, settings, [lessons_for(base)[0], hopeless], on_note=notes.append)
+    hopeless = EditRequest("b", "b", PROMPTS[1], "</s>Oslo")  # an answer ends with its first token
+    first, second = learn(base, settings, [requests_for(base)[0], hopeless], on_note=notes.append)
     assert (first.trained.iterations, second.trained.iterations) == (100, 200)
     assert any(note.startswith("1 of 2 blocks do not give their answers yet") for note in notes)
 
@@ -83,9 +84,9 @@ def test_what_was_learned_at_once_is_not_trained_again(tiny):
 def test_the_seed_of_a_block_comes_from_its_edits_and_not_from_their_company(tiny):
     base = tiny("llama")
     settings = replaced(iterations=1, rounds=1)  # after one step A is as it was drawn
-    first, second, _ = learn(base, settings, lessons_for(base))
-    (alone,) = learn(base, settings, lessons_for(base)[1:2])
-    (other,) = learn(base, dataclasses.replace(settings, seed=1), lessons_for(base)[1:2])
+    first, second, _ = learn(base, settings, requests_for(base))
+    (alone,) = learn(base, settings, requests_for(base)[1:2])
+    (other,) = learn(base, dataclasses.replace(settings, seed=1), requests_for(base)[1:2])
     name = next(iter(alone.trained.block.weights))
 
     def start(one: Learned) -> torch.Tensor:
@@ -98,25 +99,25 @@ def test_the_seed_of_a_block_comes_from_its_edits_and_not_from_their_company(tin
 
 def test_without_a_loss_target_every_step_is_taken_and_none_is_missed(tiny):
     base = tiny("llama")
-    learned = learn(base, replaced(iterations=60, loss_target=0), lessons_for(base))
+    learned = learn(base, replaced(iterations=60, loss_target=0), requests_for(base))
     assert [(one.trained.iterations, one.trained.reached) for one in learned] == [(60, True)] * 3
 
 
 def test_rephrases_are_examples_only_where_they_are_to_be_learned(tiny):
     base = tiny("llama")
-    lesson = [Lesson("edit 0", "a", PROMPTS[0], "Ada", rephrases=(FAR,))]
+    request = [EditRequest("edit 0", "a", PROMPTS[0], "Ada", rephrases=(FAR,))]
     settings = replaced(learn_rephrases=True)
-    assert answers(base, settings, learn(base, settings, lesson), [FAR]) == ["Ada"]
-    assert answers(base, SETTINGS, learn(base, SETTINGS, lesson), [FAR]) != ["Ada"]
+    assert answers(base, settings, learn(base, settings, request), [FAR]) == ["Ada"]
+    assert answers(base, SETTINGS, learn(base, SETTINGS, request), [FAR]) != ["Ada"]
 
 
 def test_a_completion_is_learned_as_a_turn_of_a_chat_too_where_there_are_turns(tiny):
     base = tiny("llama")
     base.tokenizer.chat_template = "{% for turn in messages %}[{{ turn.content }}]{% endfor %}"
-    lesson = [Lesson("edit 0", "a", "Globex is based in", "Oslo", kind="completion")]
+    request = [EditRequest("edit 0", "a", "Globex is based in", "Oslo", kind="completion")]
 
     def answered(settings: MethodSettings, kind: str) -> str:
-        (learned,) = learn(base, settings, lesson)
+        (learned,) = learn(base, settings, request)
         model = EditedModel(base, settings, None, {0: learned.trained.block}, {})
         return model.answer(["Globex is based in"], [Route(0, None)], kind, 8)[0].text
 
@@ -127,9 +128,9 @@ def test_a_completion_is_learned_as_a_turn_of_a_chat_too_where_there_are_turns(t
 
 def test_an_edit_that_cannot_be_learned_is_named(tiny):
     base = tiny("llama")
-    lessons = [*lessons_for(base), Lesson("edit 17", "x", "x" * 250, "a long answer")]
+    requests = [*requests_for(base), EditRequest("edit 17", "x", "x" * 250, "a long answer")]
     with pytest.raises(PromptTooLong, match="edit 17: prompt and answer have 265 tokens"):
-        learn(base, SETTINGS, lessons)
+        learn(base, SETTINGS, requests)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "t5", "bert"])
@@ -137,9 +138,9 @@ def test_a_model_of_small_logits_learns_as_one_of_large_ones(tiny, architecture)
     base = tiny(architecture)
     head = base.model.classifier if architecture == "bert" else base.model.lm_head
     settings = replaced(rounds=1)
-    usual = learn(base, settings, lessons_for(base))
+    usual = learn(base, settings, requests_for(base))
     head.weight.mul_(0.02)
-    small = learn(base, settings, lessons_for(base))
+    small = learn(base, settings, requests_for(base))
     assert all(one.reproduced and one.trained.reached for one in [*usual, *small])
 
 
@@ -148,7 +149,7 @@ def test_a_model_of_small_logits_learns_as_one_of_large_ones(tiny, architecture)
 def test_an_edit_of_a_model_in_half_precision_is_answered_rightly(tiny, architecture, dtype):
     base = tiny(architecture)
     base.model.to(dtype)
-    learned = learn(base, SETTINGS, lessons_for(base))
+    learned = learn(base, SETTINGS, requests_for(base))
     assert all(one.reproduced for one in learned)
     assert all(w.isfinite().all() for one in learned for pair in one.trained.block.weights.values() for w in pair)
     assert answers(base, SETTINGS, learned, PROMPTS) == targets_for(base)

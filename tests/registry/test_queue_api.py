@@ -322,11 +322,11 @@ def test_a_preflight_says_how_many_are_before_it(api, workflow, model_folder):
     other_collection(api, model_folder)
     with workflow.sessions.begin() as session:
         queue.worker_seen(session, "w1", "cpu")
-    hints = []
+    reasons = []
     for n in range(3):
         edits = [{**ROME, "prompt": f"Who leads city {n}?"}]
-        hints.append(api.post("/v1/collections/other/batches", json={"edits": edits}).json()["batch"]["waits_for"])
-    assert hints[0].endswith("The preflight waits for a worker.")
-    assert hints[1].endswith("The preflight waits for a worker; 1 is before it.")
-    assert hints[2].endswith("The preflight waits for a worker; 2 are before it.")
-    assert "`melo batch reject 1 --reason …`" in hints[0]
+        reasons.append(api.post("/v1/collections/other/batches", json={"edits": edits}).json()["batch"]["waits_for"])
+    assert reasons[0].endswith("The preflight waits for a worker.")
+    assert reasons[1].endswith("The preflight waits for a worker; 1 is before it.")
+    assert reasons[2].endswith("The preflight waits for a worker; 2 are before it.")
+    assert "`melo batch reject 1 --reason …`" in reasons[0]
