@@ -61,14 +61,18 @@ class Router:
     verifier: Verifier | None
     _keys: dict[str, torch.Tensor] = field(default_factory=dict)
 
+    def keep(self, text: str) -> None:
+        """Compute a text's key, unless it is known."""
+        if text not in self._keys:
+            self._keys[text] = self.encoder.key(text)
+
     def scope(self, edits: Sequence[Sequence[str]], guards: Sequence[Sequence[str]] = ()) -> Scope:
         """Make a scope. edits: the prompt and the rephrases of each, numbered by their places."""
         index = ClusterIndex(self.encoder.dimension, self.settings.radius, self.settings.clustering)
         texts: dict[int, ScopedText] = {}
         for number, asked in enumerate(edits):
             for text in asked:
-                if text not in self._keys:
-                    self._keys[text] = self.encoder.key(text)
+                self.keep(text)
                 guarded = tuple(guards[number]) if guards else ()
                 texts[len(texts)] = ScopedText(number, text, guarded, is_rephrase=text != asked[0])
                 index.insert(len(texts) - 1, self._keys[text], (number,))
