@@ -166,7 +166,7 @@ def _auto_class(config: object) -> Any:
         return AutoModelForSeq2SeqLM
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return AutoModelForCausalLM
-    raise UnsupportedModel(f"{architecture} is no causal LM, encoder-decoder or classifier")
+    raise UnsupportedModel(f"{architecture} is not a causal LM, an encoder-decoder or a classifier")
 
 
 def _convert_gguf(folder: Path, gguf_file: str, converted: Path) -> None:

@@ -64,7 +64,7 @@ class Whitening:
             read._require_sound()
         except (SafetensorError, KeyError, ValueError) as error:
             raise CorruptCalibration(
-                f"these {len(data)} bytes are no calibration ({error}); make one with `melo calibrate --out FILE`"
+                f"these {len(data)} bytes are not a calibration ({error}); make one with `melo calibrate --out FILE`"
             ) from error
         return read
 

@@ -57,7 +57,7 @@ def structure_of(model: PreTrainedModel, settings: MethodSettings) -> Structure:
         if unknown:
             example = _output_projection(layers[-1], width)[0]
             raise UnsupportedModel(
-                f"{unknown[0]!r} is no linear layer of the model; a valid name: {names[-1]}.{example}"
+                f"{unknown[0]!r} is not a linear layer of the model; a valid name: {names[-1]}.{example}"
             )
         modules = {name: available[name] for name in settings.modules}
     else:

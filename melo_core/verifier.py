@@ -64,7 +64,7 @@ class Verifier:
             model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError) as error:
-            raise MeloError(f"{folder} is no cross-encoder that transformers reads: {error}") from error
+            raise MeloError(f"{folder} is not a cross-encoder that transformers reads: {error}") from error
         if model.config.num_labels != 1:
             raise MeloError(
                 f"the cross-encoder in {folder} has {model.config.num_labels} outputs; a verifier has one, the logit "
@@ -110,7 +110,7 @@ def untrained(encoder: Path) -> PreTrainedModel:
     try:
         given = load_file(encoder / "model.safetensors")
     except (SafetensorError, OSError) as error:
-        raise MeloError(f"{encoder} is no encoder with model.safetensors: {error}") from error
+        raise MeloError(f"{encoder} is not an encoder with model.safetensors: {error}") from error
     own = model.state_dict()
     own.update({f"bert.{name}": tensor.float() for name, tensor in given.items() if f"bert.{name}" in own})
     model.load_state_dict(own)
@@ -133,4 +133,4 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
             weights = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118  # no mapping
             return weights, (stored.metadata() or {}).get("embeddings", "")
     except (SafetensorError, OSError) as error:
-        raise MeloError(f"{path} is no verifier: {error}") from error
+        raise MeloError(f"{path} is not a verifier: {error}") from error

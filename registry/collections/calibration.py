@@ -8,7 +8,7 @@ from registry.base.errors import InvalidRequest
 
 
 def require_calibration(data: bytes, method: dict[str, Any], width: int | None) -> None:
-    """Raise InvalidRequest where the bytes are no calibration, or not one for these settings.
+    """Raise InvalidRequest where the bytes are not a calibration, or not one for these settings.
 
     data: safetensors with mean (d,), matrix (d, d) and perhaps metric (d, d), float32. width: the d of the encoder;
     None: not known here, and for the worker to validate.

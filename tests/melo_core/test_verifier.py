@@ -66,7 +66,7 @@ def test_weights_over_other_embeddings_or_of_another_shape_are_refused(tmp_path)
     with pytest.raises(MeloError, match=r"trained on other embeddings \(000000000000…\)"):
         Verifier.load(tmp_path, FOLDER)
     (tmp_path / WEIGHTS).write_bytes(b"no weights")
-    with pytest.raises(MeloError, match="is no verifier"):
+    with pytest.raises(MeloError, match="is not a verifier"):
         Verifier.load(tmp_path, FOLDER)
 
 

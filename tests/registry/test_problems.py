@@ -65,7 +65,7 @@ def test_a_body_over_the_limit_is_refused(database_url, workflow, streamed):
     assert "1,000 bytes" in is_problem(answer, 413, "too-large")["detail"]
 
 
-def test_an_older_schema_is_a_problem_that_names_the_way_out(empty_database_url):
+def test_an_older_schema_is_a_problem_that_names_the_remedy(empty_database_url):
     app = create_app(Settings(database_url=empty_database_url))
     with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 1)) as api:
         for path in ("/v1/collections", "/readyz"):

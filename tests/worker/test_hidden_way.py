@@ -29,7 +29,7 @@ FEW = METHOD | {"edits_per_block": 1, "key_layer": 2, "radius": 0.5}  # four lay
 ASKED = [*(prompt for prompt, _ in PAIRS), "Who ran Acme before?", "Name three rivers in Peru."]
 
 
-def desk_with(sessions: Any, folder: Path, method: Mapping[str, Any], **fields: Any) -> Workflow:
+def workflow_with(sessions: Any, folder: Path, method: Mapping[str, Any], **fields: Any) -> Workflow:
     with sessions.begin() as session:
         given = {"name": "facts", "model": str(folder), "method": dict(method), "preflight": "none"} | fields
         collections.create(session, NewCollection.model_validate(given), ADA)
@@ -49,7 +49,7 @@ def failure(workflow: Workflow, worker: Any) -> str:
 def test_a_collection_of_the_papers_preset_answers_rightly_and_is_read_again_with_the_same_routes(
     sessions, worker, tiny_folder, tmp_path
 ):
-    workflow = desk_with(sessions, tiny_folder, FEW, preset="paper")
+    workflow = workflow_with(sessions, tiny_folder, FEW, preset="paper")
     correct(workflow, worker, *PAIRS)
     correct(workflow, worker, ("When was Initech founded?", "1999"))
     loaded, again = load(worker, workflow, 2), load(worker, workflow, 2, ModelCache(tmp_path))
@@ -67,7 +67,7 @@ def test_a_collection_of_the_papers_preset_answers_rightly_and_is_read_again_wit
 
 def test_whitened_hidden_keys_are_fitted_by_the_first_job_and_kept(sessions, worker, tiny_folder, tmp_path):
     method = FEW | {"key_encoder": "hidden", "key_pooling": "mean"}
-    workflow = desk_with(sessions, tiny_folder, method)
+    workflow = workflow_with(sessions, tiny_folder, method)
     correct(workflow, worker, PAIRS[0])
     correct(workflow, worker, PAIRS[1])
     loaded, again = load(worker, workflow, 2), load(worker, workflow, 2, ModelCache(tmp_path))
@@ -82,7 +82,7 @@ def test_a_prompt_to_complete_has_the_key_of_a_prompt_to_complete(sessions, work
     base.tokenizer.chat_template = "Q: {{ messages[0]['content'] }}\nA:"
     base.model.save_pretrained(tmp_path / "chat")
     base.tokenizer.save_pretrained(tmp_path / "chat")
-    workflow = desk_with(sessions, tmp_path / "chat", FEW, preset="paper")
+    workflow = workflow_with(sessions, tmp_path / "chat", FEW, preset="paper")
     correct(workflow, worker, ("Acme is run by", "Ada"), kind="completion", rephrases=["The boss of Acme is"])
     model = load(worker, workflow, 1).model
     for prompt in ("Acme is run by", "The boss of Acme is"):  # letter case apart, or the text alone would decide
@@ -93,7 +93,7 @@ def test_a_prompt_to_complete_has_the_key_of_a_prompt_to_complete(sessions, work
 
 
 def test_keys_of_a_sentence_encoder_need_not_be_whitened(sessions, worker, tiny_folder):
-    workflow = desk_with(sessions, tiny_folder, METHOD | {"whitened": False, "radius": 0.1})
+    workflow = workflow_with(sessions, tiny_folder, METHOD | {"whitened": False, "radius": 0.1})
     correct(workflow, worker, *PAIRS)
     loaded = load(worker, workflow, 1)
     assert loaded.content.collection.calibration is None and loaded.model.scope.encoder.whitening is None
@@ -103,13 +103,13 @@ def test_keys_of_a_sentence_encoder_need_not_be_whitened(sessions, worker, tiny_
 def test_a_layer_that_a_block_could_change_fails_the_job_before_training_with_the_reason(
     sessions, worker, tiny_folder, capsys
 ):
-    reason = failure(desk_with(sessions, tiny_folder, FEW | {"key_layer": 3}, preset="paper"), worker)
+    reason = failure(workflow_with(sessions, tiny_folder, FEW | {"key_layer": 3}, preset="paper"), worker)
     assert "key_layer 3" in reason and "first edited layer, which is layer 3" in reason
     assert "training" not in capsys.readouterr().out  # as the worker says when it begins to
 
 
 def test_a_layer_that_the_model_does_not_have_fails_the_job_with_the_reason(sessions, worker, tiny_folder):
-    reason = failure(desk_with(sessions, tiny_folder, METHOD, preset="paper"), worker)
+    reason = failure(workflow_with(sessions, tiny_folder, METHOD, preset="paper"), worker)
     assert "key_layer 6 is no layer of the model" in reason
 
 
@@ -124,7 +124,7 @@ def test_a_calibration_given_with_the_collection_is_what_its_keys_are_whitened_w
     sessions, worker, tiny_folder, whitening
 ):
     data = whitening.to_bytes()
-    workflow = desk_with(sessions, tiny_folder, METHOD, calibration=_base64(data))
+    workflow = workflow_with(sessions, tiny_folder, METHOD, calibration=_base64(data))
     correct(workflow, worker, *PAIRS)
     loaded = load(worker, workflow, 1)
     assert loaded.content.collection.calibration_sha256 == sha256_hex(data)
@@ -141,14 +141,14 @@ def test_a_given_calibration_that_holds_no_numbers_fails_the_first_job_with_the_
     sessions, worker, tiny_folder, whitening
 ):
     broken = Whitening(whitening.mean, torch.full_like(whitening.matrix, torch.nan))
-    reason = failure(desk_with(sessions, tiny_folder, METHOD, calibration=_base64(broken.to_bytes())), worker)
+    reason = failure(workflow_with(sessions, tiny_folder, METHOD, calibration=_base64(broken.to_bytes())), worker)
     assert "are not a calibration (matrix is not (384, 384) finite float32 numbers)" in reason
 
 
 def test_a_calibration_of_hidden_keys_has_the_models_width(sessions, worker, tiny_folder):
     calibration = Whitening(torch.zeros(32), torch.eye(32)).to_bytes()
     method = FEW | {"key_encoder": "hidden"}
-    workflow = desk_with(sessions, tiny_folder, method, calibration=_base64(calibration))
+    workflow = workflow_with(sessions, tiny_folder, method, calibration=_base64(calibration))
     correct(workflow, worker, PAIRS[0])
     assert load(worker, workflow, 1).content.collection.calibration == calibration
 
@@ -159,7 +159,7 @@ def test_a_calibration_is_fitted_to_hidden_keys_and_given_to_a_collection(sessio
     of_model = ["--model", str(tiny_folder), "--layer", "2", "--questions", str(questions)]
     found = json.loads(melo("calibrate", *of_model, "--pooling", "last", "--out", str(out), "--json"))
     method = FEW | {"key_encoder": "hidden", "key_pooling": "last", "radius": found["radius"]}
-    workflow = desk_with(sessions, tiny_folder, method, calibration=_base64(out.read_bytes()))
+    workflow = workflow_with(sessions, tiny_folder, method, calibration=_base64(out.read_bytes()))
     correct(workflow, worker, PAIRS[0])
     collection = load(worker, workflow, 1).content.collection
     assert collection.calibration == out.read_bytes()
