@@ -28,6 +28,7 @@ class Service(StrEnum):
     API = "api"
     RELAY = "relay"
     WORKER = "worker"
+    SERVE = "serve"
 
 
 def register(app: typer.Typer) -> None:
@@ -117,7 +118,7 @@ def migrate(call: Invocation) -> None:
 
 def health(
     call: Invocation,
-    service: Annotated[Service, typer.Argument(metavar="SERVICE", help="api, relay or worker.")],
+    service: Annotated[Service, typer.Argument(metavar="SERVICE", help="api, relay, worker or serve.")],
 ) -> None:
     """Exit with status 0 if a service on this machine is healthy."""
     from registry.base import probes
@@ -126,6 +127,7 @@ def health(
         Service.API: lambda: probes.of_api(call.client.api_url),
         Service.RELAY: lambda: probes.of_relay(call.database_url()),
         Service.WORKER: lambda: probes.of_worker(call.database_url(), host=socket.gethostname()),
+        Service.SERVE: lambda: probes.of_serving(f"http://127.0.0.1:{call.settings.serve_port}"),
     }
     try:
         probe[service]()

@@ -22,9 +22,13 @@ def register(app: typer.Typer) -> None:
 def serve(
     call: Invocation,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; others than this machine need an API key.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0: a free one.")] = 8420,
+        str | None,
+        typer.Option(help="Address to listen at; other machines need an API key. Default: MELO_SERVE_HOST, 127.0.0.1."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port to listen at; 0: a free one. Default: MELO_SERVE_PORT, 8420."),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The base model to serve. Default: that of the collections.")
     ] = None,
@@ -35,6 +39,7 @@ def serve(
     ] = 256,
 ) -> None:
     """Answer any OpenAI client with any version: facts@production, facts@17, facts@base. Ctrl-C stops it."""
+    host, port = host or call.settings.serve_host, call.settings.serve_port if port is None else port
     with record_of(call) as sessions:
         from serving.versions import model_to_serve
 

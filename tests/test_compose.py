@@ -23,10 +23,15 @@ import yaml
 
 from embedded import Stack, programs, running
 from embedded.valkey import free_port
+from registry.audit.actor import Actor
+from registry.base.database import make_engine, make_sessions
+from registry.base.vocabulary import Preflight
+from registry.collections import service as collections
+from registry.collections.schemas import NewCollection
 from tests.patience import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[1]
-OWN = ("migrate", "api", "relay", "worker")
+OWN = ("migrate", "api", "relay", "worker", "serve")
 MONITORING = ("prometheus", "grafana")  # with --profile monitoring alone
 SECRETS = {"MELO_DB_PASSWORD": "p" * 20, "MELO_REDIS_PASSWORD": "r" * 20, "MELO_API_KEY": "k" * 20}
 OPTIONAL = {"MELO_SIGNING_KEY": "", "MELO_DTYPE": "auto", "MELO_DEVICES": ""}  # no secrets, with their defaults
@@ -67,6 +72,7 @@ def environment(compose: dict[str, Any], service: str, stack: Stack, port: int =
     here = {"MELO_DATABASE_URL": stack.database_url, "MELO_REDIS_URL": stack.redis_url}
     here |= {"UVICORN_HOST": "127.0.0.1", "UVICORN_PORT": str(port)} if "UVICORN_PORT" in own else {}
     here |= {"MELO_METRICS_HOST": "127.0.0.1", "MELO_METRICS_PORT": str(port)} if "MELO_METRICS_PORT" in own else {}
+    here |= {"MELO_SERVE_HOST": "127.0.0.1", "MELO_SERVE_PORT": str(port)} if "MELO_SERVE_PORT" in own else {}
     here |= {"MELO_API_URL": f"http://127.0.0.1:{port}", "MELO_HOME": str(stack.home / "container")}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return {"PATH": path, "HOME": str(stack.home), **own, **here}
@@ -128,11 +134,13 @@ def test_every_secret_has_to_be_set_and_is_named_in_the_example(text: str) -> No
     ]
 
 
-def test_monitoring_starts_only_when_asked_for_and_finds_its_files_and_its_key(compose: dict[str, Any]) -> None:
+def test_monitoring_and_serving_start_only_when_asked_for_and_monitoring_finds_its_files_and_its_key(
+    compose: dict[str, Any],
+) -> None:
     services = compose["services"]
     mounts = [mount.split(":") for name in MONITORING for mount in services[name]["volumes"]]
 
-    assert {name for name, service in services.items() if "profiles" in service} == {*MONITORING}
+    assert {name for name, service in services.items() if "profiles" in service} == {*MONITORING, "serve"}
     assert compose["secrets"] == {"metrics_key": {"environment": "MELO_METRICS_KEY"}}
     assert services["prometheus"]["secrets"] == ["metrics_key"]
     files = [(source, mode) for source, _, *mode in mounts if source.startswith("./")]
@@ -164,14 +172,19 @@ def test_every_service_waits_for_what_it_needs_and_is_watched(compose: dict[str,
             "migrate": {"condition": "service_completed_successfully"},
             "redis": {"condition": "service_healthy"},
         }
+    assert services["serve"]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
     assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
     assert all("healthcheck" in service for name, service in services.items() if name != "migrate")
 
 
-def test_only_the_api_and_grafana_are_reachable_and_only_from_this_machine(compose: dict[str, Any]) -> None:
+def test_only_what_people_and_applications_ask_is_reachable_and_only_from_this_machine(compose: dict[str, Any]) -> None:
     ports = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
 
-    assert ports == {"api": ["127.0.0.1:8410:8410"], "grafana": ["127.0.0.1:3000:3000"]}
+    assert ports == {
+        "api": ["127.0.0.1:8410:8410"],
+        "serve": ["127.0.0.1:8420:8420"],
+        "grafana": ["127.0.0.1:3000:3000"],
+    }
 
 
 def test_every_dockerfile_that_is_built_exists_and_the_registrys_has_no_torch(compose: dict[str, Any]) -> None:
@@ -258,3 +271,25 @@ def test_the_worker_becomes_healthy(compose: dict[str, Any], stack: Stack) -> No
     with started(compose, "worker", variables) as process:
         assert becomes_healthy(compose, "worker", variables, process)
         assert 'melo_worker_jobs_ended_total{kind="train",outcome="applied"} 0.0' in shown(variables)
+
+
+@pytest.mark.long
+def test_the_server_ends_with_the_reason_before_there_is_a_collection_and_then_answers(
+    compose: dict[str, Any], stack: Stack
+) -> None:
+    pytest.importorskip("torch")
+    variables = environment(compose, "serve", stack, port=free_port())
+    command = compose["services"]["serve"]["command"]
+    early = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert early.returncode == 1 and "There is no collection to serve" in early.stderr
+    engine = make_engine(stack.database_url)
+    with make_sessions(engine).begin() as session:
+        new = NewCollection(name="facts", model="smollm2-135m-instruct", preflight=Preflight.NONE)
+        collections.create(session, new, Actor("ada"))
+    engine.dispose()
+    with started(compose, "serve", variables) as process:
+        assert becomes_healthy(compose, "serve", variables, process)
+        body = {"model": "facts@latest", "max_tokens": 4, "messages": [{"role": "user", "content": "Hello"}]}
+        url = f"http://127.0.0.1:{variables['MELO_SERVE_PORT']}/v1/chat/completions"
+        answer = httpx.post(url, json=body, timeout=PATIENCE)
+        assert answer.status_code == 200 and answer.json()["melo"]["version"] == "facts@base"

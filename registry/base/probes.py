@@ -46,6 +46,16 @@ def of_api(api_url: str) -> None:
         raise ProbeFailed(f"the API answers {answer.status_code}: {answer.text[:300]}")
 
 
+def of_serving(url: str) -> None:
+    """Probe a server that answers questions."""
+    try:
+        answer = httpx.get(f"{url}/health", timeout=3)
+    except httpx.HTTPError as error:
+        raise ProbeFailed(f"the server does not answer: {first_line(error)}") from error
+    if answer.status_code != 200:
+        raise ProbeFailed(f"the server answers {answer.status_code}: {answer.text[:300]}")
+
+
 def of_relay(database_url: str) -> None:
     """Probe the relay by the outbox: no message has waited long, so what should be sent is sent."""
     unsent = _one_number(

@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
         default=None, description="port of metrics and health of a relay or worker; empty: none"
     )
+    serve_host: str = Field(default="127.0.0.1", description="where `melo serve` listens")
+    serve_port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8420, description="port of `melo serve`")
     relay_poll_seconds: PositiveFloat = Field(default=0.5, description="longest pause between outbox reads")
     webhook_allow_private: bool = Field(
         default=False, description="whether webhooks may be sent into this server's own network"
