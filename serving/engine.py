@@ -188,7 +188,7 @@ class Loop:
                 _end(request, "cancelled")
             if request.ended is None:
                 continue
-            if request.block is None and request.ended == "stop":
+            if request.block is None and request.ended in ("stop", "length"):
                 self._remember(self._rows, row, request, request.unedited)
             self._rows.free(row)
             self.running[row] = self.running[-1]
@@ -269,7 +269,7 @@ class Engine:
 
     @property
     def running(self) -> int:
-        return len(self.loop.active)
+        return sum(request.ended is None for request in self.loop.active)
 
     def submit(self, request: Generation) -> None:
         """Queue a request. Raises Overloaded or Stopping."""

@@ -15,10 +15,10 @@ from melo_core.block import Block
 from melo_core.edited_model import BASE, Approved, Route
 from melo_core.scope import Scope
 from melo_core.settings import MethodSettings
-from registry.base.errors import InvalidRequest, RegistryError
+from registry.base.errors import Erased, InvalidRequest, NotFound, RegistryError, first_line
 from registry.collections.repository import names_of_models
 from registry.versions.content import EditContent, VersionContent
-from registry.versions.reading import resolve
+from registry.versions.reading import require_servable, resolve
 from registry.versions.repository import blocks_by_ids, version_content
 from worker.loader import approved_of, encoder_of, read_block, scope_in
 from worker.model_cache import ModelCache
@@ -141,22 +141,43 @@ class Versions:
 
     def _follow(self) -> None:
         while not self._stop.wait(FOLLOWING_SECONDS):
-            for name, known in list(self._named.items()):
-                try:
-                    key = self._resolved(name)
-                    if key != known:
-                        with self._lock:
-                            found = self._served(key)  # before the name moves: one that does not verify is not served
-                            self._named[name] = key
-                        log.info("moved", name=name, to=found.name, digest=found.content.content_digest)
-                except RegistryError as error:
-                    if error.status == 404:
-                        self._named.pop(name, None)  # the next request is told why
-                    else:
-                        log.error("not followed: the last good version goes on", name=name, error=str(error))
-                except SQLAlchemyError as error:
-                    log.warning("the database does not answer", error=str(error).splitlines()[0])
-                    break
+            try:
+                for name, known in list(self._named.items()):
+                    if _may_move(name):
+                        self._follow_name(name, known)
+                for key in list(self._loaded):
+                    self._require_servable(key)
+            except SQLAlchemyError as error:
+                log.warning("the database does not answer", error=first_line(error))
+
+    def _follow_name(self, name: str, known: tuple[int, int]) -> None:
+        try:
+            key = self._resolved(name)
+            if key != known:
+                with self._lock:
+                    found = self._served(key)  # before the name moves: one that does not verify is not served
+                    self._named[name] = key
+                log.info("moved", name=name, to=found.name, digest=found.content.content_digest)
+        except NotFound:
+            self._named.pop(name, None)  # the next request is told why
+        except RegistryError as error:
+            log.error("not followed: the last good version goes on", name=name, error=str(error))
+
+    def _require_servable(self, key: tuple[int, int]) -> None:
+        """Forget a version whose content was erased in part: it must not answer from memory either."""
+        try:
+            with self._sessions() as session:
+                require_servable(session, *key)
+        except Erased as error:
+            with self._lock:
+                self._loaded.pop(key, None)
+                self._blocks.forget()
+            log.warning("no longer served", error=str(error))
+
+
+def _may_move(name: str) -> bool:
+    which = name.rpartition("@")[2]
+    return not which.isdigit() and which != "base"
 
 
 class Blocks:
@@ -166,6 +187,10 @@ class Blocks:
         self._sessions, self._most = sessions, most
         self._held: OrderedDict[int, Block] = OrderedDict()
         self._lock = threading.Lock()
+
+    def forget(self) -> None:
+        with self._lock:
+            self._held.clear()
 
     def read(self, block_id: int, recorded: str) -> Block:
         """Raises DigestMismatch where the bytes are not those that were recorded."""

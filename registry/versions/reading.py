@@ -14,6 +14,7 @@ from registry.edits.schemas import ApprovalView
 from registry.tables.collections import Collection
 from registry.tables.versions import Version
 from registry.versions import aliases, comparing, repository, service
+from registry.versions.erased import require_whole
 from registry.versions.schemas import VersionAtView, VersionDetail, VersionView
 
 
@@ -77,6 +78,13 @@ def named(session: Session, model_digest: str, among: frozenset[int] | None) -> 
             for name, number, since in said
         ]
     return names
+
+
+def require_servable(session: Session, collection_id: int, number: int) -> None:
+    """Raise Erased if a version holds an edit whose content was erased meanwhile."""
+    version = repository.by_number(session, collection_id, number)
+    if version is not None:
+        require_whole(session, collection_id, number, version.content_version)
 
 
 def page(session: Session, collection: Collection, *, before: int | None, limit: int) -> list[VersionView]:

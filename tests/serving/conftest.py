@@ -39,6 +39,13 @@ class Site:
     sessions: sessionmaker[Session]
     cache: ModelCache
 
+    def correct(self, workflow: Workflow, prompt: str, target: str) -> None:
+        """Submit, approve, and let the real worker train."""
+        batch = workflow.submit({"prompt": prompt, "target": target, "reason": "it was wrong"}).batch
+        assert batch is not None
+        worker = Worker("w1", self.sessions, self.cache, lease_seconds=60, libraries={})
+        run_job(worker, workflow.approve(batch.id))
+
     def alias(self, name: str, number: int) -> None:
         with self.sessions.begin() as session:
             set_alias(session, collections.get(session, "facts"), name, number, BEN, "for a test")
@@ -58,12 +65,9 @@ def site(postgres: str, template: str, tmp_path_factory: pytest.TempPathFactory)
     with sessions.begin() as session:
         new = NewCollection(name="facts", model=str(folder), method=METHOD, preflight=Preflight.NONE)
         collections.create(session, new, ADA)
-    workflow, worker = Workflow(sessions), Worker("w1", sessions, cache, lease_seconds=60, libraries={})
-    for prompt, target in ((QUESTION, TARGET), (OTHER, OTHER_TARGET)):
-        batch = workflow.submit({"prompt": prompt, "target": target, "reason": "it was wrong"}).batch
-        assert batch is not None
-        run_job(worker, workflow.approve(batch.id))
     site = Site(url, sessions, cache)
+    for prompt, target in ((QUESTION, TARGET), (OTHER, OTHER_TARGET)):
+        site.correct(Workflow(sessions), prompt, target)
     site.alias("production", 1)
     yield site
     database.dispose()

@@ -14,9 +14,11 @@ from registry.access.schemas import Grant, NewKey
 from registry.base.vocabulary import Preflight, Role
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
+from registry.erasure import service as erasure
 from tests.patience import until
-from tests.registry.workflow import ADA
+from tests.registry.workflow import ADA, BEN, Workflow
 from tests.serving.conftest import OTHER, OTHER_TARGET, QUESTION, TARGET, Site
+from tests.worker.conftest import METHOD
 from worker.loader import LoadedVersion, load_version
 
 ELSEWHERE = "What is the height of K2?"
@@ -143,6 +145,25 @@ def tamper_site(site):
             session.execute(text("UPDATE edits SET digest = :kept WHERE id = 2"), {"kept": kept})
 
     return change
+
+
+def test_a_version_whose_content_was_erased_is_not_answered_from_memory_either(server, site):
+    """It was loaded before; a collection of its own, since the others of these tests go on."""
+    with site.sessions.begin() as session:
+        model = collections.get(session, "facts").model
+        new = NewCollection(name="gone", model=model, method=METHOD, preflight=Preflight.NONE)
+        collections.create(session, new, ADA)
+    workflow = Workflow(site.sessions, "gone")
+    site.correct(workflow, QUESTION, TARGET)
+    assert said(chat(server, "gone@1", QUESTION)) == TARGET
+    edit = workflow.active()[QUESTION]
+    workflow.retire(edit)
+    assert said(chat(server, "gone@1", QUESTION)) == TARGET
+    with site.sessions.begin() as session:
+        erasure.erase(session, [edit], BEN, "asked for by its subject", dry_run=False)
+    asked = {"model": "gone@1", "messages": [{"role": "user", "content": QUESTION}]}
+    until(lambda: server.post("/v1/chat/completions", json=asked).status_code == 410)
+    assert said(chat(server, "gone@latest", QUESTION)) != TARGET
 
 
 def test_models_are_listed_with_what_they_stand_on(server):
