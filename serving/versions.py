@@ -149,6 +149,8 @@ class Versions:
                     self._require_servable(key)
             except SQLAlchemyError as error:
                 log.warning("the database does not answer", error=first_line(error))
+            except Exception:
+                log.exception("aliases could not be followed")  # tried again: what is served goes on
 
     def _follow_name(self, name: str, known: tuple[int, int]) -> None:
         try:

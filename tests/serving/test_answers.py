@@ -1,6 +1,7 @@
 """Any OpenAI client asks any version, and every answer is traceable."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -126,7 +127,9 @@ def test_an_alias_that_moves_is_followed_and_one_that_does_not_verify_is_not(sta
     with tamper_site("UPDATE edits SET digest = repeat('0', 64) WHERE id = 2"):
         site.alias("moving", 2)
         until(lambda: chat(server, "facts@moving", OTHER)["melo"]["version"] == "facts@2")  # has it, verified
-        assert chat(other, "facts@moving", OTHER)["melo"]["version"] == "facts@1"
+        for _ in range(6):  # it looks every half second, and must not move
+            time.sleep(0.25)
+            assert chat(other, "facts@moving", OTHER)["melo"]["version"] == "facts@1"
         assert chat(other, "facts@2", OTHER, status=500)["error"]["code"] == "digest_mismatch"
     until(lambda: chat(other, "facts@moving", OTHER)["melo"]["version"] == "facts@2")
 

@@ -83,8 +83,10 @@ def test_the_beginning_of_a_prompt_is_computed_once_for_all_versions_and_what_a_
     base = tiny("llama")
     opening = "You are a helpful assistant of a small firm. "
     loop, one = Loop(base), block(base, 1)
-    run(loop, [request(base, opening + "Who runs Acme?", one)], 0)
+    edited = request(base, opening + "Who runs Acme?", one)
+    run(loop, [edited], 0)
     assert loop.prefixes.reused == 0
+    assert loop.prefixes.longest([*edited.ids, *edited.out])[0] == len(edited.ids) - 1
     prompts = [opening + "Who runs Acme?", opening + "Who runs Globex?", opening + "Who runs Acme? Really?"]
     blocks = [None, block(base, 2), None]
     requests = [request(base, p, b) for p, b in zip(prompts, blocks, strict=True)]
