@@ -234,7 +234,7 @@ class _Answering:
         wanted: Wanted,
         echo: bool = False,
     ) -> None:
-        self.router, self.metrics = _router(request), request.app.state.metrics
+        self.request, self.router, self.metrics = request, _router(request), request.app.state.metrics
         self.shape, self.model, self.asked, self.wanted, self.echo = shape, model, asked, wanted, echo
         self.is_chat = shape == "chat.completion"
         self.top = {"id": f"{prefix}-{uuid4().hex}", "created": int(time.time()), "model": model}
@@ -248,20 +248,27 @@ class _Answering:
         headers = self._headers()
         if stream:
             return EventSourceResponse(self._events(first, pieces, with_usage), headers=headers, sep="\n")
-        texts, tokens = [""] * len(self.asked), [[] for _ in self.asked]  # type: list[str], list[list[Token]]
+        answering = asyncio.create_task(self._whole(first, pieces))
+        leaving = asyncio.create_task(_gone(self.request))
+        try:
+            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                return Response(status_code=499)  # nobody reads it; what is generated for nobody ends
+            return JSONResponse(answering.result(), headers=self._headers())
+        finally:
+            answering.cancel()
+            leaving.cancel()
+
+    async def _whole(self, first: tuple[int, Piece], rest: AsyncIterator[tuple[int, Piece]]) -> dict[str, Any]:
+        texts = [""] * len(self.asked)
+        tokens: list[list[Token]] = [[] for _ in self.asked]
         ended: list[str | None] = [None] * len(self.asked)
-        while True:
-            index, piece = first
+        async for index, piece in _chained(first, rest):
             texts[index] += piece.text
             tokens[index] += piece.tokens
             ended[index] = piece.ended or ended[index]
-            try:
-                first = await anext(pieces)
-            except StopAsyncIteration:
-                break
         choices = [self._choice(i, texts[i], tokens[i], ended[i]) for i in range(len(self.asked))]
-        body = {**self.top, "object": self.shape, "choices": choices, "usage": self._usage(), "melo": self._melo()}
-        return JSONResponse(body, headers=self._headers())
+        return {**self.top, "object": self.shape, "choices": choices, "usage": self._usage(), "melo": self._melo()}
 
     async def _events(
         self, first: tuple[int, Piece], rest: AsyncIterator[tuple[int, Piece]], with_usage: bool
@@ -273,14 +280,9 @@ class _Answering:
             usage = {"usage": None} if with_usage else {}
             return {"data": json.dumps({**self.top, "object": shape, "choices": choices, **usage, **more})}
 
-        async def all_of() -> AsyncIterator[tuple[int, Piece]]:
-            yield first
-            async for each in rest:
-                yield each
-
         left = len(self.asked)
         try:
-            async for index, piece in all_of():
+            async for index, piece in _chained(first, rest):
                 if index not in begun:
                     begun.add(index)
                     if self.is_chat:
@@ -399,6 +401,20 @@ class _Answering:
         edits = sorted({asked.edit.id for asked in self.asked if asked.edit is not None})
         headers = {"X-Melo-Version": version.name, "X-Melo-Digest": version.content.content_digest}
         return headers | ({"X-Melo-Edit": ",".join(map(str, edits))} if edits else {})
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has gone away. The body was read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _chained(
+    first: tuple[int, Piece], rest: AsyncIterator[tuple[int, Piece]]
+) -> AsyncIterator[tuple[int, Piece]]:
+    yield first
+    async for each in rest:
+        yield each
 
 
 _OPEN: dict[str, Any] = {"logprobs": None, "finish_reason": None}
