@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,6 +18,11 @@ from cli.main import main
 from tests.patience import PATIENCE
 
 MELO = Path(sys.executable).with_name("melo")
+
+
+def _interruptible() -> None:
+    """Let Ctrl-C act, also where the tests run in a script's background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 ATLANTIS = ("Who leads Atlantis?", "Queen Mara")
@@ -43,6 +49,7 @@ class Melo:
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_interruptible,
         )
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
