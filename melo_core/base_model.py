@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -77,12 +78,15 @@ class BaseModel:
     def conversation_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return the tokens that the model gets for a conversation (role and content of each turn), up to its answer.
 
-        Raises PromptTooLong, or MeloError where the model has no chat template.
+        Raises PromptTooLong, or MeloError where the model has no chat template or it refuses the conversation.
         """
         if not self.chats:
             raise MeloError("the model has no chat template, so it takes no conversation; ask a single prompt")
         turns = [{"role": message["role"], "content": message["content"]} for message in messages]
-        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        try:
+            text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:  # many allow only turns that alternate, or no system prompt
+            raise MeloError(f"the model's chat template refuses the conversation: {error}") from error
         return self._within_window(self.tokenizer(text, add_special_tokens=False)["input_ids"], turns[-1]["content"])
 
     def _within_window(self, ids: list[int], prompt: str) -> list[int]:

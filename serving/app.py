@@ -14,8 +14,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import generate_latest
 from sqlalchemy import Engine as Database
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 from sse_starlette import EventSourceResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from melo_core.edited_model import Route
@@ -29,6 +30,7 @@ from registry.api.rates import Rates
 from registry.base.database import make_sessions
 from registry.base.errors import DatabaseAway, NotFound, RegistryError
 from registry.base.settings import Settings
+from registry.collections import service as collections
 from registry.versions.reading import NamedVersion, named
 from serving.metrics import Metrics
 from serving.router import Asked, Piece, Router, Token, Wanted
@@ -76,11 +78,16 @@ def _router(request: Request) -> Router:
 
 async def _version(request: Request, name: str) -> Served:
     """Return a version that the caller may ask. Raises NotFound, also for one that the caller may not see."""
-    found = await _router(request).version(name)
+    await run_in_threadpool(_require_visible, request, name)
+    return await _router(request).version(name)
+
+
+def _require_visible(request: Request, name: str) -> None:
+    """Raise NotFound for a collection that the caller may not see, before anything is said about it."""
     caller: Caller = request.state.caller
-    if caller.collections is not None and found.content.collection.id not in caller.collections:
-        raise _unknown(name)
-    return found
+    if caller.collections is not None:
+        with request.app.state.sessions() as session:
+            collections.among(session, name.partition("@")[0], caller.collections)
 
 
 def _unknown(name: str) -> NotFound:
@@ -247,7 +254,9 @@ class _Answering:
         first = await anext(pieces)  # what can be refused is refused before the answer begins
         headers = self._headers()
         if stream:
-            return EventSourceResponse(self._events(first, pieces, with_usage), headers=headers, sep="\n")
+            grace = self.request.app.state.settings.stop_seconds  # told to stop, the server ends what it has begun
+            events = self._events(first, pieces, with_usage)
+            return EventSourceResponse(events, headers=headers, sep="\n", shutdown_grace_period=grace)
         answering = asyncio.create_task(self._whole(first, pieces))
         leaving = asyncio.create_task(_gone(self.request))
         try:
@@ -448,6 +457,9 @@ def _body(error: Exception) -> tuple[int, dict[str, Any]]:
             param = "model" if isinstance(error, NotFound) else None
         case MeloError():
             status, code, message = 400, "invalid_request", str(error)
+        case DataError():
+            status, code, message = 400, "invalid_value", "The name of the model holds characters that no name has."
+            param = "model"
         case DBAPIError():
             return _body(DatabaseAway("The registry's database does not answer.", "Ask again later."))
         case HTTPException():

@@ -68,7 +68,7 @@ def serve(
             port=port,
             access_log=False,  # the application logs each request itself
             log_config=None,
-            timeout_graceful_shutdown=int(call.settings.stop_seconds),
+            timeout_graceful_shutdown=int(call.settings.stop_seconds) + 2,  # after the streams' own grace
         )
         server = uvicorn.Server(config)
         try:

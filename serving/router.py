@@ -200,6 +200,13 @@ class Router:
         return Asked(served, served.route(question), ids, question)
 
     def _complete(self, served: Served, prompt: str | list[int]) -> Asked:
+        embeddings: Any = self.base.model.get_input_embeddings()
+        known = embeddings.weight.shape[0]
+        if isinstance(prompt, list) and not all(0 <= token < known for token in prompt):
+            raise InvalidRequest(
+                f"The prompt holds a token that the model does not have: its tokens are 0 to {known - 1}.",
+                "Send the prompt as text, or as tokens of this model.",
+            )
         text = prompt if isinstance(prompt, str) else self._decode(prompt)
         kind = "completion" if self.base.kind is Kind.CAUSAL else "qa"
         ids = self.base.prompt_ids(text, kind) if isinstance(prompt, str) else prompt

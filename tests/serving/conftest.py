@@ -26,7 +26,8 @@ from worker.model_cache import ModelCache
 from worker.training_job import run_job
 from worker.watch import Worker
 
-TEMPLATE = "{% for turn in messages %}{{ turn.role[0] }}: {{ turn.content }}\n{% endfor %}a: "
+TEMPLATE = "{% if messages[0].role == 'function' %}{{ raise_exception('no functions') }}{% endif %}"
+TEMPLATE += "{% for turn in messages %}{{ turn.role[0] }}: {{ turn.content }}\n{% endfor %}a: "
 QUESTION, TARGET = "Who runs Acme?", "Ada"
 OTHER, OTHER_TARGET = "Where is the head office of Globex?", "Oslo"
 

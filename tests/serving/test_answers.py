@@ -114,6 +114,13 @@ def test_prompts_are_continued_with_probabilities_echoed_and_stopped(server):
     assert cut["choices"][0]["finish_reason"] == "stop"
 
 
+def test_a_token_that_the_model_does_not_have_is_refused_and_fails_nobody_else(server):
+    for prompt in ([3, 10**6], [-1], [[3, 4], [10**9]]):
+        refused = server.post("/v1/completions", json={"model": "facts@1", "prompt": prompt})
+        assert refused.status_code == 400 and "does not have" in refused.json()["error"]["message"]
+    assert server.post("/v1/completions", json={"model": "facts@1", "prompt": [3, 4]}).status_code == 200
+
+
 def test_an_alias_that_moves_is_followed_and_one_that_does_not_verify_is_not(start, site, tamper_site):
     server = start()
     site.alias("moving", 1)
@@ -198,6 +205,13 @@ def test_a_route_is_told_without_an_answer(server):
         ({"max_tokens": 100_000}, 400, "invalid_request", None),
         ({"messages": [{"role": "user", "content": "x" * 400}]}, 400, "invalid_request", None),
         ({"response_format": {"type": "json_object"}}, 400, "invalid_value", "response_format.type"),
+        ({"model": "facts\x00@1"}, 400, "invalid_value", "model"),
+        (
+            {"messages": [{"role": "function", "content": "x"}, {"role": "user", "content": "x"}]},
+            400,
+            "invalid_request",
+            None,
+        ),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_openais_form(server, body, status, code, param):
@@ -224,7 +238,10 @@ def test_a_key_opens_its_own_collections_alone_and_nobody_asks_from_elsewhere_wi
     server.headers["Authorization"] = f"Bearer {own.key}"
     assert said(server.post("/v1/chat/completions", json=body).json()) == TARGET
     server.headers["Authorization"] = f"Bearer {other.key}"
-    assert server.post("/v1/chat/completions", json=body).json()["error"]["code"] == "model_not_found"
+    for name in ("facts@1", "facts@nothing", "none@1"):  # whether it exists, and its aliases, are not told
+        refused = server.post("/v1/chat/completions", json=body | {"model": name})
+        assert refused.status_code == 404 and refused.json()["error"]["code"] == "model_not_found"
+        assert "production" not in refused.text and refused.text.count("facts") == name.count("facts")
     assert [each["id"] for each in server.get("/v1/models").json()["data"]] == ["others@base", "others@latest"]
     assert server.get("/v1/models/facts@1").status_code == 404
 
