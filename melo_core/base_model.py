@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,13 @@ class BaseModel:
         """Whether the model is causal and has a chat template."""
         return self.kind is Kind.CAUSAL and bool(self.tokenizer.chat_template)
 
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens that end an answer: the tokenizer's, and all of the model's generation settings."""
+        named = getattr(self.model.generation_config, "eos_token_id", None)
+        listed = named if isinstance(named, list) else [named]
+        return frozenset(token for token in (*listed, self.tokenizer.eos_token_id) if token is not None)
+
     def prompt_ids(self, prompt: str, edit_kind: str = "qa") -> list[int]:
         """Return the tokens that the model gets for a prompt.
 
@@ -113,8 +121,8 @@ class BaseModel:
 
     def answer_in(self, generated: list[int]) -> tuple[str, tuple[int, ...]]:
         """Return an answer's text and its tokens, including the end of sequence."""
-        if self.tokenizer.eos_token_id in generated:
-            generated = generated[: generated.index(self.tokenizer.eos_token_id) + 1]
+        end = next((i for i, token in enumerate(generated, 1) if token in self.end_tokens), len(generated))
+        generated = generated[:end]
         return str(self.tokenizer.decode(generated, skip_special_tokens=True)).strip(), tuple(generated)
 
     def pad(self, rows: list[list[int]], side: str) -> tuple[Tensor, Tensor]:

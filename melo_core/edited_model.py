@@ -39,6 +39,9 @@ class Approved:
     kind: str = "qa"
 
 
+SaidTo = Literal["query", "prompt", "base"]
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer and its origin."""
@@ -46,7 +49,7 @@ class Answer:
     text: str
     token_ids: tuple[int, ...]  # as generated, including the end of sequence; for a classifier, the class
     route: Route
-    said_to: Literal["query", "prompt", "base"] = "query"
+    said_to: SaidTo = "query"
     """Where a block is routed to: whether it gave its target to the query itself, only to its edit's prompt, or to
     neither, in which case this is the base model's answer."""
 
@@ -87,11 +90,7 @@ class EditedModel:
 
         kind: the form in which the model gets the prompt. Raises PromptTooLong.
         """
-        if self.scope is None:
-            return BASE
-        decision = self.scope.decide(prompt, kind)
-        block = self._block_of[decision.match.point] if decision.covered and decision.match else None
-        return Route(block, decision.match, decision.considered)
+        return route_of(self.scope, self._block_of, prompt, kind)
 
     def ask(
         self,
@@ -136,27 +135,17 @@ class EditedModel:
                 return self._classify(rows, routes)
             return self._approved_answers(rows, routes, max_new_tokens)
 
-    def _approved_answers(self, rows: list[list[int]], routes: Sequence[Route], max_new_tokens: int) -> list[Answer]:
-        """Return the blocks' answers where they give the approved target.
-
-        A block was trained on its edit's prompt, and occasionally stops early or runs on when asked in other words. Its
-        answer to that prompt is then used, since the query was found to ask the same.
-        """
-        answers = self._generate(rows, routes, max_new_tokens)
-        for i, (row, route) in enumerate(zip(rows, routes, strict=True)):
-            approved = self._approved_of(route)
-            if approved is None or says(answers[i], approved.target, max_new_tokens):
-                continue
-            own = self.base.prompt_ids(approved.prompt, approved.kind)
-            answers[i] = replace(self._generate([own], [route], max_new_tokens)[0], said_to="prompt")
-            if not says(answers[i], approved.target, max_new_tokens):
-                answers[i] = replace(self._generate([row], [BASE], max_new_tokens)[0], route=route, said_to="base")
+    def _approved_answers(self, rows: list[list[int]], routes: Sequence[Route], most: int) -> list[Answer]:
+        """Return the blocks' answers where they give the approved target, and else the base model's."""
+        tries = [attempts(self.base, *each, self._approved) for each in zip(rows, routes, strict=True)]
+        answers = self._generate(rows, routes, most)
+        for i, each in enumerate(tries):
+            attempt, answer = next(each), answers[i]
+            while not attempt.is_answered_by(answer.text, len(answer.token_ids), most):
+                attempt = next(each)
+                answer = self._generate([attempt.ids], [attempt.route], most)[0]
+            answers[i] = replace(answer, route=routes[i], said_to=attempt.said_to)
         return answers
-
-    def _approved_of(self, route: Route) -> Approved | None:
-        if route.block is None or not route.considered or route.considered[0].score is None:
-            return None
-        return self._approved.get(route.considered[0].edit)
 
     def _generate(self, rows: list[list[int]], routes: Sequence[Route], max_new_tokens: int) -> list[Answer]:
         tokenizer = self.base.tokenizer
@@ -165,7 +154,7 @@ class EditedModel:
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=sorted(self.base.end_tokens),
             decoder_start_token_id=getattr(self.base.model.config, "decoder_start_token_id", None),
         )
         model: Any = self.base.model
@@ -196,11 +185,47 @@ class EditedModel:
             yield
 
 
-def says(answer: Answer, target: str, most: int) -> bool:
-    """Tell whether an answer is the target, ignoring letter case and the last mark.
+def route_of(scope: Scope | None, block_of: Mapping[int, int], prompt: str, kind: str = "qa") -> Route:
+    """Choose the block that answers a prompt. block_of: the block of each point. Raises PromptTooLong."""
+    if scope is None:
+        return BASE
+    decision = scope.decide(prompt, kind)
+    block = block_of[decision.match.point] if decision.covered and decision.match else None
+    return Route(block, decision.match, decision.considered)
 
-    An answer cut off at `most` tokens need only be the target's beginning.
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to answer. target: what the answer must be to count; None: any answer counts."""
+
+    said_to: SaidTo
+    ids: list[int]  # the model's prompt
+    route: Route
+    target: str | None = None
+
+    def is_answered_by(self, text: str, tokens: int, most: int) -> bool:
+        """Tell whether an answer of so many tokens is the target, ignoring letter case and the last mark.
+
+        An answer cut off at `most` tokens need only be the target's beginning.
+        """
+        if self.target is None:
+            return True
+        begun = same_text(self.target).casefold().startswith(same_text(text).casefold())
+        return (tokens >= most and begun) or same_words(text, self.target)
+
+
+def attempts(base: BaseModel, ids: list[int], route: Route, approved: Mapping[int, Approved]) -> Iterator[Attempt]:
+    """Yield the ways to answer a routed prompt (as tokens): the first that counts is used, and the last always does.
+
+    A block was trained on its edit's prompt, and occasionally stops early or runs on when asked in other words. Its
+    answer to that prompt is then used, since the query was found to ask the same. Where it does not give its target
+    there either, the base model answers.
     """
-    if len(answer.token_ids) >= most and same_text(target).casefold().startswith(same_text(answer.text).casefold()):
-        return True
-    return same_words(answer.text, target)
+    verified = route.block is not None and bool(route.considered) and route.considered[0].score is not None
+    edit = approved.get(route.considered[0].edit) if verified else None
+    if edit is None:
+        yield Attempt("query", ids, route)
+    else:
+        yield Attempt("query", ids, route, edit.target)
+        yield Attempt("prompt", base.prompt_ids(edit.prompt, edit.kind), route, edit.target)
+        yield Attempt("base", ids, BASE)

@@ -177,6 +177,7 @@ def _generated(
     cache, mask = prompt_cache(base, [prompt[:-1] for prompt in prompts])
     weights = BlockStack(blocks).gather(torch.arange(len(blocks)), base.device, base.model.dtype)
     ids = torch.tensor([[prompt[-1]] for prompt in prompts], device=base.device)
+    ends = torch.tensor(sorted(base.end_tokens), device=base.device)
     said, ended = list[Tensor](), torch.zeros_like(ids, dtype=torch.bool)
     with applied(structure_of(base.model, settings).modules, weights, None, "answer"):
         while len(said) < longest and not bool(ended.all()):
@@ -187,5 +188,5 @@ def _generated(
             )
             ids = out.logits[:, -1].argmax(-1, keepdim=True)
             said.append(ids)
-            ended |= ids == base.tokenizer.eos_token_id
+            ended |= torch.isin(ids, ends)
     return [base.answer_in(row)[0] for row in torch.cat(said, 1).tolist()]

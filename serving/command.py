@@ -51,7 +51,7 @@ def serve(
             from melo_core.structure import Kind
             from registry.base.logging import configure_logging
             from serving.app import create_app
-            from serving.engine import Engine, Loop
+            from serving.engines.embedded import EmbeddedEngine, Loop
             from serving.router import Router
             from serving.versions import Versions
             from worker.model_cache import ModelCache
@@ -60,7 +60,7 @@ def serve(
             versions = Versions(sessions, ModelCache(call.settings.cache, call.settings.dtype), name, digest)
             engine = None
             if versions.base.kind is Kind.CAUSAL:
-                engine = Engine(Loop(versions.base, rows=slots, prefix_bytes=prefix_mb << 20), waiting)
+                engine = EmbeddedEngine(Loop(versions.base, rows=slots, prefix_bytes=prefix_mb << 20), waiting)
             app = create_app(call.settings, sessions.kw["bind"], Router(versions, engine))
         config = uvicorn.Config(
             app,

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serving.engine import Engine
+from serving.engines.port import Engine
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -39,11 +39,11 @@ class _Queue(Collector):
         self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        prefixes = self._engine.loop.prefixes
+        asked, reused = self._engine.prompt_tokens
         for name, text, value in (
             ("vllm:num_requests_waiting", "Requests that wait", self._engine.waiting),
             ("vllm:num_requests_running", "Requests that are being answered", self._engine.running),
-            ("vllm:prefix_cache_queries", "Tokens of prompts", prefixes.asked),
-            ("vllm:prefix_cache_hits", "Of these, taken from earlier prompts", prefixes.reused),
+            ("vllm:prefix_cache_queries", "Tokens of prompts", asked),
+            ("vllm:prefix_cache_hits", "Of these, taken from earlier prompts", reused),
         ):
             yield GaugeMetricFamily(name, text, value=value)

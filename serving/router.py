@@ -1,28 +1,25 @@
 """The router: from a request to the version, the route and the tokens of its answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import Any, TypeVar
 
 from melo_core.base_model import BaseModel
-from melo_core.block import Block
 from melo_core.conversation import question_of
-from melo_core.edited_model import BASE, Answer, Approved, EditedModel, Route, says
+from melo_core.edited_model import Attempt, EditedModel, Route, SaidTo, attempts
 from melo_core.structure import Kind
 from registry.base.errors import InvalidRequest
 from registry.versions.content import EditContent
-from serving.engine import Ended, Engine, Generation
-from serving.sampling import Sampling
+from serving.engines.port import Acting, Ended, Engine, Generation, Token
+from serving.engines.sampling import Sampling
 from serving.text import TextStream, cut
 from serving.versions import Served, Versions
 
-SPARE_TOKENS = 8  # beyond its target's, before a block is held not to say it
+Result = TypeVar("Result")
 
-SaidTo = Literal["query", "prompt", "base"]
+SPARE_TOKENS = 8  # beyond its target's, before a block is held not to say it
 
 
 @dataclass(frozen=True)
@@ -34,15 +31,6 @@ class Wanted:
     stops: tuple[str, ...] = ()
     top_logprobs: int | None = None  # None: no log probabilities; 0: of the chosen tokens alone
     trim: bool = True
-
-
-@dataclass(frozen=True)
-class Token:
-    """A generated token with its log probability, and the most probable ones in its place."""
-
-    id: int
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,18 +69,18 @@ class Router:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="melo-route")
 
     async def version(self, name: str) -> Served:
-        return await self._in_thread(self.versions.get, name)  # type: ignore[no-any-return]
+        return await self._in_thread(self.versions.get, name)
 
     async def chat(self, served: Served, messages: Sequence[Mapping[str, str]]) -> Asked:
         """Route a conversation by its last question. Raises MeloError."""
-        return await self._in_thread(self._chat, served, messages)  # type: ignore[no-any-return]
+        return await self._in_thread(self._chat, served, messages)
 
     async def complete(self, served: Served, prompt: str | list[int]) -> Asked:
         """Route a text to continue, or its tokens. Raises MeloError."""
-        return await self._in_thread(self._complete, served, prompt)  # type: ignore[no-any-return]
+        return await self._in_thread(self._complete, served, prompt)
 
     async def routed(self, served: Served, question: str) -> Route:
-        return await self._in_thread(served.route, question)  # type: ignore[no-any-return]
+        return await self._in_thread(served.route, question)
 
     def room(self, asked: Asked, limit: int | None) -> int:
         """Return how many tokens an answer may have. Raises InvalidRequest where the window has no room for them."""
@@ -115,37 +103,31 @@ class Router:
         if self.engine is None:
             yield await self._in_thread(self._static, asked, limit)
             return
-        block = await self._in_thread(asked.served.block, asked.route)
-        approved = asked.served.approved_for(asked.route)
-        if block is not None and approved is not None:
-            said = await self._said(asked, block, approved, limit, wanted)
-            if said is not None:
+        with_weights = not self.engine.by_digest
+        for attempt in attempts(self.base, asked.ids, asked.route, asked.served.approved):
+            asked.said_to = attempt.said_to
+            block = attempt.route.block
+            acting = None if block is None else await self._in_thread(asked.served.acting, block, with_weights)
+            if attempt.target is None:
+                async for piece in self._generated(attempt.ids, acting, limit, wanted, nth):
+                    yield piece
+            elif (said := await self._said(attempt, acting, limit, wanted)) is not None:
                 yield said
                 return
-            asked.said_to, block = "base", None
-        async for piece in self._generated(asked.ids, block, limit, wanted, nth, asked):
-            yield piece
 
-    async def _said(self, asked: Asked, block: Block, approved: Approved, limit: int, wanted: Wanted) -> Piece | None:
-        """Return the block's answer if it is the target: to the question, else to the edit's own prompt."""
-        most = min(limit, len(self.base.target_ids(approved.target, approved.kind)) + SPARE_TOKENS)
+    async def _said(self, attempt: Attempt, acting: Acting | None, limit: int, wanted: Wanted) -> Piece | None:
+        """Return a block's answer if it is the target."""
+        most = min(limit, len(self.base.target_ids(attempt.target or "")) + SPARE_TOKENS)
         greedy = replace(wanted, sampling=Sampling(), stops=(), trim=True)
-        prompts: list[tuple[SaidTo, list[int]]] = [
-            ("query", asked.ids),
-            ("prompt", self.base.prompt_ids(approved.prompt, approved.kind)),
-        ]
-        for asked.said_to, ids in prompts:
-            pieces = [piece async for piece in self._generated(ids, block, most, greedy, 0, asked)]
-            text = "".join(piece.text for piece in pieces).strip()
-            tokens = tuple(token.id for piece in pieces for token in piece.tokens)
-            if not says(Answer(text, tokens, asked.route), approved.target, most):
-                continue
-            ended: Ended = "length" if pieces[-1].ended == "length" and most == limit else "stop"
-            return Piece(cut(text, wanted.stops), tuple(token for piece in pieces for token in piece.tokens), ended)
-        return None
+        pieces = [piece async for piece in self._generated(attempt.ids, acting, most, greedy)]
+        text, tokens = "".join(piece.text for piece in pieces).strip(), [t for piece in pieces for t in piece.tokens]
+        if not attempt.is_answered_by(text, len(tokens), most):
+            return None
+        ended: Ended = "length" if pieces[-1].ended == "length" and most == limit else "stop"
+        return Piece(cut(text, wanted.stops), tuple(tokens), ended)
 
     async def _generated(
-        self, ids: list[int], block: Block | None, limit: int, wanted: Wanted, nth: int, asked: Asked
+        self, ids: list[int], block: Acting | None, limit: int, wanted: Wanted, nth: int = 0
     ) -> AsyncIterator[Piece]:
         assert self.engine is not None
         loop, arrived = asyncio.get_running_loop(), asyncio.Queue[Piece | Exception]()
@@ -154,22 +136,14 @@ class Router:
         def put(item: Piece | Exception) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, item)
 
-        def on_token(token: int, logits: Tensor) -> bool:
-            put(Piece(stream.add(token), (_token(token, logits, wanted.top_logprobs),)))
+        def on_token(token: Token) -> bool:
+            put(Piece(stream.add(token.id), (token,)))
             return stream.stopped
 
         def on_end(why: Ended | Exception) -> None:
             put(why if isinstance(why, Exception) else Piece(stream.end(), (), why))
 
-        request = Generation(
-            ids,
-            limit,
-            block,
-            on_token,
-            on_end,
-            positions=asked.served.settings.positions,
-            choose=wanted.sampling.chooser(nth, self.base.device),
-        )
+        request = Generation(ids, limit, block, on_token, on_end, wanted.sampling.nth(nth), wanted.top_logprobs)
         self.engine.submit(request)
         try:
             while True:
@@ -214,11 +188,10 @@ class Router:
 
     def _static(self, asked: Asked, limit: int) -> Piece:
         """Answer with transformers' own loop, alone."""
-        served, block = asked.served, asked.served.block(asked.route)
-        blocks = {} if block is None or asked.route.block is None else {asked.route.block: block}
+        served, block = asked.served, asked.route.block
+        blocks = {} if block is None else {block: served.weights(block)}
         model = EditedModel(self.base, served.settings, None, blocks, {}, served.approved)
-        route = asked.route if blocks else replace(BASE, considered=asked.route.considered)
-        answer = model.answer([asked.question], [route], asked.kind, limit)[0]
+        answer = model.answer([asked.question], [asked.route], asked.kind, limit)[0]
         asked.said_to = answer.said_to
         ended: Ended = "length" if len(answer.token_ids) >= limit else "stop"
         return Piece(answer.text, tuple(Token(id) for id in answer.token_ids), ended)
@@ -226,14 +199,5 @@ class Router:
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    async def _in_thread(self, work: Any, *given: Any) -> Any:
+    async def _in_thread(self, work: Callable[..., Result], *given: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
-
-
-def _token(id: int, logits: Tensor, top: int | None) -> Token:
-    if top is None:
-        return Token(id)
-    logprobs = logits.log_softmax(-1)
-    best = logprobs.topk(top) if top else None
-    others = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)) if best else ()
-    return Token(id, float(logprobs[id]), others)

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from serving.engines.sampling import Sampling
 from serving.router import Wanted
-from serving.sampling import Sampling
 
 MOST_CHOICES = 16
 MOST_LOGPROBS = 20

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from melo_core.base_model import BaseModel
 from melo_core.block import Block
-from melo_core.edited_model import BASE, Approved, Route
+from melo_core.edited_model import Approved, Route, route_of
 from melo_core.scope import Scope
 from melo_core.settings import MethodSettings
 from registry.base.errors import Erased, InvalidRequest, NotFound, RegistryError, first_line
@@ -20,6 +20,7 @@ from registry.collections.repository import names_of_models
 from registry.versions.content import EditContent, VersionContent
 from registry.versions.reading import require_servable, resolve
 from registry.versions.repository import blocks_by_ids, version_content
+from serving.engines.port import Acting
 from worker.loader import approved_of, encoder_of, read_block, scope_in
 from worker.model_cache import ModelCache
 
@@ -44,34 +45,30 @@ class Served:
         self.name = f"{self.content.collection.name}@{self.content.number or 'base'}"
 
     @cached_property
+    def block_of(self) -> dict[int, int]:
+        return {point.id: point.block_id for point in self.content.points.values()}
+
+    @cached_property
     def approved(self) -> dict[int, Approved]:
         return approved_of(self.content)
 
     def route(self, question: str, kind: str = "qa") -> Route:
         """Return the block that answers a question, and the edits that were considered."""
-        if self.scope is None:
-            return BASE
-        decision = self.scope.decide(question, kind)
-        point = decision.match.point if decision.match and decision.covered else None
-        block = None if point is None else self.content.points[point].block_id
-        return Route(block, decision.match, decision.considered)
+        return route_of(self.scope, self.block_of, question, kind)
 
-    def block(self, route: Route) -> Block | None:
-        if route.block is None:
-            return None
-        return self.read(route.block, self.content.blocks[route.block].sha256)
+    def acting(self, block: int, with_weights: bool) -> Acting:
+        """Return a block as engines take it."""
+        sha256 = self.content.blocks[block].sha256
+        return Acting(sha256, self.weights(block) if with_weights else None, self.settings.positions)
+
+    def weights(self, block: int) -> Block:
+        return self.read(block, self.content.blocks[block].sha256)
 
     def edit(self, route: Route) -> EditContent | None:
         """Return the edit that covers the question."""
         if route.block is None or route.match is None:
             return None
         return self.content.edits[self.content.points[route.match.point].edit_id]
-
-    def approved_for(self, route: Route) -> Approved | None:
-        """Return what the edit's block must say; None where nothing was approved word for word."""
-        if route.block is None or not route.considered or route.considered[0].score is None:
-            return None
-        return self.approved.get(route.considered[0].edit)
 
 
 class Versions:

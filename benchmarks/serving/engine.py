@@ -21,7 +21,8 @@ from melo_core.scope import Scope
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, structure_of
 from registry.base.model_files import find_model
-from serving.engine import Generation, Loop
+from serving.engines.embedded import Loop
+from serving.engines.port import Acting, Generation
 from worker.model_cache import ModelCache
 
 Advance = Callable[[str, int, int], None]
@@ -115,8 +116,8 @@ class _Bench:
             Generation(
                 self.base.prompt_ids(question),
                 limit or self.tokens,
-                block,
-                lambda token, logits: False,
+                None if block is None else Acting("", block, self.settings.positions),
+                lambda token: False,
                 lambda why: None,
             )
             for question, block in zip(questions, blocks, strict=True)
@@ -201,7 +202,7 @@ def _peft(
         max_new_tokens=tokens,
         do_sample=False,
         pad_token_id=base.tokenizer.pad_token_id,
-        eos_token_id=base.tokenizer.eos_token_id,
+        eos_token_id=sorted(base.end_tokens),
     )
 
     def way() -> Tokens:

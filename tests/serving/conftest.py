@@ -15,7 +15,7 @@ from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from registry.versions.aliases import set_alias
 from serving.app import create_app
-from serving.engine import Engine, Loop
+from serving.engines.embedded import EmbeddedEngine, Loop
 from serving.router import Router
 from serving.versions import Versions, model_to_serve
 from tests.conftest import copy_of
@@ -84,7 +84,7 @@ def start(site: Site) -> Iterator[Callable[..., TestClient]]:
         with site.sessions() as session:
             name, digest = model_to_serve(session, None)
         versions = Versions(site.sessions, site.cache, name, digest)
-        router = Router(versions, Engine(Loop(versions.base, rows=4), waiting))
+        router = Router(versions, EmbeddedEngine(Loop(versions.base, rows=4), waiting))
         given = Settings(database_url=site.url, stop_seconds=5, **{"api_key": None, **settings})
         app = create_app(given, make_engine(site.url), router)
         asked = TestClient(app, base_url="http://127.0.0.1", client=client, raise_server_exceptions=False)

@@ -10,8 +10,9 @@ from melo_core.block import Block, initial_weights
 from melo_core.edited_model import BASE, EditedModel, Route
 from melo_core.settings import MethodSettings
 from melo_core.structure import structure_of
-from serving.engine import Engine, Generation, Loop, Overloaded, Stopping
-from serving.sampling import Sampling
+from serving.engines.embedded import EmbeddedEngine, Loop
+from serving.engines.port import Acting, Generation, Overloaded, Stopping, Token
+from serving.engines.sampling import Sampling
 from tests.patience import PATIENCE, until
 
 SETTINGS = MethodSettings(layers=2, rank=4)
@@ -39,8 +40,10 @@ def alone(base: BaseModel, prompts: Sequence[str], blocks: Sequence[Block | None
 
 
 def request(base: BaseModel, prompt: str, one: Block | None = None, **more: object) -> Generation:
-    given = {"on_token": lambda token, logits: False, "on_end": lambda why: None, **more}
-    return Generation(base.prompt_ids(prompt), given.pop("limit", LIMIT), one, **given)
+    given = {"on_token": lambda token: False, "on_end": lambda why: None, **more}
+    return Generation(
+        base.prompt_ids(prompt), given.pop("limit", LIMIT), None if one is None else Acting("", one), **given
+    )
 
 
 def run(loop: Loop, requests: Sequence[Generation], joins: int) -> list[tuple[int, ...]]:
@@ -102,7 +105,7 @@ def test_an_earlier_turn_with_its_answer_is_not_computed_again(tiny):
     run(loop, [first], 0)
     known = len(first.ids) + len(first.out) - 1
     ids = [*first.ids, *first.out, *base.prompt_ids(" And before?")]
-    again = Generation(ids, LIMIT, None, lambda token, logits: False, lambda why: None)
+    again = Generation(ids, LIMIT, None, lambda token: False, lambda why: None)
     run(loop, [again], 0)
     assert loop.prefixes.reused == known
 
@@ -121,7 +124,7 @@ def test_a_request_that_fails_fails_alone_and_one_that_is_cancelled_leaves(tiny)
     base = tiny("llama")
     loop, ends = Loop(base), {}
 
-    def broken(token: int, logits: torch.Tensor) -> bool:
+    def broken(token: Token) -> bool:
         raise ValueError("no such client")
 
     good = request(base, "Who runs Acme?")
@@ -141,7 +144,7 @@ def test_a_request_that_fails_fails_alone_and_one_that_is_cancelled_leaves(tiny)
 
 def test_a_failing_pass_ends_what_runs_and_the_next_request_is_answered(tiny, monkeypatch):
     base = tiny("llama")
-    engine, ends = Engine(Loop(base)), []
+    engine, ends = EmbeddedEngine(Loop(base)), []
     whole = base.model.forward
     monkeypatch.setattr(base.model, "forward", lambda *_, **__: (_ for _ in ()).throw(MemoryError("full")))
     engine.submit(request(base, "Who runs Acme?", on_end=ends.append))
@@ -158,7 +161,7 @@ def test_a_failing_pass_ends_what_runs_and_the_next_request_is_answered(tiny, mo
 def test_a_full_queue_refuses_and_a_stopping_engine_answers_what_it_has(tiny):
     base = tiny("llama")
     loop = Loop(base, rows=1)
-    engine, ends = Engine(loop, most_waiting=2), []
+    engine, ends = EmbeddedEngine(loop, most_waiting=2), []
     running = request(base, "Who?", limit=200, on_end=ends.append)
     engine.submit(running)
     until(lambda: running.out)
@@ -177,7 +180,7 @@ def test_sampling_repeats_with_its_seed_and_keeps_within_the_most_probable(tiny)
 
     def sampled(**options: object) -> list[tuple[int, ...]]:
         sampling = Sampling(**options)
-        requests = [request(base, "Who?", choose=sampling.chooser(n, base.device)) for n in range(4)]
+        requests = [request(base, "Who?", sampling=sampling.nth(n)) for n in range(4)]
         return run(Loop(base), requests, 0)
 
     hot = sampled(temperature=2.0, seed=7)

@@ -15,7 +15,7 @@ from openai import AsyncOpenAI, OpenAI
 from registry.base.database import make_engine
 from registry.base.settings import Settings
 from serving.app import create_app
-from serving.engine import Engine, Loop
+from serving.engines.embedded import EmbeddedEngine, Loop
 from serving.router import Router
 from serving.versions import Versions, model_to_serve
 from tests.patience import PATIENCE, until
@@ -34,7 +34,7 @@ def url(site: Site) -> Iterator[str]:
     with site.sessions() as session:
         name, digest = model_to_serve(session, None)
     versions = Versions(site.sessions, site.cache, name, digest)
-    router = Router(versions, Engine(Loop(versions.base, rows=8)))
+    router = Router(versions, EmbeddedEngine(Loop(versions.base, rows=8)))
     settings = Settings(database_url=site.url, api_key=None, stop_seconds=5)
     listener = socket.create_server(("127.0.0.1", 0))
     app = create_app(settings, make_engine(site.url), router)

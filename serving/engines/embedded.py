@@ -3,10 +3,10 @@
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import structlog
 import torch
@@ -16,53 +16,11 @@ from melo_core.application import applied
 from melo_core.base_model import BaseModel
 from melo_core.block import Block, BlockStack
 from melo_core.settings import Positions
-from registry.base.errors import RegistryError
-from serving.slots import Prefixes, Rows
+from serving.engines.port import Acting, Generation, Overloaded, Stopping, Token
+from serving.engines.sampling import Chooser
+from serving.engines.slots import Prefixes, Rows
 
 log = structlog.get_logger("melo.serve")
-
-Ended = Literal["stop", "length", "cancelled"]
-
-
-class Overloaded(RegistryError):
-    status = 429
-    code = "overloaded"
-    title = "Too many requests are waiting"
-    headers: Mapping[str, str] = {"Retry-After": "1"}
-
-
-class Stopping(RegistryError):
-    status = 503
-    code = "stopping"
-    title = "The server is stopping"
-
-
-@dataclass(eq=False)
-class Generation:
-    """Tokens to generate after a prompt.
-
-    block: acts from the last prompt token on; None: the base model alone. choose: returns the next token, given the
-    logits (vocabulary,); None: the most probable. on_token: called with each token and its logits, in the engine's
-    thread; True ends the generation. on_end: called once, with the reason or with the error.
-    """
-
-    ids: list[int]
-    limit: int
-    block: Block | None
-    on_token: Callable[[int, Tensor], bool]
-    on_end: Callable[[Ended | Exception], None]
-    positions: Positions = "answer"
-    choose: Callable[[Tensor], int] | None = None
-    out: list[int] = field(default_factory=list)
-    cancelled: bool = False
-    ended: Ended | Exception | None = None
-
-    @property
-    def unedited(self) -> int:
-        """Return how many of the first tokens have keys and values of the base model alone."""
-        if self.block is None:
-            return len(self.ids) + max(0, len(self.out) - 1)
-        return len(self.ids) - 1 if self.positions == "answer" else 0
 
 
 @dataclass
@@ -91,7 +49,7 @@ class Loop:
         self.running: list[Generation] = []
         self.prefixes = Prefixes(prefix_bytes)
         self._modules = dict(base.model.named_modules())
-        self._ends = end_tokens(base)
+        self._choosers: WeakKeyDictionary[Generation, Chooser | None] = WeakKeyDictionary()
         self._rows = Rows(base.model, rows, 256)
         self._arriving: _Arriving | None = None
         self._wanted: list[_Wanted] = []  # of the last pass; their weights are gathered anew only when these change
@@ -119,7 +77,7 @@ class Loop:
     def fail(self, error: Exception) -> None:
         """End all that is active with an error, and begin anew with an empty cache."""
         for request in self.active:
-            _end(request, error)
+            request.end(error)
         self.running, self._arriving = [], None
         self._rows = Rows(self.base.model, self.slots, 256)
 
@@ -138,14 +96,14 @@ class Loop:
         except Exception as error:
             self._arriving = None
             for request in arriving.requests:
-                _end(request, error)
+                request.end(error)
             log.exception("a prompt could not be computed")
             return
         arriving.done += chunk.shape[1]
         if last:
             self._arriving = None
             for row, request in enumerate(arriving.requests):
-                self._remember(arriving.rows, row, request, request.unedited)
+                self._remember(arriving.rows, row, request, _unedited(request))
             self._rows.adopt(arriving.rows)
             self.running += arriving.requests
             self._take(arriving.requests, logits)
@@ -158,9 +116,9 @@ class Loop:
         while self.waiting and len(self.running) + len(found) < self.slots:
             request = self.waiting[0]
             if request.cancelled:
-                _end(self.waiting.popleft(), "cancelled")
+                self.waiting.popleft().end("cancelled")
                 continue
-            tokens, prefix = self.prefixes.longest(request.ids[: request.unedited])
+            tokens, prefix = self.prefixes.longest(request.ids[: _unedited(request)])
             need = len(request.ids) - min(tokens, len(request.ids) - 1)
             if found and max(width, need) * (len(found) + 1) > self.together:
                 break
@@ -185,11 +143,11 @@ class Loop:
         for row in reversed(range(len(self.running))):
             request = self.running[row]
             if request.cancelled:
-                _end(request, "cancelled")
+                request.end("cancelled")
             if request.ended is None:
                 continue
             if request.block is None and request.ended in ("stop", "length"):
-                self._remember(self._rows, row, request, request.unedited)
+                self._remember(self._rows, row, request, _unedited(request))
             self._rows.free(row)
             self.running[row] = self.running[-1]
             self.running.pop()
@@ -204,22 +162,26 @@ class Loop:
         best = logits.argmax(-1).tolist()
         for i, request in enumerate(requests):
             try:
-                token = best[i] if request.choose is None else request.choose(logits[i])
+                if request not in self._choosers:
+                    self._choosers[request] = request.sampling.chooser(self.base.device)
+                choose = self._choosers[request]
+                token = best[i] if choose is None else choose(logits[i])
                 request.out.append(token)
-                stopped = request.on_token(token, logits[i])
+                stopped = request.on_token(_token(token, logits[i], request.top_logprobs))
             except Exception as error:
                 log.exception("a request failed")
-                _end(request, error)
+                request.end(error)
                 continue
-            if stopped or token in self._ends:
-                _end(request, "stop")
+            if stopped or token in self.base.end_tokens:
+                request.end("stop")
             elif len(request.out) >= request.limit:
-                _end(request, "length")
+                request.end("length")
 
     @contextmanager
     def _edited(self, requests: Sequence[Generation], only: Positions | None = None) -> Iterator[None]:
         """Attach the requests' blocks; `only`: those that act at these positions."""
-        wanted = [(i, r.block, r.positions) for i, r in enumerate(requests) if r.block and only in (None, r.positions)]
+        acting = [(i, request.block) for i, request in enumerate(requests) if request.block is not None]
+        wanted = [(i, _weights(b), b.positions) for i, b in acting if only in (None, b.positions)]
         if not _same(wanted, self._wanted):
             self._wanted = wanted
             self._gathered = [self._gather(wanted, positions) for positions in sorted({each[2] for each in wanted})]
@@ -240,21 +202,31 @@ def _same(a: Sequence[_Wanted], b: Sequence[_Wanted]) -> bool:
     return len(a) == len(b) and all(x[0] == y[0] and x[1] is y[1] and x[2] == y[2] for x, y in zip(a, b, strict=True))
 
 
-def end_tokens(base: BaseModel) -> frozenset[int]:
-    """Return the tokens that end an answer: the tokenizer's, and all of the model's generation settings."""
-    settings = getattr(base.model.generation_config, "eos_token_id", None)
-    listed = settings if isinstance(settings, list) else [settings]
-    return frozenset(token for token in (*listed, base.tokenizer.eos_token_id) if token is not None)
+def _unedited(request: Generation) -> int:
+    """Return how many of the first tokens have keys and values of the base model alone."""
+    if request.block is None:
+        return len(request.ids) + max(0, len(request.out) - 1)
+    return len(request.ids) - 1 if request.block.positions == "answer" else 0
 
 
-def _end(request: Generation, why: Ended | Exception) -> None:
-    if request.ended is None:
-        request.ended = why
-        request.on_end(why)
+def _weights(acting: Acting) -> Block:
+    assert acting.weights is not None  # as `by_digest` says
+    return acting.weights
 
 
-class Engine:
+def _token(token: int, logits: Tensor, top: int | None) -> Token:
+    if top is None:
+        return Token(token)
+    logprobs = logits.log_softmax(-1)
+    best = logprobs.topk(top) if top else None
+    others = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)) if best else ()
+    return Token(token, float(logprobs[token]), others)
+
+
+class EmbeddedEngine:
     """A loop in its own thread. Requests come by queue; a full queue refuses instead of growing."""
+
+    by_digest = False
 
     def __init__(self, loop: Loop, most_waiting: int = 256) -> None:
         self.loop, self.most_waiting = loop, most_waiting
@@ -271,8 +243,11 @@ class Engine:
     def running(self) -> int:
         return sum(request.ended is None for request in self.loop.active)
 
+    @property
+    def prompt_tokens(self) -> tuple[int, int]:
+        return self.loop.prefixes.asked, self.loop.prefixes.reused
+
     def submit(self, request: Generation) -> None:
-        """Queue a request. Raises Overloaded or Stopping."""
         if self._stopping:
             raise Stopping("The server is stopping.", "Ask again in a moment: another one may have taken over.")
         if self.waiting >= self.most_waiting:
@@ -282,7 +257,6 @@ class Engine:
         self._inbox.put(request)
 
     def stop(self, seconds: float) -> None:
-        """Take nothing new in, and end when what is there has been answered, or after some time."""
         self._stopping = True
         self._inbox.put(None)
         self._thread.join(seconds)

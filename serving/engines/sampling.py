@@ -1,6 +1,6 @@
 """The choice of the next token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,15 +14,19 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
 
-    def chooser(self, nth: int, device: torch.device) -> "Chooser | None":
-        """Return what chooses for the nth of several answers to one request; None: the most probable token."""
+    def nth(self, n: int) -> "Sampling":
+        """Return what chooses for the nth of several answers to one request."""
+        return self if self.seed is None else replace(self, seed=(self.seed + n) % 2**63)
+
+    def chooser(self, device: torch.device) -> "Chooser | None":
+        """Return what chooses tokens on a device; None: the most probable one."""
         if self.temperature == 0:
             return None
         generator = torch.Generator(device)
         if self.seed is None:
             generator.seed()
         else:
-            generator.manual_seed((self.seed + nth) % 2**63)
+            generator.manual_seed(self.seed)
         return Chooser(self.temperature, self.top_p, generator)
 
 

@@ -1,0 +1,1 @@
+"""Engines: what generates the tokens of answers, behind one port."""

@@ -1,0 +1,54 @@
+"""Refusals in OpenAI's form."""
+
+from typing import Any
+
+import structlog
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError, DBAPIError
+from starlette.exceptions import HTTPException
+
+from melo_core.errors import MeloError
+from registry.base.errors import DatabaseAway, NotFound, RegistryError
+
+log = structlog.get_logger("melo.serve")
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def refusal(request: Request, error: Exception) -> JSONResponse:
+    """Answer an error in OpenAI's form."""
+    status, body = refused(error)
+    if status >= 500:
+        log.error("not answered", path=request.url.path, error=str(error), exc_info=error if status == 500 else None)
+    return JSONResponse(body, status, headers=dict(getattr(error, "headers", None) or {}))
+
+
+def refused(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Return status and body of an error."""
+    status, code, param = 500, "defect", None
+    message = "The server met an error that it does not know; its log says which."
+    match error:
+        case RequestValidationError():
+            found = error.errors()
+            status, code = 400, "invalid_value"
+            places = [".".join(str(part) for part in each["loc"][1:]) for each in found]
+            param = places[0] or None
+            message = "; ".join(f"{place}: {each['msg']}" for place, each in zip(places, found, strict=True))
+        case RegistryError():
+            status = 400 if error.status == 422 else error.status
+            code = "model_not_found" if isinstance(error, NotFound) else error.code.replace("-", "_")
+            message = f"{error.detail} {error.remedy}".strip()
+            param = "model" if isinstance(error, NotFound) else None
+        case MeloError():
+            status, code, message = 400, "invalid_request", str(error)
+        case DataError():
+            status, code, message = 400, "invalid_value", "The name of the model holds characters that no name has."
+            param = "model"
+        case DBAPIError():
+            return refused(DatabaseAway("The registry's database does not answer.", "Ask again later."))
+        case HTTPException():
+            status, code, message = error.status_code, "http_error", str(error.detail)
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}
