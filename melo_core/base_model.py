@@ -1,5 +1,6 @@
 """A frozen model with its tokenizer: loading it from files, and turning prompts and answers into tokens."""
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,16 +84,24 @@ class BaseModel:
             return self.conversation_ids([{"role": "user", "content": prompt}])
         return self._within_window(self.tokenizer(prompt)["input_ids"], prompt)
 
-    def conversation_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def conversation_ids(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
         """Return the tokens that the model gets for a conversation (role and content of each turn), up to its answer.
 
-        Raises PromptTooLong, or MeloError where the model has no chat template or it refuses the conversation.
+        tools: functions that the model may call, with name, description and parameters, as OpenAI's API describes them.
+        Raises PromptTooLong, or MeloError where the model has no chat template, or one that knows no tools, or one that
+        refuses the conversation.
         """
         if not self.chats:
             raise MeloError("the model has no chat template, so it takes no conversation; ask a single prompt")
-        turns = [{"role": message["role"], "content": message["content"]} for message in messages]
+        if tools and not re.search(r"\btools\b", str(self.tokenizer.chat_template)):
+            raise MeloError("the model's chat template has no place for tools; ask without them")
+        turns = [dict(message) for message in messages]
         try:
-            text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+            text = self.tokenizer.apply_chat_template(
+                turns, tools=[dict(tool) for tool in tools] or None, add_generation_prompt=True, tokenize=False
+            )
         except TemplateError as error:  # many allow only turns that alternate, or no system prompt
             raise MeloError(f"the model's chat template refuses the conversation: {error}") from error
         return self._within_window(self.tokenizer(text, add_special_tokens=False)["input_ids"], turns[-1]["content"])

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from melo_core.errors import MeloError
 from melo_core.words import FUNCTION, words
@@ -37,14 +38,15 @@ CALENDAR = frozenset(
 )
 
 
-def question_of(messages: Sequence[Mapping[str, str]]) -> str:
+def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
     """Return the text by which a conversation is routed.
 
-    messages: objects with `role` and `content`, oldest first; the last is the user's. System prompts, documents and
-    the model's answers are not questions, so they never lead to an edit. Raises MeloError.
+    messages: objects with `role` and `content`, oldest first; the last is the user's, or what a tool gave for it.
+    System prompts, documents and the model's answers are not questions, so they never lead to an edit.
+    Raises MeloError.
     """
     asked = [str(message.get("content", "")) for message in messages if message.get("role") == "user"]
-    if not messages or messages[-1].get("role") != "user" or not asked[-1].strip():
+    if not asked or messages[-1].get("role") not in ("user", "tool", "function") or not asked[-1].strip():
         raise MeloError("a conversation must end with what the user asks: a last message with the role user")
     if len(asked) > 1 and is_follow_up(asked[-1]):
         return f"{asked[-2]}\n{asked[-1]}"

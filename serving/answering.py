@@ -1,11 +1,9 @@
-"""The shaping of answers: whole or streamed, in OpenAI's form, with where each came from."""
+"""Answers to a request, whole or streamed, with where each came from."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
-from uuid import uuid4
 
 import structlog
 from fastapi import Request, Response
@@ -13,14 +11,11 @@ from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
 from melo_core.edited_model import Route
-from serving.engines.port import Token
-from serving.refusals import refused
 from serving.router import Asked, Piece, Router, Wanted
+from serving.shapes import Said, Shape, Usage
 from serving.versions import Served
 
 log = structlog.get_logger("melo.serve")
-
-_OPEN: dict[str, Any] = {"logprobs": None, "finish_reason": None}
 
 
 def provenance(version: Served, route: Route, *, acted: bool) -> dict[str, Any]:
@@ -56,26 +51,15 @@ def provenance(version: Served, route: Route, *, acted: bool) -> dict[str, Any]:
 
 
 class Answering:
-    """The answers to one request, whole or streamed. A choice is one of several answers, each with its own prompt."""
+    """The answers to one request. A choice is one of several answers, each with its own prompt."""
 
-    def __init__(
-        self,
-        request: Request,
-        shape: str,
-        prefix: str,
-        model: str,
-        asked: Sequence[Asked],
-        wanted: Wanted,
-        echo: bool = False,
-    ) -> None:
+    def __init__(self, request: Request, asked: Sequence[Asked], wanted: Wanted, shape: Shape) -> None:
         self.request, self.metrics = request, request.app.state.metrics
         self.router: Router = request.app.state.router
-        self.shape, self.model, self.asked, self.wanted, self.echo = shape, model, asked, wanted, echo
-        self.is_chat = shape == "chat.completion"
-        self.top = {"id": f"{prefix}-{uuid4().hex}", "created": int(time.time()), "model": model}
-        self.tokens = 0
+        self.asked, self.wanted, self.shape = asked, wanted, shape
+        self.said = [Said() for _ in asked]
 
-    async def respond(self, *, stream: bool, with_usage: bool) -> Response:
+    async def respond(self, *, stream: bool) -> Response:
         for asked in self.asked:
             self.router.room(asked, self.wanted.limit)
         pieces = self._pieces()
@@ -83,7 +67,7 @@ class Answering:
         headers = self._headers()
         if stream:
             grace = self.request.app.state.settings.stop_seconds  # told to stop, the server ends what it has begun
-            events = self._events(first, pieces, with_usage)
+            events = self._events(first, pieces)
             return EventSourceResponse(events, headers=headers, sep="\n", shutdown_grace_period=grace)
         answering = asyncio.create_task(self._whole(first, pieces))
         leaving = asyncio.create_task(_gone(self.request))
@@ -97,47 +81,34 @@ class Answering:
             leaving.cancel()
 
     async def _whole(self, first: tuple[int, Piece], rest: AsyncIterator[tuple[int, Piece]]) -> dict[str, Any]:
-        texts = [""] * len(self.asked)
-        tokens: list[list[Token]] = [[] for _ in self.asked]
-        ended: list[str | None] = [None] * len(self.asked)
         async for index, piece in _chained(first, rest):
-            texts[index] += piece.text
-            tokens[index] += piece.tokens
-            ended[index] = piece.ended or ended[index]
-        choices = [self._choice(i, texts[i], tokens[i], ended[i]) for i in range(len(self.asked))]
-        return {**self.top, "object": self.shape, "choices": choices, "usage": self._usage(), "melo": self._melo()}
+            self.said[index].add(piece)
+        return {**self.shape.whole(self.said, self._usage()), "melo": self._melo()}
 
     async def _events(
-        self, first: tuple[int, Piece], rest: AsyncIterator[tuple[int, Piece]], with_usage: bool
+        self, first: tuple[int, Piece], rest: AsyncIterator[tuple[int, Piece]]
     ) -> AsyncIterator[dict[str, str]]:
-        shape = "chat.completion.chunk" if self.is_chat else self.shape
-        begun = set[int]()
-
-        def event(choices: list[dict[str, Any]], **more: Any) -> dict[str, str]:
-            usage = {"usage": None} if with_usage else {}
-            return {"data": json.dumps({**self.top, "object": shape, "choices": choices, **usage, **more})}
-
-        left = len(self.asked)
+        shape, begun, left = self.shape, set[int](), len(self.asked)
         try:
             async for index, piece in _chained(first, rest):
+                self.said[index].add(piece)
                 if index not in begun:
                     begun.add(index)
-                    if self.is_chat:
-                        yield event([{"index": index, "delta": {"role": "assistant", "content": ""}, **_OPEN}])
-                    elif self.echo:
-                        yield event([self._text_choice(index, self.asked[index].question, [], None)])
-                if piece.text or (piece.tokens and self.wanted.top_logprobs is not None):
-                    yield event([self._delta(index, piece)])
+                    for event in shape.begin(index):
+                        yield event
+                if piece.text or piece.tokens:
+                    for event in shape.more(index, piece):
+                        yield event
                 if piece.ended:
                     left -= 1
-                    last = {} if left else {"melo": self._melo()}
-                    yield event([self._closing(index, piece.ended)], **last)
-            if with_usage:
-                yield event([], usage=self._usage())
+                    for event in shape.end(index, self.said[index], {} if left else {"melo": self._melo()}):
+                        yield event
+            for event in shape.finish(self.said, self._usage(), self._melo()):
+                yield event
         except Exception as error:
             log.exception("an answer broke off")
-            yield {"data": json.dumps(refused(error)[1])}
-        yield {"data": "[DONE]"}
+            for event in shape.broken(error):
+                yield event
 
     async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """Yield the pieces of all choices as they come."""
@@ -165,64 +136,17 @@ class Answering:
                 if not started:
                     started = True
                     self.metrics.first_token.observe(time.perf_counter() - began)
-                self.tokens += len(piece.tokens)
                 yield index, piece
-            self.metrics.answered(sum(len(asked.ids) for asked in self.asked), self.tokens)
+            usage = self._usage()
+            self.metrics.answered(usage.prompt, usage.completion)
         finally:
             for task in tasks:
                 task.cancel()
 
-    def _choice(self, index: int, text: str, tokens: list[Token], ended: str | None) -> dict[str, Any]:
-        if not self.is_chat:
-            shown = self.asked[index].question + text if self.echo else text
-            return self._text_choice(index, shown, tokens, ended)
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": self._chat_logprobs(tokens), "finish_reason": ended}
-
-    def _text_choice(self, index: int, text: str, tokens: Sequence[Token], ended: str | None) -> dict[str, Any]:
-        return {"index": index, "text": text, "logprobs": self._text_logprobs(tokens), "finish_reason": ended}
-
-    def _delta(self, index: int, piece: Piece) -> dict[str, Any]:
-        if not self.is_chat:
-            return self._text_choice(index, piece.text, piece.tokens, None)
-        logprobs = self._chat_logprobs(piece.tokens)
-        return {"index": index, "delta": {"content": piece.text}, "logprobs": logprobs, "finish_reason": None}
-
-    def _closing(self, index: int, ended: str) -> dict[str, Any]:
-        if not self.is_chat:
-            return self._text_choice(index, "", [], ended)
-        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": ended}
-
-    def _chat_logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        if self.wanted.top_logprobs is None:
-            return None
-        return {
-            "content": [
-                {**self._spelt(token.id, token.logprob), "top_logprobs": [self._spelt(*other) for other in token.top]}
-                for token in tokens
-            ],
-            "refusal": None,
-        }
-
-    def _spelt(self, token: int, logprob: float | None) -> dict[str, Any]:
-        text = self.router.spelt(token)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
-
-    def _text_logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        if self.wanted.top_logprobs is None:
-            return None
-        texts = [self.router.spelt(token.id) for token in tokens]
-        return {
-            "tokens": texts,
-            "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{self.router.spelt(id): p for id, p in token.top} for token in tokens],
-            "text_offset": [sum(map(len, texts[:i])) for i in range(len(texts))],
-        }
-
-    def _usage(self) -> dict[str, int]:
+    def _usage(self) -> Usage:
+        """Return the tokens of the prompts, each counted once, and of the answers."""
         prompts = {id(asked): len(asked.ids) for asked in self.asked}
-        given = sum(prompts.values())
-        return {"prompt_tokens": given, "completion_tokens": self.tokens, "total_tokens": given + self.tokens}
+        return Usage(sum(prompts.values()), sum(len(said.tokens) for said in self.said))
 
     def _melo(self) -> dict[str, Any]:
         """Return where the answer came from; of several prompts, where each did."""

@@ -4,7 +4,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import uuid4
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -28,10 +27,12 @@ from registry.base.settings import Settings
 from registry.collections import service as collections
 from registry.versions.reading import NamedVersion, named
 from serving.answering import Answering, provenance
+from serving.engines.grammar import require_schema
 from serving.metrics import Metrics
 from serving.refusals import refusal
 from serving.router import Router, Wanted
-from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, RouteRequest
+from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, ResponseRequest, RouteRequest
+from serving.shapes import ChatShape, ResponseShape, TextShape, new_id
 from serving.versions import Served
 
 log = structlog.get_logger("melo.serve")
@@ -138,20 +139,52 @@ def _model(each: NamedVersion) -> dict[str, Any]:
 @api.post("/v1/chat/completions", tags=["answers"])
 async def chat(request: Request, body: ChatRequest) -> Response:
     """Answer a conversation. Its last question decides which correction, if any, acts."""
-    router = _router(request)
-    asked = await router.chat(await _version(request, body.model), [message.turn() for message in body.messages])
-    one = Answering(request, "chat.completion", "chatcmpl", body.model, [asked] * body.choices, body.as_wanted())
-    return await one.respond(stream=body.stream, with_usage=body.with_usage)
+    router, wanted = _router(request), _wanted(body)
+    version = await _version(request, body.model)
+    asked = await router.chat(version, [message.turn() for message in body.messages], body.told_tools)
+    shape = ChatShape(
+        router,
+        body.model,
+        new_id("chatcmpl-"),
+        tools=bool(body.told_tools),
+        top_logprobs=wanted.top_logprobs,
+        with_usage=body.with_usage,
+    )
+    return await Answering(request, [asked] * body.choices, wanted, shape).respond(stream=body.stream)
 
 
 @api.post("/v1/completions", tags=["answers"])
 async def completions(request: Request, body: CompletionRequest) -> Response:
     """Continue prompts as they are."""
-    router, version = _router(request), await _version(request, body.model)
+    router, wanted, version = _router(request), _wanted(body), await _version(request, body.model)
     asked = [await router.complete(version, prompt) for prompt in body.prompts]
     each = [one for one in asked for _ in range(body.choices)]
-    one = Answering(request, "text_completion", "cmpl", body.model, each, body.as_wanted(), echo=body.echo)
-    return await one.respond(stream=body.stream, with_usage=body.with_usage)
+    shape = TextShape(
+        router,
+        body.model,
+        new_id("cmpl-"),
+        echo=[one.question for one in each] if body.echo else None,
+        top_logprobs=wanted.top_logprobs,
+        with_usage=body.with_usage,
+    )
+    return await Answering(request, each, wanted, shape).respond(stream=body.stream)
+
+
+@api.post("/v1/responses", tags=["answers"])
+async def responses(request: Request, body: ResponseRequest) -> Response:
+    """Answer a conversation, in the form of OpenAI's Responses. Nothing is kept between requests."""
+    router, wanted, version = _router(request), _wanted(body), await _version(request, body.model)
+    asked = await router.chat(version, body.turns(), body.told_tools)
+    shape = ResponseShape(router, body.model, new_id("resp_"), tools=bool(body.told_tools), given=body.repeated())
+    return await Answering(request, [asked], wanted, shape).respond(stream=body.stream)
+
+
+def _wanted(body: ChatRequest | CompletionRequest | ResponseRequest) -> Wanted:
+    """Return what a request asks of its answer. Raises InvalidRequest for a JSON schema that cannot be used."""
+    wanted = body.as_wanted()
+    if wanted.schema is not None:
+        require_schema(wanted.schema)
+    return wanted
 
 
 @api.post("/v1/route", tags=["answers"])
@@ -185,7 +218,7 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
             }
         )
     return {
-        "id": f"classify-{uuid4().hex}",
+        "id": new_id("classify-"),
         "object": "list",
         "created": int(time.time()),
         "model": body.model,

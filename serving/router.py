@@ -1,6 +1,7 @@
 """The router: from a request to the version, the route and the tokens of its answer."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -9,17 +10,20 @@ from typing import Any, TypeVar
 from melo_core.base_model import BaseModel
 from melo_core.conversation import question_of
 from melo_core.edited_model import Attempt, EditedModel, Route, SaidTo, attempts
+from melo_core.scope import same_words
 from melo_core.structure import Kind
 from registry.base.errors import InvalidRequest
 from registry.versions.content import EditContent
 from serving.engines.port import Acting, Ended, Engine, Generation, Token
 from serving.engines.sampling import Sampling
 from serving.text import TextStream, cut
+from serving.tools import ToolCall, tool_calls
 from serving.versions import Served, Versions
 
 Result = TypeVar("Result")
 
 SPARE_TOKENS = 8  # beyond its target's, before a block is held not to say it
+SPARE_TOKENS_IN_JSON = 248
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Wanted:
     stops: tuple[str, ...] = ()
     top_logprobs: int | None = None  # None: no log probabilities; 0: of the chosen tokens alone
     trim: bool = True
+    schema: str | None = None  # a JSON schema that the answer keeps to, as JSON
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,11 @@ class Router:
     async def version(self, name: str) -> Served:
         return await self._in_thread(self.versions.get, name)
 
-    async def chat(self, served: Served, messages: Sequence[Mapping[str, str]]) -> Asked:
-        """Route a conversation by its last question. Raises MeloError."""
-        return await self._in_thread(self._chat, served, messages)
+    async def chat(
+        self, served: Served, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> Asked:
+        """Route a conversation by its last question. tools: functions that the model may call. Raises MeloError."""
+        return await self._in_thread(self._chat, served, messages, tools)
 
     async def complete(self, served: Served, prompt: str | list[int]) -> Asked:
         """Route a text to continue, or its tokens. Raises MeloError."""
@@ -101,7 +108,9 @@ class Router:
         """
         limit = self.room(asked, wanted.limit)
         if self.engine is None:
-            yield await self._in_thread(self._static, asked, limit)
+            if wanted.schema is not None:
+                raise InvalidRequest("This model does not answer in JSON: it generates without a grammar.")
+            yield await self._in_thread(self._static, asked, limit, wanted.stops)
             return
         with_weights = not self.engine.by_digest
         for attempt in attempts(self.base, asked.ids, asked.route, asked.served.approved):
@@ -116,12 +125,15 @@ class Router:
                 return
 
     async def _said(self, attempt: Attempt, acting: Acting | None, limit: int, wanted: Wanted) -> Piece | None:
-        """Return a block's answer if it is the target."""
-        most = min(limit, len(self.base.target_ids(attempt.target or "")) + SPARE_TOKENS)
+        """Return a block's answer if it is the target; of an answer in JSON, one of its values."""
+        target = attempt.target or ""
+        spare = SPARE_TOKENS if wanted.schema is None else SPARE_TOKENS_IN_JSON
+        most = min(limit, len(self.base.target_ids(target)) + spare)
         greedy = replace(wanted, sampling=Sampling(), stops=(), trim=True)
         pieces = [piece async for piece in self._generated(attempt.ids, acting, most, greedy)]
         text, tokens = "".join(piece.text for piece in pieces).strip(), [t for piece in pieces for t in piece.tokens]
-        if not attempt.is_answered_by(text, len(tokens), most):
+        given = attempt.is_answered_by(text, len(tokens), most) if wanted.schema is None else _has_value(text, target)
+        if not given:
             return None
         ended: Ended = "length" if pieces[-1].ended == "length" and most == limit else "stop"
         return Piece(cut(text, wanted.stops), tuple(tokens), ended)
@@ -143,7 +155,9 @@ class Router:
         def on_end(why: Ended | Exception) -> None:
             put(why if isinstance(why, Exception) else Piece(stream.end(), (), why))
 
-        request = Generation(ids, limit, block, on_token, on_end, wanted.sampling.nth(nth), wanted.top_logprobs)
+        request = Generation(
+            ids, limit, block, on_token, on_end, wanted.sampling.nth(nth), wanted.top_logprobs, wanted.schema
+        )
         self.engine.submit(request)
         try:
             while True:
@@ -156,6 +170,10 @@ class Router:
         finally:
             request.cancelled = True  # of no effect where it has ended: else its reader went away
 
+    def parsed(self, text: str, ids: Sequence[int]) -> tuple[str, list[ToolCall]]:
+        """Split an answer into its text and the calls of tools in it."""
+        return tool_calls(self.base.tokenizer, text, ids)
+
     def spelt(self, token: int) -> str:
         """Return the text of one token."""
         return str(self.base.tokenizer.decode([token]))
@@ -167,10 +185,10 @@ class Router:
         self.versions.stop()
         self._thread.shutdown(cancel_futures=True)
 
-    def _chat(self, served: Served, messages: Sequence[Mapping[str, str]]) -> Asked:
+    def _chat(self, served: Served, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> Asked:
         question = question_of(messages)
         alone = len(messages) == 1 and not self.base.chats  # a model without a chat template takes a question as it is
-        ids = self.base.prompt_ids(question) if alone else self.base.conversation_ids(messages)
+        ids = self.base.prompt_ids(question) if alone and not tools else self.base.conversation_ids(messages, tools)
         return Asked(served, served.route(question), ids, question)
 
     def _complete(self, served: Served, prompt: str | list[int]) -> Asked:
@@ -186,7 +204,7 @@ class Router:
         ids = self.base.prompt_ids(text, kind) if isinstance(prompt, str) else prompt
         return Asked(served, served.route(text, kind), ids, text, kind)
 
-    def _static(self, asked: Asked, limit: int) -> Piece:
+    def _static(self, asked: Asked, limit: int, stops: Sequence[str]) -> Piece:
         """Answer with transformers' own loop, alone."""
         served, block = asked.served, asked.route.block
         blocks = {} if block is None else {block: served.weights(block)}
@@ -194,10 +212,26 @@ class Router:
         answer = model.answer([asked.question], [asked.route], asked.kind, limit)[0]
         asked.said_to = answer.said_to
         ended: Ended = "length" if len(answer.token_ids) >= limit else "stop"
-        return Piece(answer.text, tuple(Token(id) for id in answer.token_ids), ended)
+        return Piece(cut(answer.text, stops), tuple(Token(id) for id in answer.token_ids), ended)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     async def _in_thread(self, work: Callable[..., Result], *given: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+
+
+def _has_value(text: str, target: str) -> bool:
+    """Tell whether one of the values in a JSON text is the target, ignoring letter case and the last mark."""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return False
+    values, found = [said], False
+    while values and not found:
+        value = values.pop()
+        if isinstance(value, dict | list):
+            values += value.values() if isinstance(value, dict) else value
+        else:
+            found = same_words(str(value), target)
+    return found

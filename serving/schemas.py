@@ -1,14 +1,18 @@
 """Requests in OpenAI's form. Fields that are not listed are ignored."""
 
+import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from registry.base.errors import InvalidRequest
 from serving.engines.sampling import Sampling
 from serving.router import Wanted
 
 MOST_CHOICES = 16
 MOST_LOGPROBS = 20
+MOST_TOOLS = 128
 
 Model = Annotated[
     str,
@@ -31,14 +35,70 @@ class Part(_Request):
     text: str
 
 
+class CalledFunction(_Request):
+    name: str
+    arguments: str = Field(description="a JSON object")
+
+
+class MessageCall(_Request):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+    def turn(self) -> dict[str, Any]:
+        """Return it as chat templates take it. Raises ValueError where the arguments are no JSON object."""
+        try:
+            arguments = json.loads(self.function.arguments or "{}")
+        except ValueError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise InvalidRequest(f"The arguments of the call {self.id} are not a JSON object.")
+        return {
+            "id": self.id,
+            "type": "function",
+            "function": {"name": self.function.name, "arguments": arguments},
+        }
+
+
 class Message(_Request):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[MessageCall] | None = None
+    tool_call_id: str | None = None
 
-    def turn(self) -> dict[str, str]:
-        parts = self.content if isinstance(self.content, list) else []
-        text = self.content if isinstance(self.content, str) else "\n".join(part.text for part in parts)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+    def turn(self) -> dict[str, Any]:
+        """Return the message as chat templates take it."""
+        turn: dict[str, Any] = {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": text_of(self.content),
+        }
+        if self.tool_calls:
+            turn["tool_calls"] = [call.turn() for call in self.tool_calls]
+        return turn | {key: value for key in ("name", "tool_call_id") if (value := getattr(self, key)) is not None}
+
+
+def text_of(content: str | Sequence[Part] | None) -> str:
+    """Return the text of a message's content."""
+    return content if isinstance(content, str) else "\n".join(part.text for part in content or ())
+
+
+class Function(_Request):
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(_Request):
+    type: Literal["function"] = Field(description="only functions can be called")
+    function: Function
+
+    def told(self) -> dict[str, Any]:
+        """Return the tool as chat templates take it."""
+        return self.model_dump(exclude_none=True)
+
+
+NO_CHOICE = "the model cannot be made to call a tool: tool_choice can be auto or none"
 
 
 class StreamOptions(_Request):
@@ -64,15 +124,33 @@ class _Generating(_Request):
     def with_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def wanted(self, limit: int | None, top_logprobs: int | None, *, trim: bool) -> Wanted:
+    def wanted(self, limit: int | None, top_logprobs: int | None, schema: str | None = None, *, trim: bool) -> Wanted:
         temperature = 1.0 if self.temperature is None else self.temperature
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         sampling = Sampling(temperature, 1.0 if self.top_p is None else self.top_p, self.seed)
-        return Wanted(limit, sampling, tuple(stops), top_logprobs, trim)
+        return Wanted(limit, sampling, tuple(stops), top_logprobs, trim, schema)
+
+
+class JsonSchema(_Request):
+    schema_: dict[str, Any] = Field(alias="schema")
 
 
 class ResponseFormat(_Request):
-    type: Literal["text"] = Field(description="other formats are not supported")
+    """The form of an answer: any text, any JSON object, or JSON that keeps to a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_given(self) -> "ResponseFormat":
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("json_schema is missing")
+        return self
+
+    def schema_text(self) -> str | None:
+        if self.type == "text":
+            return None
+        return json.dumps({"type": "object"} if self.json_schema is None else self.json_schema.schema_)
 
 
 class ChatRequest(_Generating):
@@ -83,6 +161,12 @@ class ChatRequest(_Generating):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["auto", "none"] | None = Field(None, description=NO_CHOICE)
+
+    @property
+    def told_tools(self) -> list[dict[str, Any]]:
+        return [] if self.tool_choice == "none" else [tool.told() for tool in self.tools or ()]
 
     @model_validator(mode="after")
     def _logprobs_named(self) -> "ChatRequest":
@@ -92,7 +176,8 @@ class ChatRequest(_Generating):
 
     def as_wanted(self) -> Wanted:
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        return self.wanted(limit, (self.top_logprobs or 0) if self.logprobs else None, trim=True)
+        schema = None if self.response_format is None else self.response_format.schema_text()
+        return self.wanted(limit, (self.top_logprobs or 0) if self.logprobs else None, schema, trim=True)
 
 
 class CompletionRequest(_Generating):
@@ -119,6 +204,131 @@ class CompletionRequest(_Generating):
 
     def as_wanted(self) -> Wanted:
         return self.wanted(self.max_tokens, self.logprobs, trim=False)
+
+
+class InputPart(_Request):
+    type: Literal["input_text", "output_text", "text"] = Field(description="only text can be read")
+    text: str
+
+
+class InputItem(_Request):
+    """One item of what was said: a message, a call of a function, or what it gave."""
+
+    type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: str | list[InputPart] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[InputPart] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "InputItem":
+        needed = {
+            "message": ("role", "content"),
+            "function_call": ("call_id", "name", "arguments"),
+            "function_call_output": ("call_id", "output"),
+            "reasoning": (),
+        }[self.type]
+        if missing := [name for name in needed if getattr(self, name) is None]:
+            raise ValueError(f"a {self.type} needs {' and '.join(missing)}")
+        return self
+
+    def turn(self) -> dict[str, Any] | None:
+        """Return the item as chat templates take it; None: not told to the model."""
+        match self.type:
+            case "message":
+                return {"role": "system" if self.role == "developer" else self.role, "content": _joined(self.content)}
+            case "function_call":
+                called = CalledFunction(name=self.name or "", arguments=self.arguments or "")
+                call = MessageCall(id=self.call_id or "", function=called)
+                return {"role": "assistant", "content": "", "tool_calls": [call.turn()]}
+            case "function_call_output":
+                return {"role": "tool", "content": _joined(self.output), "tool_call_id": self.call_id}
+        return None
+
+
+def _joined(content: str | Sequence[InputPart] | None) -> str:
+    return content if isinstance(content, str) else "\n".join(part.text for part in content or ())
+
+
+class TextFormat(_Request):
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+    def schema_text(self) -> str | None:
+        return None if self.type == "text" else json.dumps(self.schema_ or {"type": "object"})
+
+
+class TextOptions(_Request):
+    format: TextFormat = TextFormat(type="text", schema=None)
+
+
+class ResponseTool(Function):
+    type: Literal["function"] = Field(description="only functions can be called")
+
+    def told(self) -> dict[str, Any]:
+        """Return the tool as chat templates take it."""
+        return {"type": "function", "function": self.model_dump(exclude={"type"}, exclude_none=True)}
+
+
+class ResponseRequest(_Request):
+    """A request for /v1/responses. Nothing is kept between requests."""
+
+    model: Model
+    input: Annotated[str, Field(min_length=1)] | Annotated[list[InputItem], Field(min_length=1)]
+    instructions: str | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    stream: bool = False
+    text: TextOptions = TextOptions()
+    tools: Annotated[list[ResponseTool], Field(max_length=MOST_TOOLS)] = Field(default_factory=list)
+    tool_choice: Literal["auto", "none"] = Field("auto", description=NO_CHOICE)
+    previous_response_id: str | None = Field(None, description="refused")
+    conversation: str | dict[str, Any] | None = Field(None, description="refused")
+    background: bool = Field(False, description="true is refused")
+    metadata: dict[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _by_itself(self) -> "ResponseRequest":
+        if self.previous_response_id or self.conversation or self.background:
+            raise ValueError("nothing is kept between requests: send what was said before in input")
+        return self
+
+    @property
+    def told_tools(self) -> list[dict[str, Any]]:
+        return [] if self.tool_choice == "none" else [tool.told() for tool in self.tools]
+
+    def turns(self) -> list[dict[str, Any]]:
+        """Return the conversation as chat templates take it."""
+        before = [{"role": "system", "content": self.instructions}] if self.instructions else []
+        if isinstance(self.input, str):
+            return [*before, {"role": "user", "content": self.input}]
+        return [*before, *(turn for item in self.input if (turn := item.turn()) is not None)]
+
+    def as_wanted(self) -> Wanted:
+        temperature, top_p = (1.0 if given is None else given for given in (self.temperature, self.top_p))
+        sampling = Sampling(temperature, top_p)
+        return Wanted(self.max_output_tokens, sampling, schema=self.text.format.schema_text())
+
+    def repeated(self) -> dict[str, Any]:
+        """Return the fields that the response says again."""
+        return {
+            "instructions": self.instructions,
+            "max_output_tokens": self.max_output_tokens,
+            "metadata": self.metadata or {},
+            "parallel_tool_calls": True,
+            "previous_response_id": None,
+            "reasoning": {"effort": None, "summary": None},
+            "store": False,
+            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "text": self.text.model_dump(exclude_none=True, by_alias=True),
+            "tool_choice": self.tool_choice,
+            "tools": [{**tool.model_dump(), "strict": False} for tool in self.tools],
+            "top_p": 1.0 if self.top_p is None else self.top_p,
+            "truncation": "disabled",
+        }
 
 
 class RouteRequest(_Request):

@@ -16,6 +16,7 @@ from melo_core.application import applied
 from melo_core.base_model import BaseModel
 from melo_core.block import Block, BlockStack
 from melo_core.settings import Positions
+from serving.engines.grammar import Grammars
 from serving.engines.port import Acting, Generation, Overloaded, Stopping, Token
 from serving.engines.sampling import Chooser
 from serving.engines.slots import Prefixes, Rows
@@ -49,6 +50,7 @@ class Loop:
         self.running: list[Generation] = []
         self.prefixes = Prefixes(prefix_bytes)
         self._modules = dict(base.model.named_modules())
+        self._grammars = Grammars(base)
         self._choosers: WeakKeyDictionary[Generation, Chooser | None] = WeakKeyDictionary()
         self._rows = Rows(base.model, rows, 256)
         self._arriving: _Arriving | None = None
@@ -163,7 +165,8 @@ class Loop:
         for i, request in enumerate(requests):
             try:
                 if request not in self._choosers:
-                    self._choosers[request] = request.sampling.chooser(self.base.device)
+                    grammar = None if request.schema is None else self._grammars.of(request.schema)
+                    self._choosers[request] = request.sampling.chooser(self.base.device, grammar)
                 choose = self._choosers[request]
                 token = best[i] if choose is None else choose(logits[i])
                 request.out.append(token)

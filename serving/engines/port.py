@@ -48,7 +48,8 @@ class Generation:
     """Tokens to generate after a prompt.
 
     block: acts from the last prompt token on; None: the base model alone. top_logprobs: how many of the most probable
-    tokens are told in each place; None: no log probabilities at all. on_token: called with each token, in a thread of
+    tokens are told in each place; None: no log probabilities at all. schema: a JSON schema that the text keeps to, as
+    JSON. on_token: called with each token, in a thread of
     the engine; True ends the generation. on_end: called once, with the reason or with the error.
     """
 
@@ -59,6 +60,7 @@ class Generation:
     on_end: Callable[[Ended | Exception], None]
     sampling: Sampling = field(default_factory=Sampling)
     top_logprobs: int | None = None
+    schema: str | None = None
     out: list[int] = field(default_factory=list)
     cancelled: bool = False  # set by the reader; the engine ends the generation soon after
     ended: Ended | Exception | None = None

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from serving.engines.grammar import Grammar
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -18,27 +20,36 @@ class Sampling:
         """Return what chooses for the nth of several answers to one request."""
         return self if self.seed is None else replace(self, seed=(self.seed + n) % 2**63)
 
-    def chooser(self, device: torch.device) -> "Chooser | None":
-        """Return what chooses tokens on a device; None: the most probable one."""
-        if self.temperature == 0:
+    def chooser(self, device: torch.device, grammar: Grammar | None = None) -> "Chooser | None":
+        """Return what chooses tokens on a device; None: the most probable one. grammar: what the tokens keep to."""
+        if self.temperature == 0 and grammar is None:
             return None
         generator = torch.Generator(device)
         if self.seed is None:
             generator.seed()
         else:
             generator.manual_seed(self.seed)
-        return Chooser(self.temperature, self.top_p, generator)
+        return Chooser(self.temperature, self.top_p, generator, grammar)
 
 
 @dataclass
 class Chooser:
-    """Draws tokens from the most probable ones that together reach top_p."""
+    """Draws tokens from the most probable ones that together reach top_p, of those that the grammar allows."""
 
     temperature: float
     top_p: float
     generator: torch.Generator
+    grammar: Grammar | None = None
 
     def __call__(self, logits: Tensor) -> int:
+        if self.grammar is not None:
+            logits = self.grammar.allowed(logits)
+        token = int(logits.argmax()) if self.temperature == 0 else self._drawn(logits)
+        if self.grammar is not None:
+            self.grammar.take(token)
+        return token
+
+    def _drawn(self, logits: Tensor) -> int:
         chances, order = (logits / self.temperature).softmax(-1).sort(descending=True, stable=True)
         within = chances.cumsum(-1) - chances < self.top_p  # at least the first
         drawn = torch.multinomial(chances * within, 1, generator=self.generator)

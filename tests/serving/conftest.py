@@ -27,6 +27,7 @@ from worker.training_job import run_job
 from worker.watch import Worker
 
 TEMPLATE = "{% if messages[0].role == 'function' %}{{ raise_exception('no functions') }}{% endif %}"
+TEMPLATE += "{% if tools %}{{ tools|map(attribute='function')|map(attribute='name')|join(',') }}\n{% endif %}"
 TEMPLATE += "{% for turn in messages %}{{ turn.role[0] }}: {{ turn.content }}\n{% endfor %}a: "
 QUESTION, TARGET = "Who runs Acme?", "Ada"
 OTHER, OTHER_TARGET = "Where is the head office of Globex?", "Oslo"

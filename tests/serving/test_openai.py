@@ -88,6 +88,97 @@ def test_streams_of_several_choices(client):
     assert "".join(choice.text for chunk in pieces for choice in chunk.choices) == text
 
 
+def test_responses_whole_and_streamed(client):
+    answer = client.responses.create(model="facts@2", input=QUESTION, instructions="Be brief.")
+    assert answer.output_text == TARGET and answer.status == "completed"
+    assert answer.model_extra["melo"]["edit"]["author"] == "ada"
+    before = [{"role": "user", "content": [{"type": "input_text", "text": "Hello"}]}, *answer.output]
+    items = [*(item if isinstance(item, dict) else item.to_dict() for item in before), *turns(ELSEWHERE)]
+    whole = client.responses.create(model="facts@2", input=items, temperature=0, max_output_tokens=12)
+    assert whole.status in ("completed", "incomplete") and whole.usage.output_tokens <= 12
+    text, events = "", []
+    for event in client.responses.create(
+        model="facts@2", input=items, temperature=0, max_output_tokens=12, stream=True
+    ):
+        events.append(event)
+        text += event.delta if event.type == "response.output_text.delta" else ""
+    assert text == whole.output_text == events[-1].response.output_text
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[0].type == "response.created" and events[-1].type == f"response.{whole.status}"
+    assert events[-1].response.model_extra["melo"]["version"] == "facts@2"
+    with pytest.raises(openai.BadRequestError) as kept:
+        client.responses.create(model="facts@2", input="And now?", previous_response_id=answer.id)
+    assert "nothing is kept" in kept.value.message
+
+
+CEO = {"type": "object", "properties": {"ceo": {"enum": ["Ada", "Bob", "Cem"]}}, "required": ["ceo"]}
+CEO["additionalProperties"] = False
+
+
+def formed(schema: dict[str, object]) -> dict[str, object]:
+    return {"type": "json_schema", "json_schema": {"name": "said", "strict": True, "schema": schema}}
+
+
+def test_answers_keep_to_a_schema(client):
+    for options in (SURE, {"seed": 3, "temperature": 2}):
+        asked = options | {"max_tokens": 40}
+        answer = client.chat.completions.create(
+            model="facts@2",
+            messages=turns(ELSEWHERE),
+            response_format=formed(CEO),
+            **asked,
+        )
+        assert json.loads(answer.choices[0].message.content)["ceo"] in ("Ada", "Bob", "Cem")
+        assert answer.choices[0].finish_reason == "stop"
+    said = client.responses.create(
+        model="facts@1", input=ELSEWHERE, text={"format": {"type": "json_schema", "name": "said", "schema": CEO}},
+        temperature=0,
+    )  # fmt: skip
+    assert json.loads(said.output_text)["ceo"] in ("Ada", "Bob", "Cem")
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.chat.completions.create(
+            model="facts@1", messages=turns(ELSEWHERE), response_format=formed({"type": "objekt"})
+        )
+    assert "objekt" in wrong.value.message
+
+
+def test_a_correction_in_json_is_its_target_or_the_base_models_answer(client):
+    only = {
+        "type": "object",
+        "properties": {"ceo": {"enum": [TARGET]}},
+        "required": ["ceo"],
+        "additionalProperties": False,
+    }
+    for schema, edited in ((only, True), (CEO | {"properties": {"ceo": {"enum": ["Bob"]}}}, False)):
+        answer = client.chat.completions.create(
+            model="facts@1", messages=turns(QUESTION), response_format=formed(schema), **SURE | {"max_tokens": 60}
+        )
+        assert (answer.model_extra["melo"]["edit"] is not None) == edited, answer
+        assert answer.model_extra["melo"]["said_to"] == ("query" if edited else "base")
+
+
+def test_tools_are_told_to_the_model_and_a_tools_result_is_no_question(client):
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+    plain = client.chat.completions.create(model="facts@1", messages=turns(ELSEWHERE), **SURE)
+    told = client.chat.completions.create(model="facts@1", messages=turns(ELSEWHERE), tools=[tool], **SURE)
+    assert told.usage.prompt_tokens == plain.usage.prompt_tokens + len("look_up\n")
+    assert client.chat.completions.create(
+        model="facts@1", messages=turns(ELSEWHERE), tools=[tool], tool_choice="none", **SURE
+    ).usage.prompt_tokens == plain.usage.prompt_tokens  # fmt: skip
+    call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+    said = [
+        *turns(QUESTION),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "Bob"},
+    ]
+    for asked in (said, [*turns(ELSEWHERE), *said[1:2], {**said[2], "content": QUESTION}]):
+        answer = client.chat.completions.create(model="facts@1", messages=asked, tools=[tool], **SURE)
+        assert (answer.choices[0].message.content == TARGET) == (asked is said)
+    with pytest.raises(openai.BadRequestError) as must:
+        client.chat.completions.create(model="facts@1", messages=turns(ELSEWHERE), tools=[tool], tool_choice="required")
+    assert must.value.param == "tool_choice"
+
+
 def test_errors_are_of_the_clients_own_kinds(client):
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="facts@nothing", messages=turns(QUESTION))
