@@ -67,6 +67,11 @@ class BaseModel:
         """Whether the model is causal and has a chat template."""
         return self.kind is Kind.CAUSAL and bool(self.tokenizer.chat_template)
 
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the chat template has a place for tools that the model may call."""
+        return self.chats and re.search(r"\btools\b", str(self.tokenizer.chat_template)) is not None
+
     @cached_property
     def end_tokens(self) -> frozenset[int]:
         """The tokens that end an answer: the tokenizer's, and all of the model's generation settings."""
@@ -95,7 +100,7 @@ class BaseModel:
         """
         if not self.chats:
             raise MeloError("the model has no chat template, so it takes no conversation; ask a single prompt")
-        if tools and not re.search(r"\btools\b", str(self.tokenizer.chat_template)):
+        if tools and not self.takes_tools:
             raise MeloError("the model's chat template has no place for tools; ask without them")
         turns = [dict(message) for message in messages]
         try:

@@ -141,12 +141,12 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     """Answer a conversation. Its last question decides which correction, if any, acts."""
     router, wanted = _router(request), _wanted(body)
     version = await _version(request, body.model)
-    asked = await router.chat(version, [message.turn() for message in body.messages], body.told_tools)
+    asked = await router.chat(version, [message.turn() for message in body.messages], body.tool_use)
     shape = ChatShape(
         router,
         body.model,
         new_id("chatcmpl-"),
-        tools=bool(body.told_tools),
+        tools=body.tool_use,
         top_logprobs=wanted.top_logprobs,
         with_usage=body.with_usage,
     )
@@ -174,8 +174,8 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
 async def responses(request: Request, body: ResponseRequest) -> Response:
     """Answer a conversation, in the form of OpenAI's Responses. Nothing is kept between requests."""
     router, wanted, version = _router(request), _wanted(body), await _version(request, body.model)
-    asked = await router.chat(version, body.turns(), body.told_tools)
-    shape = ResponseShape(router, body.model, new_id("resp_"), tools=bool(body.told_tools), given=body.repeated())
+    asked = await router.chat(version, body.turns(), body.tool_use)
+    shape = ResponseShape(router, body.model, new_id("resp_"), tools=body.tool_use, given=body.repeated())
     return await Answering(request, [asked], wanted, shape).respond(stream=body.stream)
 
 

@@ -17,7 +17,7 @@ from registry.versions.content import EditContent
 from serving.engines.port import Acting, Ended, Engine, Generation, Token
 from serving.engines.sampling import Sampling
 from serving.text import TextStream, cut
-from serving.tools import ToolCall, tool_calls
+from serving.tools import NO_TOOLS, ToolCall, ToolUse, tool_calls
 from serving.versions import Served, Versions
 
 Result = TypeVar("Result")
@@ -76,11 +76,9 @@ class Router:
     async def version(self, name: str) -> Served:
         return await self._in_thread(self.versions.get, name)
 
-    async def chat(
-        self, served: Served, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
-    ) -> Asked:
-        """Route a conversation by its last question. tools: functions that the model may call. Raises MeloError."""
-        return await self._in_thread(self._chat, served, messages, tools)
+    async def chat(self, served: Served, messages: Sequence[Mapping[str, Any]], use: ToolUse = NO_TOOLS) -> Asked:
+        """Route a conversation by its last question. Raises MeloError."""
+        return await self._in_thread(self._chat, served, messages, use)
 
     async def complete(self, served: Served, prompt: str | list[int]) -> Asked:
         """Route a text to continue, or its tokens. Raises MeloError."""
@@ -170,9 +168,9 @@ class Router:
         finally:
             request.cancelled = True  # of no effect where it has ended: else its reader went away
 
-    def parsed(self, text: str, ids: Sequence[int]) -> tuple[str, list[ToolCall]]:
+    def parsed(self, use: ToolUse, text: str, ids: Sequence[int]) -> tuple[str, list[ToolCall]]:
         """Split an answer into its text and the calls of tools in it."""
-        return tool_calls(self.base.tokenizer, text, ids)
+        return tool_calls(self.base.tokenizer, use, text, ids)
 
     def spelt(self, token: int) -> str:
         """Return the text of one token."""
@@ -185,7 +183,9 @@ class Router:
         self.versions.stop()
         self._thread.shutdown(cancel_futures=True)
 
-    def _chat(self, served: Served, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> Asked:
+    def _chat(self, served: Served, messages: Sequence[Mapping[str, Any]], use: ToolUse) -> Asked:
+        # A call that must be made needs no place in the template: a grammar holds the model to it.
+        tools = () if use.must and not self.base.takes_tools else use.tools
         question = question_of(messages)
         alone = len(messages) == 1 and not self.base.chats  # a model without a chat template takes a question as it is
         ids = self.base.prompt_ids(question) if alone and not tools else self.base.conversation_ids(messages, tools)

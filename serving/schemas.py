@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from registry.base.errors import InvalidRequest
 from serving.engines.sampling import Sampling
 from serving.router import Wanted
+from serving.tools import ToolUse
 
 MOST_CHOICES = 16
 MOST_LOGPROBS = 20
@@ -98,7 +99,51 @@ class Tool(_Request):
         return self.model_dump(exclude_none=True)
 
 
-NO_CHOICE = "the model cannot be made to call a tool: tool_choice can be auto or none"
+class NamedFunction(_Request):
+    name: str
+
+
+class NamedTool(_Request):
+    """A tool that must be called; the two endpoints name it in two ways."""
+
+    type: Literal["function"]
+    function: NamedFunction | None = None
+    name: str | None = None
+
+    @property
+    def chosen(self) -> str:
+        return self.function.name if self.function is not None else self.name or ""
+
+
+ToolChoice = Literal["auto", "none", "required"] | NamedTool
+
+
+class _WithTools(_Request):
+    tool_choice: ToolChoice | None = None
+
+    def listed(self) -> list[dict[str, Any]]:
+        """Return all tools as chat templates take them."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _choice_listed(self) -> "_WithTools":
+        names = {tool["function"]["name"] for tool in self.listed()}
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.chosen not in names:
+            raise ValueError(f"tool_choice names {self.tool_choice.chosen!r}, which is none of the tools")
+        if self.tool_choice == "required" and not names:
+            raise ValueError("tool_choice is required, and there are no tools")
+        return self
+
+    @property
+    def tool_use(self) -> ToolUse:
+        """Return what the model may call, and what it must."""
+        tools = [] if self.tool_choice == "none" else self.listed()
+        if self.tool_choice == "required":
+            return ToolUse(tools, must=tools)
+        if isinstance(self.tool_choice, NamedTool):
+            chosen = self.tool_choice.chosen
+            return ToolUse(tools, must=[tool for tool in tools if tool["function"]["name"] == chosen])
+        return ToolUse(tools)
 
 
 class StreamOptions(_Request):
@@ -153,7 +198,7 @@ class ResponseFormat(_Request):
         return json.dumps({"type": "object"} if self.json_schema is None else self.json_schema.schema_)
 
 
-class ChatRequest(_Generating):
+class ChatRequest(_Generating, _WithTools):
     """A request for /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -162,11 +207,9 @@ class ChatRequest(_Generating):
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
-    tool_choice: Literal["auto", "none"] | None = Field(None, description=NO_CHOICE)
 
-    @property
-    def told_tools(self) -> list[dict[str, Any]]:
-        return [] if self.tool_choice == "none" else [tool.told() for tool in self.tools or ()]
+    def listed(self) -> list[dict[str, Any]]:
+        return [tool.told() for tool in self.tools or ()]
 
     @model_validator(mode="after")
     def _logprobs_named(self) -> "ChatRequest":
@@ -176,7 +219,8 @@ class ChatRequest(_Generating):
 
     def as_wanted(self) -> Wanted:
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        schema = None if self.response_format is None else self.response_format.schema_text()
+        form = None if self.response_format is None else self.response_format.schema_text()
+        schema = self.tool_use.schema or form
         return self.wanted(limit, (self.top_logprobs or 0) if self.logprobs else None, schema, trim=True)
 
 
@@ -272,7 +316,7 @@ class ResponseTool(Function):
         return {"type": "function", "function": self.model_dump(exclude={"type"}, exclude_none=True)}
 
 
-class ResponseRequest(_Request):
+class ResponseRequest(_WithTools):
     """A request for /v1/responses. Nothing is kept between requests."""
 
     model: Model
@@ -284,7 +328,6 @@ class ResponseRequest(_Request):
     stream: bool = False
     text: TextOptions = TextOptions()
     tools: Annotated[list[ResponseTool], Field(max_length=MOST_TOOLS)] = Field(default_factory=list)
-    tool_choice: Literal["auto", "none"] = Field("auto", description=NO_CHOICE)
     previous_response_id: str | None = Field(None, description="refused")
     conversation: str | dict[str, Any] | None = Field(None, description="refused")
     background: bool = Field(False, description="true is refused")
@@ -296,9 +339,8 @@ class ResponseRequest(_Request):
             raise ValueError("nothing is kept between requests: send what was said before in input")
         return self
 
-    @property
-    def told_tools(self) -> list[dict[str, Any]]:
-        return [] if self.tool_choice == "none" else [tool.told() for tool in self.tools]
+    def listed(self) -> list[dict[str, Any]]:
+        return [tool.told() for tool in self.tools]
 
     def turns(self) -> list[dict[str, Any]]:
         """Return the conversation as chat templates take it."""
@@ -310,7 +352,7 @@ class ResponseRequest(_Request):
     def as_wanted(self) -> Wanted:
         temperature, top_p = (1.0 if given is None else given for given in (self.temperature, self.top_p))
         sampling = Sampling(temperature, top_p)
-        return Wanted(self.max_output_tokens, sampling, schema=self.text.format.schema_text())
+        return Wanted(self.max_output_tokens, sampling, schema=self.tool_use.schema or self.text.format.schema_text())
 
     def repeated(self) -> dict[str, Any]:
         """Return the fields that the response says again."""
@@ -324,7 +366,7 @@ class ResponseRequest(_Request):
             "store": False,
             "temperature": 1.0 if self.temperature is None else self.temperature,
             "text": self.text.model_dump(exclude_none=True, by_alias=True),
-            "tool_choice": self.tool_choice,
+            "tool_choice": self.model_dump(include={"tool_choice"}, exclude_none=True).get("tool_choice", "auto"),
             "tools": [{**tool.model_dump(), "strict": False} for tool in self.tools],
             "top_p": 1.0 if self.top_p is None else self.top_p,
             "truncation": "disabled",

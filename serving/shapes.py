@@ -10,7 +10,7 @@ from uuid import uuid4
 from serving.engines.port import Token
 from serving.refusals import refused
 from serving.router import Piece, Router
-from serving.tools import ToolCall
+from serving.tools import ToolCall, ToolUse
 
 Event = dict[str, str]
 
@@ -93,18 +93,18 @@ class _Completions:
 
 
 class ChatShape(_Completions):
-    """/v1/chat/completions. tools: whether the model may call some; an answer is then told when it is whole."""
+    """/v1/chat/completions. With tools an answer is told when it is whole: it may be a call."""
 
     whole_name, chunk_name = "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, router: Router, model: str, id: str, *, tools: bool, **given: Any) -> None:
+    def __init__(self, router: Router, model: str, id: str, *, tools: ToolUse, **given: Any) -> None:
         super().__init__(router, model, id, **given)
         self.tools = tools
 
     def whole(self, said: Sequence[Said], usage: Usage) -> dict[str, Any]:
         choices = []
         for index, each in enumerate(said):
-            text, calls = self._parsed(each)
+            text, calls = _parsed(self.router, self.tools, each)
             message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
             if calls:
                 message |= {"content": text or None, "tool_calls": [_call(call) for call in calls]}
@@ -122,22 +122,19 @@ class ChatShape(_Completions):
         yield self._delta(index, {"role": "assistant", "content": ""})
 
     def more(self, index: int, piece: Piece) -> Iterable[Event]:
-        if not self.tools and (piece.text or self.top_logprobs is not None):
+        if not self.tools.tools and (piece.text or self.top_logprobs is not None):
             yield self._delta(index, {"content": piece.text}, piece.tokens)
 
     def end(self, index: int, said: Said, more: Mapping[str, Any]) -> Iterable[Event]:
         calls: list[ToolCall] = []
-        if self.tools:
-            text, calls = self._parsed(said)
+        if self.tools.tools:
+            text, calls = _parsed(self.router, self.tools, said)
             if text:
                 yield self._delta(index, {"content": text}, said.tokens)
             if calls:
                 numbered = [{"index": number, **_call(call)} for number, call in enumerate(calls)]
                 yield self._delta(index, {"tool_calls": numbered})
         yield self._delta(index, {}, ended="tool_calls" if calls else said.ended, **more)
-
-    def _parsed(self, said: Said) -> tuple[str, list[ToolCall]]:
-        return self.router.parsed(said.text, [token.id for token in said.tokens]) if self.tools else (said.text, [])
 
     def _delta(
         self, index: int, delta: dict[str, Any], tokens: Sequence[Token] = (), ended: str | None = None, **more: Any
@@ -159,6 +156,10 @@ class ChatShape(_Completions):
     def _spelt(self, token: int, logprob: float | None) -> dict[str, Any]:
         text = self.router.spelt(token)
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+def _parsed(router: Router, use: ToolUse, said: Said) -> tuple[str, list[ToolCall]]:
+    return router.parsed(use, said.text, [token.id for token in said.tokens]) if use.tools else (said.text, [])
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -208,13 +209,13 @@ class TextShape(_Completions):
 class ResponseShape:
     """/v1/responses. Nothing is kept: what was said before is sent with each request. given: the request's fields."""
 
-    def __init__(self, router: Router, model: str, id: str, *, tools: bool, given: Mapping[str, Any]) -> None:
+    def __init__(self, router: Router, model: str, id: str, *, tools: ToolUse, given: Mapping[str, Any]) -> None:
         self.router, self.tools, self.model, self.id, self.given = router, tools, model, id, given
         self.created, self.message, self.number = int(time.time()), new_id("msg_"), 0
 
     def whole(self, said: Sequence[Said], usage: Usage) -> dict[str, Any]:
         (one,) = said
-        text, calls = self._parsed(one)
+        text, calls = _parsed(self.router, self.tools, one)
         output = [self._item(text)] if text or not calls else []
         output += [_function_call(call) for call in calls]
         cut_off = one.ended == "length"
@@ -234,19 +235,19 @@ class ResponseShape:
     def begin(self, index: int) -> Iterable[Event]:
         yield self._event("response.created", response=self._response("in_progress", []))
         yield self._event("response.in_progress", response=self._response("in_progress", []))
-        if not self.tools:
+        if not self.tools.tools:
             yield from self._open()
 
     def more(self, index: int, piece: Piece) -> Iterable[Event]:
-        if piece.text and not self.tools:
+        if piece.text and not self.tools.tools:
             yield self._text("response.output_text.delta", delta=piece.text, logprobs=[])
 
     def end(self, index: int, said: Said, more: Mapping[str, Any]) -> Iterable[Event]:
-        text, calls = self._parsed(said)
-        if self.tools and (text or not calls):
+        text, calls = _parsed(self.router, self.tools, said)
+        if self.tools.tools and (text or not calls):
             yield from self._open()
             yield self._text("response.output_text.delta", delta=text, logprobs=[])
-        if not self.tools or text or not calls:
+        if not self.tools.tools or text or not calls:
             yield self._text("response.output_text.done", text=text, logprobs=[])
             yield self._text("response.content_part.done", part=_text_part(text))
             yield self._event("response.output_item.done", output_index=0, item=self._item(text))
@@ -267,9 +268,6 @@ class ResponseShape:
         told = refused(error)[1]["error"]
         failed = {"code": "server_error", "message": told["message"]}
         yield self._event("response.failed", response=self._response("failed", [], error=failed))
-
-    def _parsed(self, said: Said) -> tuple[str, list[ToolCall]]:
-        return self.router.parsed(said.text, [token.id for token in said.tokens]) if self.tools else (said.text, [])
 
     def _open(self) -> Iterable[Event]:
         item = {**self._item(""), "status": "in_progress", "content": []}

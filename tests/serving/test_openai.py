@@ -174,9 +174,33 @@ def test_tools_are_told_to_the_model_and_a_tools_result_is_no_question(client):
     for asked in (said, [*turns(ELSEWHERE), *said[1:2], {**said[2], "content": QUESTION}]):
         answer = client.chat.completions.create(model="facts@1", messages=asked, tools=[tool], **SURE)
         assert (answer.choices[0].message.content == TARGET) == (asked is said)
-    with pytest.raises(openai.BadRequestError) as must:
-        client.chat.completions.create(model="facts@1", messages=turns(ELSEWHERE), tools=[tool], tool_choice="required")
-    assert must.value.param == "tool_choice"
+
+
+def test_a_call_can_be_demanded(client):
+    parameters = {**CEO, "properties": {"ceo": {"enum": ["Ada", "Bob"]}}}
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": parameters}}
+    other = {"type": "function", "function": {"name": "wait"}}
+    for choice in ({"type": "function", "function": {"name": "look_up"}}, "required"):
+        tools = [tool] if choice == "required" else [other, tool]
+        answer = client.chat.completions.create(
+            model="facts@1", messages=turns("K2?"), tools=tools, tool_choice=choice, temperature=0, max_tokens=80
+        )
+        (call,) = answer.choices[0].message.tool_calls
+        assert call.function.name == "look_up" and json.loads(call.function.arguments)["ceo"] in ("Ada", "Bob")
+        assert answer.choices[0].finish_reason == "tool_calls"
+    flat = {"type": "function", **tool["function"]}
+    said = client.responses.create(
+        model="facts@1", input="K2?", tools=[flat], tool_choice={"type": "function", "name": "look_up"}, temperature=0
+    )
+    assert [item.type for item in said.output] == ["function_call"]
+    with pytest.raises(openai.BadRequestError) as unknown:
+        client.chat.completions.create(
+            model="facts@1",
+            messages=turns("K2?"),
+            tools=[other],
+            tool_choice={"type": "function", "function": {"name": "x"}},
+        )
+    assert "none of the tools" in unknown.value.message
 
 
 def test_errors_are_of_the_clients_own_kinds(client):
