@@ -88,6 +88,12 @@ class History:
         """
         return one(ResolvedView, "GET", "/v1/resolve", params={"model": model})
 
+    @call
+    def block(self, sha256: str) -> Exchange[bytes]:
+        """Return a block's bytes (safetensors) by their digest. Compare them with it: they crossed the network."""
+        answer = yield Asked("GET", f"/v1/blocks/{sha256}")
+        return answer.content
+
     # Aliases
 
     @call
