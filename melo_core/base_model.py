@@ -167,8 +167,8 @@ def load_base_model(
     """Load a transformers folder, or a GGUF file in it.
 
     A GGUF file takes long to read, so with `cache` (a folder) and `digest` (of the file) it is converted once to
-    float32, with the same values, and read from there afterwards. dtype: None means float32 on a CPU, bfloat16
-    elsewhere. Raises UnsupportedModel or OSError.
+    float32, with the same values, and read from there afterwards. device: on `meta` the model has shapes and settings,
+    and no weights. dtype: None means float32 on a CPU, bfloat16 elsewhere. Raises UnsupportedModel or OSError.
     """
     device = device or choose_device()
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
@@ -180,6 +180,9 @@ def load_base_model(
     source = {"gguf_file": gguf_file} if gguf_file else {}
     config = AutoConfig.from_pretrained(folder, **source)
     tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+    if device.type == "meta":
+        shapes = _auto_class(config).from_pretrained(folder, dtype=dtype, device_map="meta", **source)
+        return BaseModel(shapes, tokenizer)
     model = _auto_class(config).from_pretrained(folder, dtype=dtype, **source)
     return BaseModel(model.to(device), tokenizer)
 

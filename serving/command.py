@@ -34,6 +34,10 @@ def serve(
     ] = None,
     slots: Annotated[int, typer.Option(min=1, max=1024, help="Requests answered at once.")] = 16,
     waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; the next is refused.")] = 256,
+    vllm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A vLLM server with the plugin melo-vllm; for several, repeat it."),
+    ] = None,
     prefix_mb: Annotated[
         int, typer.Option("--prefix-mb", min=0, help="Memory for the beginnings of earlier prompts.")
     ] = 256,
@@ -52,14 +56,19 @@ def serve(
             from registry.base.logging import configure_logging
             from serving.app import create_app
             from serving.engines.embedded import EmbeddedEngine, Loop
+            from serving.engines.port import Engine
+            from serving.engines.vllm import vllm_engine
             from serving.router import Router
             from serving.versions import Versions
             from worker.model_cache import ModelCache
 
             configure_logging()
-            versions = Versions(sessions, ModelCache(call.settings.cache, call.settings.dtype), name, digest)
-            engine = None
-            if versions.base.kind is Kind.CAUSAL:
+            model_cache = ModelCache(call.settings.cache, call.settings.dtype)
+            versions = Versions(sessions, model_cache, name, digest, with_weights=not vllm)
+            engine: Engine | None = None
+            if vllm:
+                engine = vllm_engine(versions.base, name, vllm, call.settings, waiting)
+            elif versions.base.kind is Kind.CAUSAL:
                 engine = EmbeddedEngine(Loop(versions.base, rows=slots, prefix_bytes=prefix_mb << 20), waiting)
             app = create_app(call.settings, sessions.kw["bind"], Router(versions, engine))
         config = uvicorn.Config(

@@ -78,9 +78,21 @@ class Versions:
     the database, and all go on with the last good version where it does not answer.
     """
 
-    def __init__(self, sessions: sessionmaker[Session], model_cache: ModelCache, model: str, digest: str) -> None:
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        model_cache: ModelCache,
+        model: str,
+        digest: str,
+        *,
+        with_weights: bool = True,
+    ) -> None:
+        """with_weights: whether answers are computed here; without, weights are loaded only for keys that are the
+        model's own hidden states.
+        """
         self.model, self.digest = model, digest
-        self.base: BaseModel = model_cache.base(model, digest)
+        load = model_cache.base if with_weights else model_cache.base_without_weights
+        self.base: BaseModel = load(model, digest)
         self._sessions, self._model_cache = sessions, model_cache
         self._named: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._loaded: OrderedDict[tuple[int, int], Served] = OrderedDict()

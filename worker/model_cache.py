@@ -80,16 +80,25 @@ class ModelCache:
         if self._base is None or self._base[0] != digest:
             files = _require_digest(find_model(spec), digest)
             self._base = None  # before the new one is loaded, not after: two may not fit
-            model = load_base_model(
-                files.path,
-                files.gguf_file,
-                digest=digest,
-                cache=self._cache / "models",
-                device=self.device,
-                dtype=getattr(torch, self.dtype),
-            )
-            self._base = digest, model
+            self._base = digest, self._load(files, digest, self.device)
         return self._base[1]
+
+    def base_without_weights(self, spec: str, digest: str) -> BaseModel:
+        """Return the model with its tokenizer and its shapes, for what reads prompts but computes nothing.
+
+        The files are compared with the digest all the same. Raises UnknownModel.
+        """
+        return self._load(_require_digest(find_model(spec), digest), digest, torch.device("meta"))
+
+    def _load(self, files: ModelFiles, digest: str, device: torch.device) -> BaseModel:
+        return load_base_model(
+            files.path,
+            files.gguf_file,
+            digest=digest,
+            cache=self._cache / "models",
+            device=device,
+            dtype=getattr(torch, self.dtype),
+        )
 
     def encoder_of(
         self, collection: CollectionContent | Claim, settings: MethodSettings, calibration: bytes | None

@@ -95,11 +95,11 @@ class Adapters:
         return self.folder / sha256
 
     def put(self, data: bytes, sha256: str, base_model: str) -> Path:
-        """Return the adapter of these bytes, at a place that follows from its digest. Raises CorruptBlock, FolderFull."""
+        """Return where the adapter of these bytes lies: its digest says. Raises CorruptBlock, FolderFull."""
         if self.held + len(data) > self._most:
             raise FolderFull(
-                f"block {sha256}: {len(self._sizes)} blocks take {self.held >> 20} MB already; raise MELO_BLOCKS_MB, or "
-                "unload names that are not used (POST /v1/unload_lora_adapter)"
+                f"block {sha256}: {len(self._sizes)} blocks take {self.held >> 20} MB already; raise MELO_BLOCKS_MB "
+                "or unload names that are not used (POST /v1/unload_lora_adapter)"
             )
         place = self.folder / sha256
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:

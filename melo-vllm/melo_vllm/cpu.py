@@ -1,8 +1,8 @@
 """The CPU's LoRA kernel: only rows with a block are touched.
 
 vLLM's own takes slot -1, which stands for "no adapter", as an index, so it is the last slot: with all slots full, base
-prompts are answered by somebody's block. It also gathers A and B for every token, and expects one run of tokens for each
-request, where a prompt now is two: first without, then with a block.
+prompts are answered by somebody's block. It also gathers A and B for every token, and expects one run of tokens for
+each request, where a prompt now is two: first without, then with a block.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ def add_blocks(
 ) -> None:
     """Add s · (x Aᵀ) Bᵀ to the rows of y that have a block, in place.
 
-    y (tokens, d_out) and x (tokens, d_in); for each slice of y of a width, A (slots, 1, r, d_in) and B (slots, 1, width,
-    r); rows (k,): the tokens that have a block; slots (k,): which.
+    y (tokens, d_out) and x (tokens, d_in); for each slice of y of a width, A (slots, 1, r, d_in) and B (slots, 1,
+    width, r); rows (k,): the tokens that have a block; slots (k,): which.
     """
     picked = x[rows].unsqueeze(-1)  # (k, d_in, 1)
     begin = 0

@@ -87,8 +87,8 @@ def require_tested(release: str) -> None:
     """Raise UnknownVllm for a release that was not tested."""
     if release not in TESTED:
         raise UnknownVllm(
-            f"melo-vllm was tested with vLLM {', '.join(TESTED)}, and this is {release}: answers could be wrong without "
-            "a sign of it. Install a tested release, or a melo-vllm that knows this one."
+            f"melo-vllm was tested with vLLM {', '.join(TESTED)}, and this is {release}: answers could be wrong "
+            "without a sign of it. Install a tested release, or a melo-vllm that knows this one."
         )
 
 

@@ -75,7 +75,7 @@ def test_an_unloaded_adapter_goes_after_a_while_unless_it_is_wanted_again(tmp_pa
 
 
 def test_what_an_earlier_server_left_in_the_folder_is_not_used(tmp_path):
-    data, digest = block()
+    digest = block()[1]
     (tmp_path / "blocks" / digest).mkdir(parents=True)
     assert Adapters(tmp_path / "blocks", 1 << 20).find(digest) is None
     assert not (tmp_path / "blocks" / digest).exists()
