@@ -109,6 +109,8 @@ class VllmEngine:
 
     def stop(self, seconds: float) -> None:
         self._stopping = True
+        if self._loop.is_closed():
+            return
         self._run(self._end(seconds))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
