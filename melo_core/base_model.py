@@ -173,10 +173,7 @@ def load_base_model(
     device = device or choose_device()
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     if gguf_file and cache and digest:
-        converted = cache / digest
-        if not converted.is_dir():
-            _convert_gguf(folder, gguf_file, converted)
-        folder, gguf_file = converted, None
+        folder, gguf_file = converted(folder, gguf_file, cache / digest), None
     source = {"gguf_file": gguf_file} if gguf_file else {}
     config = AutoConfig.from_pretrained(folder, **source)
     tokenizer = AutoTokenizer.from_pretrained(folder, **source)
@@ -185,6 +182,13 @@ def load_base_model(
         return BaseModel(shapes, tokenizer)
     model = _auto_class(config).from_pretrained(folder, dtype=dtype, **source)
     return BaseModel(model.to(device), tokenizer)
+
+
+def converted(folder: Path, gguf_file: str, to: Path) -> Path:
+    """Return a folder with a GGUF model in transformers' form, with the same values in float32; made if need be."""
+    if not to.is_dir():
+        _convert_gguf(folder, gguf_file, to)
+    return to
 
 
 def _auto_class(config: object) -> Any:

@@ -16,7 +16,10 @@ def register(app: typer.Typer) -> None:
 
     if find_spec("torch") is None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    from serving.vllm_config import vllm_config
+
     add_command(app, serve, "melo serve --port 8420", has_json=False)
+    add_command(app, vllm_config, "melo vllm-config ./vllm", has_json=False)
 
 
 def serve(

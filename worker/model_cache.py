@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from melo_core.base_model import BaseModel, choose_device, load_base_model
+from melo_core.base_model import BaseModel, choose_device, converted, load_base_model
 from melo_core.encoder import KeyEncoder, SentenceEncoder, Whitening, ordinary_questions
 from melo_core.hidden import HiddenEncoder
 from melo_core.settings import MethodSettings
@@ -89,6 +89,13 @@ class ModelCache:
         The files are compared with the digest all the same. Raises UnknownModel.
         """
         return self._load(_require_digest(find_model(spec), digest), digest, torch.device("meta"))
+
+    def folder_of(self, spec: str, digest: str) -> Path:
+        """Return the model's folder in transformers' form, for other programs. Raises UnknownModel."""
+        files = _require_digest(find_model(spec), digest)
+        if files.gguf_file is None:
+            return files.path
+        return converted(files.path, files.gguf_file, self._cache / "models" / digest)
 
     def _load(self, files: ModelFiles, digest: str, device: torch.device) -> BaseModel:
         return load_base_model(

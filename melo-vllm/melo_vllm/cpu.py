@@ -78,6 +78,8 @@ def _add_lora_linear(
     buffer: tuple[Tensor, ...] | None = None,
     **kwargs: Any,
 ) -> None:
+    if torch.compiler.is_compiling():
+        raise RuntimeError("melo-vllm: start vLLM with --enforce-eager: which rows have a block differs in each step.")
     if len(self.melo_rows):
         y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         add_blocks(y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, self.melo_rows, self.melo_slots)

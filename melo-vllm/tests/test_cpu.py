@@ -1,7 +1,10 @@
 """The kernel: each row gets its own block's change, and rows without a block are left as they are."""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
-from melo_vllm.cpu import add_blocks
+from melo_vllm.cpu import _add_lora_linear, add_blocks
 
 
 def test_rows_get_their_slot_and_others_nothing():
@@ -19,3 +22,16 @@ def test_rows_get_their_slot_and_others_nothing():
     add_blocks(y, x, a, b, 2.0, widths, rows, torch.tensor(list(of_row.values())))
     torch.testing.assert_close(y, wanted)
     assert torch.equal(y[[0, 3, 4]], before[[0, 3, 4]])
+
+
+def test_a_compiled_model_is_refused_since_it_would_keep_the_rows_of_its_first_step():
+    metadata = SimpleNamespace(melo_rows=torch.tensor([0]), melo_slots=torch.tensor([0]))
+    A, B = torch.ones(1, 1, 2, 3), torch.ones(1, 1, 4, 2)
+
+    def step(y, x):
+        _add_lora_linear(metadata, y, x, (A,), (B,), 1.0, (4,))
+        return y
+
+    assert step(torch.zeros(1, 4), torch.ones(1, 3)).eq(6).all()
+    with pytest.raises(Exception, match="--enforce-eager"):
+        torch.compile(step, backend="eager", fullgraph=True)(torch.zeros(1, 4), torch.ones(1, 3))

@@ -152,6 +152,7 @@ class VllmServer:
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_token_ids": True,
+            **({} if generation.schema is None else {"structured_outputs": {"json": generation.schema}}),
             **({} if top is None else {"logprobs": top, "return_tokens_as_token_ids": True}),
         }
 

@@ -20,6 +20,7 @@ import pytest
 import uvicorn
 from sqlalchemy.orm import Session, sessionmaker
 
+from benchmarks.serving.vllm import PYTHON, QUIET, is_installed
 from melo_core.block import Block
 from melo_core.edited_model import BASE, EditedModel
 from melo_core.structure import structure_of
@@ -29,6 +30,7 @@ from registry.base.settings import Settings
 from registry.base.vocabulary import Preflight
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
+from serving.vllm_options import options as vllm_options
 from tests.conftest import copy_of
 from tests.patience import until
 from tests.registry.workflow import ADA, Workflow
@@ -38,7 +40,6 @@ from worker.training_job import run_job
 from worker.watch import Worker
 
 ROOT = Path(__file__).parents[2]
-PYTHON = Path(os.environ.get("MELO_VLLM_PYTHON", ROOT / ".venv-vllm" / "bin" / "python"))
 MODEL = "smollm2-135m-instruct"
 DEMO = ROOT / "worker" / "demo" / "corrections.jsonl"
 ELSEWHERE = [
@@ -47,16 +48,10 @@ ELSEWHERE = [
     "What do bees make?",
 ]  # fmt: skip
 TOKENS = 24
-# For a machine with other work; and nothing outside it is asked.
-QUIET = {
-    "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
-    "PYTHONPATH": "",
-}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not PYTHON.is_file():
+    if not is_installed():
         for item in items:
             if Path(__file__).parent in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason="vLLM is not installed: make serve-vllm-test"))
@@ -104,7 +99,7 @@ def site(postgres: str, template: str) -> Iterator[Site]:
     assert batch is not None
     run_job(Worker("w1", sessions, cache, lease_seconds=600, libraries={}), workflow.approve(batch.id))
     version = load_version(sessions, cache, collection_id, 1)
-    folder = Settings().cache.expanduser() / "models" / version.content.collection.model_digest
+    folder = cache.folder_of(MODEL, version.content.collection.model_digest)
     modules = list(structure_of(version.model.base.model, version.model.settings).modules)
     asked = [text for edit in edits for text in (edit["prompt"], edit["rephrases"][0])]
     site = Site(url, sessions, version, questions(version, [*asked, *ELSEWHERE]), folder, modules)
@@ -184,13 +179,10 @@ class Server:
 
 def vllm_server(site: Site, folder: Path, slots: int = 4) -> Server:
     """Start vLLM with the plugin, which fetches blocks from the registry; there are fewer slots than blocks."""
-    options = [
-        "--host", "127.0.0.1", "--model", str(site.folder), "--served-model-name", MODEL, "--dtype", "float32",
-        "--max-model-len", "1024", "--max-num-seqs", "16", "--block-size", "32", "--enforce-eager",
-        "--enable-prompt-tokens-details", "--enable-lora", "--max-loras", str(slots), "--max-lora-rank", "8",
-        "--max-cpu-loras", "64", "--lora-target-modules", *site.modules,
-    ]  # fmt: skip
+    found = vllm_options(site.version.model.base, MODEL, site.folder, [site.version.model.settings], "float32", slots)
+    (folder / "config.yaml").write_text(json.dumps(found))
     given = {"MELO_API_URL": site.api_url, "MELO_API_KEY": site.key, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    options = ["--host", "127.0.0.1", "--config", str(folder / "config.yaml")]
     command = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", *options]
     return Server(command, QUIET | given, folder / "vllm.log")
 
