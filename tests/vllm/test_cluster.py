@@ -132,6 +132,21 @@ def test_a_block_that_the_registry_lacks_is_refused_and_the_server_goes_on(site,
     assert len(asyncio.run(asked_at_once(cluster.router.url, [site.questions[-1].text]))) == 1
 
 
+def test_an_answer_can_be_held_to_a_json_schema(cluster):
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    shape = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema}}
+    body = {"model": "facts@1", "messages": [{"role": "user", "content": "Give me a number."}], "max_tokens": 30}
+    url = f"{cluster.router.url}/v1/chat/completions"
+    answer = httpx.post(url, json=body | {"response_format": shape, "temperature": 0}, timeout=PATIENCE)
+    found = json.loads(answer.raise_for_status().json()["choices"][0]["message"]["content"])
+    assert found.keys() == {"n"} and isinstance(found["n"], int)
+
+
 def streamed(cluster: Cluster, **more: object):
     body = {"model": "facts@1", "messages": [{"role": "user", "content": "Write a long story about a bee."}]}
     return httpx.stream(
