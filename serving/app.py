@@ -29,14 +29,27 @@ from registry.versions.reading import NamedVersion, named
 from serving.answering import Answering, provenance
 from serving.engines.grammar import require_schema
 from serving.metrics import Metrics
-from serving.refusals import refusal
+from serving.refusals import Refused, refusal
 from serving.router import Router, Wanted
 from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, ResponseRequest, RouteRequest
 from serving.shapes import ChatShape, ResponseShape, TextShape, new_id
 from serving.versions import Served
 
 log = structlog.get_logger("melo.serve")
-api = APIRouter()
+REFUSED: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Refused, "description": "The request cannot be answered as it is"},
+    "5XX": {"model": Refused, "description": "The server cannot answer now"},
+}
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer, in OpenAI's form, or with stream: true its events",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+SHOWN: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Metrics in Prometheus' format", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+api = APIRouter(responses=REFUSED)
 
 
 def create_app(settings: Settings, database: Database, router: Router) -> FastAPI:
@@ -98,7 +111,7 @@ async def health(request: Request) -> dict[str, str]:
     return {"status": "ok", "version": VERSION, "model": _router(request).versions.model}
 
 
-@api.get("/metrics", tags=["operation"])
+@api.get("/metrics", tags=["operation"], responses=SHOWN)
 async def metrics(request: Request) -> Response:
     """Return metrics in Prometheus' format."""
     return Response(generate_latest(request.app.state.metrics.registry), media_type="text/plain; version=0.0.4")
@@ -136,7 +149,7 @@ def _model(each: NamedVersion) -> dict[str, Any]:
     }
 
 
-@api.post("/v1/chat/completions", tags=["answers"])
+@api.post("/v1/chat/completions", tags=["answers"], responses=STREAMED)
 async def chat(request: Request, body: ChatRequest) -> Response:
     """Answer a conversation. Its last question decides which correction, if any, acts."""
     router, wanted = _router(request), _wanted(body)
@@ -153,7 +166,7 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     return await Answering(request, [asked] * body.choices, wanted, shape).respond(stream=body.stream)
 
 
-@api.post("/v1/completions", tags=["answers"])
+@api.post("/v1/completions", tags=["answers"], responses=STREAMED)
 async def completions(request: Request, body: CompletionRequest) -> Response:
     """Continue prompts as they are."""
     router, wanted, version = _router(request), _wanted(body), await _version(request, body.model)
@@ -170,7 +183,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     return await Answering(request, each, wanted, shape).respond(stream=body.stream)
 
 
-@api.post("/v1/responses", tags=["answers"])
+@api.post("/v1/responses", tags=["answers"], responses=STREAMED)
 async def responses(request: Request, body: ResponseRequest) -> Response:
     """Answer a conversation, in the form of OpenAI's Responses. Nothing is kept between requests."""
     router, wanted, version = _router(request), _wanted(body), await _version(request, body.model)
