@@ -11,7 +11,16 @@ from sqlalchemy.orm import Session
 from registry.access import repository
 from registry.access.caller import Caller
 from registry.access.keys import KeyText
-from registry.access.schemas import CreatedKeyView, Grant, GrantView, KeyState, KeyView, NewKey
+from registry.access.schemas import (
+    CallerGrant,
+    CallerView,
+    CreatedKeyView,
+    Grant,
+    GrantView,
+    KeyState,
+    KeyView,
+    NewKey,
+)
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.audit.details import KeyCreate, KeyRevoke
@@ -49,6 +58,24 @@ def authenticate(session: Session, text: str) -> Caller:
         roles={grant.collection_id: Role(grant.role) for grant in repository.roles_of(session, [key.id])},
         key_name=key.name,
         key_prefix=key.prefix,
+        expires_at=key.expires_at,
+    )
+
+
+def view_of(session: Session, caller: Caller) -> CallerView:
+    """Return who the caller is and may do what, so that a program that is asked with the same key may go by it."""
+    ids = sorted(each for each in caller.roles if each is not None)
+    names = repository.collection_names(session, ids)
+    return CallerView(
+        actor=caller.actor,
+        identity=caller.identity,
+        key_name=caller.key_name,
+        key_prefix=caller.key_prefix,
+        expires_at=caller.expires_at,
+        roles=[
+            CallerGrant(role=role, collection=names.get(where or 0), collection_id=where)
+            for where, role in caller.roles.items()
+        ],
     )
 
 

@@ -86,3 +86,11 @@ class PublicKeyView(Answer):
 
     public_key: str = Field(description="Ed25519: base64 of its 32 bytes")
     registry: str
+
+
+class ChangesView(Answer):
+    """The collections in which something changed after an event of the record."""
+
+    seq: int = Field(description="the last event; hand it in as `after`")
+    collections: list[str] | None = Field(description="null: any may have changed", examples=[["facts"]])
+    keys: bool = Field(description="whether a key was made or revoked")

@@ -146,7 +146,7 @@ def get(session: Session, name: str) -> Collection:
     """Return the collection. Raises NotFound."""
     collection = repository.by_name(session, name)
     if collection is None:
-        raise _missing(name)
+        raise missing(name)
     return collection
 
 
@@ -158,7 +158,7 @@ def among(session: Session, name: str, visible: frozenset[int] | None) -> frozen
     """
     collection = repository.by_name(session, name)
     if collection is None or (visible is not None and collection.id not in visible):
-        raise _missing(name)
+        raise missing(name)
     return frozenset({collection.id})
 
 
@@ -207,7 +207,8 @@ def views(session: Session, found: Sequence[Collection]) -> list[CollectionView]
     ]
 
 
-def _missing(name: str) -> NotFound:
+def missing(name: str) -> NotFound:
+    """Return the error for a collection that does not exist, or that the caller may not see."""
     return NotFound(
         f"There is no collection {name!r}.",
         "`melo collection list` shows those that exist; `melo collection create` makes one.",
