@@ -226,6 +226,7 @@ ALTER TABLE blocks ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;
 ALTER TABLE ONLY blocks ADD CONSTRAINT blocks_pkey PRIMARY KEY (id);
 CREATE INDEX blocks_collection_id_idx ON blocks USING btree (collection_id);
 CREATE INDEX blocks_job_id_idx ON blocks USING btree (job_id);
+CREATE INDEX blocks_sha256_idx ON blocks USING btree (sha256);
 CREATE TRIGGER only_erase_content BEFORE UPDATE ON blocks FOR EACH ROW EXECUTE FUNCTION melo_only_erase_content('data');
 CREATE TRIGGER refuse_delete BEFORE DELETE OR TRUNCATE ON blocks FOR EACH STATEMENT EXECUTE FUNCTION melo_refuse_change();
 ALTER TABLE ONLY blocks ADD CONSTRAINT blocks_collection_id_fkey FOREIGN KEY (collection_id) REFERENCES collections(id);

@@ -264,6 +264,7 @@ def _content() -> None:
     op.execute("ALTER TABLE blocks ALTER COLUMN data SET STORAGE EXTERNAL")
     op.create_index("blocks_collection_id_idx", "blocks", ["collection_id"])
     op.create_index("blocks_job_id_idx", "blocks", ["job_id"])
+    op.create_index("blocks_sha256_idx", "blocks", ["sha256"])
 
     op.create_table(
         "block_edits",

@@ -93,6 +93,12 @@ class History:
         """Yield a version's content line by line, for `registry.versions.content_lines.content_in`."""
         return Lines(at(collection, "versions", number, "content"), _not_empty, seconds=silent_seconds)
 
+    @call
+    def block(self, sha256: str) -> Exchange[bytes]:
+        """Return a block's bytes (safetensors) by their digest. Compare them with it: they crossed the network."""
+        answer = yield Asked("GET", f"/v1/blocks/{sha256}")
+        return answer.content
+
     # Aliases
 
     @call
