@@ -41,10 +41,7 @@ def authenticate(session: Session, text: str) -> Caller:
     given = KeyText.read(text)
     key = repository.key_by_prefix(session, given.prefix) if given else None
     if given is None or key is None or not given.fits(key.secret_sha256):
-        raise Unauthorized(
-            "The API key is not known here.",
-            "Give a valid one in `Authorization: Bearer KEY`; an admin makes keys with `melo key create`.",
-        )
+        raise unknown_key()
     now = datetime.now(UTC)
     if _state(key, now) is KeyState.REVOKED:
         raise Unauthorized(f"The API key {key.name} was revoked on {_day(key.revoked_at)}.", _ASK_FOR_ANOTHER)
@@ -60,6 +57,19 @@ def authenticate(session: Session, text: str) -> Caller:
         key_prefix=key.prefix,
         expires_at=key.expires_at,
     )
+
+
+def unknown_key() -> Unauthorized:
+    return Unauthorized(
+        "The API key is not known here.",
+        "Give a valid one in `Authorization: Bearer KEY`; an admin makes keys with `melo key create`.",
+    )
+
+
+def require_unexpired(caller: Caller) -> None:
+    """Raise Unauthorized where a key that was valid has expired since."""
+    if caller.expires_at is not None and caller.expires_at <= datetime.now(UTC):
+        raise Unauthorized(f"The API key {caller.key_name} expired on {_day(caller.expires_at)}.", _ASK_FOR_ANOTHER)
 
 
 def view_of(session: Session, caller: Caller) -> CallerView:

@@ -17,7 +17,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 from sse_starlette import ServerSentEvent
 
-from registry.access import repository as access
 from registry.access.caller import Caller
 from registry.audit import changes
 from registry.audit.schemas import ChangesView
@@ -25,6 +24,7 @@ from registry.base.errors import TooManyRequests, first_line
 from registry.base.wire import standalone_schema
 from registry.batches import service
 from registry.batches.schemas import BatchProgress
+from registry.collections.changes import view_of
 
 log = structlog.get_logger("melo.api")
 
@@ -119,7 +119,7 @@ async def changes_after(
     until = time.monotonic() + seconds
     while True:
         found = await run_sync(_changes_after, engine, after, visible)
-        if found.collections is None or found.collections or found.keys or time.monotonic() >= until:
+        if found.tells or time.monotonic() >= until:
             return found
         after = found.seq
         await anyio.sleep(CHANGE_POLL_SECONDS)
@@ -127,12 +127,4 @@ async def changes_after(
 
 def _changes_after(engine: Engine, after: int | None, visible: frozenset[int] | None) -> ChangesView:
     with engine.connect() as connection:
-        found = changes.since(connection, after)
-    if found.collections is None:
-        return ChangesView(seq=found.seq, collections=None, keys=True)
-    ids = found.collections if visible is None else found.collections & visible
-    names: dict[int, str] = {}
-    if ids:
-        with Session(engine) as session:
-            names = access.collection_names(session, sorted(ids))
-    return ChangesView(seq=found.seq, collections=sorted(names.values()), keys=found.keys)
+        return view_of(Session(connection), changes.since(connection, after), visible)

@@ -21,9 +21,6 @@ class Changes:
     collections: frozenset[int] | None = frozenset()
     keys: bool = False  # whether a key was made or revoked
 
-    def __bool__(self) -> bool:
-        return self.keys or self.collections is None or bool(self.collections)
-
 
 def since(connection: Connection, seq: int | None) -> Changes:
     """Return what changed after event `seq`; anything may have if that is None, or of a log that was longer."""

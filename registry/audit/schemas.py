@@ -94,3 +94,8 @@ class ChangesView(Answer):
     seq: int = Field(description="the last event; hand it in as `after`")
     collections: list[str] | None = Field(description="null: any may have changed", examples=[["facts"]])
     keys: bool = Field(description="whether a key was made or revoked")
+
+    @property
+    def tells(self) -> bool:
+        """Whether there is anything to do about it."""
+        return self.keys or self.collections is None or bool(self.collections)

@@ -166,10 +166,12 @@ def view(session: Session, collection: Collection) -> CollectionView:
     return views(session, [collection])[0]
 
 
-def page(session: Session, *, among: frozenset[int] | None, after: str | None, limit: int) -> list[CollectionView]:
+def page(
+    session: Session, *, among: frozenset[int] | None, after: str | None = None, limit: int | None
+) -> list[CollectionView]:
     """Return collections by name.
 
-    among: only those with these ids.
+    among: only those with these ids. limit: None for all.
     """
     return views(session, repository.page_by_name(session, among=among, after=after, limit=limit))
 

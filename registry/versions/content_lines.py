@@ -27,8 +27,12 @@ from registry.versions.content import (
 def lines_of(content: VersionContent) -> Iterator[bytes]:
     """Yield the content line by line. Blocks have their digests alone."""
     collection = {**vars(content.collection), "calibration": _packed(content.collection.calibration)}
-    kinds = {"edit": content.edits, "block": content.blocks, "point": content.points, "cluster": content.clusters}
-    counts = {kind: len(records) for kind, records in kinds.items()}
+    counts = {
+        "edit": len(content.edits),
+        "block": len(content.blocks),
+        "point": len(content.points),
+        "cluster": len(content.clusters),
+    }
     head = {"collection": collection, "number": content.number, "content_digest": content.content_digest}
     yield _line("version", head | {"counts": counts})
     for edit in content.edits.values():
