@@ -18,7 +18,7 @@ from worker.loader import approved_of, read_block
 
 # Besides its vectors and texts, measured by `melo bench serve --start-edits`: the Python objects that an edit, with its
 # block, point and cluster, consists of in the content, the index and the scope.
-EDIT_BYTES = 7_000
+EDIT_BYTES = 8_000
 VECTORS_HELD = 2.3  # of each cluster: its key, its row in the index, and that row's copy of a quarter of its size
 
 

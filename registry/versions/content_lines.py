@@ -54,6 +54,7 @@ def content_in(lines: Iterable[bytes]) -> VersionContent:
     blocks: dict[int, BlockContent] = {}
     points: dict[int, PointContent] = {}
     clusters: list[ClusterContent] = []
+    shapes: dict[str, dict[str, Any]] = {}  # mostly the same for all blocks: held once
     try:
         for line in lines:
             kind, record = json.loads(line)
@@ -64,6 +65,7 @@ def content_in(lines: Iterable[bytes]) -> VersionContent:
                     record |= {name: tuple(record[name]) for name in ("rephrases", "unchanged")}
                     edits[record["id"]] = EditContent(**record | {"kind": EditKind(record["kind"])})
                 case "block":
+                    record["shapes"] = shapes.setdefault(json.dumps(record["shapes"]), record["shapes"])
                     blocks[record["id"]] = BlockContent(**record, data=None)
                 case "point":
                     record |= {"role": PointRole(record["role"]), "key": _vector(record["key"])}
