@@ -1,6 +1,8 @@
 """The command `melo serve`."""
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,6 +10,9 @@ from cli.commands import add_command
 from cli.errors import CommandError
 from cli.invocation import Invocation
 from worker.record import record_of
+
+if TYPE_CHECKING:
+    from serving.sources.port import Source
 
 
 def register(app: typer.Typer) -> None:
@@ -37,14 +42,25 @@ def serve(
     prefix_mb: Annotated[
         int, typer.Option("--prefix-mb", min=0, help="Memory for the beginnings of earlier prompts.")
     ] = 256,
+    versions_mb: Annotated[
+        int, typer.Option("--versions-mb", min=1, help="Memory for versions: their indexes and texts.")
+    ] = 2048,
+    blocks_mb: Annotated[int, typer.Option("--blocks-mb", min=1, help="Memory for blocks that acted.")] = 512,
+    registry: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Get versions from the registry's API, with the key in MELO_API_KEY, and not from the database. "
+            "Default: MELO_SERVE_REGISTRY.",
+        ),
+    ] = None,
 ) -> None:
     """Answer any OpenAI client with any version: facts@production, facts@17, facts@base. Ctrl-C stops it."""
     host, port = host or call.settings.serve_host, call.settings.serve_port if port is None else port
-    with record_of(call) as sessions:
+    with _source(call, registry or call.settings.serve_registry) as source:
         from serving.versions import model_to_serve
 
-        with sessions() as session:
-            name, digest = model_to_serve(session, model)
+        name, digest = model_to_serve(source.collections(), model)
         with call.err.status(f"loading {name}"):
             import uvicorn
 
@@ -57,11 +73,12 @@ def serve(
             from worker.model_cache import ModelCache
 
             configure_logging()
-            versions = Versions(sessions, ModelCache(call.settings.cache, call.settings.dtype), name, digest)
+            model_cache = ModelCache(call.settings.cache, call.settings.dtype)
+            versions = Versions(source, model_cache, name, digest, versions_mb << 20, blocks_mb << 20)
             engine = None
             if versions.base.kind is Kind.CAUSAL:
                 engine = EmbeddedEngine(Loop(versions.base, rows=slots, prefix_bytes=prefix_mb << 20), waiting)
-            app = create_app(call.settings, sessions.kw["bind"], Router(versions, engine))
+            app = create_app(call.settings, source, Router(versions, engine))
         config = uvicorn.Config(
             app,
             host=host,
@@ -80,3 +97,18 @@ def serve(
         address = f"http://{host}:{listener.getsockname()[1]}"
         call.err.print(f"Serving {name} at {address}/v1; try: curl {address}/v1/models", markup=False, highlight=False)
         server.run(sockets=[listener])
+
+
+@contextmanager
+def _source(call: Invocation, registry: str) -> "Iterator[Source]":
+    """Open the registry's API, or its database if no URL is given. Raises CommandError where neither answers."""
+    if registry:
+        from serving.sources.http import HttpSource
+
+        key = call.settings.api_key
+        yield HttpSource(registry, key.get_secret_value() if key else None)
+        return
+    with record_of(call) as sessions:
+        from serving.sources.database import DatabaseSource
+
+        yield DatabaseSource(sessions.kw["bind"])

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, text
 
 from registry.api.endpoints.access import router as access
 from registry.api.endpoints.audit import router as audit
+from registry.api.endpoints.blocks import router as blocks
 from registry.api.endpoints.collections import router as collections
 from registry.api.endpoints.edits import router as edits
 from registry.api.endpoints.erasure import router as erasure
@@ -82,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestMetrics, counts=RequestCounts.make(app.state.metrics))
-    for router in (collections, edits, jobs, versions, audit, erasure, access, webhooks, metrics):
+    for router in (collections, edits, jobs, versions, blocks, audit, erasure, access, webhooks, metrics):
         app.include_router(router)
     add_handlers(app)
 

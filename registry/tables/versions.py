@@ -70,7 +70,7 @@ class Block(Base):
     """A trained low-rank block; never changed once written."""
 
     __tablename__ = "blocks"
-    __table_args__ = (Index(None, "collection_id"), Index(None, "job_id"))
+    __table_args__ = (Index(None, "collection_id"), Index(None, "job_id"), Index(None, "sha256"))
 
     id: Mapped[Key]
     collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id"))
