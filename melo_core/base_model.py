@@ -184,6 +184,18 @@ def load_base_model(
     return BaseModel(model.to(device), tokenizer)
 
 
+def load_without_weights(folder: Path, gguf_file: str | None = None) -> BaseModel:
+    """Load a model's modules and its tokenizer: what it is made of and how it reads a prompt, without computing.
+
+    Raises UnsupportedModel or OSError.
+    """
+    source = {"gguf_file": gguf_file} if gguf_file else {}
+    config = AutoConfig.from_pretrained(folder, **source)
+    with torch.device("meta"):
+        model = _auto_class(config).from_config(config)
+    return BaseModel(model, AutoTokenizer.from_pretrained(folder, **source))
+
+
 def _auto_class(config: object) -> Any:
     architecture = (getattr(config, "architectures", None) or ["ForCausalLM"])[0]
     if architecture.endswith("ForSequenceClassification"):
