@@ -94,7 +94,7 @@ class ModelCache:
     def without_weights(self, spec: str, digest: str) -> BaseModel:
         """Return modules and tokenizer of the model with that name and exactly these weights. Raises UnknownModel."""
         files = _require_digest(find_model(spec), digest)
-        return load_without_weights(files.path, files.gguf_file)
+        return load_without_weights(files.path, files.gguf_file, digest=digest, cache=self._cache / "models")
 
     def encoder_of(
         self, collection: CollectionContent | Claim, settings: MethodSettings, calibration: bytes | None

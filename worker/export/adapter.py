@@ -43,9 +43,9 @@ def config_of(
         "base_model_name_or_path": model,
         "inference_mode": True,
         "r": rank,
-        "lora_alpha": block.scale * rank,
+        "lora_alpha": _alpha(block.scale, rank),
         "rank_pattern": other,
-        "alpha_pattern": {name: block.scale * r for name, r in other.items()},
+        "alpha_pattern": {name: _alpha(block.scale, r) for name, r in other.items()},
         "target_modules": list(ranks),
         "lora_dropout": 0.0,
         "bias": "none",
@@ -55,6 +55,12 @@ def config_of(
         "use_dora": False,
     }
     return config if invocation is None else config | {"alora_invocation_tokens": [invocation]}
+
+
+def _alpha(scale: float, rank: int) -> float:
+    """Return lora_alpha, as a whole number where it is one: some programs read no other."""
+    alpha = scale * rank
+    return int(alpha) if alpha.is_integer() else alpha
 
 
 def last_token_of_questions(base: BaseModel) -> int | None:

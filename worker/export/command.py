@@ -33,10 +33,13 @@ def export(
 ) -> None:
     """Write a version as PEFT adapters with its index, for PEFT, vLLM or llama.cpp.
 
-    FOLDER/README.md says how to load it. The texts of the edits are in it, and `melo edit erase` does not reach it: keep it as you keep the registry.
+    FOLDER/README.md says how to load it. It holds the edits' texts, and `melo edit erase` does not reach it: keep it as
+    you keep the registry.
     """
     from registry.versions.reading import resolve
+    from worker.export.folder import require_empty
 
+    require_empty(folder)
     with record_of(call) as sessions:
         with sessions() as session:
             found = resolve(session, version)
@@ -62,8 +65,8 @@ def export(
         )
         if written.ordinary:
             call.out.print(
-                f"{_counted(len(written.ordinary), 'adapter')} of completions are ordinary LoRA: a completion's prompt "
-                "has no fixed last token."
+                f"Ordinary LoRA: {_counted(len(written.ordinary), 'adapter')} of completions, whose prompts have no fixed "
+                "last token."
             )
 
     call.emit({"version": name, "folder": str(folder), **written.as_json()}, show)

@@ -17,7 +17,7 @@ class NewFolder:
     """A folder that is being written."""
 
     path: Path
-    bytes: int = 0
+    size: int = 0  # bytes
     sums: dict[str, str] = field(default_factory=dict)  # SHA-256 by name
 
     def write(self, name: str, content: bytes) -> None:
@@ -26,7 +26,7 @@ class NewFolder:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
         self.sums[name] = sha256_hex(content)
-        self.bytes += len(content)
+        self.size += len(content)
 
 
 @contextmanager
@@ -36,11 +36,8 @@ def new_folder(target: Path) -> Iterator[NewFolder]:
     Raises CommandError where the target holds something, or cannot be written.
     """
     target = target.expanduser().resolve()
+    require_empty(target)
     try:
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise CommandError(
-                "The folder is not empty", f"{target} holds something, which was not overwritten.", "Name another one."
-            )
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
             folder = NewFolder(Path(scratch) / target.name)
             folder.path.mkdir()
@@ -50,3 +47,12 @@ def new_folder(target: Path) -> Iterator[NewFolder]:
             folder.path.rename(target)  # replaces an empty folder
     except OSError as error:
         raise CommandError("The folder cannot be written", f"{target}: {error.strerror or error}.") from None
+
+
+def require_empty(target: Path) -> None:
+    """Raise CommandError where the target is a file, or a folder that holds something."""
+    target = target.expanduser()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CommandError(
+            "The folder is not empty", f"{target} holds something, which was not overwritten.", "Name another one."
+        )

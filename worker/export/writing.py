@@ -97,7 +97,7 @@ def write_version(
         len(content.points),
         len(content.clusters),
         len(folder.sums),
-        folder.bytes,
+        folder.size,
         folder.sums[SUMS],
     )
 
