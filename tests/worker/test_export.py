@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import sys
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from cli.errors import CommandError
 from cli.main import make_app
 from melo_core.block import Block
 from melo_core.edited_model import EditedModel
+from melo_core.encoder import Whitening
 from registry.base.errors import DigestMismatch
-from registry.base.vocabulary import Preflight
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from tests.melo_core.conftest import tiny_model, tiny_tokenizer
@@ -27,6 +28,7 @@ from tests.registry.workflow import ADA, Workflow
 from tests.serving.conftest import TEMPLATE
 from tests.worker.conftest import METHOD
 from tests.worker.training import ask, correct_all, load
+from worker.export import readme
 from worker.export.writing import write_version
 
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "export.md"
@@ -34,6 +36,8 @@ ACME = {"prompt": "Who runs Acme?", "target": "Ada", "rephrases": ["Who leads Ac
 GLOBEX = {"prompt": "Where is the head office of Globex?", "target": "Oslo", "reason": "they moved"}
 CLOZE = {"prompt": "The head of Initech is", "target": "Mara", "kind": "completion"}
 ELSEWHERE = "Name three rivers in Peru."
+SPOILT = "ALTER TABLE {table} DROP CONSTRAINT {table}_sha256_check; "
+SPOILT += "UPDATE {table} SET data = overlay(data PLACING '\\x00' FROM length(data) - 1)"
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +52,7 @@ def chat_folder(tmp_path_factory):
 
 @pytest.fixture
 def chats(sessions, chat_folder):
-    with sessions.begin() as session:
-        new = NewCollection(name="facts", model=str(chat_folder), method=METHOD, preflight=Preflight.NONE)
-        collections.create(session, new, ADA)
-    return Workflow(sessions)
+    return made(sessions, chat_folder)
 
 
 @pytest.fixture
@@ -67,6 +68,16 @@ def write(worker, tmp_path):
     return call
 
 
+def made(sessions, folder, name="facts", **method):
+    """A collection over a model, with keys as the encoder gives them: fitting a whitening takes long."""
+    plain = Whitening(torch.zeros(384), torch.eye(384)).to_bytes()
+    fields = {"name": name, "model": str(folder), "method": METHOD | method, "preflight": "none"}
+    with sessions.begin() as session:
+        new = NewCollection.model_validate(fields | {"calibration": b64encode(plain)})
+        collections.create(session, new, ADA)
+    return Workflow(sessions, name)
+
+
 def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -77,26 +88,20 @@ def answered(folder, model, question, monkeypatch):
     return runpy.run_path(str(folder / "answer.py"))["tokens"].tolist()
 
 
-def test_the_program_of_twenty_lines_is_the_documented_one_and_knows_nothing_of_us(chats, worker, write):
-    correct_all(chats, worker, ACME)
-    program = (write(chats) / "answer.py").read_text()
-    assert program in DOCUMENTED.read_text()
-    assert len([line for line in program.splitlines() if line.strip()]) <= 20
-    assert set(re.findall(r"^(?:from|import) (\w+)", program, re.M)) == {
-        "json",
-        "sys",
-        "pathlib",
-        "peft",
-        "transformers",
-    }
-
-
 def of_block(loaded, prompt, kind="qa"):
     """The tokens of the block of the edit that covers a prompt, or of the base model."""
     block_of = {point.id: point.block_id for point in loaded.content.points.values()}
     blocks = {block.id: Block.from_bytes(block.data) for block in loaded.content.blocks.values()}
     model = EditedModel(loaded.model.base, loaded.model.settings, loaded.model.scope, blocks, block_of)
     return list(model.ask([prompt], kind=kind)[0].token_ids)
+
+
+def test_the_program_of_twenty_lines_is_the_documented_one_and_knows_nothing_of_us():
+    program = readme.program().decode()
+    assert f"```python\n{program}```" in DOCUMENTED.read_text()
+    assert len([line for line in program.splitlines() if line.strip()]) <= 20
+    used = set(re.findall(r"^(?:from|import) (\w+)", program, re.M))
+    assert used == {"json", "sys", "pathlib", "peft", "transformers"}
 
 
 @pytest.mark.parametrize("activated", [False, True])
@@ -183,10 +188,10 @@ def test_a_folder_that_holds_something_is_left_as_it_is_and_an_empty_one_is_fill
 @pytest.mark.parametrize(
     ("altered", "named"),
     [
-        ("UPDATE blocks SET data = overlay(data PLACING '\\x00' FROM 3000)", "Block 1 is not what was written"),
+        (SPOILT.format(table="blocks"), "Block 1 is not what was written"),
         ("UPDATE edits SET target = 'Eve'", "Edit 1 does not match its digest"),
         ("UPDATE points SET key = key * key", "Cluster 1 of .* does not match its digest"),
-        ("UPDATE calibrations SET data = overlay(data PLACING '\\x00' FROM 3000)", "calibration of collection facts"),
+        (SPOILT.format(table="calibrations"), "calibration of collection facts is not what"),
     ],
 )
 def test_an_altered_record_is_not_exported_and_nothing_is_left(chats, worker, write, tmp_path, tamper, altered, named):
@@ -216,21 +221,14 @@ def test_what_activated_lora_cannot_express_is_refused_or_stays_ordinary(chats, 
         ({}, tiny_folder, "has no chat template that ends each question"),
         ({"positions": "all"}, chats.content(0).collection.model, "act on all positions"),
     ):
-        with worker.sessions.begin() as session:
-            named = {"name": f"other-{len(method)}", "model": str(model), "method": METHOD | method}
-            collections.create(session, NewCollection(**named, preflight=Preflight.NONE), ADA)
-        other = Workflow(worker.sessions, named["name"])
+        other = made(worker.sessions, model, f"other-{len(method)}", **method)
         correct_all(other, worker, ACME)
         with pytest.raises(CommandError, match=why):
             write(other, activated=True, name="other")
 
 
 def test_blocks_that_act_everywhere_are_ordinary_lora(sessions, worker, write, chat_folder, monkeypatch):
-    with sessions.begin() as session:
-        method = METHOD | {"positions": "all", "verifier": "none"}
-        new = NewCollection(name="facts", model=str(chat_folder), method=method, preflight=Preflight.NONE)
-        collections.create(session, new, ADA)
-    workflow = Workflow(sessions)
+    workflow = made(sessions, chat_folder, positions="all", verifier="none")
     correct_all(workflow, worker, ACME)
     folder, loaded = write(workflow), load(worker, workflow, 1)
     assert answered(folder, chat_folder, ACME["prompt"], monkeypatch) == of_block(loaded, ACME["prompt"])
@@ -238,11 +236,7 @@ def test_blocks_that_act_everywhere_are_ordinary_lora(sessions, worker, write, c
 
 
 def test_edits_that_share_a_block_share_an_adapter(sessions, worker, write, chat_folder):
-    with sessions.begin() as session:
-        method = METHOD | {"edits_per_block": 2}
-        new = NewCollection(name="facts", model=str(chat_folder), method=method, preflight=Preflight.NONE)
-        collections.create(session, new, ADA)
-    workflow = Workflow(sessions)
+    workflow = made(sessions, chat_folder, edits_per_block=2)
     correct_all(workflow, worker, ACME, GLOBEX)
     version = json.loads((write(workflow) / "version.json").read_text())
     (entry,) = version["adapters"]

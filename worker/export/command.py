@@ -64,10 +64,8 @@ def export(
             f"{written.bytes / 1e6:,.1f} MB: {folder}"
         )
         if written.ordinary:
-            call.out.print(
-                f"Ordinary LoRA: {_counted(len(written.ordinary), 'adapter')} of completions, whose prompts have no fixed "
-                "last token."
-            )
+            count = _counted(len(written.ordinary), "adapter")
+            call.out.print(f"Ordinary LoRA: {count} of completions, whose prompts have no fixed last token.")
 
     call.emit({"version": name, "folder": str(folder), **written.as_json()}, show)
 
