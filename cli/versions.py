@@ -22,17 +22,23 @@ if TYPE_CHECKING:
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")]
 
 
+GROUP = "version"
+
+
 def register(app: typer.Typer) -> None:
     """Add the group `version`."""
-    group = add_group(
-        app, "version", "Versions: list, show and compare them, go back to one.", "melo version list facts"
-    )
+    group = add_group(app, GROUP, "Versions: list, show and compare them, go back to one.", "melo version list facts")
     add_command(group, list_, "melo version list facts")
     add_command(group, show, "melo version show facts 3   (or: melo version show facts@production)")
     add_command(group, diff, "melo version diff facts@3 facts@production --answers questions.txt")
     add_command(group, at, "melo version at facts 2026-11-17T14:05")
     add_command(group, revert, "melo version revert facts 3 --reason 'batch 7 was wrong, the ones after it are right'")
     add_command(group, rollback, "melo version rollback facts 3 --reason 'batch 7 was wrong'")
+
+
+def group_of(app: typer.Typer) -> typer.Typer:
+    """Return the group, so that other packages can add to it."""
+    return next(each.typer_instance for each in app.registered_groups if each.name == GROUP and each.typer_instance)
 
 
 def list_(

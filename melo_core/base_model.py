@@ -167,21 +167,38 @@ def load_base_model(
     """Load a transformers folder, or a GGUF file in it.
 
     A GGUF file takes long to read, so with `cache` (a folder) and `digest` (of the file) it is converted once to
-    float32, with the same values, and read from there afterwards. device: on `meta` the model has shapes and settings,
-    and no weights. dtype: None means float32 on a CPU, bfloat16 elsewhere. Raises UnsupportedModel or OSError.
+    float32, with the same values, and read from there afterwards. dtype: None means float32 on a CPU, bfloat16
+    elsewhere. Raises UnsupportedModel or OSError.
     """
     device = device or choose_device()
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    if gguf_file and cache and digest:
-        folder, gguf_file = converted(folder, gguf_file, cache / digest), None
-    source = {"gguf_file": gguf_file} if gguf_file else {}
+    folder, source = _source(folder, gguf_file, digest, cache)
     config = AutoConfig.from_pretrained(folder, **source)
     tokenizer = AutoTokenizer.from_pretrained(folder, **source)
-    if device.type == "meta":
-        shapes = _auto_class(config).from_pretrained(folder, dtype=dtype, device_map="meta", **source)
-        return BaseModel(shapes, tokenizer)
     model = _auto_class(config).from_pretrained(folder, dtype=dtype, **source)
     return BaseModel(model.to(device), tokenizer)
+
+
+def load_without_weights(
+    folder: Path, gguf_file: str | None = None, *, digest: str = "", cache: Path | None = None
+) -> BaseModel:
+    """Load a model's modules and its tokenizer: what it is made of and how it reads a prompt, without computing.
+
+    The arguments and errors are those of `load_base_model`.
+    """
+    folder, source = _source(folder, gguf_file, digest, cache)
+    config = AutoConfig.from_pretrained(folder, **source)
+    model = _auto_class(config).from_pretrained(folder, device_map="meta", **source)  # with its generation settings
+    return BaseModel(model, AutoTokenizer.from_pretrained(folder, **source))
+
+
+def _source(folder: Path, gguf_file: str | None, digest: str, cache: Path | None) -> tuple[Path, dict[str, str]]:
+    """Return the folder to load from and further arguments for it. With a cache, a GGUF file is converted once."""
+    if not gguf_file:
+        return folder, {}
+    if not cache or not digest:
+        return folder, {"gguf_file": gguf_file}
+    return converted(folder, gguf_file, cache / digest), {}
 
 
 def converted(folder: Path, gguf_file: str, to: Path) -> Path:

@@ -154,6 +154,7 @@ CREATE TABLE audit_events (
 ALTER TABLE ONLY audit_events ADD CONSTRAINT audit_events_pkey PRIMARY KEY (seq);
 CREATE INDEX audit_events_collection_id_seq_idx ON audit_events USING btree (collection_id, seq);
 CREATE INDEX audit_events_subject_seq_idx ON audit_events USING btree (subject, seq);
+CREATE TRIGGER notify_of_events AFTER INSERT ON audit_events FOR EACH STATEMENT EXECUTE FUNCTION melo_notify_of_events();
 CREATE TRIGGER refuse_change BEFORE DELETE OR UPDATE OR TRUNCATE ON audit_events FOR EACH STATEMENT EXECUTE FUNCTION melo_refuse_change();
 CREATE TRIGGER require_next_event BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE FUNCTION melo_require_next_event();
 ALTER TABLE ONLY audit_events ADD CONSTRAINT audit_events_collection_id_fkey FOREIGN KEY (collection_id) REFERENCES collections(id);
@@ -626,6 +627,14 @@ BEGIN
             USING ERRCODE = 'restrict_violation', HINT = 'Remove it and add another.';
     END IF;
     RETURN NEW;
+END $$;
+
+CREATE FUNCTION melo_notify_of_events() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM pg_notify('melo_events', '');
+    RETURN NULL;
 END $$;
 
 CREATE FUNCTION melo_only_close_range() RETURNS trigger

@@ -12,8 +12,8 @@ from sse_starlette import EventSourceResponse
 
 from melo_core.edited_model import Route
 from serving.router import Asked, Piece, Router, Wanted
+from serving.served import Served
 from serving.shapes import Said, Shape, Usage
-from serving.versions import Served
 
 log = structlog.get_logger("melo.serve")
 

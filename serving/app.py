@@ -9,44 +9,59 @@ import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import generate_latest
-from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from melo_core.errors import MeloError
 from melo_core.structure import Kind
 from registry.access.caller import Caller
-from registry.api.app import VERSION, SchemaGate
+from registry.api.app import VERSION
 from registry.api.gate import Gate
 from registry.api.middleware import BodyLimit, RequestLog
 from registry.api.rates import Rates
-from registry.base.database import make_sessions
 from registry.base.errors import NotFound, RegistryError
 from registry.base.settings import Settings
-from registry.collections import service as collections
-from registry.versions.reading import NamedVersion, named
+from registry.versions.reading import NamedVersion
 from serving.answering import Answering, provenance
+from serving.callers import Callers
 from serving.engines.grammar import require_schema
+from serving.following import Follower
 from serving.metrics import Metrics
-from serving.refusals import refusal
+from serving.refusals import Refused, refusal
 from serving.router import Router, Wanted
 from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, ResponseRequest, RouteRequest
+from serving.served import Served
 from serving.shapes import ChatShape, ResponseShape, TextShape, new_id
-from serving.versions import Served
+from serving.sources.port import Source
 
 log = structlog.get_logger("melo.serve")
-api = APIRouter()
+REFUSED: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Refused, "description": "The request cannot be answered as it is"},
+    "5XX": {"model": Refused, "description": "The server cannot answer now"},
+}
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer, in OpenAI's form, or with stream: true its events",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+SHOWN: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Metrics in Prometheus' format", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+api = APIRouter(responses=REFUSED)
 
 
-def create_app(settings: Settings, database: Database, router: Router) -> FastAPI:
-    """Make the application."""
+def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
+    """Make the application. source: closed at its end."""
+    callers = Callers(source)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        follower = Follower(source, [router.versions.changed, callers.changed])
         yield
         router.close(settings.stop_seconds)
-        database.dispose()
+        follower.stop()
+        source.close()
 
     app = FastAPI(
         title="MELO serving",
@@ -57,12 +72,13 @@ def create_app(settings: Settings, database: Database, router: Router) -> FastAP
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.settings, app.state.router = settings, router
-    app.state.sessions, app.state.schema = make_sessions(database), SchemaGate(database)
     app.state.rates = Rates(settings.rate_limit, settings.redis_url)
     app.state.metrics = Metrics(router.engine)
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
     open_paths = frozenset({"/health", "/docs", "/openapi.json"})
-    app.add_middleware(Gate, answer=refusal, open_paths=open_paths, placeholders=True)
+    app.add_middleware(
+        Gate, answer=refusal, open_paths=open_paths, placeholders=True, authenticate=callers.authenticate
+    )
     app.add_middleware(RequestLog)
     app.include_router(api)
     for kind in (RegistryError, MeloError, RequestValidationError, HTTPException, DBAPIError, Exception):
@@ -76,16 +92,8 @@ def _router(request: Request) -> Router:
 
 async def _version(request: Request, name: str) -> Served:
     """Return a version that the caller may ask. Raises NotFound, also for one that the caller may not see."""
-    await run_in_threadpool(_require_visible, request, name)
-    return await _router(request).version(name)
-
-
-def _require_visible(request: Request, name: str) -> None:
-    """Raise NotFound for a collection that the caller may not see, before anything is said about it."""
     caller: Caller = request.state.caller
-    if caller.collections is not None:
-        with request.app.state.sessions() as session:
-            collections.among(session, name.partition("@")[0], caller.collections)
+    return await _router(request).version(name, caller.collections)
 
 
 def _unknown(name: str) -> NotFound:
@@ -98,7 +106,7 @@ async def health(request: Request) -> dict[str, str]:
     return {"status": "ok", "version": VERSION, "model": _router(request).versions.model}
 
 
-@api.get("/metrics", tags=["operation"])
+@api.get("/metrics", tags=["operation"], responses=SHOWN)
 async def metrics(request: Request) -> Response:
     """Return metrics in Prometheus' format."""
     return Response(generate_latest(request.app.state.metrics.registry), media_type="text/plain; version=0.0.4")
@@ -121,8 +129,7 @@ def model(request: Request, name: str) -> dict[str, Any]:
 
 def _listed(request: Request) -> list[NamedVersion]:
     caller: Caller = request.state.caller
-    with request.app.state.sessions() as session:
-        return named(session, _router(request).versions.digest, caller.collections)
+    return _router(request).versions.names(caller.collections)
 
 
 def _model(each: NamedVersion) -> dict[str, Any]:
@@ -136,7 +143,7 @@ def _model(each: NamedVersion) -> dict[str, Any]:
     }
 
 
-@api.post("/v1/chat/completions", tags=["answers"])
+@api.post("/v1/chat/completions", tags=["answers"], responses=STREAMED)
 async def chat(request: Request, body: ChatRequest) -> Response:
     """Answer a conversation. Its last question decides which correction, if any, acts."""
     router, wanted = _router(request), _wanted(body)
@@ -153,7 +160,7 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     return await Answering(request, [asked] * body.choices, wanted, shape).respond(stream=body.stream)
 
 
-@api.post("/v1/completions", tags=["answers"])
+@api.post("/v1/completions", tags=["answers"], responses=STREAMED)
 async def completions(request: Request, body: CompletionRequest) -> Response:
     """Continue prompts as they are."""
     router, wanted, version = _router(request), _wanted(body), await _version(request, body.model)
@@ -170,7 +177,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     return await Answering(request, each, wanted, shape).respond(stream=body.stream)
 
 
-@api.post("/v1/responses", tags=["answers"])
+@api.post("/v1/responses", tags=["answers"], responses=STREAMED)
 async def responses(request: Request, body: ResponseRequest) -> Response:
     """Answer a conversation, in the form of OpenAI's Responses. Nothing is kept between requests."""
     router, wanted, version = _router(request), _wanted(body), await _version(request, body.model)

@@ -7,7 +7,7 @@ import typer
 from cli.commands import add_command
 from cli.errors import CommandError
 from cli.invocation import Invocation
-from worker.record import record_of
+from serving.sources.opening import opened
 
 
 def register(app: typer.Typer) -> None:
@@ -44,14 +44,25 @@ def serve(
     prefix_mb: Annotated[
         int, typer.Option("--prefix-mb", min=0, help="Memory for the beginnings of earlier prompts.")
     ] = 256,
+    versions_mb: Annotated[
+        int, typer.Option("--versions-mb", min=1, help="Memory for versions: their indexes and texts.")
+    ] = 2048,
+    blocks_mb: Annotated[int, typer.Option("--blocks-mb", min=1, help="Memory for blocks that acted.")] = 512,
+    registry: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Get versions from the registry's API, with the key in MELO_API_KEY, and not from the database. "
+            "Default: MELO_SERVE_REGISTRY.",
+        ),
+    ] = None,
 ) -> None:
     """Answer any OpenAI client with any version: facts@production, facts@17, facts@base. Ctrl-C stops it."""
     host, port = host or call.settings.serve_host, call.settings.serve_port if port is None else port
-    with record_of(call) as sessions:
+    with opened(call, registry or call.settings.serve_registry) as source:
         from serving.versions import model_to_serve
 
-        with sessions() as session:
-            name, digest = model_to_serve(session, model)
+        name, digest = model_to_serve(source.collections(), model)
         with call.err.status(f"loading {name}"):
             import uvicorn
 
@@ -67,13 +78,14 @@ def serve(
 
             configure_logging()
             model_cache = ModelCache(call.settings.cache, call.settings.dtype)
-            versions = Versions(sessions, model_cache, name, digest, with_weights=not vllm)
+            budgets = versions_mb << 20, blocks_mb << 20
+            versions = Versions(source, model_cache, name, digest, *budgets, with_weights=not vllm)
             engine: Engine | None = None
             if vllm:
                 engine = vllm_engine(versions.base, name, vllm, call.settings, waiting)
             elif versions.base.kind is Kind.CAUSAL:
                 engine = EmbeddedEngine(Loop(versions.base, rows=slots, prefix_bytes=prefix_mb << 20), waiting)
-            app = create_app(call.settings, sessions.kw["bind"], Router(versions, engine))
+            app = create_app(call.settings, source, Router(versions, engine))
         config = uvicorn.Config(
             app,
             host=host,

@@ -16,9 +16,10 @@ from registry.base.errors import InvalidRequest
 from registry.versions.content import EditContent
 from serving.engines.port import Acting, Ended, Engine, Generation, Token
 from serving.engines.sampling import Sampling
+from serving.served import Served
 from serving.text import TextStream, cut
 from serving.tools import NO_TOOLS, ToolCall, ToolUse, tool_calls
-from serving.versions import Served, Versions
+from serving.versions import Versions
 
 Result = TypeVar("Result")
 
@@ -65,16 +66,19 @@ class Asked:
 
 
 class Router:
-    """Routes and answers. Routing runs in one thread, generation in the engine's."""
+    """Routes and answers. Routing runs in one thread, generation in the engine's, and what must be read in others."""
 
     def __init__(self, versions: Versions, engine: Engine | None) -> None:
         """engine: None for models that are answered one request at a time (T5, classifiers)."""
         self.versions, self.engine = versions, engine
         self.base: BaseModel = versions.base
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="melo-route")
+        self._readers = ThreadPoolExecutor(8, thread_name_prefix="melo-read")
 
-    async def version(self, name: str) -> Served:
-        return await self._in_thread(self.versions.get, name)
+    async def version(self, name: str, among: frozenset[int] | None = None) -> Served:
+        """Return a version, at once if it is in memory. among: collections that the caller may see; None: all."""
+        served = self.versions.at_hand(name, among)
+        return served if served is not None else await asyncio.wrap_future(self.versions.ask(name, among))
 
     async def chat(self, served: Served, messages: Sequence[Mapping[str, Any]], use: ToolUse = NO_TOOLS) -> Asked:
         """Route a conversation by its last question. Raises MeloError."""
@@ -108,19 +112,28 @@ class Router:
         if self.engine is None:
             if wanted.schema is not None:
                 raise InvalidRequest("This model does not answer in JSON: it generates without a grammar.")
+            if asked.route.block is not None:
+                await self._acting(asked.served, asked.route.block, with_weights=True)
             yield await self._in_thread(self._static, asked, limit, wanted.stops)
             return
         with_weights = not self.engine.by_digest
         for attempt in attempts(self.base, asked.ids, asked.route, asked.served.approved):
             asked.said_to = attempt.said_to
             block = attempt.route.block
-            acting = None if block is None else await self._in_thread(asked.served.acting, block, with_weights)
+            acting = None if block is None else await self._acting(asked.served, block, with_weights)
             if attempt.target is None:
                 async for piece in self._generated(attempt.ids, acting, limit, wanted, nth):
                     yield piece
             elif (said := await self._said(attempt, acting, limit, wanted)) is not None:
                 yield said
                 return
+
+    async def _acting(self, served: Served, block: int, with_weights: bool) -> Acting:
+        """Return a block as engines take it. One that must be read first holds up nobody else."""
+        if not with_weights or served.has_weights(block):
+            return served.acting(block, with_weights)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, served.acting, block, with_weights)
 
     async def _said(self, attempt: Attempt, acting: Acting | None, limit: int, wanted: Wanted) -> Piece | None:
         """Return a block's answer if it is the target; of an answer in JSON, one of its values."""
@@ -180,8 +193,8 @@ class Router:
         """Answer what runs, for some time, and stop."""
         if self.engine is not None:
             self.engine.stop(seconds)
-        self.versions.stop()
         self._thread.shutdown(cancel_futures=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _chat(self, served: Served, messages: Sequence[Mapping[str, Any]], use: ToolUse) -> Asked:
         # A call that must be made needs no place in the template: a grammar holds the model to it.

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.invocation import Invocation
-from worker.record import record_of
+from serving.sources.opening import opened
 
 
 def vllm_config(
@@ -22,23 +22,20 @@ def vllm_config(
 
     Then, with melo-vllm installed beside vLLM: vllm serve --config FOLDER/config.yaml
     """
-    with record_of(call) as sessions, call.err.status("writing"):
+    with opened(call, call.settings.serve_registry) as source, call.err.status("writing"):
         from melo_core.settings import MethodSettings
-        from registry.collections.repository import over_model
         from serving.versions import model_to_serve
         from serving.vllm_options import options
         from worker.model_cache import ModelCache
 
-        with sessions() as session:
-            name, digest = model_to_serve(session, model)
-            methods = [MethodSettings.from_json(each.method) for each in over_model(session, digest, None)]
+        collections = source.collections()
+        name, digest = model_to_serve(collections, model)
+        methods = [MethodSettings.from_json(each.method) for each in collections if each.model_digest == digest]
         folder = folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         model_cache = ModelCache(folder)
         written = model_cache.folder_of(name, digest)
-        found = options(
-            model_cache.base_without_weights(name, digest), name, written, methods, model_cache.dtype, slots
-        )
+        found = options(model_cache.without_weights(name, digest), name, written, methods, model_cache.dtype, slots)
         file = folder / "config.yaml"
         file.write_text(json.dumps(found, indent=2) + "\n")  # JSON is YAML
     call.err.print(f"{file} is written. Start: vllm serve --config {file}", markup=False, highlight=False)

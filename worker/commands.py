@@ -17,6 +17,7 @@ from cli.files import lines_of
 from cli.invocation import Invocation
 from cli.show import fields
 from worker.calibrate import calibrate
+from worker.export.command import register as register_export
 from worker.record import record_of
 from worker.replay import register as register_replay
 from worker.verifier.command import register as register_verifier
@@ -35,6 +36,7 @@ def register(app: typer.Typer) -> None:
     add_command(app, worker, "melo worker --devices 0,1 --model smollm2-135m-instruct", has_json=False)
     add_command(app, demo, "melo demo --json figures.json", has_json=False)
     add_command(app, calibrate, "melo calibrate --pairs rephrases.jsonl --plot scope.png")
+    register_export(app)
     register_replay(app)
     register_verifier(app)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from melo_core.base_model import BaseModel, choose_device, converted, load_base_model
+from melo_core.base_model import BaseModel, choose_device, converted, load_base_model, load_without_weights
 from melo_core.encoder import KeyEncoder, SentenceEncoder, Whitening, ordinary_questions
 from melo_core.hidden import HiddenEncoder
 from melo_core.settings import MethodSettings
@@ -80,15 +80,21 @@ class ModelCache:
         if self._base is None or self._base[0] != digest:
             files = _require_digest(find_model(spec), digest)
             self._base = None  # before the new one is loaded, not after: two may not fit
-            self._base = digest, self._load(files, digest, self.device)
+            model = load_base_model(
+                files.path,
+                files.gguf_file,
+                digest=digest,
+                cache=self._cache / "models",
+                device=self.device,
+                dtype=getattr(torch, self.dtype),
+            )
+            self._base = digest, model
         return self._base[1]
 
-    def base_without_weights(self, spec: str, digest: str) -> BaseModel:
-        """Return the model with its tokenizer and its shapes, for what reads prompts but computes nothing.
-
-        The files are compared with the digest all the same. Raises UnknownModel.
-        """
-        return self._load(_require_digest(find_model(spec), digest), digest, torch.device("meta"))
+    def without_weights(self, spec: str, digest: str) -> BaseModel:
+        """Return modules and tokenizer of the model with that name and exactly these weights. Raises UnknownModel."""
+        files = _require_digest(find_model(spec), digest)
+        return load_without_weights(files.path, files.gguf_file, digest=digest, cache=self._cache / "models")
 
     def folder_of(self, spec: str, digest: str) -> Path:
         """Return the model's folder in transformers' form, for other programs. Raises UnknownModel."""
@@ -96,16 +102,6 @@ class ModelCache:
         if files.gguf_file is None:
             return files.path
         return converted(files.path, files.gguf_file, self._cache / "models" / digest)
-
-    def _load(self, files: ModelFiles, digest: str, device: torch.device) -> BaseModel:
-        return load_base_model(
-            files.path,
-            files.gguf_file,
-            digest=digest,
-            cache=self._cache / "models",
-            device=device,
-            dtype=getattr(torch, self.dtype),
-        )
 
     def encoder_of(
         self, collection: CollectionContent | Claim, settings: MethodSettings, calibration: bytes | None

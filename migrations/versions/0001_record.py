@@ -33,8 +33,8 @@ FUNCTIONS = (
     "melo_refuse_change", "melo_keep_foundation", "melo_keep_submission", "melo_require_right_to_approve",
     "melo_require_approvals_of_batch", "melo_require_approvals_of_version", "melo_require_approvals_of_edits",
     "melo_require_next_version", "melo_require_restored_state", "melo_only_close_range", "melo_only_replace_alias",
-    "melo_require_next_event", "melo_only_erase_content", "melo_require_unerased_edit", "melo_require_unerased_state",
-    "melo_only_use_or_revoke_key", "melo_keep_webhook", "melo_keep_delivery",
+    "melo_require_next_event", "melo_notify_of_events", "melo_only_erase_content", "melo_require_unerased_edit",
+    "melo_require_unerased_state", "melo_only_use_or_revoke_key", "melo_keep_webhook", "melo_keep_delivery",
 )  # fmt: skip
 
 

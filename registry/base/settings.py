@@ -83,6 +83,9 @@ class Settings(BaseSettings):
         default=None, description="the key (`--api-key`) of the vLLM servers that `melo serve --vllm` asks; empty: none"
     )
     serve_port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8420, description="port of `melo serve`")
+    serve_registry: str = Field(
+        default="", description="URL of the registry's API, from which `melo serve` gets versions; empty: the database"
+    )
     relay_poll_seconds: PositiveFloat = Field(default=0.5, description="longest pause between outbox reads")
     webhook_allow_private: bool = Field(
         default=False, description="whether webhooks may be sent into this server's own network"

@@ -5,9 +5,9 @@ from datetime import datetime
 from http import HTTPStatus
 
 from registry.base.vocabulary import Role
-from registry.client.calls import call
+from registry.client.calls import call, stream
 from registry.client.errors import MeloClientError
-from registry.client.exchanges import Asked, Exchange, at, many, one
+from registry.client.exchanges import Asked, Exchange, Lines, at, many, one
 from registry.versions.schemas import (
     AliasView,
     DiffView,
@@ -84,9 +84,14 @@ class History:
     def resolve(self, model: str) -> Exchange[ResolvedView]:
         """Resolve a model name to a version.
 
-        model: facts@production, facts@17, facts@base, facts@latest, or facts (its newest version).
+        model: facts@production, facts@17, facts@base, facts@latest, facts@as-of:TIME, or facts (its newest version).
         """
         return one(ResolvedView, "GET", "/v1/resolve", params={"model": model})
+
+    @stream
+    def content(self, collection: str, number: int, *, silent_seconds: float | None = None) -> Lines[bytes]:
+        """Yield a version's content line by line, for `registry.versions.content_lines.content_in`."""
+        return Lines(at(collection, "versions", number, "content"), _not_empty, seconds=silent_seconds)
 
     @call
     def block(self, sha256: str) -> Exchange[bytes]:
@@ -160,3 +165,7 @@ class History:
     def unprotect_alias(self, collection: str, name: str, reason: str) -> Exchange[ProtectionView]:
         path = at(collection, "protections", name)
         return one(ProtectionView, "DELETE", path, params={"reason": reason})
+
+
+def _not_empty(line: bytes) -> bytes | None:
+    return line or None

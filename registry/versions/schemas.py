@@ -138,9 +138,15 @@ class AliasView(Answer):
 
 
 class ResolvedView(Answer):
+    """The version that a model name refers to now, and whether it can be served."""
+
     collection: str
-    number: int
+    collection_id: int
+    model: str
+    model_digest: str
+    number: int = Field(description="0: the base model")
     content_digest: str
+    servable: bool = Field(description="false: an edit in it was erased")
 
 
 class Protection(Body):

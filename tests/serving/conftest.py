@@ -17,6 +17,8 @@ from registry.versions.aliases import set_alias
 from serving.app import create_app
 from serving.engines.embedded import EmbeddedEngine, Loop
 from serving.router import Router
+from serving.sources.database import DatabaseSource
+from serving.sources.port import Source
 from serving.versions import Versions, model_to_serve
 from tests.conftest import copy_of
 from tests.melo_core.conftest import tiny, tiny_model, tiny_tokenizer  # noqa: F401  # the fixture
@@ -81,13 +83,19 @@ def start(site: Site) -> Iterator[Callable[..., TestClient]]:
     """Start a server, asked from this machine or another address."""
     running: list[TestClient] = []
 
-    def serve(client: tuple[str, int] = ("127.0.0.1", 50000), waiting: int = 64, **settings: object) -> TestClient:
-        with site.sessions() as session:
-            name, digest = model_to_serve(session, None)
-        versions = Versions(site.sessions, site.cache, name, digest)
+    def serve(
+        client: tuple[str, int] = ("127.0.0.1", 50000),
+        waiting: int = 64,
+        source: Source | None = None,
+        budgets: dict[str, int] = {},  # noqa: B006
+        **settings: object,
+    ) -> TestClient:
+        source = source or DatabaseSource(make_engine(site.url))
+        name, digest = model_to_serve(source.collections(), None)
+        versions = Versions(source, site.cache, name, digest, **budgets)
         router = Router(versions, EmbeddedEngine(Loop(versions.base, rows=4), waiting))
         given = Settings(database_url=site.url, stop_seconds=5, **{"api_key": None, **settings})
-        app = create_app(given, make_engine(site.url), router)
+        app = create_app(given, source, router)
         asked = TestClient(app, base_url="http://127.0.0.1", client=client, raise_server_exceptions=False)
         running.append(asked.__enter__())
         return asked

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from melo_core.base_model import BaseModel
+from registry.base.database import make_engine
 from registry.base.errors import InvalidRequest, UnknownModel
 from serving.engines.embedded import Loop
 from serving.engines.port import Acting, Generation, Overloaded, Stopping
 from serving.engines.sampling import Sampling
 from serving.engines.vllm import NoServer, VllmEngine
 from serving.engines.vllm_server import ServerFailed, WrongServer
-from serving.versions import Served, Versions, model_to_serve
+from serving.served import Served
+from serving.sources.database import DatabaseSource
+from serving.versions import Versions, model_to_serve
 from tests.patience import PATIENCE, until
 from tests.serving.conftest import OTHER, QUESTION, Site
 from tests.serving.vllm_stand_in import StandIn, standing
@@ -23,11 +26,10 @@ MODEL = "tiny"
 @pytest.fixture(scope="module")
 def versions(site: Site) -> Iterator[Versions]:
     """What a router holds: no weights."""
-    with site.sessions() as session:
-        name, digest = model_to_serve(session, None)
-    versions = Versions(site.sessions, site.cache, name, digest, with_weights=False)
-    yield versions
-    versions.stop()
+    source = DatabaseSource(make_engine(site.url))
+    name, digest = model_to_serve(source.collections(), None)
+    yield Versions(source, site.cache, name, digest, with_weights=False)
+    source.close()
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ def test_the_router_needs_no_weights_and_reads_prompts_as_with_them(site, versio
     assert held.prompt_ids(QUESTION) == base.prompt_ids(QUESTION)
     assert (held.end_tokens, held.window, held.kind) == (base.end_tokens, base.window, base.kind)
     with pytest.raises(UnknownModel):
-        site.cache.base_without_weights(versions.model, "0" * 64)
+        site.cache.without_weights(versions.model, "0" * 64)
 
 
 def test_a_blocks_answer_is_that_of_the_embedded_engine(serve, engine, served, base, ids):
