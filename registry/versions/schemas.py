@@ -124,13 +124,23 @@ class PlannedVersion(Answer):
 
 
 class AliasTarget(Body):
+    """Where an alias is to point. Without a second version, its canary or shadow ends."""
+
     version: int = Field(ge=1, le=2**31 - 1)
+    second: int | None = Field(
+        default=None, ge=1, le=2**31 - 1, description="another version: a canary if it has a share, else a shadow"
+    )
+    share: float | None = Field(
+        default=None, gt=0, lt=1, description="the share of users that the canary answers", examples=[0.1]
+    )
     reason: ShortText = ""
 
 
 class AliasView(Answer):
     name: str
     number: int
+    second: int | None = Field(description="the version that is its canary or, without a share, its shadow")
+    share: float | None = Field(description="the share of users that the canary answers")
     set_by: str
     reason: str
     set_at: datetime
@@ -147,6 +157,8 @@ class ResolvedView(Answer):
     number: int = Field(description="0: the base model")
     content_digest: str
     servable: bool = Field(description="false: an edit in it was erased")
+    second: int | None = Field(description="the version that is the alias's canary or, without a share, its shadow")
+    share: float | None = Field(description="the share of users that the canary answers")
 
 
 class Protection(Body):
