@@ -8,6 +8,7 @@ import typer
 from cli.commands import add_command, add_group
 from cli.invocation import Invocation
 from cli.options import Collection, Reason
+from cli.shadow_report import report
 from cli.show import fields, table
 from cli.times import TIME_HELP, moment
 from cli.versions import number
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
     add_command(group, shadow, "melo alias shadow facts production 18 --reason 'what would it change?'")
     add_command(group, promote, "melo alias promote facts production --reason 'nothing got worse'")
     add_command(group, end, "melo alias end facts production --reason 'it answers worse'")
+    add_command(group, report, "melo alias report facts production --server http://127.0.0.1:8420")
     add_command(group, list_, "melo alias list facts")
     add_command(group, history, "melo alias history facts production")
     add_command(group, at, "melo alias at facts production --at 2026-11-17T14:05")

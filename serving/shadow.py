@@ -8,9 +8,8 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -18,6 +17,7 @@ from prometheus_client import Counter
 
 from melo_core.errors import MeloError
 from registry.base.errors import NotFound, RegistryError, first_line
+from registry.versions.schemas import ShadowDifference, ShadowReport, ShadowSide
 from serving.canary import Pointing
 from serving.engines.port import Overloaded
 from serving.engines.sampling import Sampling
@@ -32,43 +32,24 @@ MOST_TOKENS = 256  # of an answer that is compared
 PAUSE_SECONDS = 0.05  # between two looks whether the engine is free
 
 
-@dataclass(frozen=True)
-class Side:
-    """What one version answers. text and said_to: None where only routes are compared."""
-
-    version: str
-    edit: int | None
-    said_to: str | None
-    text: str | None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A question to which the versions answer differently, or from another edit."""
-
-    at: str
-    question: str
-    first: Side
-    second: Side
-
-
 @dataclass
-class Report:
-    """What the comparisons of an alias's two versions found, since this server follows the shadow."""
+class _Report:
+    """A ShadowReport that grows."""
 
+    alias: str
     first: str
     second: str
-    since: str
+    since: datetime
     compared: int = 0
     same: int = 0
     other_text: int = 0
-    other_edit: int = 0  # also where both texts are the same
-    dropped: int = 0  # not compared: the engine was busy
+    other_edit: int = 0
+    dropped: int = 0
     failed: int = 0
-    error: str | None = None  # why the second cannot be served
-    differences: deque[Difference] = field(default_factory=lambda: deque(maxlen=MOST_KEPT))
+    error: str | None = None
+    differences: deque[ShadowDifference] = field(default_factory=lambda: deque(maxlen=MOST_KEPT))
 
-    def add(self, difference: Difference) -> Iterator[str]:
+    def add(self, difference: ShadowDifference) -> Iterator[str]:
         """Count one comparison. Yields its outcomes, for the metrics."""
         self.compared += 1
         before, after = difference.first, difference.second
@@ -103,7 +84,7 @@ class Shadows:
         """outcomes: a counter by alias and outcome."""
         self._router, self._outcomes = router, outcomes
         self._questions = asyncio.Queue[_Question](MOST_WAITING)
-        self._reports: WeakKeyDictionary[Pointing, Report] = WeakKeyDictionary()
+        self._reports: WeakKeyDictionary[Pointing, _Report] = WeakKeyDictionary()
 
     def offer(self, pointing: Pointing, asked: Asked, wanted: Wanted) -> None:
         """Queue a question that was answered, if its alias has a shadow. Returns at once."""
@@ -116,15 +97,14 @@ class Shadows:
         except asyncio.QueueFull:
             self._drop(pointing)
 
-    def report(self, pointing: Pointing) -> dict[str, Any]:
-        """Return an alias's report as JSON. Raises NotFound where it has no shadow."""
+    def report(self, pointing: Pointing) -> ShadowReport:
+        """Return an alias's report. Raises NotFound where it has no shadow."""
         if not pointing.has_shadow:
             raise NotFound(
                 f"{pointing.name} has no shadow, so nothing is compared.",
                 f"Begin one: `melo alias shadow {pointing.name.replace('@', ' ')} VERSION`.",
             )
-        report = self._report(pointing)
-        return {"alias": pointing.name, **asdict(report), "differences": [asdict(each) for each in report.differences]}
+        return ShadowReport.model_validate(self._report(pointing))
 
     async def run(self) -> None:
         """Compare until cancelled."""
@@ -162,7 +142,9 @@ class Shadows:
         texts: list[str | None] = [None, None]
         if _acting(first) != _acting(second) and self._router.engine is not None:
             texts = [await self._text(each, question.wanted) for each in (first, second)]
-        difference = Difference(_now(), first.question, _side(first, texts[0]), _side(second, texts[1]))
+        difference = ShadowDifference(
+            at=_now(), question=first.question, first=_side(first, texts[0]), second=_side(second, texts[1])
+        )
         for outcome in report.add(difference):
             self._outcomes.labels(pointing.name, outcome).inc()
 
@@ -183,13 +165,13 @@ class Shadows:
         while engine is not None and (engine.waiting or engine.running * 2 >= engine.slots):
             await asyncio.sleep(PAUSE_SECONDS)
 
-    def _report(self, pointing: Pointing) -> Report:
+    def _report(self, pointing: Pointing) -> _Report:
         assert pointing.second is not None
         found = self._reports.get(pointing)
         if found is None:
             collection = pointing.name.partition("@")[0]
             first, second = (f"{collection}@{number or 'base'}" for _, number in (pointing.first, pointing.second))
-            found = self._reports[pointing] = Report(first, second, _now())
+            found = self._reports[pointing] = _Report(pointing.name, first, second, _now())
         return found
 
     def _drop(self, pointing: Pointing) -> None:
@@ -210,10 +192,10 @@ def _acting(asked: Asked) -> tuple[int | None, str] | None:
     return edit.id if edit else None, asked.served.content.blocks[asked.route.block].sha256
 
 
-def _side(asked: Asked, text: str | None) -> Side:
+def _side(asked: Asked, text: str | None) -> ShadowSide:
     said_to = asked.said_to if asked.route.block is not None and text is not None else None
-    return Side(asked.served.name, asked.edit.id if asked.edit else None, said_to, text)
+    return ShadowSide(version=asked.served.name, edit=asked.edit.id if asked.edit else None, said_to=said_to, text=text)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -161,6 +161,41 @@ class ResolvedView(Answer):
     share: float | None = Field(description="the share of users that the canary answers")
 
 
+class ShadowSide(Answer):
+    """What one of two compared versions answers."""
+
+    version: str
+    edit: int | None = Field(description="the edit that acted; null: the base model answered")
+    said_to: str | None
+    text: str | None = Field(description="null where only routes are compared, as with a classifier")
+
+
+class ShadowDifference(Answer):
+    """A question to which two versions answer differently, or from another edit."""
+
+    at: datetime
+    question: str
+    first: ShadowSide
+    second: ShadowSide
+
+
+class ShadowReport(Answer):
+    """What a server's comparisons of an alias's two versions found, since it follows the shadow."""
+
+    alias: str
+    first: str = Field(description="the version that answers users")
+    second: str = Field(description="the shadow")
+    since: datetime
+    compared: int
+    same: int
+    other_text: int
+    other_edit: int = Field(description="also where both texts are the same")
+    dropped: int = Field(description="questions that were not compared, since the server was busy")
+    failed: int
+    error: str | None = Field(description="why the shadow is not asked, where it cannot be served")
+    differences: list[ShadowDifference] = Field(description="the last ones, oldest first")
+
+
 class Protection(Body):
     role: Literal[Role.APPROVER, Role.ADMIN] = Field(default=Role.ADMIN, description="needed to set the alias")
     reason: Reason

@@ -1,18 +1,23 @@
 """A shadow answers in the background what its alias is asked, and a report tells what differs."""
 
 import gc
+import json
+from subprocess import CompletedProcess
 from typing import Any
 
+import httpx
 from fastapi.testclient import TestClient
 
 from registry.access import service as keys
 from registry.access.schemas import Grant, NewKey
 from registry.base.vocabulary import Role
 from serving.engines.embedded import EmbeddedEngine
-from tests.patience import until
+from tests.cli.program import Melo
+from tests.patience import PATIENCE, until
 from tests.registry.workflow import ADA
 from tests.serving.conftest import OTHER, OTHER_TARGET, QUESTION, TARGET
 from tests.serving.test_answers import ELSEWHERE, chat, said
+from tests.serving.test_openai import url  # noqa: F401  # the fixture
 
 
 def report(server: TestClient, alias: str) -> dict[str, Any]:
@@ -84,9 +89,12 @@ def test_a_report_goes_with_its_shadow_and_none_is_told_without(start, site):
     site.alias("passing", 1)
     until(lambda: server.get("/v1/shadow/facts@passing").status_code == 404)
     assert "melo alias shadow facts passing" in server.get("/v1/shadow/facts@passing").text
-    gc.collect()
-    held = [each for each in server.app.state.shadows._reports if each.name == "facts@passing"]
-    assert held == []
+
+    def is_forgotten() -> bool:
+        gc.collect()
+        return all(each.name != "facts@passing" for each in server.app.state.shadows._reports)
+
+    until(is_forgotten)
     site.alias("passing", 1, second=2)
     until(lambda: server.get("/v1/shadow/facts@passing").status_code == 200)
     assert report(server, "passing")["compared"] == 0
@@ -131,3 +139,24 @@ def test_what_does_not_fit_the_queue_is_dropped_and_counted_and_delays_nobody(st
     found = settled(server, "busy", 4)
     assert (found["compared"], found["dropped"]) == (2, 2)
     assert 'melo:shadow_comparisons_total{alias="facts@busy",outcome="dropped"} 2.0' in server.get("/metrics").text
+
+
+def test_the_command_shows_what_differs_and_refuses_in_words(url, site, tmp_path):  # noqa: F811
+    melo = Melo(tmp_path)
+    site.alias("told", 1, second=2)
+    httpx.post(f"{url}/completions", json={"model": "facts@told", "prompt": OTHER}, timeout=PATIENCE).raise_for_status()
+
+    def ran(alias: str, server: str, *options: str) -> CompletedProcess[str]:
+        return melo.run("alias", "report", "facts", alias, "--server", server, *options)
+
+    found = until(lambda: each if (each := json.loads(ran("told", url, "--json").stdout))["compared"] else None)
+    assert (found["other_edit"], found["differences"][0]["second"]["text"]) == (1, OTHER_TARGET)
+    shown = " ".join(ran("told", url).stdout.split())
+    assert "facts@1" in shown and OTHER_TARGET in shown and "(edit 2)" in shown and "(base model)" in shown
+    for alias, server, why in (
+        ("production", url, "has no shadow"),
+        ("told", "http://127.0.0.1:1", "melo serve"),
+        ("told", "nonsense", "melo serve"),
+    ):
+        refused = ran(alias, server)
+        assert refused.returncode == 1 and why in refused.stderr and "Traceback" not in refused.stderr
