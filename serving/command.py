@@ -83,6 +83,7 @@ def serve(
             import uvicorn
 
             from melo_core.structure import Kind
+            from registry.api.traces import exported
             from registry.base.logging import configure_logging
             from serving.app import create_app
             from serving.engines.embedded import EmbeddedEngine, Loop
@@ -96,7 +97,7 @@ def serve(
             engine = None
             if versions.base.kind is Kind.CAUSAL:
                 engine = EmbeddedEngine(Loop(versions.base, rows=slots, prefix_bytes=prefix_mb << 20), waiting)
-            app = create_app(call.settings, source, Router(versions, engine))
+            app = create_app(call.settings, source, Router(versions, engine, exported("melo-serve")))
         config = uvicorn.Config(
             app,
             host=host,

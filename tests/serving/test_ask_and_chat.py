@@ -13,8 +13,14 @@ from cli.chat import _Chat
 from cli.invocation import Invocation
 from cli.server import Piece, Question, Server
 from cli.show import visible
+from registry.base.errors import InvalidRequest
+from registry.collections import service as collections
+from registry.collections.schemas import NewCollection
+from serving.versions import model_to_serve
 from tests.cli.program import Melo
+from tests.melo_core.conftest import tiny_model, tiny_tokenizer
 from tests.patience import until
+from tests.registry.workflow import ADA
 from tests.serving.conftest import OTHER, OTHER_TARGET, QUESTION, TARGET, Site
 from tests.serving.test_openai import ELSEWHERE, url  # noqa: F401  # the fixture
 
@@ -96,6 +102,27 @@ def test_the_server_on_this_machine_is_found_by_its_port(tmp_path, url: str):  #
     melo = Melo(tmp_path / "home", {"MELO_SERVE_PORT": str(httpx.URL(url).port)})
     done = melo("ask", "facts@1", QUESTION)
     assert (done.stdout, done.stderr) == (f"{TARGET}\n", "")
+
+
+def test_a_version_over_a_model_that_the_server_has_not_is_loaded_here(tmp_path, site: Site, url: str):  # noqa: F811
+    tokenizer = tiny_tokenizer()
+    for part in (tiny_model("gpt2", len(tokenizer)), tokenizer):
+        part.save_pretrained(tmp_path / "other")
+    with site.sessions.begin() as session:
+        collections.create(session, NewCollection(name="others", model=str(tmp_path / "other")), ADA)
+    with site.sessions() as session:
+        served = model_to_serve(session, None)
+        assert served != model_to_serve(session, str(tmp_path / "other"))
+        with pytest.raises(InvalidRequest, match="No collection is over the model"):
+            model_to_serve(session, "nothing")
+    variables = {"MELO_SERVE_PORT": str(httpx.URL(url).port), "MELO_DATABASE_URL": site.url}
+    melo = Melo(tmp_path / "home", {**variables, "MELO_CACHE": str(site.cache._cache)})
+
+    done = melo("ask", "others@base", "Hello", *SHORT)
+
+    assert done.returncode == 0 and done.stdout.strip()
+    assert served[0] in done.stderr and "loaded here" in done.stderr
+    assert "melo serve --model" in melo.refusal("ask", "others@base", "Hello", "--server", url)
 
 
 def chatted(melo: Melo, *typed: str) -> str:
