@@ -13,9 +13,11 @@ from cli.chat import _Chat
 from cli.invocation import Invocation
 from cli.server import Piece, Question, Server
 from cli.show import visible
+from registry.base.database import make_engine
 from registry.base.errors import InvalidRequest
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
+from serving.sources.database import DatabaseSource
 from serving.versions import model_to_serve
 from tests.cli.program import Melo
 from tests.melo_core.conftest import tiny_model, tiny_tokenizer
@@ -110,11 +112,11 @@ def test_a_version_over_a_model_that_the_server_has_not_is_loaded_here(tmp_path,
         part.save_pretrained(tmp_path / "other")
     with site.sessions.begin() as session:
         collections.create(session, NewCollection(name="others", model=str(tmp_path / "other")), ADA)
-    with site.sessions() as session:
-        served = model_to_serve(session, None)
-        assert served != model_to_serve(session, str(tmp_path / "other"))
-        with pytest.raises(InvalidRequest, match="No collection is over the model"):
-            model_to_serve(session, "nothing")
+    known = DatabaseSource(make_engine(site.url)).collections()
+    served = model_to_serve(known, None)  # that of the oldest
+    assert served != model_to_serve(known, str(tmp_path / "other"))
+    with pytest.raises(InvalidRequest, match="No collection is over the model"):
+        model_to_serve(known, "nothing")
     variables = {"MELO_SERVE_PORT": str(httpx.URL(url).port), "MELO_DATABASE_URL": site.url}
     melo = Melo(tmp_path / "home", {**variables, "MELO_CACHE": str(site.cache._cache)})
 

@@ -17,6 +17,7 @@ from registry.base.settings import Settings
 from serving.app import create_app
 from serving.engines.embedded import EmbeddedEngine, Loop
 from serving.router import Router
+from serving.sources.database import DatabaseSource
 from serving.versions import Versions, model_to_serve
 from tests.serving.conftest import QUESTION, TARGET, Site
 
@@ -44,11 +45,11 @@ def traces(kept: InMemorySpanExporter) -> Traces:
 
 @contextmanager
 def started(site: Site, traces: Traces) -> Iterator[TestClient]:
-    with site.sessions() as session:
-        name, digest = model_to_serve(session, None)
-    versions = Versions(site.sessions, site.cache, name, digest)
+    source = DatabaseSource(make_engine(site.url))
+    name, digest = model_to_serve(source.collections(), None)
+    versions = Versions(source, site.cache, name, digest)
     router = Router(versions, EmbeddedEngine(Loop(versions.base, rows=4)), traces)
-    app = create_app(Settings(database_url=site.url, stop_seconds=5, api_key=None), make_engine(site.url), router)
+    app = create_app(Settings(database_url=site.url, stop_seconds=5, api_key=None), source, router)
     with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
         yield client
 
