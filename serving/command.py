@@ -1,5 +1,6 @@
 """The command `melo serve`."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,10 @@ from cli.invocation import Invocation
 from worker.record import record_of
 
 if TYPE_CHECKING:
+    from registry.collections.schemas import CollectionView
     from serving.sources.port import Source
+
+POLL_SECONDS = 1.0  # between looks for the first collection
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +39,10 @@ def serve(
         typer.Option(min=0, max=65535, help="Port to listen at; 0: a free one. Default: MELO_SERVE_PORT, 8420."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The base model to serve. Default: that of the collections.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The base model to serve. Default: MELO_SERVE_MODEL, that of the oldest collection."
+        ),
     ] = None,
     slots: Annotated[int, typer.Option(min=1, max=1024, help="Requests answered at once.")] = 16,
     waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; the next is refused.")] = 256,
@@ -55,16 +62,28 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Answer any OpenAI client with any version: facts@production, facts@17, facts@base. Ctrl-C stops it."""
+    """Answer any OpenAI client with any version: facts@production, facts@17, facts@base. Ctrl-C stops it.
+
+    Where there is no collection yet, it waits for the first.
+    """
     host, port = host or call.settings.serve_host, call.settings.serve_port if port is None else port
     with _source(call, registry or call.settings.serve_registry) as source:
+        collections = _collections(call, source)
         from serving.versions import model_to_serve
 
-        name, digest = model_to_serve(source.collections(), model)
+        model = model or call.settings.serve_model or None
+        name, digest = model_to_serve(collections, model)
+        others = {each.model for each in collections} - {name}
+        if model is None and others:
+            call.err.print(
+                f"This server has the model of the oldest collection, {name}. For {', '.join(sorted(others))} start "
+                "others: melo serve --model NAME --port PORT"
+            )
         with call.err.status(f"loading {name}"):
             import uvicorn
 
             from melo_core.structure import Kind
+            from registry.api.traces import exported
             from registry.base.logging import configure_logging
             from serving.app import create_app
             from serving.engines.embedded import EmbeddedEngine, Loop
@@ -78,7 +97,7 @@ def serve(
             engine = None
             if versions.base.kind is Kind.CAUSAL:
                 engine = EmbeddedEngine(Loop(versions.base, rows=slots, prefix_bytes=prefix_mb << 20), waiting)
-            app = create_app(call.settings, source, Router(versions, engine))
+            app = create_app(call.settings, source, Router(versions, engine, exported("melo-serve")))
         config = uvicorn.Config(
             app,
             host=host,
@@ -112,3 +131,14 @@ def _source(call: Invocation, registry: str) -> "Iterator[Source]":
         from serving.sources.database import DatabaseSource
 
         yield DatabaseSource(sessions.kw["bind"])
+
+
+def _collections(call: Invocation, source: "Source") -> "list[CollectionView]":
+    """Return the collections, once there is one. Torch is loaded only then."""
+    says_so = False
+    while not (found := source.collections()):
+        if not says_so:
+            says_so = True
+            call.err.print("There is no collection yet. Make one: melo collection create NAME --model MODEL")
+        time.sleep(POLL_SECONDS)
+    return found

@@ -29,6 +29,10 @@ MEGABYTE = 1 << 20
 RETRY_SECONDS = 3.0  # until a version that an alias names, and that could not be loaded, is tried again
 
 
+class OtherModel(InvalidRequest):
+    code = "other-model"
+
+
 class Versions:
     """The versions of all collections over one base model.
 
@@ -197,7 +201,7 @@ class Versions:
         """Return what a name refers to now. Raises InvalidRequest for a version over another model."""
         found = self._source.resolve(name)
         if found.model_digest != self.digest:
-            raise InvalidRequest(
+            raise OtherModel(
                 f"{name} is over the model {found.model}, and this server has {self.model} in memory.",
                 f"Start another with `melo serve --model {found.model}`.",
             )
@@ -316,19 +320,14 @@ def _may_move(name: str) -> bool:
 
 
 def model_to_serve(collections: Sequence[CollectionView], wanted: str | None) -> tuple[str, str]:
-    """Return name and digest of the base model to serve: the named one, or the only one that collections are over.
+    """Return name and digest of the base model to serve: the named one, else that of the oldest collection.
 
     Raises InvalidRequest.
     """
-    models = {each.model: each.model_digest for each in collections if wanted in (None, each.model)}
-    if len(models) == 1:
-        return models.popitem()
-    if not models:
-        raise InvalidRequest(
-            "There is no collection to serve." if wanted is None else f"No collection is over the model {wanted!r}.",
-            "Make one with `melo collection create NAME --model MODEL`.",
-        )
+    for each in sorted(collections, key=lambda each: each.id):
+        if wanted in (None, each.model):
+            return each.model, each.model_digest
     raise InvalidRequest(
-        "The collections are over several models: " + ", ".join(sorted(models)) + ".",
-        "A server has one of them in memory: name it with --model, and start a server for each.",
+        "There is no collection to serve." if wanted is None else f"No collection is over the model {wanted!r}.",
+        "Make one with `melo collection create NAME --model MODEL`.",
     )
