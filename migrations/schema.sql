@@ -52,12 +52,16 @@ CREATE TABLE aliases (
     collection_id bigint NOT NULL,
     name text NOT NULL,
     number integer NOT NULL,
+    second integer,
+    share double precision,
     set_by text NOT NULL,
     reason text DEFAULT ''::text NOT NULL,
     set_at timestamp with time zone DEFAULT now() NOT NULL,
     replaced_at timestamp with time zone,
     CONSTRAINT aliases_name_check CHECK (((name ~ '^[a-z0-9][a-z0-9._-]{0,62}$'::text) AND (name !~ '^[0-9]+$'::text) AND (name <> ALL (ARRAY['base'::text, 'latest'::text])))),
-    CONSTRAINT aliases_order_check CHECK ((replaced_at >= set_at))
+    CONSTRAINT aliases_order_check CHECK ((replaced_at >= set_at)),
+    CONSTRAINT aliases_second_check CHECK ((second <> number)),
+    CONSTRAINT aliases_share_check CHECK (((share IS NULL) OR ((second IS NOT NULL) AND (share > (0)::double precision) AND (share < (1)::double precision))))
 );
 ALTER TABLE aliases ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;
 ALTER TABLE ONLY aliases ADD CONSTRAINT aliases_pkey PRIMARY KEY (id);
@@ -67,6 +71,7 @@ CREATE TRIGGER only_replace_alias BEFORE UPDATE ON aliases FOR EACH ROW EXECUTE 
 CREATE TRIGGER refuse_delete BEFORE DELETE OR TRUNCATE ON aliases FOR EACH STATEMENT EXECUTE FUNCTION melo_refuse_change();
 ALTER TABLE ONLY aliases ADD CONSTRAINT aliases_collection_id_fkey FOREIGN KEY (collection_id) REFERENCES collections(id);
 ALTER TABLE ONLY aliases ADD CONSTRAINT aliases_collection_id_number_fkey FOREIGN KEY (collection_id, number) REFERENCES versions(collection_id, number);
+ALTER TABLE ONLY aliases ADD CONSTRAINT aliases_collection_id_second_fkey FOREIGN KEY (collection_id, second) REFERENCES versions(collection_id, number);
 
 CREATE TABLE api_key_roles (
     id bigint NOT NULL,

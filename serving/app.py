@@ -1,5 +1,6 @@
 """The HTTP application: OpenAI's endpoints over versions of the registry, and where each answer came from."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,18 +20,22 @@ from registry.api.app import VERSION
 from registry.api.gate import Gate
 from registry.api.middleware import BodyLimit, RequestLog
 from registry.api.rates import Rates
-from registry.base.errors import NotFound, RegistryError
+from registry.base.errors import NotFound, RegistryError, RoleNeeded
 from registry.base.settings import Settings
+from registry.base.vocabulary import Role
 from registry.versions.reading import NamedVersion
+from registry.versions.schemas import ShadowReport
 from serving.answering import Answering, provenance
 from serving.callers import Callers
+from serving.canary import Chosen, beginning_of, user_of
 from serving.engines.grammar import require_schema
 from serving.following import Follower
 from serving.metrics import Metrics
 from serving.refusals import Refused, refusal
 from serving.router import Router, Wanted
-from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, ResponseRequest, RouteRequest
+from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, FromUser, ResponseRequest, RouteRequest
 from serving.served import Served
+from serving.shadow import Shadows
 from serving.shapes import ChatShape, ResponseShape, TextShape, new_id
 from serving.sources.port import Source
 
@@ -58,7 +63,9 @@ def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         follower = Follower(source, [router.versions.changed, callers.changed])
+        comparing = asyncio.create_task(app.state.shadows.run())
         yield
+        comparing.cancel()
         router.close(settings.stop_seconds)
         follower.stop()
         source.close()
@@ -74,6 +81,7 @@ def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
     app.state.settings, app.state.router = settings, router
     app.state.rates = Rates(settings.rate_limit, settings.redis_url)
     app.state.metrics = Metrics(router.engine)
+    app.state.shadows = Shadows(router, app.state.metrics.shadow)
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
     open_paths = frozenset({"/health", "/docs", "/openapi.json"})
     app.add_middleware(
@@ -83,6 +91,7 @@ def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
     app.include_router(api)
     for kind in (RegistryError, MeloError, RequestValidationError, HTTPException, DBAPIError, Exception):
         app.add_exception_handler(kind, refusal)
+    router.traces.instrument(app)
     return app
 
 
@@ -94,6 +103,13 @@ async def _version(request: Request, name: str) -> Served:
     """Return a version that the caller may ask. Raises NotFound, also for one that the caller may not see."""
     caller: Caller = request.state.caller
     return await _router(request).version(name, caller.collections)
+
+
+async def _chosen(request: Request, body: FromUser, text: str) -> Chosen:
+    """Return the version that answers the caller's user. text: what the conversation begins with. Raises NotFound."""
+    first = await _version(request, body.model)
+    user = user_of(body.named_user, request.headers, request.state.caller, text)
+    return await _router(request).chosen(body.model, first, user)
 
 
 def _unknown(name: str) -> NotFound:
@@ -147,8 +163,9 @@ def _model(each: NamedVersion) -> dict[str, Any]:
 async def chat(request: Request, body: ChatRequest) -> Response:
     """Answer a conversation. Its last question decides which correction, if any, acts."""
     router, wanted = _router(request), _wanted(body)
-    version = await _version(request, body.model)
-    asked = await router.chat(version, [message.turn() for message in body.messages], body.tool_use)
+    turns = [message.turn() for message in body.messages]
+    chosen = await _chosen(request, body, beginning_of(turns))
+    asked = await router.chat(chosen.served, turns, body.tool_use)
     shape = ChatShape(
         router,
         body.model,
@@ -157,14 +174,15 @@ async def chat(request: Request, body: ChatRequest) -> Response:
         top_logprobs=wanted.top_logprobs,
         with_usage=body.with_usage,
     )
-    return await Answering(request, [asked] * body.choices, wanted, shape).respond(stream=body.stream)
+    return await Answering(request, chosen, [asked] * body.choices, wanted, shape).respond(stream=body.stream)
 
 
 @api.post("/v1/completions", tags=["answers"], responses=STREAMED)
 async def completions(request: Request, body: CompletionRequest) -> Response:
     """Continue prompts as they are."""
-    router, wanted, version = _router(request), _wanted(body), await _version(request, body.model)
-    asked = [await router.complete(version, prompt) for prompt in body.prompts]
+    router, wanted = _router(request), _wanted(body)
+    chosen = await _chosen(request, body, str(body.prompts[0]))
+    asked = [await router.complete(chosen.served, prompt) for prompt in body.prompts]
     each = [one for one in asked for _ in range(body.choices)]
     shape = TextShape(
         router,
@@ -174,16 +192,17 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
         top_logprobs=wanted.top_logprobs,
         with_usage=body.with_usage,
     )
-    return await Answering(request, each, wanted, shape).respond(stream=body.stream)
+    return await Answering(request, chosen, each, wanted, shape).respond(stream=body.stream)
 
 
 @api.post("/v1/responses", tags=["answers"], responses=STREAMED)
 async def responses(request: Request, body: ResponseRequest) -> Response:
     """Answer a conversation, in the form of OpenAI's Responses. Nothing is kept between requests."""
-    router, wanted, version = _router(request), _wanted(body), await _version(request, body.model)
-    asked = await router.chat(version, body.turns(), body.tool_use)
+    router, wanted, turns = _router(request), _wanted(body), body.turns()
+    chosen = await _chosen(request, body, beginning_of(turns))
+    asked = await router.chat(chosen.served, turns, body.tool_use)
     shape = ResponseShape(router, body.model, new_id("resp_"), tools=body.tool_use, given=body.repeated())
-    return await Answering(request, [asked], wanted, shape).respond(stream=body.stream)
+    return await Answering(request, chosen, [asked], wanted, shape).respond(stream=body.stream)
 
 
 def _wanted(body: ChatRequest | CompletionRequest | ResponseRequest) -> Wanted:
@@ -197,31 +216,37 @@ def _wanted(body: ChatRequest | CompletionRequest | ResponseRequest) -> Wanted:
 @api.post("/v1/route", tags=["answers"])
 async def route(request: Request, body: RouteRequest) -> dict[str, Any]:
     """Say which correction would act, and why or why not the nearest ones, without generating."""
-    router, version = _router(request), await _version(request, body.model)
-    if body.messages is not None:
-        asked = await router.chat(version, [message.turn() for message in body.messages])
-        return {"question": asked.question, **provenance(version, asked.route, acted=True)}
-    return {"question": body.prompt, **provenance(version, await router.routed(version, body.prompt or ""), acted=True)}
+    router, prompt = _router(request), body.prompt or ""
+    turns = [message.turn() for message in body.messages or ()]
+    chosen = await _chosen(request, body, beginning_of(turns) or prompt)
+    if turns:
+        asked = await router.chat(chosen.served, turns)
+        question, found = asked.question, asked.route
+    else:
+        question, found = prompt, await router.routed(chosen.served, prompt)
+    return {"question": question, **provenance(chosen.served, found, acted=True), "canary": chosen.canary}
 
 
 @api.post("/v1/classify", tags=["answers"])
 async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
     """Give texts their classes."""
-    router, version = _router(request), await _version(request, body.model)
+    router, texts = _router(request), [body.input] if isinstance(body.input, str) else body.input
+    chosen = await _chosen(request, body, texts[0] if texts else "")
     if router.base.kind is not Kind.CLASSIFIER:
         raise MeloError(f"{body.model} generates text; ask it at /v1/chat/completions")
     names = list((router.base.model.config.label2id or {}).keys())
     data = []
-    for index, text in enumerate([body.input] if isinstance(body.input, str) else body.input):
-        asked = await router.complete(version, text)
+    for index, text in enumerate(texts):
+        asked = await router.complete(chosen.served, text)
         (piece,) = [piece async for piece in router.answer(asked, Wanted())]
+        request.app.state.shadows.offer(chosen.pointing, asked, Wanted())
         acted = asked.edit is not None
         data.append(
             {
                 "index": index,
                 "label": piece.text,
                 "num_classes": len(names),
-                "melo": provenance(version, asked.route, acted=acted),
+                "melo": {**provenance(chosen.served, asked.route, acted=acted), "canary": chosen.canary},
             }
         )
     return {
@@ -231,3 +256,19 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
         "model": body.model,
         "data": data,
     }
+
+
+@api.get("/v1/shadow/{collection}@{alias}", tags=["answers"])
+async def shadow(request: Request, collection: str, alias: str) -> ShadowReport:
+    """Tell what the comparisons with an alias's shadow found on this server, with the last questions that differ."""
+    name, caller = f"{collection}@{alias}", request.state.caller
+    first = await _version(request, name)
+    role = caller.role_in(first.content.collection.id)
+    if role is None or not role.covers(Role.EDITOR):  # it quotes what users asked
+        raise RoleNeeded(
+            f"This needs the role {Role.EDITOR} in collection {collection!r}; "
+            f"{caller.name} has {role or 'no role'} there.",
+            "Ask an admin for a key that has it (`melo key create`).",
+        )
+    shadows: Shadows = request.app.state.shadows
+    return shadows.report(_router(request).versions.pointing(name, first))

@@ -7,7 +7,7 @@ import typer
 from cli.commands import add_command
 from cli.errors import CommandError
 from cli.invocation import Invocation
-from serving.sources.opening import opened
+from serving.sources.opening import collections_in, opened
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +33,10 @@ def serve(
         typer.Option(min=0, max=65535, help="Port to listen at; 0: a free one. Default: MELO_SERVE_PORT, 8420."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The base model to serve. Default: that of the collections.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The base model to serve. Default: MELO_SERVE_MODEL, that of the oldest collection."
+        ),
     ] = None,
     slots: Annotated[int, typer.Option(min=1, max=1024, help="Requests answered at once.")] = 16,
     waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; the next is refused.")] = 256,
@@ -57,16 +60,28 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Answer any OpenAI client with any version: facts@production, facts@17, facts@base. Ctrl-C stops it."""
+    """Answer any OpenAI client with any version: facts@production, facts@17, facts@base. Ctrl-C stops it.
+
+    Where there is no collection yet, it waits for the first.
+    """
     host, port = host or call.settings.serve_host, call.settings.serve_port if port is None else port
     with opened(call, registry or call.settings.serve_registry) as source:
+        collections = collections_in(source, call)
         from serving.versions import model_to_serve
 
-        name, digest = model_to_serve(source.collections(), model)
+        model = model or call.settings.serve_model or None
+        name, digest = model_to_serve(collections, model)
+        others = {each.model for each in collections} - {name}
+        if model is None and others:
+            call.err.print(
+                f"This server has the model of the oldest collection, {name}. For {', '.join(sorted(others))} start "
+                "others: melo serve --model NAME --port PORT"
+            )
         with call.err.status(f"loading {name}"):
             import uvicorn
 
             from melo_core.structure import Kind
+            from registry.api.traces import exported
             from registry.base.logging import configure_logging
             from serving.app import create_app
             from serving.engines.embedded import EmbeddedEngine, Loop
@@ -82,10 +97,10 @@ def serve(
             versions = Versions(source, model_cache, name, digest, *budgets, with_weights=not vllm)
             engine: Engine | None = None
             if vllm:
-                engine = vllm_engine(versions.base, name, vllm, call.settings, waiting)
+                engine = vllm_engine(versions.base, name, vllm, call.settings, waiting, slots)
             elif versions.base.kind is Kind.CAUSAL:
                 engine = EmbeddedEngine(Loop(versions.base, rows=slots, prefix_bytes=prefix_mb << 20), waiting)
-            app = create_app(call.settings, source, Router(versions, engine))
+            app = create_app(call.settings, source, Router(versions, engine, exported("melo-serve")))
         config = uvicorn.Config(
             app,
             host=host,

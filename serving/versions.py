@@ -5,6 +5,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 import structlog
 
@@ -15,6 +16,7 @@ from registry.base.errors import InvalidRequest, NotFound
 from registry.collections.schemas import CollectionView
 from registry.collections.service import missing
 from registry.versions.reading import NamedVersion, names_in
+from serving.canary import Key, Pointing
 from serving.served import Blocks, Served
 from serving.sources.port import Source, SourceUnavailable
 from worker.loader import encoder_of, scope_in
@@ -22,11 +24,13 @@ from worker.model_cache import ModelCache
 
 log = structlog.get_logger("melo.serve")
 
-Key = tuple[str, int]  # the collection's name and the version's number
-
 NAMES_KEPT = 256
 MEGABYTE = 1 << 20
 RETRY_SECONDS = 3.0  # until a version that an alias names, and that could not be loaded, is tried again
+
+
+class OtherModel(InvalidRequest):
+    code = "other-model"
 
 
 class Versions:
@@ -58,6 +62,7 @@ class Versions:
         self._collections: list[CollectionView] | None = None  # as they were last listed
         self._ids: dict[str, int] = {}
         self._named: OrderedDict[str, Key] = OrderedDict()
+        self._pointing: dict[str, Pointing] = {}  # names with a canary or a shadow
         self._going: dict[str, Key] = {}  # names whose version is being loaded before they move to it
         self._failed: dict[str, float] = {}  # names whose version could not be loaded, and when to try again
         self._loaded: OrderedDict[Key, Served] = OrderedDict()
@@ -101,6 +106,23 @@ class Versions:
         """
         return self._begin(("name", name, among), lambda: self._find(name, among))
 
+    def pointing(self, name: str, first: Served) -> Pointing:
+        """Return where a name points, whose first version this is. A second counts as soon as its first is served."""
+        key = (first.content.collection.name, first.content.number)
+        with self._lock:
+            found = self._pointing.get(name)
+        return found if found is not None and found.first == key else Pointing(name, key)
+
+    def refuse(self, pointing: Pointing) -> None:
+        """Serve the first version alone until the name moves."""
+        with self._lock:
+            if self._pointing.get(pointing.name) == pointing:
+                self._pointing[pointing.name] = replace(pointing, refused=True)
+
+    def load(self, key: Key) -> Future[Served]:
+        """Begin to load a version, if it is not in memory. The future's errors: DigestMismatch, Erased, …"""
+        return self._load_once(key)
+
     def changed(self, changes: ChangesView) -> None:
         """Look up again what may have changed. Raises SourceUnavailable."""
         concerned = None if changes.collections is None else set(changes.collections)
@@ -125,6 +147,7 @@ class Versions:
             key = self._key(name)
         except NotFound:
             with self._lock:
+                self._pointing.pop(name, None)
                 self._named.pop(name, None)  # the next request is told why
             return
         except InvalidRequest as error:
@@ -167,6 +190,7 @@ class Versions:
                     self._named.move_to_end(name)
                     while len(self._named) > NAMES_KEPT:
                         gone, _ = self._named.popitem(last=False)
+                        self._pointing.pop(gone, None)
                         self._going.pop(gone, None)
                         self._failed.pop(gone, None)
                     return served
@@ -182,11 +206,26 @@ class Versions:
         """Return what a name refers to now. Raises InvalidRequest for a version over another model."""
         found = self._source.resolve(name)
         if found.model_digest != self.digest:
-            raise InvalidRequest(
+            raise OtherModel(
                 f"{name} is over the model {found.model}, and this server has {self.model} in memory.",
                 f"Start another with `melo serve --model {found.model}`.",
             )
-        return found.collection, found.number
+        key = found.collection, found.number
+        second = None if found.second is None else (found.collection, found.second)
+        self._point(Pointing(name, key, second, found.share))
+        return key
+
+    def _point(self, pointing: Pointing) -> None:
+        wanted = pointing if pointing.second is not None else None
+        with self._lock:
+            if self._pointing.get(pointing.name) == wanted:
+                return  # also where it was refused
+            if wanted is None:
+                del self._pointing[pointing.name]
+            else:
+                self._pointing[pointing.name] = wanted
+        second = pointing.second and pointing.second[1]
+        log.info("second version", name=pointing.name, number=second, share=pointing.share)
 
     def _load_once(self, key: Key) -> Future[Served]:
         with self._lock:
@@ -286,19 +325,14 @@ def _may_move(name: str) -> bool:
 
 
 def model_to_serve(collections: Sequence[CollectionView], wanted: str | None) -> tuple[str, str]:
-    """Return name and digest of the base model to serve: the named one, or the only one that collections are over.
+    """Return name and digest of the base model to serve: the named one, else that of the oldest collection.
 
     Raises InvalidRequest.
     """
-    models = {each.model: each.model_digest for each in collections if wanted in (None, each.model)}
-    if len(models) == 1:
-        return models.popitem()
-    if not models:
-        raise InvalidRequest(
-            "There is no collection to serve." if wanted is None else f"No collection is over the model {wanted!r}.",
-            "Make one with `melo collection create NAME --model MODEL`.",
-        )
+    for each in sorted(collections, key=lambda each: each.id):
+        if wanted in (None, each.model):
+            return each.model, each.model_digest
     raise InvalidRequest(
-        "The collections are over several models: " + ", ".join(sorted(models)) + ".",
-        "A server has one of them in memory: name it with --model, and start a server for each.",
+        "There is no collection to serve." if wanted is None else f"No collection is over the model {wanted!r}.",
+        "Make one with `melo collection create NAME --model MODEL`.",
     )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.scope.run import Router
-from benchmarks.serving import vllm
+from benchmarks.serving import beside_vllm
 from cli.invocation import Invocation
 from melo_core.base_model import BaseModel
 from melo_core.block import Block, initial_weights
@@ -74,9 +74,9 @@ def measure_engine(
         "tokens_per_cpu_second": speeds,
     }
     found["vllm_ratio"] = None
-    if vllm.is_installed():
+    if beside_vllm.is_installed():
         folder = model_cache.folder_of(model, find_model(model).digest)
-        found |= vllm.measure_vllm(base, settings, folder, asked, blocks[:AT_ONCE], tokens, rounds, advance)
+        found |= beside_vllm.measure_vllm(base, settings, folder, asked, blocks[:AT_ONCE], tokens, rounds, advance)
     opened = [OPENING + question for question in asked]
     found["prefix_reused"] = bench.reused(opened, [blocks[i % VERSIONS] for i in range(AT_ONCE)])
     found["prefix_reused_of_one"] = bench.reused(opened, [None] * AT_ONCE)

@@ -410,12 +410,17 @@ def _versions() -> None:
         _refers("collection_id", "collections.id"),
         _alias_name(),
         _integer("number"),
+        # A second version: the canary of a share of users or, without a share, a shadow that is only compared.
+        _integer("second", "second <> number", nullable=True),
+        sa.Column("share", sa.Double),
         _text("set_by"),
         _text("reason", server_default=""),
         _moment("set_at"),
         _later("replaced_at"),
         sa.CheckConstraint("replaced_at >= set_at", "order"),
+        sa.CheckConstraint("share IS NULL OR second IS NOT NULL AND share > 0 AND share < 1", "share"),
         sa.ForeignKeyConstraint(["collection_id", "number"], ["versions.collection_id", "versions.number"]),
+        sa.ForeignKeyConstraint(["collection_id", "second"], ["versions.collection_id", "versions.number"]),
     )
     op.create_index(
         "aliases_current_idx",

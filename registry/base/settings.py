@@ -86,6 +86,12 @@ class Settings(BaseSettings):
     serve_registry: str = Field(
         default="", description="URL of the registry's API, from which `melo serve` gets versions; empty: the database"
     )
+    serve_model: str = Field(
+        default="", description="base model that `melo serve` has in memory; empty: that of the oldest collection"
+    )
+    serve_url: str = Field(
+        default="", description="where `melo ask` and `melo chat` find a server; empty: the one on this machine"
+    )
     relay_poll_seconds: PositiveFloat = Field(default=0.5, description="longest pause between outbox reads")
     webhook_allow_private: bool = Field(
         default=False, description="whether webhooks may be sent into this server's own network"

@@ -40,6 +40,8 @@ class Resolved:
     collection: Collection
     number: int  # 0: the base model
     content_digest: str
+    second: int | None = None  # an alias's canary or, without a share, its shadow
+    share: float | None = None  # of users that the canary answers
 
 
 def resolve(session: Session, model: str) -> Resolved:
@@ -53,6 +55,7 @@ def resolve(session: Session, model: str) -> Resolved:
         raise InvalidRequest(f"{model!r} names no version.", "Write collection@alias, or collection@number.")
     collection = collections.get(session, name)
     newest = repository.latest(session, collection.id)
+    second, share = None, None
     if which in ("", "latest"):
         number = newest.number if newest else 0
     elif which == "base":
@@ -65,10 +68,11 @@ def resolve(session: Session, model: str) -> Resolved:
         found = version_at(session, collection, _moment(which.removeprefix(AS_OF)))
         number = found.number if found else 0
     else:
-        number = aliases.target(session, collection, which)
+        alias = aliases.get(session, collection, which)
+        number, second, share = alias.number, alias.second, alias.share
     if number == 0:
         return Resolved(collection, 0, repository.base_digest(session, collection))
-    return Resolved(collection, number, service.get(session, collection, number).content_digest)
+    return Resolved(collection, number, service.get(session, collection, number).content_digest, second, share)
 
 
 def _moment(written: str) -> datetime:
@@ -101,6 +105,8 @@ def resolved_view(session: Session, model: str) -> ResolvedView:
         number=found.number,
         content_digest=found.content_digest,
         servable=servable,
+        second=found.second,
+        share=found.share,
     )
 
 

@@ -1,5 +1,6 @@
 """Opens the source of versions that a command names."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -8,7 +9,10 @@ from cli.invocation import Invocation
 from worker.record import record_of
 
 if TYPE_CHECKING:
+    from registry.collections.schemas import CollectionView
     from serving.sources.port import Source
+
+POLL_SECONDS = 1.0  # between looks for the first collection
 
 
 @contextmanager
@@ -24,3 +28,14 @@ def opened(call: Invocation, registry: str) -> "Iterator[Source]":
         from serving.sources.database import DatabaseSource
 
         yield DatabaseSource(sessions.kw["bind"])
+
+
+def collections_in(source: "Source", call: Invocation) -> "list[CollectionView]":
+    """Return the collections, once there is one. Torch is loaded only then."""
+    says_so = False
+    while not (found := source.collections()):
+        if not says_so:
+            says_so = True
+            call.err.print("There is no collection yet. Make one: melo collection create NAME --model MODEL")
+        time.sleep(POLL_SECONDS)
+    return found

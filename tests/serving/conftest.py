@@ -1,11 +1,13 @@
 """A tiny model with two corrections, trained by the real worker, and a server in front of it."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.base.database import make_engine, make_sessions
@@ -50,9 +52,10 @@ class Site:
         worker = Worker("w1", self.sessions, self.cache, lease_seconds=60, libraries={})
         run_job(worker, workflow.approve(batch.id))
 
-    def alias(self, name: str, number: int) -> None:
+    def alias(self, name: str, number: int, *, second: int | None = None, share: float | None = None) -> None:
         with self.sessions.begin() as session:
-            set_alias(session, collections.get(session, "facts"), name, number, BEN, "for a test")
+            collection = collections.get(session, "facts")
+            set_alias(session, collection, name, number, BEN, "for a test", second=second, share=share)
 
 
 @pytest.fixture(scope="session")
@@ -108,3 +111,21 @@ def start(site: Site) -> Iterator[Callable[..., TestClient]]:
 @pytest.fixture
 def server(start: Callable[..., TestClient]) -> TestClient:
     return start()
+
+
+@pytest.fixture
+def tamper_site(site: Site) -> Callable[[str], AbstractContextManager[None]]:
+    """Change what is recorded about edit 2, for a while."""
+
+    @contextmanager
+    def change(statement: str) -> Iterator[None]:
+        with site.sessions.begin() as session:
+            session.execute(text("SET LOCAL session_replication_role = replica"))
+            kept = session.scalar(text("SELECT digest FROM edits WHERE id = 2"))
+            session.execute(text(statement))
+        yield
+        with site.sessions.begin() as session:
+            session.execute(text("SET LOCAL session_replication_role = replica"))
+            session.execute(text("UPDATE edits SET digest = :kept WHERE id = 2"), {"kept": kept})
+
+    return change

@@ -20,7 +20,7 @@ import pytest
 import uvicorn
 from sqlalchemy.orm import Session, sessionmaker
 
-from benchmarks.serving.vllm import PYTHON, QUIET, is_installed
+from benchmarks.serving.beside_vllm import PYTHON, QUIET, is_installed
 from melo_core.block import Block
 from melo_core.edited_model import BASE, EditedModel
 from melo_core.structure import structure_of

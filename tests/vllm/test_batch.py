@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.serving.vllm import answered, encoded
+from benchmarks.serving.beside_vllm import answered, encoded
 from benchmarks.serving.vllm_batch import Answered, Prompt, Request
 from tests.vllm.conftest import TOKENS, Site
 

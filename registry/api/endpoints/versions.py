@@ -185,8 +185,10 @@ def set_alias(
     response: Response,
     if_match: IfMatch = None,
 ) -> AliasView:
-    """Point an alias at a version; its previous version stays in its history."""
-    alias = aliases.set_alias(session, collection, name, to.version, actor, to.reason, if_match=if_match)
+    """Point an alias at a version, and perhaps at a second as its canary or shadow; its history keeps what was."""
+    alias = aliases.set_alias(
+        session, collection, name, to.version, actor, to.reason, second=to.second, share=to.share, if_match=if_match
+    )
     session.refresh(alias)
     return tagged(response, AliasView.model_validate(alias))
 
