@@ -59,7 +59,8 @@ class VllmEngine:
         most_names: int = 1024,
     ) -> None:
         """model: the name under which every server must serve the base model. end_tokens: those that end an answer.
-        key: the servers' API key. slots: requests that a server is held to answer at once. most_names: blocks that a server keeps the names of; those not used are unloaded.
+        key: the servers' API key. slots: requests that a server is held to answer at once. most_names: blocks that a
+        server keeps the names of; those not used are unloaded.
         Raises WrongServer for a server of another model; one that does not answer yet is waited for.
         """
         self._most_waiting, self._slots = most_waiting, slots
