@@ -58,9 +58,16 @@ def serve(
     """Answer any OpenAI client with any version: facts@production, facts@17, facts@base. Ctrl-C stops it."""
     host, port = host or call.settings.serve_host, call.settings.serve_port if port is None else port
     with _source(call, registry or call.settings.serve_registry) as source:
-        from serving.versions import model_to_serve
+        from serving.sources.port import SourceUnavailable
 
-        name, digest = model_to_serve(source.collections(), model)
+        try:
+            collections = source.collections()
+        except SourceUnavailable as error:
+            remedy = "Check --registry (MELO_SERVE_REGISTRY), and the key in MELO_API_KEY, which needs the role viewer."
+            raise CommandError("The registry does not answer", error.detail, remedy) from None
+        from serving.versions import model_to_serve  # loads torch
+
+        name, digest = model_to_serve(collections, model)
         with call.err.status(f"loading {name}"):
             import uvicorn
 
