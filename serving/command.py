@@ -134,11 +134,17 @@ def _source(call: Invocation, registry: str) -> "Iterator[Source]":
 
 
 def _collections(call: Invocation, source: "Source") -> "list[CollectionView]":
-    """Return the collections, once there is one. Torch is loaded only then."""
+    """Return the collections, once there is one. Torch is loaded only then. Raises CommandError."""
+    from serving.sources.port import SourceUnavailable
+
     says_so = False
-    while not (found := source.collections()):
-        if not says_so:
-            says_so = True
-            call.err.print("There is no collection yet. Make one: melo collection create NAME --model MODEL")
-        time.sleep(POLL_SECONDS)
+    try:
+        while not (found := source.collections()):
+            if not says_so:
+                says_so = True
+                call.err.print("There is no collection yet. Make one: melo collection create NAME --model MODEL")
+            time.sleep(POLL_SECONDS)
+    except SourceUnavailable as error:
+        remedy = "Check --registry (MELO_SERVE_REGISTRY), and the key in MELO_API_KEY, which needs the role viewer."
+        raise CommandError("The registry does not answer", error.detail, remedy) from None
     return found
