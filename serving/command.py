@@ -1,8 +1,6 @@
 """The command `melo serve`."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +8,7 @@ import typer
 from cli.commands import add_command
 from cli.errors import CommandError
 from cli.invocation import Invocation
-from worker.record import record_of
+from serving.sources.opening import opened
 
 if TYPE_CHECKING:
     from registry.collections.schemas import CollectionView
@@ -25,7 +23,10 @@ def register(app: typer.Typer) -> None:
 
     if find_spec("torch") is None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    from serving.vllm_config import vllm_config
+
     add_command(app, serve, "melo serve --port 8420", has_json=False)
+    add_command(app, vllm_config, "melo vllm-config ./vllm", has_json=False)
 
 
 def serve(
@@ -46,6 +47,10 @@ def serve(
     ] = None,
     slots: Annotated[int, typer.Option(min=1, max=1024, help="Requests answered at once.")] = 16,
     waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; the next is refused.")] = 256,
+    vllm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A vLLM server with the plugin melo-vllm; for several, repeat it."),
+    ] = None,
     prefix_mb: Annotated[
         int, typer.Option("--prefix-mb", min=0, help="Memory for the beginnings of earlier prompts.")
     ] = 256,
@@ -67,7 +72,7 @@ def serve(
     Where there is no collection yet, it waits for the first.
     """
     host, port = host or call.settings.serve_host, call.settings.serve_port if port is None else port
-    with _source(call, registry or call.settings.serve_registry) as source:
+    with opened(call, registry or call.settings.serve_registry) as source:
         collections = _collections(call, source)
         from serving.versions import model_to_serve
 
@@ -87,15 +92,20 @@ def serve(
             from registry.base.logging import configure_logging
             from serving.app import create_app
             from serving.engines.embedded import EmbeddedEngine, Loop
+            from serving.engines.port import Engine
+            from serving.engines.vllm import vllm_engine
             from serving.router import Router
             from serving.versions import Versions
             from worker.model_cache import ModelCache
 
             configure_logging()
             model_cache = ModelCache(call.settings.cache, call.settings.dtype)
-            versions = Versions(source, model_cache, name, digest, versions_mb << 20, blocks_mb << 20)
-            engine = None
-            if versions.base.kind is Kind.CAUSAL:
+            budgets = versions_mb << 20, blocks_mb << 20
+            versions = Versions(source, model_cache, name, digest, *budgets, with_weights=not vllm)
+            engine: Engine | None = None
+            if vllm:
+                engine = vllm_engine(versions.base, name, vllm, call.settings, waiting)
+            elif versions.base.kind is Kind.CAUSAL:
                 engine = EmbeddedEngine(Loop(versions.base, rows=slots, prefix_bytes=prefix_mb << 20), waiting)
             app = create_app(call.settings, source, Router(versions, engine, exported("melo-serve")))
         config = uvicorn.Config(
@@ -116,21 +126,6 @@ def serve(
         address = f"http://{host}:{listener.getsockname()[1]}"
         call.err.print(f"Serving {name} at {address}/v1; try: curl {address}/v1/models", markup=False, highlight=False)
         server.run(sockets=[listener])
-
-
-@contextmanager
-def _source(call: Invocation, registry: str) -> "Iterator[Source]":
-    """Open the registry's API, or its database if no URL is given. Raises CommandError where neither answers."""
-    if registry:
-        from serving.sources.http import HttpSource
-
-        key = call.settings.api_key
-        yield HttpSource(registry, key.get_secret_value() if key else None)
-        return
-    with record_of(call) as sessions:
-        from serving.sources.database import DatabaseSource
-
-        yield DatabaseSource(sessions.kw["bind"])
 
 
 def _collections(call: Invocation, source: "Source") -> "list[CollectionView]":

@@ -48,10 +48,15 @@ class Versions:
         digest: str,
         versions_bytes: int = 2048 * MEGABYTE,
         blocks_bytes: int = 512 * MEGABYTE,
+        *,
+        with_weights: bool = True,
     ) -> None:
-        """versions_bytes, blocks_bytes: beyond these, the least recently asked make room."""
+        """versions_bytes, blocks_bytes: beyond these, the least recently asked make room. with_weights: whether answers
+        are computed here; without, weights are loaded only for keys that are the model's own hidden states.
+        """
         self.model, self.digest = model, digest
-        self.base: BaseModel = model_cache.base(model, digest)
+        load = model_cache.base if with_weights else model_cache.without_weights
+        self.base: BaseModel = load(model, digest)
         self._source, self._model_cache, self._budget = source, model_cache, versions_bytes
         self._blocks = Blocks(source.block, blocks_bytes)
         self._collections: list[CollectionView] | None = None  # as they were last listed
