@@ -188,7 +188,7 @@ def test_only_what_people_and_applications_ask_is_reachable_and_only_from_this_m
     assert ports == {
         "api": ["127.0.0.1:8410:8410"],
         "serve": ["127.0.0.1:8420:8420"],
-        "router": ["127.0.0.1:8420:8420"],
+        "router": ["127.0.0.1:8421:8420"],
         "grafana": ["127.0.0.1:3000:3000"],
     }
 

@@ -17,6 +17,7 @@ from serving.engines.vllm_server import ServerAway, ServerFailed, VllmServer, Wr
 
 log = structlog.get_logger("melo.serve")
 
+SLOTS = 64  # of a server, held to run at once; it may take more
 PROBE_SECONDS = 1.0  # between two tries of a server that does not answer
 WATCH_SECONDS = 0.05  # until a generation whose reader went away is ended
 
@@ -78,6 +79,10 @@ class VllmEngine:
         except WrongServer:
             self.stop(0)
             raise
+
+    @property
+    def slots(self) -> int:
+        return SLOTS * len(self._servers)
 
     @property
     def waiting(self) -> int:
