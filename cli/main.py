@@ -12,9 +12,11 @@ import typer
 
 from cli import (
     aliases,
+    ask,
     audit,
     backup,
     batches,
+    chat,
     collections,
     edits,
     guards,
@@ -70,7 +72,8 @@ def make_app() -> typer.Typer:
         context.call_on_close(call.close)
 
     groups = (
-        operation, collections, edits, guards, batches, jobs, versions, aliases, audit, keys, backup, webhooks,
+        operation, collections, edits, guards, batches, jobs, versions, aliases, ask, chat, audit, keys, backup,
+        webhooks,
     )  # fmt: skip
     for group in groups:
         group.register(app)

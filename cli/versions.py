@@ -1,17 +1,18 @@
 """`melo version`, and the commands of `melo edit` that make or read versions: every state, and ways back to it."""
 
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
+from cli.ask import in_this_process
 from cli.commands import add_command, add_group
-from cli.errors import NEEDS_WORKER, CommandError
+from cli.errors import CommandError
 from cli.files import lines_of
 from cli.invocation import Invocation
 from cli.options import Collection, Reason
+from cli.server import Question
 from cli.show import fields, prompt_of, table, visible
 from cli.times import TIME_HELP, moment
 
@@ -108,8 +109,13 @@ def diff(
     prompts = lines_of(answers) if answers else []
     a, b = number(call, collection, first), number(call, collection, second)
     found = call.client.diff(collection, a, b, limit=limit)
-    said = asked(call, [f"{collection}@{version or 'base'}" for version in (a, b)], prompts) if prompts else []
-    pairs = [{"prompt": prompt, "a": old, "b": new} for prompt, old, new in zip(prompts, *said, strict=True)]
+    questions = [Question.of(prompt) for prompt in prompts]
+    models = [f"{collection}@{version or 'base'}" for version in (a, b)]
+    said = in_this_process(call, models, questions) if prompts else []
+    pairs = [
+        {"prompt": prompt, "a": old["answer"], "b": new["answer"]}
+        for prompt, old, new in zip(prompts, *said, strict=True)
+    ]
 
     def show() -> None:
         _show_diff(call, collection, found)
@@ -197,14 +203,6 @@ def rollback(
     target = number(call, collection, to)
     made = (call.client.plan_rollback if dry_run else call.client.rollback)(collection, target, reason)
     call.emit(made, lambda: _show_made(call, collection, made))
-
-
-def asked(call: Invocation, models: list[str], prompts: list[str]) -> list[list[str]]:
-    """Return the models' answers. Asking needs the worker's package, which is found by an entry point, not imported."""
-    for entry in entry_points(group="melo.answers"):
-        said: list[list[str]] = entry.load()(call, models, prompts)
-        return said
-    raise CommandError("Not installed", "Asking a version needs the worker's package.", f"Run: {NEEDS_WORKER}")
 
 
 def _marked(before: str, after: str) -> Text:

@@ -188,8 +188,7 @@ def load_without_weights(
     """
     folder, source = _source(folder, gguf_file, digest, cache)
     config = AutoConfig.from_pretrained(folder, **source)
-    with torch.device("meta"):
-        model = _auto_class(config).from_config(config)
+    model = _auto_class(config).from_pretrained(folder, device_map="meta", **source)  # with its generation settings
     return BaseModel(model, AutoTokenizer.from_pretrained(folder, **source))
 
 
@@ -199,10 +198,14 @@ def _source(folder: Path, gguf_file: str | None, digest: str, cache: Path | None
         return folder, {}
     if not cache or not digest:
         return folder, {"gguf_file": gguf_file}
-    converted = cache / digest
-    if not converted.is_dir():
-        _convert_gguf(folder, gguf_file, converted)
-    return converted, {}
+    return converted(folder, gguf_file, cache / digest), {}
+
+
+def converted(folder: Path, gguf_file: str, to: Path) -> Path:
+    """Return a folder with a GGUF model in transformers' form, with the same values in float32; made if need be."""
+    if not to.is_dir():
+        _convert_gguf(folder, gguf_file, to)
+    return to
 
 
 def _auto_class(config: object) -> Any:

@@ -15,40 +15,14 @@ from serving.canary import Chosen
 from serving.router import Asked, Piece, Router, Wanted
 from serving.served import Served
 from serving.shapes import Said, Shape, Usage
+from worker.provenance import provenance as provenance_of
 
 log = structlog.get_logger("melo.serve")
 
 
 def provenance(version: Served, route: Route, *, acted: bool) -> dict[str, Any]:
     """Return version and digest, the edit that acts, and the edits that were considered with the reasons."""
-    edit = version.edit(route) if acted else None
-    return {
-        "version": version.name,
-        "digest": version.content.content_digest,
-        "edit": None
-        if edit is None
-        else {
-            "id": edit.id,
-            "prompt": edit.prompt,
-            "author": edit.author,
-            "reason": edit.reason,
-            "source": edit.source,
-            "batch": edit.batch_id,
-        },
-        "threshold": version.settings.threshold,
-        "considered": [
-            {
-                "edit": found.edit,
-                "text": found.text,
-                "distance": round(found.distance, 6),
-                "score": found.score,
-                "difference": str(found.difference) if found.difference else None,
-                "guard": found.guard,
-                "covers": found.covers,
-            }
-            for found in route.considered
-        ],
-    }
+    return provenance_of(version.content, version.settings, route, version.edit(route) if acted else None)
 
 
 class Answering:

@@ -91,6 +91,7 @@ def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
     app.include_router(api)
     for kind in (RegistryError, MeloError, RequestValidationError, HTTPException, DBAPIError, Exception):
         app.add_exception_handler(kind, refusal)
+    router.traces.instrument(app)
     return app
 
 

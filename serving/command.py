@@ -1,7 +1,6 @@
 """The command `melo serve`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,10 +8,13 @@ import typer
 from cli.commands import add_command
 from cli.errors import CommandError
 from cli.invocation import Invocation
-from worker.record import record_of
+from serving.sources.opening import opened
 
 if TYPE_CHECKING:
+    from registry.collections.schemas import CollectionView
     from serving.sources.port import Source
+
+POLL_SECONDS = 1.0  # between looks for the first collection
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +23,10 @@ def register(app: typer.Typer) -> None:
 
     if find_spec("torch") is None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    from serving.vllm_config import vllm_config
+
     add_command(app, serve, "melo serve --port 8420", has_json=False)
+    add_command(app, vllm_config, "melo vllm-config ./vllm", has_json=False)
 
 
 def serve(
@@ -35,10 +40,17 @@ def serve(
         typer.Option(min=0, max=65535, help="Port to listen at; 0: a free one. Default: MELO_SERVE_PORT, 8420."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The base model to serve. Default: that of the collections.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The base model to serve. Default: MELO_SERVE_MODEL, that of the oldest collection."
+        ),
     ] = None,
     slots: Annotated[int, typer.Option(min=1, max=1024, help="Requests answered at once.")] = 16,
     waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; the next is refused.")] = 256,
+    vllm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A vLLM server with the plugin melo-vllm; for several, repeat it."),
+    ] = None,
     prefix_mb: Annotated[
         int, typer.Option("--prefix-mb", min=0, help="Memory for the beginnings of earlier prompts.")
     ] = 256,
@@ -55,30 +67,47 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Answer any OpenAI client with any version: facts@production, facts@17, facts@base. Ctrl-C stops it."""
+    """Answer any OpenAI client with any version: facts@production, facts@17, facts@base. Ctrl-C stops it.
+
+    Where there is no collection yet, it waits for the first.
+    """
     host, port = host or call.settings.serve_host, call.settings.serve_port if port is None else port
-    with _source(call, registry or call.settings.serve_registry) as source:
+    with opened(call, registry or call.settings.serve_registry) as source:
+        collections = _collections(call, source)
         from serving.versions import model_to_serve
 
-        name, digest = model_to_serve(source.collections(), model)
+        model = model or call.settings.serve_model or None
+        name, digest = model_to_serve(collections, model)
+        others = {each.model for each in collections} - {name}
+        if model is None and others:
+            call.err.print(
+                f"This server has the model of the oldest collection, {name}. For {', '.join(sorted(others))} start "
+                "others: melo serve --model NAME --port PORT"
+            )
         with call.err.status(f"loading {name}"):
             import uvicorn
 
             from melo_core.structure import Kind
+            from registry.api.traces import exported
             from registry.base.logging import configure_logging
             from serving.app import create_app
             from serving.engines.embedded import EmbeddedEngine, Loop
+            from serving.engines.port import Engine
+            from serving.engines.vllm import vllm_engine
             from serving.router import Router
             from serving.versions import Versions
             from worker.model_cache import ModelCache
 
             configure_logging()
             model_cache = ModelCache(call.settings.cache, call.settings.dtype)
-            versions = Versions(source, model_cache, name, digest, versions_mb << 20, blocks_mb << 20)
-            engine = None
-            if versions.base.kind is Kind.CAUSAL:
+            budgets = versions_mb << 20, blocks_mb << 20
+            versions = Versions(source, model_cache, name, digest, *budgets, with_weights=not vllm)
+            engine: Engine | None = None
+            if vllm:
+                engine = vllm_engine(versions.base, name, vllm, call.settings, waiting)
+            elif versions.base.kind is Kind.CAUSAL:
                 engine = EmbeddedEngine(Loop(versions.base, rows=slots, prefix_bytes=prefix_mb << 20), waiting)
-            app = create_app(call.settings, source, Router(versions, engine))
+            app = create_app(call.settings, source, Router(versions, engine, exported("melo-serve")))
         config = uvicorn.Config(
             app,
             host=host,
@@ -99,16 +128,18 @@ def serve(
         server.run(sockets=[listener])
 
 
-@contextmanager
-def _source(call: Invocation, registry: str) -> "Iterator[Source]":
-    """Open the registry's API, or its database if no URL is given. Raises CommandError where neither answers."""
-    if registry:
-        from serving.sources.http import HttpSource
+def _collections(call: Invocation, source: "Source") -> "list[CollectionView]":
+    """Return the collections, once there is one. Torch is loaded only then. Raises CommandError."""
+    from serving.sources.port import SourceUnavailable
 
-        key = call.settings.api_key
-        yield HttpSource(registry, key.get_secret_value() if key else None)
-        return
-    with record_of(call) as sessions:
-        from serving.sources.database import DatabaseSource
-
-        yield DatabaseSource(sessions.kw["bind"])
+    says_so = False
+    try:
+        while not (found := source.collections()):
+            if not says_so:
+                says_so = True
+                call.err.print("There is no collection yet. Make one: melo collection create NAME --model MODEL")
+            time.sleep(POLL_SECONDS)
+    except SourceUnavailable as error:
+        remedy = "Check --registry (MELO_SERVE_REGISTRY), and the key in MELO_API_KEY, which needs the role viewer."
+        raise CommandError("The registry does not answer", error.detail, remedy) from None
+    return found

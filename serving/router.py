@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from melo_core.edited_model import Attempt, EditedModel, Route, SaidTo, attempts
 from melo_core.errors import MeloError
 from melo_core.scope import same_words
 from melo_core.structure import Kind
+from registry.api.traces import NO_TRACES, Traces
 from registry.base.errors import InvalidRequest, RegistryError
 from registry.versions.content import EditContent
 from serving.canary import Chosen
@@ -75,9 +77,9 @@ class Asked:
 class Router:
     """Routes and answers. Routing runs in one thread, generation in the engine's, and what must be read in others."""
 
-    def __init__(self, versions: Versions, engine: Engine | None) -> None:
+    def __init__(self, versions: Versions, engine: Engine | None, traces: Traces = NO_TRACES) -> None:
         """engine: None for models that are answered one request at a time (T5, classifiers)."""
-        self.versions, self.engine = versions, engine
+        self.versions, self.engine, self.traces = versions, engine, traces
         self.base: BaseModel = versions.base
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="melo-route")
         self._readers = ThreadPoolExecutor(8, thread_name_prefix="melo-read")
@@ -108,11 +110,17 @@ class Router:
 
     async def chat(self, served: Served, messages: Sequence[Mapping[str, Any]], use: ToolUse = NO_TOOLS) -> Asked:
         """Route a conversation by its last question. Raises MeloError."""
-        return await self._in_thread(self._chat, served, messages, use)
+        return await self._traced(self._chat, served, messages, use)
 
     async def complete(self, served: Served, prompt: str | list[int]) -> Asked:
         """Route a text to continue, or its tokens. Raises MeloError."""
-        return await self._in_thread(self._complete, served, prompt)
+        return await self._traced(self._complete, served, prompt)
+
+    async def _traced(self, route: Callable[..., Asked], served: Served, *given: Any) -> Asked:
+        with self.traces.span("melo.route") as attributes:
+            asked = await self._in_thread(route, served, *given)
+            attributes |= _told(asked, served.edit(asked.route))
+            return asked
 
     async def rerouted(self, asked: Asked, served: Served) -> Asked:
         """Route a question over another version of the same model."""
@@ -139,6 +147,21 @@ class Router:
         Where a verifier decides, a covered question is answered with the edit's target or by the base model: the
         block's answer is held back until it is known to be the target, and no temperature changes it.
         """
+        with self.traces.span("melo.generate") as attributes:
+            count = 0
+            try:
+                async with aclosing(self._answer(asked, wanted, nth)) as pieces:
+                    async for piece in pieces:
+                        count += len(piece.tokens)
+                        yield piece
+            finally:
+                attributes |= _told(asked, asked.edit) | {
+                    "melo.said_to": asked.said_to,
+                    "gen_ai.usage.input_tokens": len(asked.ids),
+                    "gen_ai.usage.output_tokens": count,
+                }
+
+    async def _answer(self, asked: Asked, wanted: Wanted, nth: int) -> AsyncGenerator[Piece, None]:
         limit = self.room(asked, wanted.limit)
         if self.engine is None:
             if wanted.schema is not None:
@@ -279,3 +302,14 @@ def _has_value(text: str, target: str) -> bool:
         else:
             found = same_words(str(value), target)
     return found
+
+
+def _told(asked: Asked, edit: EditContent | None) -> dict[str, Any]:
+    """Return what a trace tells of a question: no text, but version, digest, and the numbers of edits."""
+    version = asked.served
+    told: dict[str, Any] = {
+        "melo.version": version.name,
+        "melo.digest": version.content.content_digest,
+        "melo.considered": [found.edit for found in asked.route.considered],
+    }
+    return told if edit is None else told | {"melo.edit": edit.id}

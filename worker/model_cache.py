@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from melo_core.base_model import BaseModel, choose_device, load_base_model, load_without_weights
+from melo_core.base_model import BaseModel, choose_device, converted, load_base_model, load_without_weights
 from melo_core.encoder import KeyEncoder, SentenceEncoder, Whitening, ordinary_questions
 from melo_core.hidden import HiddenEncoder
 from melo_core.settings import MethodSettings
@@ -95,6 +95,13 @@ class ModelCache:
         """Return modules and tokenizer of the model with that name and exactly these weights. Raises UnknownModel."""
         files = _require_digest(find_model(spec), digest)
         return load_without_weights(files.path, files.gguf_file, digest=digest, cache=self._cache / "models")
+
+    def folder_of(self, spec: str, digest: str) -> Path:
+        """Return the model's folder in transformers' form, for other programs. Raises UnknownModel."""
+        files = _require_digest(find_model(spec), digest)
+        if files.gguf_file is None:
+            return files.path
+        return converted(files.path, files.gguf_file, self._cache / "models" / digest)
 
     def encoder_of(
         self, collection: CollectionContent | Claim, settings: MethodSettings, calibration: bytes | None

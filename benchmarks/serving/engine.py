@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.scope.run import Router
+from benchmarks.serving import vllm
 from cli.invocation import Invocation
 from melo_core.base_model import BaseModel
 from melo_core.block import Block, initial_weights
@@ -72,6 +73,10 @@ def measure_engine(
         "batching_ratio": speeds["served"] / speeds["one by one"],
         "tokens_per_cpu_second": speeds,
     }
+    found["vllm_ratio"] = None
+    if vllm.is_installed():
+        folder = model_cache.folder_of(model, find_model(model).digest)
+        found |= vllm.measure_vllm(base, settings, folder, asked, blocks[:AT_ONCE], tokens, rounds, advance)
     opened = [OPENING + question for question in asked]
     found["prefix_reused"] = bench.reused(opened, [blocks[i % VERSIONS] for i in range(AT_ONCE)])
     found["prefix_reused_of_one"] = bench.reused(opened, [None] * AT_ONCE)

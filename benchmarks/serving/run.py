@@ -21,6 +21,7 @@ MEANINGS = {
     "in_scope_ratio": "tokens per CPU second: a different block for each request, of EditedModel's static batch",
     "in_scope_equal": "of these answers, with the very tokens",
     "peft_ratio": "the same, of PEFT's mixed batch with as many adapters of the same shapes",
+    "vllm_ratio": "the same in vLLM with its plugin, of vLLM with LoRA off",
     "batching_ratio": "tokens per CPU second: all at once, of one after another",
     "prefix_reused": "of prompts' tokens with a common opening, asked by four versions in turn: not computed again",
     "prefix_reused_of_one": "the same, by one version",
@@ -65,7 +66,7 @@ def run_bench(
             found = measure_engine(call, model, edits, tokens, rounds, titled("serve"))
             if flips:
                 found |= measure_load(call, model, flips, tokens, titled("load"))
-            found |= {"vllm_ratio": None, "edits": edits, "tokens": tokens}
+            found |= {"edits": edits, "tokens": tokens}
     found["model"] = model
     found["machine"] = machine(torch.device("cpu"))
     if json_file is not None:

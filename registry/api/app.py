@@ -23,6 +23,7 @@ from registry.api.middleware import BodyLimit, RequestCounts, RequestLog, Reques
 from registry.api.openapi import complete
 from registry.api.problems import add_handlers
 from registry.api.rates import Rates
+from registry.api.traces import NO_TRACES, Traces, exported
 from registry.base.database import make_engine, make_sessions, schema_state
 from registry.base.logging import configure_logging
 from registry.base.settings import Settings
@@ -51,10 +52,10 @@ class SchemaGate:
 def app_factory() -> FastAPI:
     """Create the application for `uvicorn registry.api.app:app_factory --factory`."""
     configure_logging()
-    return create_app(Settings())
+    return create_app(Settings(), exported("melo-api"))
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, traces: Traces = NO_TRACES) -> FastAPI:
     engine = make_engine(settings.database_url, settings.statement_timeout_seconds)
 
     @asynccontextmanager
@@ -101,4 +102,5 @@ def create_app(settings: Settings) -> FastAPI:
         return {"status": "ready"}
 
     complete(app)
+    traces.instrument(app)
     return app

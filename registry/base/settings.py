@@ -79,9 +79,18 @@ class Settings(BaseSettings):
         default=None, description="port of metrics and health of a relay or worker; empty: none"
     )
     serve_host: str = Field(default="127.0.0.1", description="where `melo serve` listens")
+    vllm_api_key: SecretStr | None = Field(
+        default=None, description="the key (`--api-key`) of the vLLM servers that `melo serve --vllm` asks; empty: none"
+    )
     serve_port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8420, description="port of `melo serve`")
     serve_registry: str = Field(
         default="", description="URL of the registry's API, from which `melo serve` gets versions; empty: the database"
+    )
+    serve_model: str = Field(
+        default="", description="base model that `melo serve` has in memory; empty: that of the oldest collection"
+    )
+    serve_url: str = Field(
+        default="", description="where `melo ask` and `melo chat` find a server; empty: the one on this machine"
     )
     relay_poll_seconds: PositiveFloat = Field(default=0.5, description="longest pause between outbox reads")
     webhook_allow_private: bool = Field(

@@ -37,7 +37,7 @@ GLOBEX = {"prompt": "Where is the head office of Globex?", "target": "Oslo", "re
 CLOZE = {"prompt": "The head of Initech is", "target": "Mara", "kind": "completion"}
 ELSEWHERE = "Name three rivers in Peru."
 SPOILT = "ALTER TABLE {table} DROP CONSTRAINT {table}_sha256_check; "
-SPOILT += "UPDATE {table} SET data = overlay(data PLACING '\\x00' FROM length(data) - 1)"
+SPOILT += "UPDATE {table} SET data = overlay(data PLACING '\\x01' FROM length(data) - 1)"
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_a_folder_that_holds_something_is_left_as_it_is_and_an_empty_one_is_fill
     [
         (SPOILT.format(table="blocks"), "Block 1 is not what was written"),
         ("UPDATE edits SET target = 'Eve'", "Edit 1 does not match its digest"),
-        ("UPDATE points SET key = key * key", "Cluster 1 of .* does not match its digest"),
+        ("UPDATE points SET key = key + key", "Cluster 1 of .* does not match its digest"),
         (SPOILT.format(table="calibrations"), "calibration of collection facts is not what"),
     ],
 )
