@@ -38,6 +38,9 @@ class NoServer(RegistryError):
     headers: Mapping[str, str] = {"Retry-After": "5"}
 
 
+SURE_SLOTS = 16  # of a server; by default, vLLM has several times as many
+
+
 class VllmEngine:
     """Hands each generation to the server with the fewest; one that does not answer is left out and tried again.
 
@@ -78,6 +81,11 @@ class VllmEngine:
         except WrongServer:
             self.stop(0)
             raise
+
+    @property
+    def slots(self) -> int:
+        """Return how many can surely run at once: vLLM does not tell what it has room for."""
+        return SURE_SLOTS * len(self._servers)
 
     @property
     def waiting(self) -> int:
