@@ -17,7 +17,6 @@ from serving.engines.vllm_server import ServerAway, ServerFailed, VllmServer, Wr
 
 log = structlog.get_logger("melo.serve")
 
-SLOTS = 64  # of a server, held to run at once; it may take more
 PROBE_SECONDS = 1.0  # between two tries of a server that does not answer
 WATCH_SECONDS = 0.05  # until a generation whose reader went away is ended
 
@@ -37,6 +36,9 @@ class NoServer(RegistryError):
     code = "no-server"
     title = "No vLLM server answers"
     headers: Mapping[str, str] = {"Retry-After": "5"}
+
+
+SURE_SLOTS = 16  # of a server; by default, vLLM has several times as many
 
 
 class VllmEngine:
@@ -82,7 +84,8 @@ class VllmEngine:
 
     @property
     def slots(self) -> int:
-        return SLOTS * len(self._servers)
+        """Return how many can surely run at once: vLLM does not tell what it has room for."""
+        return SURE_SLOTS * len(self._servers)
 
     @property
     def waiting(self) -> int:
