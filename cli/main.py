@@ -12,11 +12,13 @@ import typer
 
 from cli import (
     aliases,
+    answers,
     audit,
     backup,
     batches,
     collections,
     edits,
+    feedback,
     guards,
     jobs,
     keys,
@@ -70,7 +72,8 @@ def make_app() -> typer.Typer:
         context.call_on_close(call.close)
 
     groups = (
-        operation, collections, edits, guards, batches, jobs, versions, aliases, audit, keys, backup, webhooks,
+        operation, collections, edits, guards, batches, jobs, versions, aliases, answers, feedback, audit, keys, backup,
+        webhooks,
     )  # fmt: skip
     for group in groups:
         group.register(app)
