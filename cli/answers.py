@@ -36,8 +36,8 @@ def explain(call: Invocation, response: Response) -> None:
     """Say which edit gave an answer, who made and approved it and why, or why none did."""
     found = call.client.explain(response)
     call.emit(found)
-    for each in found if not call.as_json else ():
-        _explain(call.out, each, several=len(found) > 1)
+    for each in found.answers if not call.as_json else ():
+        _explain(call.out, each, several=len(found.answers) > 1)
 
 
 def list_(

@@ -71,6 +71,11 @@ class ExplainedAnswer(AnswerView):
     considered: list[ConsideredEdit] = Field(description="best first")
 
 
+class ExplainedResponse(Answer):
+    response_id: ResponseId
+    answers: list[ExplainedAnswer] = Field(description="one for each choice")
+
+
 class EditUsage(Answer):
     """How often an edit answered, as far as the log tells."""
 

@@ -14,6 +14,7 @@ from registry.answers.schemas import (
     ConsideredEdit,
     EditUsage,
     ExplainedAnswer,
+    ExplainedResponse,
     UsageView,
 )
 from registry.base.errors import NotFound
@@ -32,7 +33,7 @@ def visible(session: Session, response_id: str, caller: Caller) -> Sequence[Logg
     return [each for each in repository.of_response(session, response_id) if _may_read(each, caller)]
 
 
-def explain(session: Session, response_id: str, caller: Caller) -> list[ExplainedAnswer]:
+def explain(session: Session, response_id: str, caller: Caller) -> ExplainedResponse:
     """Return a response's answers, each with the edit that gave it or the reason why none did.
 
     Raises NotFound, in the same words for a response that is not logged and one that the caller may not read.
@@ -43,7 +44,8 @@ def explain(session: Session, response_id: str, caller: Caller) -> list[Explaine
     collection = collections.by_id(session, found[0].collection_id)
     named = {edit for each in found for edit in (each.edit_id, *(near["edit"] for near in each.considered)) if edit}
     known = {edit.id: edit for edit in edits.by_ids(session, sorted(named))}
-    return [_explained(session, each, collection, known) for each in found]
+    explained = [_explained(session, each, collection, known) for each in found]
+    return ExplainedResponse(response_id=response_id, answers=explained)
 
 
 def page(

@@ -4,27 +4,20 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import TypeAdapter
-
-from registry.answers.schemas import AnswerView, EditUsage, ExplainedAnswer, TextErasureView, UsageView
+from registry.answers.schemas import AnswerView, EditUsage, ExplainedResponse, TextErasureView, UsageView
 from registry.base.vocabulary import Rating
 from registry.client.calls import call
-from registry.client.errors import understood
-from registry.client.exchanges import Asked, Exchange, at, many, one
+from registry.client.exchanges import Exchange, at, many, one
 from registry.feedback.schemas import FeedbackView, GivenView
-
-EXPLAINED: TypeAdapter[list[ExplainedAnswer]] = TypeAdapter(list[ExplainedAnswer])
 
 
 class Answers:
     """Methods of both clients on what was answered."""
 
     @call
-    def explain(self, response_id: str) -> Exchange[list[ExplainedAnswer]]:
+    def explain(self, response_id: str) -> Exchange[ExplainedResponse]:
         """Return a logged response's answers, each with the edit that gave it or the reason why none did."""
-        answer = yield Asked("GET", f"/v1/answers/{quote(response_id, safe='')}")
-        with understood():
-            return EXPLAINED.validate_json(answer.content)
+        return one(ExplainedResponse, "GET", f"/v1/answers/{quote(response_id, safe='')}")
 
     @call
     def answers(

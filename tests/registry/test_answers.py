@@ -71,13 +71,8 @@ def test_an_answer_is_logged_once_however_often_it_is_sent_and_long_or_odd_texts
 def test_an_answer_is_explained_by_its_edit_with_author_approvals_and_reason(used, api):
     log(used)
     keep(used, answered(), answered(choice=1))
-    first, second = api.get("/v1/answers/chatcmpl-1").json()
-    assert (first["choice"], second["choice"], first["collection"], first["model"]) == (
-        0,
-        1,
-        "facts",
-        "facts@production",
-    )
+    first, second = api.get("/v1/answers/chatcmpl-1").json()["answers"]
+    assert (first["choice"], second["choice"], first["model"]) == (0, 1, "facts@production")
     assert first["why"] == (
         "Edit 1 covers the question, at distance 0.250 (probability of asking something else: 0.125, at most the "
         "threshold 0.6); its block answered."
@@ -114,7 +109,7 @@ def test_an_answer_is_explained_by_its_edit_with_author_approvals_and_reason(use
 def test_an_answer_without_an_edit_says_why_none_acted(used, api, more, why):
     log(used)
     keep(used, by_base("chatcmpl-1", **more))
-    (found,) = api.get("/v1/answers/chatcmpl-1").json()
+    (found,) = api.get("/v1/answers/chatcmpl-1").json()["answers"]
     assert why in found["why"]
     assert (found["edit"] is None) == (found["edit_id"] is None)
 
@@ -134,9 +129,7 @@ def test_editors_read_all_answers_of_their_collection_and_viewers_those_to_their
 
     assert (listed(app), listed(editor)) == (["chatcmpl-1"], ["chatcmpl-2", "chatcmpl-1"])
     assert remote.get("/v1/answers/chatcmpl-1", headers=app).status_code == 200
-    hidden = [
-        remote.get(f"/v1/answers/{id}", headers=who) for id, who in (("chatcmpl-2", app), ("chatcmpl-2", stranger))
-    ]
+    hidden = [remote.get("/v1/answers/chatcmpl-2", headers=who) for who in (app, stranger)]
     missing = remote.get("/v1/answers/chatcmpl-9", headers=app)
     assert [answer.status_code for answer in (*hidden, missing)] == [404, 404, 404]
     assert hidden[0].json()["detail"].replace("-2", "-9") == missing.json()["detail"]
@@ -279,7 +272,7 @@ def test_the_command_line_explains_lists_and_counts(melo, used):
         "mara",
     ):
         assert part in shown
-    assert json.loads(melo("explain", "chatcmpl-2", "--json"))[0]["edit"] is None
+    assert json.loads(melo("explain", "chatcmpl-2", "--json"))["answers"][0]["edit"] is None
     assert "chatcmpl-1" not in melo("answers", "list", "facts", "--edit", 2)
     assert "2 logged answers, 1 of them by 1 edits" in (told := melo("answers", "usage", "facts")) and QUESTION in told
     never = json.loads(melo("answers", "usage", "facts", "--never", "--json"))["edits"]

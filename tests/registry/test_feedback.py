@@ -115,8 +115,5 @@ def test_the_database_refuses_to_change_what_was_said(client, used, engine):
     keep(used, answered())
     client.give_feedback("chatcmpl-1", "down", correction="King Ben")
     for change in ("rating = 'up'", "batch_id = NULL", "batch_id = 1", "comment = 'no'"):
-        with (
-            pytest.raises(DBAPIError, match="UPDATE on feedback is refused|check constraint"),
-            engine.begin() as change_,
-        ):
-            change_.execute(text(f"UPDATE feedback SET {change}"))
+        with pytest.raises(DBAPIError, match="UPDATE on feedback is refused"), engine.begin() as connection:
+            connection.execute(text(f"UPDATE feedback SET {change}"))

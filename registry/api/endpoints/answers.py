@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import AwareDatetime
 
 from registry.answers import service
-from registry.answers.schemas import AnswerView, EditUsage, ExplainedAnswer, ResponseId, UsageView
+from registry.answers.schemas import AnswerView, EditUsage, ExplainedResponse, ResponseId, UsageView
 from registry.api.http import ActorDep, CallerDep, CollectionDep, FeedbackId, SessionDep, needs
 from registry.api.idempotency.route import RepeatableRoute
 from registry.api.pages import ById
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1", tags=["answers"], route_class=RepeatableRoute)
 @router.get("/answers/{response_id}", dependencies=[needs(Role.VIEWER, anywhere=True)])
 def explain_response(
     response_id: Annotated[ResponseId, Path()], session: SessionDep, caller: CallerDep
-) -> list[ExplainedAnswer]:
+) -> ExplainedResponse:
     """Explain a logged response: for each of its choices, the edit that answered, or why none did."""
     return service.explain(session, response_id, caller)
 
