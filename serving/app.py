@@ -24,10 +24,14 @@ from registry.api.rates import Rates
 from registry.base.database import make_sessions
 from registry.base.errors import NotFound, RegistryError
 from registry.base.settings import Settings
+from registry.base.vocabulary import EditKind
 from registry.collections import service as collections
+from registry.feedback import service as feedback
+from registry.feedback.schemas import GivenView, NewFeedback
 from registry.versions.reading import NamedVersion, named
 from serving.answering import Answering, provenance
 from serving.engines.grammar import require_schema
+from serving.log import AnswerLog, Asking
 from serving.metrics import Metrics
 from serving.refusals import refusal
 from serving.router import Router, Wanted
@@ -37,6 +41,7 @@ from serving.versions import Served
 
 log = structlog.get_logger("melo.serve")
 api = APIRouter()
+LOG_SECONDS = 5.0  # for what waits to be logged, where somebody waits for it
 
 
 def create_app(settings: Settings, database: Database, router: Router) -> FastAPI:
@@ -44,8 +49,10 @@ def create_app(settings: Settings, database: Database, router: Router) -> FastAP
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.log.start()
         yield
         router.close(settings.stop_seconds)
+        app.state.log.close(LOG_SECONDS)
         database.dispose()
 
     app = FastAPI(
@@ -60,6 +67,7 @@ def create_app(settings: Settings, database: Database, router: Router) -> FastAP
     app.state.sessions, app.state.schema = make_sessions(database), SchemaGate(database)
     app.state.rates = Rates(settings.rate_limit, settings.redis_url)
     app.state.metrics = Metrics(router.engine)
+    app.state.log = AnswerLog(app.state.sessions, app.state.metrics.registry)
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
     open_paths = frozenset({"/health", "/docs", "/openapi.json"})
     app.add_middleware(Gate, answer=refusal, open_paths=open_paths, placeholders=True)
@@ -205,10 +213,13 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
         raise MeloError(f"{body.model} generates text; ask it at /v1/chat/completions")
     names = list((router.base.model.config.label2id or {}).keys())
     data = []
+    asking = Asking(new_id("classify-"), body.model, request.state.caller.actor)
+    answers = []
     for index, text in enumerate([body.input] if isinstance(body.input, str) else body.input):
         asked = await router.complete(version, text)
         (piece,) = [piece async for piece in router.answer(asked, Wanted())]
         acted = asked.edit is not None
+        answers.append(asking.answered(index, asked, piece.text, len(piece.tokens), EditKind.CLASSIFICATION))
         data.append(
             {
                 "index": index,
@@ -217,10 +228,20 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
                 "melo": provenance(version, asked.route, acted=acted),
             }
         )
+    request.app.state.log.add(answers)
     return {
-        "id": new_id("classify-"),
+        "id": asking.response_id,
         "object": "list",
         "created": int(time.time()),
         "model": body.model,
         "data": data,
     }
+
+
+@api.post("/v1/feedback", status_code=201, tags=["answers"])
+def give_feedback(request: Request, body: NewFeedback) -> GivenView:
+    """Say that an answer was right, or wrong. A correction by an editor becomes a batch that waits for approval."""
+    request.app.state.log.flush(LOG_SECONDS)  # it may be about the answer before
+    request.app.state.schema.require_current()
+    with request.app.state.sessions.begin() as session:
+        return feedback.give(session, body, request.state.caller, request.state.request_id)

@@ -1,6 +1,6 @@
 """Keeping answers as their collection's policy says: which are logged, whether with their text, and for how long."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -65,12 +65,11 @@ def policies(session: Session) -> dict[int, LogPolicy]:
     return {id: LogPolicy(share, text) for id, share, text in repository.log_policies(session)}
 
 
-def keep(session: Session, answers: Iterable[Answered]) -> int:
-    """Log answers as the policies of this moment say, whatever they were when the answers were given.
+def keep(session: Session, answers: Iterable[Answered], found: Mapping[int, LogPolicy]) -> int:
+    """Log answers as the policies say that were found in this transaction, whatever they were at the time of asking.
 
     An answer that is logged already is left as it is. Returns how many are kept.
     """
-    found = policies(session)
     kept = [one for each in answers if (one := each.under(found.get(each.collection_id, OFF))) is not None]
     repository.add(session, kept)
     return len(kept)

@@ -17,7 +17,7 @@ from registry.answers.schemas import (
     ExplainedResponse,
     UsageView,
 )
-from registry.base.errors import NotFound
+from registry.base.errors import NotLogged
 from registry.base.vocabulary import Rating, Role
 from registry.batches import service as batches
 from registry.collections import repository as collections
@@ -108,8 +108,8 @@ def reads_all(caller: Caller, collection_id: int) -> bool:
     return role is not None and role.covers(Role.EDITOR)
 
 
-def not_logged(response_id: str) -> NotFound:
-    return NotFound(
+def not_logged(response_id: str) -> NotLogged:
+    return NotLogged(
         f"The log has no answer {response_id!r}.",
         "A collection logs what its policy says (`melo collection show COLLECTION`), for so many days; a viewer sees "
         "the answers to their own questions.",

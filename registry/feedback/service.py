@@ -9,7 +9,7 @@ from registry.answers import service as answers
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.audit.details import FeedbackGive
-from registry.base.errors import InvalidEdits, InvalidRequest, NotFound, RegistryError, WrongState
+from registry.base.errors import InvalidEdits, InvalidRequest, NotFound, NotLogged, RegistryError, WrongState
 from registry.base.vocabulary import BatchState, EditKind, OnConflict, Rating, Role
 from registry.batches.submitting import submit
 from registry.collections import repository as collections
@@ -113,12 +113,12 @@ def _logged(session: Session, given: NewFeedback, caller: Caller) -> LoggedAnswe
     if not found:
         if given.collection is None:
             missing = answers.not_logged(given.response_id)
-            raise NotFound(missing.detail, "Name the collection, and where you correct it also the prompt.")
+            raise NotLogged(missing.detail, "Name the collection, and where you correct it also the prompt.")
         return None
     for each in found:
         if each.choice == given.choice:
             return each
-    raise NotFound(f"{given.response_id} has no choice {given.choice}.", f"It has {len(found)}, counted from 0.")
+    raise NotLogged(f"{given.response_id} has no choice {given.choice}.", f"It has {len(found)}, counted from 0.")
 
 
 def _collection(session: Session, given: NewFeedback, logged: LoggedAnswer | None, caller: Caller) -> Collection:

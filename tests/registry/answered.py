@@ -48,7 +48,7 @@ def by_base(response_id, question="Who leads Mu?", answer="Nobody", **more):
 
 def keep(workflow, *answers):
     with workflow.sessions.begin() as session:
-        return keeping.keep(session, answers)
+        return keeping.keep(session, answers, keeping.policies(session))
 
 
 def log(workflow, share=1.0, text=True, **more):
