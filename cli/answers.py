@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from registry.answers.schemas import ActingEdit, ConsideredEdit, ExplainedAnswer
 
+SHOWN_TEXT = 30  # characters of a question or an answer in a list
 Response = Annotated[str, typer.Argument(metavar="RESPONSE_ID", help="The response's id, such as chatcmpl-….")]
 
 
@@ -52,10 +53,10 @@ def list_(
     """List logged answers, newest first."""
     moment = earlier(since) if since is not None else None
     found = call.client.answers(collection, edit=edit, since=moment, limit=limit)
-    columns = ["response", "asked", "by", "version#", "edit#", "tokens#", "question", "answer"]
+    columns = ["response", "asked", "by", "version#", "edit#", "question", "answer"]
     rows = [
         [each.response_id + (f" [{each.choice}]" if each.choice else ""), each.asked_at, each.asked_by, each.version,
-         each.edit_id, each.completion_tokens, each.question, each.answer]
+         each.edit_id, _short(each.question), _short(each.answer)]
         for each in found
     ]  # fmt: skip
     empty = f"No answer is logged; `melo collection show {collection}` says what is."
@@ -77,7 +78,7 @@ def usage(
         share = "" if total.log_share == 1 else f" ({total.log_share:.3g} of all are logged now)"
         call.say(
             f"Since {total.since.astimezone():%Y-%m-%d %H:%M}: {total.answers:,} logged answers{share}, "
-            f"{total.by_edits:,} of them by {total.edits:,} edits."
+            f"{total.by_edits:,} of them by {total.edits:,} edit{'' if total.edits == 1 else 's'}."
         )
     columns = ["edit#", "answers#", "first", "last", "up#", "down#", "active since#", "prompt", "target"]
     rows = [
@@ -85,7 +86,8 @@ def usage(
          each.prompt, each.target]
         for each in found
     ]  # fmt: skip
-    call.emit({"total": total, "edits": found}, lambda: table(call.out, columns, rows, empty="No such edit."))
+    empty = "Every edit that acts has answered." if never else "No edits."
+    call.emit({"total": total, "edits": found}, lambda: table(call.out, columns, rows, empty=empty))
 
 
 def erase(
@@ -101,6 +103,11 @@ def erase(
     done = call.client.erase_answers(person, reason, dry_run=dry_run)
     went = "Would go" if dry_run else "Gone"
     call.emit(done, lambda: call.out.print(f"{went}: the text of {done.answers} answers and {done.feedback} feedback."))
+
+
+def _short(text: str | None) -> str | None:
+    """Return the beginning of a text, for a list: `melo explain` shows the whole."""
+    return text if text is None or len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 1] + "…"
 
 
 def _explain(console: "Console", found: "ExplainedAnswer", *, several: bool) -> None:

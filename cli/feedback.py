@@ -79,8 +79,12 @@ def draft(
     prompt: Annotated[
         str | None, typer.Option(help="What is asked. Default: the question of the feedback, or of the log.")
     ] = None,
+    replaces: Annotated[
+        int | None,
+        typer.Option(metavar="EDIT", help="The edit that it takes the place of."),
+    ] = None,
 ) -> None:
     """Submit a correction made of a thumb down, as a batch that waits for approval."""
-    made = call.client.draft_feedback(feedback, target, prompt=prompt)
+    made = call.client.draft_feedback(feedback, target, prompt=prompt, replaces=replaces)
     told = f"Batch {made.batch_id} waits for approval: melo batch show {made.batch_id}"
     call.emit(made, lambda: call.out.print(told))

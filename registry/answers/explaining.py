@@ -16,7 +16,7 @@ def reason(answer: LoggedAnswer, threshold: float | None) -> str:
     if first is None:
         return "No edit lies near the question, so the base model answered."
     if answer.said_to is None:
-        return f"Edit {first.edit} lies nearest, {_distance(first)}, but {_against(first, threshold)}."
+        return f"Edit {first.edit} comes closest, {_distance(first)}, but {_against(first, threshold)}."
     covers = f"Edit {first.edit} covers the question, {_distance(first)}{_for(first, threshold)}"
     match answer.said_to:
         case "query":

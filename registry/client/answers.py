@@ -73,9 +73,12 @@ class Answers:
         return many(FeedbackView, at(collection, "feedback"), limit, open=only_open)
 
     @call
-    def draft_feedback(self, feedback_id: int, target: str, *, prompt: str | None = None) -> Exchange[FeedbackView]:
+    def draft_feedback(
+        self, feedback_id: int, target: str, *, prompt: str | None = None, replaces: int | None = None
+    ) -> Exchange[FeedbackView]:
         """Submit a correction made of feedback, as a batch that waits for approval."""
-        return one(FeedbackView, "POST", f"/v1/feedback/{feedback_id}/draft", json={"target": target, "prompt": prompt})
+        body = {"target": target, "prompt": prompt, "replaces": replaces}
+        return one(FeedbackView, "POST", f"/v1/feedback/{feedback_id}/draft", json=body)
 
     @call
     def erase_answers(self, person: str, reason: str, *, dry_run: bool = False) -> Exchange[TextErasureView]:

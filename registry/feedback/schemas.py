@@ -6,7 +6,7 @@ from pydantic import Field
 
 from registry.answers.schemas import ResponseId
 from registry.base.vocabulary import BatchState, EditKind, Rating
-from registry.base.wire import Answer, Body, Name, ShortText
+from registry.base.wire import Answer, Body, Id, Name, ShortText
 from registry.edits.schemas import Prompt, Target
 
 
@@ -33,6 +33,9 @@ class Draft(Body):
         default=None, description="the question; null: the one of the feedback, or of the log",
         examples=["Who leads Atlantis?"],
     )  # fmt: skip
+    replaces: Id | None = Field(
+        default=None, description="the edit that it takes the place of; null: one with the very same prompt, if any"
+    )
 
 
 class FeedbackView(Answer):

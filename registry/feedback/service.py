@@ -86,7 +86,7 @@ def draft(session: Session, feedback_id: int, wanted: Draft, actor: Actor) -> Fe
             f"Nobody knows the question of feedback {feedback.id}: it came without one, and the log has no text of it.",
             "Give it: `melo feedback draft ID --target TARGET --prompt PROMPT`.",
         )
-    batch = _submit(session, collection, feedback, prompt, wanted.target, actor)
+    batch = _submit(session, collection, feedback, prompt, wanted.target, actor, wanted.replaces)
     feedback.batch_id = batch.id
     session.flush()
     return get(session, feedback_id)
@@ -152,10 +152,17 @@ def _drafted(
 
 
 def _submit(
-    session: Session, collection: Collection, feedback: Feedback, prompt: str, target: str, actor: Actor
+    session: Session,
+    collection: Collection,
+    feedback: Feedback,
+    prompt: str,
+    target: str,
+    actor: Actor,
+    replaces: int | None = None,
 ) -> Batch:
     source = f"feedback on {feedback.response_id}"
     record: dict[str, Any] = {"prompt": prompt, "target": target, "kind": feedback.kind, "source": source}
+    record["replaces"] = replaces
     report = submit(
         session, collection, [record], actor, message=f"feedback {feedback.id}", source=source,
         on_conflict=OnConflict.REPLACE,

@@ -45,6 +45,14 @@ def test_a_correction_of_an_edited_answer_becomes_a_batch_that_replaces_the_edit
     assert used.verify().ok
 
 
+def test_a_draft_may_replace_the_edit_that_answered_another_wording(client, used):
+    keep(used, answered(question="Who is the leader of Atlantis?"))
+    client.give_feedback("chatcmpl-1", "down")
+    made = client.draft_feedback(1, "King Ben", replaces=1)
+    (edit,) = client.batch(made.batch_id).edits
+    assert (edit.prompt, edit.replaces) == ("Who is the leader of Atlantis?", 1)
+
+
 def test_the_event_of_feedback_tells_nothing_that_was_written(client, used):
     keep(used, answered())
     client.give_feedback("chatcmpl-1", "down", comment="she retired")
