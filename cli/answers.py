@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from registry.answers.schemas import ActingEdit, ConsideredEdit, ExplainedAnswer
 
-SHOWN_TEXT = 30  # characters of a question or an answer in a list
+SHOWN_TEXT = 28  # characters of a question or an answer in a list
 Response = Annotated[str, typer.Argument(metavar="RESPONSE_ID", help="The response's id, such as chatcmpl-….")]
 
 

@@ -1,6 +1,7 @@
 """Queries of an erasure: finding what belongs to an edit, and emptying it."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -151,8 +152,8 @@ def texts_on(session: Session, collection_id: int, edit_ids: Sequence[int], word
     """Return logged answers and feedback with a text that names one of the edits, was near one, or holds such words."""
     near = [LoggedAnswer.considered.contains([{"edit": edit}]) for edit in edit_ids]
     drafts = select(Edit.batch_id).where(Edit.id.in_(edit_ids))
-    answered = or_(LoggedAnswer.edit_id.in_(edit_ids), *near, _mention(_logged_text(), words))
-    said = or_(Feedback.edit_id.in_(edit_ids), Feedback.batch_id.in_(drafts), _mention(_feedback_text(), words))
+    answered = or_(LoggedAnswer.edit_id.in_(edit_ids), *near, _says(_logged_text(), words))
+    said = or_(Feedback.edit_id.in_(edit_ids), Feedback.batch_id.in_(drafts), _says(_feedback_text(), words))
     return _with_text(
         session,
         select(LoggedAnswer).where(LoggedAnswer.collection_id == collection_id, answered),
@@ -163,10 +164,11 @@ def texts_on(session: Session, collection_id: int, edit_ids: Sequence[int], word
 
 def texts_of_person(session: Session, name: str) -> list[Texts]:
     """Return logged answers and feedback that somebody of that name gave rise to, or that mention it."""
+    pattern = f"%{_literally(name)}%"
     return _with_text(
         session,
-        select(LoggedAnswer).where(or_(LoggedAnswer.asked_by == name, _mention(_logged_text(), [name]))),
-        select(Feedback).where(or_(Feedback.given_by == name, _mention(_feedback_text(), [name]))),
+        select(LoggedAnswer).where(or_(LoggedAnswer.asked_by == name, _logged_text().ilike(pattern))),
+        select(Feedback).where(or_(Feedback.given_by == name, _feedback_text().ilike(pattern))),
         of_people=True,
     )
 
@@ -200,9 +202,10 @@ def _feedback_text() -> ColumnElement[str]:
     return func.concat_ws("\n", Feedback.comment, Feedback.correction, Feedback.prompt)
 
 
-def _mention(text: ColumnElement[str], words: Sequence[str]) -> ColumnElement[bool]:
-    """Whether a text holds one of these, in whatever case."""
-    return text.ilike(func.any(literal([f"%{_literally(word.strip())}%" for word in words], ARRAY(Text))))
+def _says(text: ColumnElement[str], words: Sequence[str]) -> ColumnElement[bool]:
+    """Test whether a text holds one of these as whole words, in whatever case."""
+    patterns = [rf"(?<!\w){re.escape(each.strip())}(?!\w)" for each in words]
+    return text.op("~*", is_comparison=True)(func.any(literal(patterns, ARRAY(Text))))
 
 
 def _literally(text: str) -> str:

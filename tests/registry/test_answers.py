@@ -189,7 +189,7 @@ def test_an_erased_edit_takes_the_texts_with_it_that_tell_of_it(used, engine):
         answered("chatcmpl-acted"),
         by_base("chatcmpl-near", considered=[near(covers=False)]),
         by_base("chatcmpl-quotes", answer=f"It is {TARGET.upper()}, they say."),
-        by_base("chatcmpl-other", considered=[near(edit=2, covers=False)]),
+        by_base("chatcmpl-other", answer="Queen Marathon", considered=[near(edit=2, covers=False)]),
     )
     used.retire(1)
     with used.sessions.begin() as session:
@@ -201,7 +201,7 @@ def test_an_erased_edit_takes_the_texts_with_it_that_tell_of_it(used, engine):
         ("chatcmpl-acted", None, None),
         ("chatcmpl-near", None, None),
         ("chatcmpl-quotes", None, None),
-        ("chatcmpl-other", "Who leads Mu?", "Nobody"),
+        ("chatcmpl-other", "Who leads Mu?", "Queen Marathon"),
     ]
     assert used.verify().ok
 
