@@ -274,7 +274,7 @@ def test_the_command_line_explains_lists_and_counts(melo, used):
         assert part in shown
     assert json.loads(melo("explain", "chatcmpl-2", "--json"))["answers"][0]["edit"] is None
     assert "chatcmpl-1" not in melo("answers", "list", "facts", "--edit", 2)
-    assert "2 logged answers, 1 of them by 1 edits" in (told := melo("answers", "usage", "facts")) and QUESTION in told
+    assert "2 logged answers, 1 of them by 1 edit." in (told := melo("answers", "usage", "facts")) and QUESTION in told
     never = json.loads(melo("answers", "usage", "facts", "--never", "--json"))["edits"]
     assert [each["edit_id"] for each in never] == [2]
     assert "0.1 of them are logged" in melo(*args, "--log", "0.1")
