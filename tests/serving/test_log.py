@@ -24,7 +24,7 @@ from registry.collections.schemas import PolicyChange
 from serving.answering import Answering
 from serving.log import MOST_WAITING, AnswerLog
 from serving.router import Wanted
-from serving.shapes import ChatShape, new_id
+from serving.shapes import TextShape, new_id
 from tests.conftest import copy_of
 from tests.patience import PATIENCE, until
 from tests.registry.answered import by_base
@@ -137,11 +137,11 @@ def test_a_policy_is_followed_by_a_server_that_runs_and_texts_are_kept_only_if_i
 def test_a_reader_who_goes_away_leaves_what_was_read_in_the_log(server, site):
     """Closes the answer as a server does for a client that hung up."""
     router = server.app.state.router
-    shape = ChatShape(router, "facts@2", new_id("chatcmpl-"), tools=False, top_logprobs=None, with_usage=False)
+    shape = TextShape(router, "facts@2", new_id("cmpl-"), echo=None, top_logprobs=None, with_usage=False)
     request = Request({"type": "http", "app": server.app, "state": {"caller": READER}, "headers": []})
 
     async def read_a_little() -> None:
-        asked = await router.chat(await router.version("facts@2"), turns(ELSEWHERE))
+        asked = await router.complete(await router.version("facts@2"), ELSEWHERE)
         answering = Answering(request, [asked], Wanted(limit=8), shape)
         pieces = answering._pieces()
         events = answering._events(await anext(pieces), pieces)
