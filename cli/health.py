@@ -18,6 +18,7 @@ def local_status(call: "Invocation") -> dict[str, Any]:
         "home": str(call.home),
         "phase": state.phase.value,
         "api_url": state.api_url,
+        "serve_url": state.serve_url,
         "uptime_seconds": round(time.time() - state.started_at, 1),
         "notes": state.notes,
         "processes": [_process(record, state) for record in state.processes],
@@ -61,6 +62,8 @@ def _health(record: "ProcessRecord", state: "StackState") -> str:
     from embedded.state import Health
     from registry.base import probes
 
+    if record.name == "serve" and record.health is Health.STARTING and not _collection_count(state):
+        return "waits for the first collection"
     if record.health is not Health.READY:
         return record.health.value
     database, broker, api = state.database_url or "", state.redis_url or "", state.api_url or ""
@@ -70,12 +73,22 @@ def _health(record: "ProcessRecord", state: "StackState") -> str:
         "api": lambda: probes.of_api(api),
         "relay": lambda: probes.of_relay(database),
         "worker": lambda: probes.of_worker(database),
+        "serve": lambda: probes.of_serving(state.serve_url or ""),
     }
     try:
         asked[record.name]()
     except probes.ProbeFailed as reason:
         return str(reason)
     return Health.READY.value
+
+
+def _collection_count(state: "StackState") -> int:
+    from registry.base import probes
+
+    try:
+        return probes.collections(state.database_url or "")
+    except probes.ProbeFailed:
+        return 1  # the database's own line says that it does not answer
 
 
 def _schema(state: "StackState") -> dict[str, str | None] | None:

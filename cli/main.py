@@ -13,9 +13,11 @@ import typer
 from cli import (
     aliases,
     answers,
+    ask,
     audit,
     backup,
     batches,
+    chat,
     collections,
     edits,
     feedback,
@@ -72,8 +74,8 @@ def make_app() -> typer.Typer:
         context.call_on_close(call.close)
 
     groups = (
-        operation, collections, edits, guards, batches, jobs, versions, aliases, answers, feedback, audit, keys, backup,
-        webhooks,
+        operation, collections, edits, guards, batches, jobs, versions, aliases, ask, chat, answers, feedback, audit,
+        keys, backup, webhooks,
     )  # fmt: skip
     for group in groups:
         group.register(app)

@@ -43,9 +43,11 @@ def up(
     call: Invocation,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when all is ready.")] = False,
     worker: Annotated[bool, typer.Option(help="Start a worker, which trains and applies.")] = True,
+    serve: Annotated[bool, typer.Option(help="Start the server that applications ask: `melo serve`.")] = True,
 ) -> None:
-    """Start PostgreSQL, Valkey, the API, the relay and a worker in MELO_HOME; Ctrl-C stops them.
+    """Start PostgreSQL, Valkey, the API, the relay, a worker and the server in MELO_HOME; Ctrl-C stops them.
 
+    The server answers once there is a collection; `melo status` shows whether it does.
     With MELO_DATABASE_URL or MELO_REDIS_URL set, that server is used instead of the embedded one.
     """
     from embedded import stack
@@ -59,6 +61,7 @@ def up(
             started = stack.start(
                 call.home,
                 worker=worker,
+                serve=serve,
                 tied=not detach,
                 watch=lambda state: spinner.update(state.doing or "starting"),
             )
@@ -192,6 +195,7 @@ def _where(call: Invocation, state: "StackState") -> None:
         [
             ("API", state.api_url),
             ("its documentation", state.api_url and f"{state.api_url}/docs"),
+            ("server for OpenAI clients", state.serve_url and f"{state.serve_url}/v1"),
             ("database", _without_password(state.database_url)),
             ("folder", call.home),
             ("logs", call.home / "logs"),
@@ -212,7 +216,9 @@ def _show_status(call: Invocation, found: dict[str, Any]) -> None:
         call.out.print(f"Nothing runs in {call.home}. Start it with `melo up`.")
         return
     pairs: list[tuple[str, object]] = [
-        (name, found.get(name)) for name in ("phase", "api_url", "home", "schema", "health") if name in found
+        (name, found.get(name))
+        for name in ("phase", "api_url", "serve_url", "home", "schema", "health")
+        if name in found
     ]
     schema = found.get("schema")
     if schema:

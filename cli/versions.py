@@ -1,17 +1,18 @@
 """`melo version`, and the commands of `melo edit` that make or read versions: every state, and ways back to it."""
 
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
+from cli.ask import in_this_process
 from cli.commands import add_command, add_group
-from cli.errors import NEEDS_WORKER, CommandError
+from cli.errors import CommandError
 from cli.files import lines_of
 from cli.invocation import Invocation
 from cli.options import Collection, Reason
+from cli.server import Question
 from cli.show import fields, prompt_of, table, visible
 from cli.times import TIME_HELP, moment
 
@@ -22,17 +23,23 @@ if TYPE_CHECKING:
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")]
 
 
+GROUP = "version"
+
+
 def register(app: typer.Typer) -> None:
     """Add the group `version`."""
-    group = add_group(
-        app, "version", "Versions: list, show and compare them, go back to one.", "melo version list facts"
-    )
+    group = add_group(app, GROUP, "Versions: list, show and compare them, go back to one.", "melo version list facts")
     add_command(group, list_, "melo version list facts")
     add_command(group, show, "melo version show facts 3   (or: melo version show facts@production)")
     add_command(group, diff, "melo version diff facts@3 facts@production --answers questions.txt")
     add_command(group, at, "melo version at facts 2026-11-17T14:05")
     add_command(group, revert, "melo version revert facts 3 --reason 'batch 7 was wrong, the ones after it are right'")
     add_command(group, rollback, "melo version rollback facts 3 --reason 'batch 7 was wrong'")
+
+
+def group_of(app: typer.Typer) -> typer.Typer:
+    """Return the group, so that other packages can add to it."""
+    return next(each.typer_instance for each in app.registered_groups if each.name == GROUP and each.typer_instance)
 
 
 def list_(
@@ -102,8 +109,13 @@ def diff(
     prompts = lines_of(answers) if answers else []
     a, b = number(call, collection, first), number(call, collection, second)
     found = call.client.diff(collection, a, b, limit=limit)
-    said = asked(call, [f"{collection}@{version or 'base'}" for version in (a, b)], prompts) if prompts else []
-    pairs = [{"prompt": prompt, "a": old, "b": new} for prompt, old, new in zip(prompts, *said, strict=True)]
+    questions = [Question.of(prompt) for prompt in prompts]
+    models = [f"{collection}@{version or 'base'}" for version in (a, b)]
+    said = in_this_process(call, models, questions) if prompts else []
+    pairs = [
+        {"prompt": prompt, "a": old["answer"], "b": new["answer"]}
+        for prompt, old, new in zip(prompts, *said, strict=True)
+    ]
 
     def show() -> None:
         _show_diff(call, collection, found)
@@ -191,14 +203,6 @@ def rollback(
     target = number(call, collection, to)
     made = (call.client.plan_rollback if dry_run else call.client.rollback)(collection, target, reason)
     call.emit(made, lambda: _show_made(call, collection, made))
-
-
-def asked(call: Invocation, models: list[str], prompts: list[str]) -> list[list[str]]:
-    """Return the models' answers. Asking needs the worker's package, which is found by an entry point, not imported."""
-    for entry in entry_points(group="melo.answers"):
-        said: list[list[str]] = entry.load()(call, models, prompts)
-        return said
-    raise CommandError("Not installed", "Asking a version needs the worker's package.", f"Run: {NEEDS_WORKER}")
 
 
 def _marked(before: str, after: str) -> Text:

@@ -13,6 +13,7 @@ def main() -> int:
     parser.add_argument("home", type=Path)
     parser.add_argument("--no-worker", action="store_true")
     parser.add_argument("--no-api", action="store_true")
+    parser.add_argument("--serve", action="store_true")
     parser.add_argument("--tied", action="store_true", help="end when the starting process ends")
     options = parser.parse_args()
     return Supervisor(
@@ -20,6 +21,7 @@ def main() -> int:
         settings=Settings(),
         with_worker=not options.no_worker,
         with_api=not options.no_api,
+        with_serve=options.serve,
         tied=options.tied,
     ).run()
 

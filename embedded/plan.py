@@ -1,5 +1,6 @@
 """The processes that make up the stack, in the order in which they start."""
 
+import math
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from embedded.postgres import Postgres
 from embedded.processes import Account, Farewell
@@ -94,6 +96,21 @@ def api_part(environment: dict[str, str], listener: int) -> Part:
         patience_seconds=60,
         farewells=[Farewell(signal.SIGTERM, 10)],
         environment=environment,
+    )
+
+
+def serve_part(environment: dict[str, str], url: str, stop_seconds: float) -> Part:
+    """Describe the server that applications ask. It waits for the first collection, so nothing waits for it.
+
+    stop_seconds: how long it may go on with the answers that it has begun.
+    """
+    return Part(
+        name="serve",
+        command=[sys.executable, "-m", "serving"],
+        probe=lambda: probes.of_serving(url),
+        patience_seconds=math.inf,
+        farewells=[Farewell(signal.SIGTERM, stop_seconds + 5), Farewell(signal.SIGTERM, 5)],
+        environment=environment | {"MELO_SERVE_PORT": str(urlsplit(url).port)},
     )
 
 

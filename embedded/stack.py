@@ -32,11 +32,13 @@ def start(
     *,
     worker: bool = True,
     api: bool = True,
+    serve: bool = False,
     tied: bool = False,
     watch: Callable[[StackState], None] = lambda _: None,
 ) -> StackState:
     """Start the stack and return once all of it answers.
 
+    serve: also the server that applications ask; it loads its model later, so the start does not wait for it.
     tied: the stack ends together with this process. watch: called with every new state on the way.
     Raises AlreadyRunning, StartFailed or UnusableHome. An interrupt (Ctrl-C) undoes the start.
     """
@@ -44,7 +46,7 @@ def start(
     if find(home) is not None:
         raise AlreadyRunning(f"The stack in {home} is already running.", "See it with `melo status`.")
     command = [sys.executable, "-m", "embedded", str(home)]
-    switches = {"--no-worker": not worker, "--no-api": not api, "--tied": tied}
+    switches = {"--no-worker": not worker, "--no-api": not api, "--serve": serve, "--tied": tied}
     log = state.log_file(home, "supervisor")
     supervisor = spawn([*command, *(name for name, on in switches.items() if on)], environment=os.environ, log=log)
     try:

@@ -51,6 +51,7 @@ class StackState(BaseModel):
     notes: list[str] = Field(default_factory=list)  # what the user should know, such as a part left out
     started_at: float = Field(default_factory=time.time)
     api_url: str | None = None
+    serve_url: str | None = None  # where `melo serve` answers once there is a collection
     database_url: str | None = None
     redis_url: str | None = None
     schema_revision: str | None = None

@@ -29,7 +29,9 @@ from registry.base.retry import Restarts
 from registry.base.settings import Settings
 
 API_PORTS = range(8410, 8510)  # the first free one is taken
+SERVE_PORTS = 100  # tried from the configured one on
 POLL_SECONDS = 0.2
+PROBE_SECONDS = 1.0  # between probes of a process that is not ready, while the stack is watched
 
 
 class Asked(Exception):
@@ -44,6 +46,7 @@ class Running:
     record: ProcessRecord
     child: subprocess.Popen[bytes] | None = None
     since: float = 0.0  # time.monotonic() of its last start
+    probe_due: float = 0.0  # time.monotonic()
     restarts: Restarts = field(default_factory=Restarts)
 
 
@@ -55,6 +58,7 @@ class Supervisor:
     settings: Settings
     with_worker: bool
     with_api: bool
+    with_serve: bool
     tied: bool  # stop together with the process that started this one
     running: list[Running] = field(default_factory=list)
 
@@ -131,6 +135,9 @@ class Supervisor:
             parts.append(plan.api_part(environment, self._listener.fileno()))
             self.state.api_url = api_url
         self._await_ready(*[self._launch(part) for part in parts])  # in parallel: each takes long to import
+        if self.with_serve and programs.worker_is_installed():
+            self.state.serve_url = serve_url(self.settings.serve_host, self.settings.serve_port)
+            self._launch(plan.serve_part(environment, self.state.serve_url, self.settings.stop_seconds))
         self._say("")
         self._enter(Phase.READY)
 
@@ -233,10 +240,11 @@ class Supervisor:
             record.identity, record.last_exit, record.health = None, status, Health.RESTARTING
             record.restarts += 1
             self._write()
-        elif running.record.health is Health.STARTING:
+        elif running.record.health is Health.STARTING and time.monotonic() >= running.probe_due:
             try:
                 running.part.probe()
             except probes.ProbeFailed:
+                running.probe_due = time.monotonic() + PROBE_SECONDS
                 return
             running.record.health = Health.READY
             self._write()
@@ -283,6 +291,16 @@ class Supervisor:
 
     def _write(self) -> None:
         state.write(self.home, self.state)
+
+
+def serve_url(host: str, port: int) -> str:
+    """Return the server's address: at the configured port, else at the next one that is free; 0: at any free one.
+
+    The port is not held: a socket that listens would let clients wait while there is no collection to serve.
+    """
+    with listen(range(port, port + SERVE_PORTS) if port else range(1)) as listener:
+        found = listener.getsockname()[1]
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{found}"
 
 
 def listen(ports: range) -> socket.socket:

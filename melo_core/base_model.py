@@ -172,16 +172,37 @@ def load_base_model(
     """
     device = device or choose_device()
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    if gguf_file and cache and digest:
-        converted = cache / digest
-        if not converted.is_dir():
-            _convert_gguf(folder, gguf_file, converted)
-        folder, gguf_file = converted, None
-    source = {"gguf_file": gguf_file} if gguf_file else {}
+    folder, source = _source(folder, gguf_file, digest, cache)
     config = AutoConfig.from_pretrained(folder, **source)
     tokenizer = AutoTokenizer.from_pretrained(folder, **source)
     model = _auto_class(config).from_pretrained(folder, dtype=dtype, **source)
     return BaseModel(model.to(device), tokenizer)
+
+
+def load_without_weights(
+    folder: Path, gguf_file: str | None = None, *, digest: str = "", cache: Path | None = None
+) -> BaseModel:
+    """Load a model's modules and its tokenizer: what it is made of and how it reads a prompt, without computing.
+
+    The arguments and errors are those of `load_base_model`.
+    """
+    folder, source = _source(folder, gguf_file, digest, cache)
+    config = AutoConfig.from_pretrained(folder, **source)
+    with torch.device("meta"):
+        model = _auto_class(config).from_config(config)
+    return BaseModel(model, AutoTokenizer.from_pretrained(folder, **source))
+
+
+def _source(folder: Path, gguf_file: str | None, digest: str, cache: Path | None) -> tuple[Path, dict[str, str]]:
+    """Return the folder to load from and further arguments for it. With a cache, a GGUF file is converted once."""
+    if not gguf_file:
+        return folder, {}
+    if not cache or not digest:
+        return folder, {"gguf_file": gguf_file}
+    converted = cache / digest
+    if not converted.is_dir():
+        _convert_gguf(folder, gguf_file, converted)
+    return converted, {}
 
 
 def _auto_class(config: object) -> Any:

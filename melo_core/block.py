@@ -29,6 +29,11 @@ class Block:
     def rank(self) -> int:
         return next(iter(self.weights.values()))[0].shape[0]
 
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of its tensors."""
+        return sum(tensor.nbytes for pair in self.weights.values() for tensor in pair)
+
     def to_bytes(self) -> bytes:
         """Serialise as safetensors. The same block always gives the same bytes."""
         tensors = {}

@@ -77,6 +77,10 @@ class Scope:
         keys = [self.encoder.key(part, kind) for part in parts]
         return self._nearest(query, keys, kind) if self.verifier is None else self._verified(query, parts, keys, kind)
 
+    def prepare(self) -> None:
+        """Compute now what the first query would wait for."""
+        _ = self._exact
+
     @cached_property
     def _exact(self) -> dict[str, int]:
         """Points by text: a prompt takes precedence over another edit's rephrase, a later edit over an earlier one."""

@@ -52,12 +52,16 @@ CREATE TABLE aliases (
     collection_id bigint NOT NULL,
     name text NOT NULL,
     number integer NOT NULL,
+    second integer,
+    share double precision,
     set_by text NOT NULL,
     reason text DEFAULT ''::text NOT NULL,
     set_at timestamp with time zone DEFAULT now() NOT NULL,
     replaced_at timestamp with time zone,
     CONSTRAINT aliases_name_check CHECK (((name ~ '^[a-z0-9][a-z0-9._-]{0,62}$'::text) AND (name !~ '^[0-9]+$'::text) AND (name <> ALL (ARRAY['base'::text, 'latest'::text])))),
-    CONSTRAINT aliases_order_check CHECK ((replaced_at >= set_at))
+    CONSTRAINT aliases_order_check CHECK ((replaced_at >= set_at)),
+    CONSTRAINT aliases_second_check CHECK ((second <> number)),
+    CONSTRAINT aliases_share_check CHECK (((share IS NULL) OR ((second IS NOT NULL) AND (share > (0)::double precision) AND (share < (1)::double precision))))
 );
 ALTER TABLE aliases ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;
 ALTER TABLE ONLY aliases ADD CONSTRAINT aliases_pkey PRIMARY KEY (id);
@@ -67,6 +71,7 @@ CREATE TRIGGER only_replace_alias BEFORE UPDATE ON aliases FOR EACH ROW EXECUTE 
 CREATE TRIGGER refuse_delete BEFORE DELETE OR TRUNCATE ON aliases FOR EACH STATEMENT EXECUTE FUNCTION melo_refuse_change();
 ALTER TABLE ONLY aliases ADD CONSTRAINT aliases_collection_id_fkey FOREIGN KEY (collection_id) REFERENCES collections(id);
 ALTER TABLE ONLY aliases ADD CONSTRAINT aliases_collection_id_number_fkey FOREIGN KEY (collection_id, number) REFERENCES versions(collection_id, number);
+ALTER TABLE ONLY aliases ADD CONSTRAINT aliases_collection_id_second_fkey FOREIGN KEY (collection_id, second) REFERENCES versions(collection_id, number);
 
 CREATE TABLE answers (
     id bigint NOT NULL,
@@ -199,6 +204,7 @@ CREATE TABLE audit_events (
 ALTER TABLE ONLY audit_events ADD CONSTRAINT audit_events_pkey PRIMARY KEY (seq);
 CREATE INDEX audit_events_collection_id_seq_idx ON audit_events USING btree (collection_id, seq);
 CREATE INDEX audit_events_subject_seq_idx ON audit_events USING btree (subject, seq);
+CREATE TRIGGER notify_of_events AFTER INSERT ON audit_events FOR EACH STATEMENT EXECUTE FUNCTION melo_notify_of_events();
 CREATE TRIGGER refuse_change BEFORE DELETE OR UPDATE OR TRUNCATE ON audit_events FOR EACH STATEMENT EXECUTE FUNCTION melo_refuse_change();
 CREATE TRIGGER require_next_event BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE FUNCTION melo_require_next_event();
 ALTER TABLE ONLY audit_events ADD CONSTRAINT audit_events_collection_id_fkey FOREIGN KEY (collection_id) REFERENCES collections(id);
@@ -270,6 +276,7 @@ ALTER TABLE blocks ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;
 ALTER TABLE ONLY blocks ADD CONSTRAINT blocks_pkey PRIMARY KEY (id);
 CREATE INDEX blocks_collection_id_idx ON blocks USING btree (collection_id);
 CREATE INDEX blocks_job_id_idx ON blocks USING btree (job_id);
+CREATE INDEX blocks_sha256_idx ON blocks USING btree (sha256);
 CREATE TRIGGER only_erase_content BEFORE UPDATE ON blocks FOR EACH ROW EXECUTE FUNCTION melo_only_erase_content('data');
 CREATE TRIGGER refuse_delete BEFORE DELETE OR TRUNCATE ON blocks FOR EACH STATEMENT EXECUTE FUNCTION melo_refuse_change();
 ALTER TABLE ONLY blocks ADD CONSTRAINT blocks_collection_id_fkey FOREIGN KEY (collection_id) REFERENCES collections(id);
@@ -730,6 +737,14 @@ BEGIN
             USING ERRCODE = 'restrict_violation', HINT = 'Remove it and add another.';
     END IF;
     RETURN NEW;
+END $$;
+
+CREATE FUNCTION melo_notify_of_events() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM pg_notify('melo_events', '');
+    RETURN NULL;
 END $$;
 
 CREATE FUNCTION melo_only_close_range() RETURNS trigger

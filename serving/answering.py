@@ -10,53 +10,28 @@ from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
 from melo_core.edited_model import Route
+from serving.canary import Chosen
 from serving.log import AnswerLog, Asking
 from serving.router import Asked, Piece, Router, Wanted
+from serving.served import Served
 from serving.shapes import Said, Shape, Usage
-from serving.versions import Served
+from worker.provenance import provenance as provenance_of
 
 log = structlog.get_logger("melo.serve")
 
 
 def provenance(version: Served, route: Route, *, acted: bool) -> dict[str, Any]:
     """Return version and digest, the edit that acts, and the edits that were considered with the reasons."""
-    edit = version.edit(route) if acted else None
-    return {
-        "version": version.name,
-        "digest": version.content.content_digest,
-        "edit": None
-        if edit is None
-        else {
-            "id": edit.id,
-            "prompt": edit.prompt,
-            "author": edit.author,
-            "reason": edit.reason,
-            "source": edit.source,
-            "batch": edit.batch_id,
-        },
-        "threshold": version.settings.threshold,
-        "considered": [
-            {
-                "edit": found.edit,
-                "text": found.text,
-                "distance": round(found.distance, 6),
-                "score": found.score,
-                "difference": str(found.difference) if found.difference else None,
-                "guard": found.guard,
-                "covers": found.covers,
-            }
-            for found in route.considered
-        ],
-    }
+    return provenance_of(version.content, version.settings, route, version.edit(route) if acted else None)
 
 
 class Answering:
     """The answers to one request. A choice is one of several answers, each with its own prompt."""
 
-    def __init__(self, request: Request, asked: Sequence[Asked], wanted: Wanted, shape: Shape) -> None:
+    def __init__(self, request: Request, chosen: Chosen, asked: Sequence[Asked], wanted: Wanted, shape: Shape) -> None:
         self.request, self.metrics = request, request.app.state.metrics
         self.router: Router = request.app.state.router
-        self.asked, self.wanted, self.shape = asked, wanted, shape
+        self.chosen, self.asked, self.wanted, self.shape = chosen, asked, wanted, shape
         self.said = [Said() for _ in asked]
         self.asking = Asking(shape.id, shape.model, request.state.caller.actor)
 
@@ -145,9 +120,15 @@ class Answering:
                 yield index, piece
             usage = self._usage()
             self.metrics.answered(usage.prompt, usage.completion)
+            self._shadow()
         finally:
             for task in tasks:
                 task.cancel()
+
+    def _shadow(self) -> None:
+        """Have each prompt's answer compared, where the alias has a shadow."""
+        for asked in {id(asked): asked for asked in self.asked}.values():
+            self.request.app.state.shadows.offer(self.chosen.pointing, asked, self.wanted)
 
     def _log(self) -> None:
         """Log the answers, as far as anything was told of them."""
@@ -171,7 +152,8 @@ class Answering:
         told = []
         for asked in several:
             said_to = asked.said_to if asked.route.block is not None else None
-            told.append({**provenance(asked.served, asked.route, acted=asked.edit is not None), "said_to": said_to})
+            more = {"said_to": said_to, "canary": self.chosen.canary}
+            told.append({**provenance(asked.served, asked.route, acted=asked.edit is not None), **more})
         return told[0] if len(told) == 1 else {"prompts": told}
 
     def _headers(self) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The HTTP application: OpenAI's endpoints over versions of the registry, and where each answer came from."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,51 +10,70 @@ import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import generate_latest
-from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from melo_core.errors import MeloError
 from melo_core.structure import Kind
 from registry.access.caller import Caller
-from registry.api.app import VERSION, SchemaGate
+from registry.api.app import VERSION
 from registry.api.gate import Gate
 from registry.api.middleware import BodyLimit, RequestLog
 from registry.api.rates import Rates
-from registry.base.database import make_sessions
-from registry.base.errors import NotFound, RegistryError
+from registry.base.errors import NotFound, RegistryError, RoleNeeded
 from registry.base.settings import Settings
-from registry.base.vocabulary import EditKind
-from registry.collections import service as collections
-from registry.feedback import service as feedback
+from registry.base.vocabulary import EditKind, Role
 from registry.feedback.schemas import GivenView, NewFeedback
-from registry.versions.reading import NamedVersion, named
+from registry.versions.reading import NamedVersion
+from registry.versions.schemas import ShadowReport
 from serving.answering import Answering, provenance
+from serving.callers import Callers
+from serving.canary import Chosen, beginning_of, user_of
 from serving.engines.grammar import require_schema
+from serving.following import Follower
 from serving.log import AnswerLog, Asking
 from serving.metrics import Metrics
-from serving.refusals import refusal
+from serving.refusals import Refused, refusal
 from serving.router import Router, Wanted
-from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, ResponseRequest, RouteRequest
+from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, FromUser, ResponseRequest, RouteRequest
+from serving.served import Served
+from serving.shadow import Shadows
 from serving.shapes import ChatShape, ResponseShape, TextShape, new_id
-from serving.versions import Served
+from serving.sources.port import Source
 
 log = structlog.get_logger("melo.serve")
-api = APIRouter()
+REFUSED: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Refused, "description": "The request cannot be answered as it is"},
+    "5XX": {"model": Refused, "description": "The server cannot answer now"},
+}
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer, in OpenAI's form, or with stream: true its events",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+SHOWN: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Metrics in Prometheus' format", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+api = APIRouter(responses=REFUSED)
 LOG_SECONDS = 5.0  # for what waits to be logged, where somebody waits for it
 
 
-def create_app(settings: Settings, database: Database, router: Router) -> FastAPI:
-    """Make the application."""
+def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
+    """Make the application. source: closed at its end."""
+    callers = Callers(source)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        follower = Follower(source, [router.versions.changed, callers.changed])
+        comparing = asyncio.create_task(app.state.shadows.run())
         app.state.log.start()
         yield
+        comparing.cancel()
         router.close(settings.stop_seconds)
         app.state.log.close(LOG_SECONDS)
-        database.dispose()
+        follower.stop()
+        source.close()
 
     app = FastAPI(
         title="MELO serving",
@@ -63,18 +83,21 @@ def create_app(settings: Settings, database: Database, router: Router) -> FastAP
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    app.state.settings, app.state.router = settings, router
-    app.state.sessions, app.state.schema = make_sessions(database), SchemaGate(database)
+    app.state.settings, app.state.router, app.state.source = settings, router, source
     app.state.rates = Rates(settings.rate_limit, settings.redis_url)
     app.state.metrics = Metrics(router.engine)
-    app.state.log = AnswerLog(app.state.sessions, app.state.metrics.registry)
+    app.state.log = AnswerLog(source, app.state.metrics.registry)
+    app.state.shadows = Shadows(router, app.state.metrics.shadow)
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
     open_paths = frozenset({"/health", "/docs", "/openapi.json"})
-    app.add_middleware(Gate, answer=refusal, open_paths=open_paths, placeholders=True)
+    app.add_middleware(
+        Gate, answer=refusal, open_paths=open_paths, placeholders=True, authenticate=callers.authenticate
+    )
     app.add_middleware(RequestLog)
     app.include_router(api)
     for kind in (RegistryError, MeloError, RequestValidationError, HTTPException, DBAPIError, Exception):
         app.add_exception_handler(kind, refusal)
+    router.traces.instrument(app)
     return app
 
 
@@ -84,16 +107,15 @@ def _router(request: Request) -> Router:
 
 async def _version(request: Request, name: str) -> Served:
     """Return a version that the caller may ask. Raises NotFound, also for one that the caller may not see."""
-    await run_in_threadpool(_require_visible, request, name)
-    return await _router(request).version(name)
-
-
-def _require_visible(request: Request, name: str) -> None:
-    """Raise NotFound for a collection that the caller may not see, before anything is said about it."""
     caller: Caller = request.state.caller
-    if caller.collections is not None:
-        with request.app.state.sessions() as session:
-            collections.among(session, name.partition("@")[0], caller.collections)
+    return await _router(request).version(name, caller.collections)
+
+
+async def _chosen(request: Request, body: FromUser, text: str) -> Chosen:
+    """Return the version that answers the caller's user. text: what the conversation begins with. Raises NotFound."""
+    first = await _version(request, body.model)
+    user = user_of(body.named_user, request.headers, request.state.caller, text)
+    return await _router(request).chosen(body.model, first, user)
 
 
 def _unknown(name: str) -> NotFound:
@@ -106,7 +128,7 @@ async def health(request: Request) -> dict[str, str]:
     return {"status": "ok", "version": VERSION, "model": _router(request).versions.model}
 
 
-@api.get("/metrics", tags=["operation"])
+@api.get("/metrics", tags=["operation"], responses=SHOWN)
 async def metrics(request: Request) -> Response:
     """Return metrics in Prometheus' format."""
     return Response(generate_latest(request.app.state.metrics.registry), media_type="text/plain; version=0.0.4")
@@ -129,8 +151,7 @@ def model(request: Request, name: str) -> dict[str, Any]:
 
 def _listed(request: Request) -> list[NamedVersion]:
     caller: Caller = request.state.caller
-    with request.app.state.sessions() as session:
-        return named(session, _router(request).versions.digest, caller.collections)
+    return _router(request).versions.names(caller.collections)
 
 
 def _model(each: NamedVersion) -> dict[str, Any]:
@@ -144,12 +165,13 @@ def _model(each: NamedVersion) -> dict[str, Any]:
     }
 
 
-@api.post("/v1/chat/completions", tags=["answers"])
+@api.post("/v1/chat/completions", tags=["answers"], responses=STREAMED)
 async def chat(request: Request, body: ChatRequest) -> Response:
     """Answer a conversation. Its last question decides which correction, if any, acts."""
     router, wanted = _router(request), _wanted(body)
-    version = await _version(request, body.model)
-    asked = await router.chat(version, [message.turn() for message in body.messages], body.tool_use)
+    turns = [message.turn() for message in body.messages]
+    chosen = await _chosen(request, body, beginning_of(turns))
+    asked = await router.chat(chosen.served, turns, body.tool_use)
     shape = ChatShape(
         router,
         body.model,
@@ -158,14 +180,15 @@ async def chat(request: Request, body: ChatRequest) -> Response:
         top_logprobs=wanted.top_logprobs,
         with_usage=body.with_usage,
     )
-    return await Answering(request, [asked] * body.choices, wanted, shape).respond(stream=body.stream)
+    return await Answering(request, chosen, [asked] * body.choices, wanted, shape).respond(stream=body.stream)
 
 
-@api.post("/v1/completions", tags=["answers"])
+@api.post("/v1/completions", tags=["answers"], responses=STREAMED)
 async def completions(request: Request, body: CompletionRequest) -> Response:
     """Continue prompts as they are."""
-    router, wanted, version = _router(request), _wanted(body), await _version(request, body.model)
-    asked = [await router.complete(version, prompt) for prompt in body.prompts]
+    router, wanted = _router(request), _wanted(body)
+    chosen = await _chosen(request, body, str(body.prompts[0]))
+    asked = [await router.complete(chosen.served, prompt) for prompt in body.prompts]
     each = [one for one in asked for _ in range(body.choices)]
     shape = TextShape(
         router,
@@ -175,16 +198,17 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
         top_logprobs=wanted.top_logprobs,
         with_usage=body.with_usage,
     )
-    return await Answering(request, each, wanted, shape).respond(stream=body.stream)
+    return await Answering(request, chosen, each, wanted, shape).respond(stream=body.stream)
 
 
-@api.post("/v1/responses", tags=["answers"])
+@api.post("/v1/responses", tags=["answers"], responses=STREAMED)
 async def responses(request: Request, body: ResponseRequest) -> Response:
     """Answer a conversation, in the form of OpenAI's Responses. Nothing is kept between requests."""
-    router, wanted, version = _router(request), _wanted(body), await _version(request, body.model)
-    asked = await router.chat(version, body.turns(), body.tool_use)
+    router, wanted, turns = _router(request), _wanted(body), body.turns()
+    chosen = await _chosen(request, body, beginning_of(turns))
+    asked = await router.chat(chosen.served, turns, body.tool_use)
     shape = ResponseShape(router, body.model, new_id("resp_"), tools=body.tool_use, given=body.repeated())
-    return await Answering(request, [asked], wanted, shape).respond(stream=body.stream)
+    return await Answering(request, chosen, [asked], wanted, shape).respond(stream=body.stream)
 
 
 def _wanted(body: ChatRequest | CompletionRequest | ResponseRequest) -> Wanted:
@@ -198,26 +222,32 @@ def _wanted(body: ChatRequest | CompletionRequest | ResponseRequest) -> Wanted:
 @api.post("/v1/route", tags=["answers"])
 async def route(request: Request, body: RouteRequest) -> dict[str, Any]:
     """Say which correction would act, and why or why not the nearest ones, without generating."""
-    router, version = _router(request), await _version(request, body.model)
-    if body.messages is not None:
-        asked = await router.chat(version, [message.turn() for message in body.messages])
-        return {"question": asked.question, **provenance(version, asked.route, acted=True)}
-    return {"question": body.prompt, **provenance(version, await router.routed(version, body.prompt or ""), acted=True)}
+    router, prompt = _router(request), body.prompt or ""
+    turns = [message.turn() for message in body.messages or ()]
+    chosen = await _chosen(request, body, beginning_of(turns) or prompt)
+    if turns:
+        asked = await router.chat(chosen.served, turns)
+        question, found = asked.question, asked.route
+    else:
+        question, found = prompt, await router.routed(chosen.served, prompt)
+    return {"question": question, **provenance(chosen.served, found, acted=True), "canary": chosen.canary}
 
 
 @api.post("/v1/classify", tags=["answers"])
 async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
     """Give texts their classes."""
-    router, version = _router(request), await _version(request, body.model)
+    router, texts = _router(request), [body.input] if isinstance(body.input, str) else body.input
+    chosen = await _chosen(request, body, texts[0] if texts else "")
     if router.base.kind is not Kind.CLASSIFIER:
         raise MeloError(f"{body.model} generates text; ask it at /v1/chat/completions")
     names = list((router.base.model.config.label2id or {}).keys())
     data = []
     asking = Asking(new_id("classify-"), body.model, request.state.caller.actor)
     answers = []
-    for index, text in enumerate([body.input] if isinstance(body.input, str) else body.input):
-        asked = await router.complete(version, text)
+    for index, text in enumerate(texts):
+        asked = await router.complete(chosen.served, text)
         (piece,) = [piece async for piece in router.answer(asked, Wanted())]
+        request.app.state.shadows.offer(chosen.pointing, asked, Wanted())
         acted = asked.edit is not None
         answers.append(asking.answered(index, asked, piece.text, len(piece.tokens), EditKind.CLASSIFICATION))
         data.append(
@@ -225,7 +255,7 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
                 "index": index,
                 "label": piece.text,
                 "num_classes": len(names),
-                "melo": provenance(version, asked.route, acted=acted),
+                "melo": {**provenance(chosen.served, asked.route, acted=acted), "canary": chosen.canary},
             }
         )
     request.app.state.log.add(answers)
@@ -242,6 +272,21 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
 def give_feedback(request: Request, body: NewFeedback) -> GivenView:
     """Say that an answer was right, or wrong. A correction by an editor becomes a batch that waits for approval."""
     request.app.state.log.flush(LOG_SECONDS)  # it may be about the answer before
-    request.app.state.schema.require_current()
-    with request.app.state.sessions.begin() as session:
-        return feedback.give(session, body, request.state.caller, request.state.request_id)
+    source: Source = request.app.state.source
+    return source.feedback(body, request.state.caller, request.state.request_id)
+
+
+@api.get("/v1/shadow/{collection}@{alias}", tags=["answers"])
+async def shadow(request: Request, collection: str, alias: str) -> ShadowReport:
+    """Tell what the comparisons with an alias's shadow found on this server, with the last questions that differ."""
+    name, caller = f"{collection}@{alias}", request.state.caller
+    first = await _version(request, name)
+    role = caller.role_in(first.content.collection.id)
+    if role is None or not role.covers(Role.EDITOR):  # it quotes what users asked
+        raise RoleNeeded(
+            f"This needs the role {Role.EDITOR} in collection {collection!r}; "
+            f"{caller.name} has {role or 'no role'} there.",
+            "Ask an admin for a key that has it (`melo key create`).",
+        )
+    shadows: Shadows = request.app.state.shadows
+    return shadows.report(_router(request).versions.pointing(name, first))

@@ -3,20 +3,18 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from sqlalchemy.orm import Session, sessionmaker
 
-from registry.answers import keeping
 from registry.answers.keeping import OFF, Answered, LogPolicy
 from registry.answers.schemas import Considered
-from registry.base.database import UNREACHABLE
 from registry.base.errors import first_line
 from serving.router import Asked
+from serving.sources.port import Source, SourceUnavailable
 
 log = structlog.get_logger("melo.serve")
 
@@ -84,10 +82,10 @@ class AnswerLog:
     does not keep.
     """
 
-    def __init__(self, sessions: sessionmaker[Session], metrics: CollectorRegistry) -> None:
-        self._sessions = sessions
+    def __init__(self, source: Source, metrics: CollectorRegistry) -> None:
+        self._source = source
         self._waiting = deque[Answered]()
-        self._policies: dict[int, LogPolicy] | None = None  # None: not read yet
+        self._policies: Mapping[int, LogPolicy] | None = None  # None: not read yet
         self._changed = threading.Condition()
         self._added = self._settled = self._wanted = 0  # answers, since the start: queued, done with, waited for
         self._stopping = False
@@ -146,10 +144,8 @@ class AnswerLog:
         with self._changed:
             taken = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
         try:
-            with self._sessions.begin() as session:
-                policies = keeping.policies(session)
-                kept = keeping.keep(session, taken, policies)
-        except UNREACHABLE as error:
+            kept = self._source.keep(taken)
+        except SourceUnavailable as error:
             self._tell("the log of answers waits for the database", error=first_line(error))
             with self._changed:
                 self._waiting.extendleft(reversed(taken))
@@ -160,9 +156,9 @@ class AnswerLog:
             self._tell("the log of answers cannot be written", error=first_line(error))
             self._drop(len(taken), "the database refuses them")
         else:
-            self._policies = policies
+            self._policies = kept.policies
             self._told.clear()
-            self._logged.inc(kept)
+            self._logged.inc(kept.count)
         with self._changed:
             self._settled += len(taken)
             self._changed.notify_all()

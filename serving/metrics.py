@@ -24,6 +24,12 @@ class Metrics:
         )
         self._prompts = Counter("vllm:prompt_tokens", "Tokens of prompts", registry=self.registry)
         self._generated = Counter("vllm:generation_tokens", "Generated tokens", registry=self.registry)
+        self.shadow = Counter(
+            "melo:shadow_comparisons",
+            "Questions to aliases with a shadow, by what the comparison found",
+            ["alias", "outcome"],
+            registry=self.registry,
+        )
         if engine is not None:
             self.registry.register(_Queue(engine))
 

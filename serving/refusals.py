@@ -6,6 +6,7 @@ import structlog
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 
@@ -15,6 +16,21 @@ from registry.base.errors import DatabaseAway, NotFound, NotLogged, RegistryErro
 log = structlog.get_logger("melo.serve")
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class Refusal(BaseModel):
+    """What is wrong with a request, or with the server."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class Refused(BaseModel):
+    """A refusal in OpenAI's form."""
+
+    error: Refusal
 
 
 def refusal(request: Request, error: Exception) -> JSONResponse:

@@ -2,23 +2,33 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
+
+import structlog
 
 from melo_core.base_model import BaseModel
 from melo_core.conversation import question_of
 from melo_core.edited_model import Attempt, EditedModel, Route, SaidTo, attempts
+from melo_core.errors import MeloError
 from melo_core.scope import same_words
 from melo_core.structure import Kind
-from registry.base.errors import InvalidRequest
+from registry.api.traces import NO_TRACES, Traces
+from registry.base.errors import InvalidRequest, RegistryError
 from registry.versions.content import EditContent
+from serving.canary import Chosen
 from serving.engines.port import Acting, Ended, Engine, Generation, Token
 from serving.engines.sampling import Sampling
+from serving.served import Served
+from serving.sources.port import SourceUnavailable
 from serving.text import TextStream, cut
 from serving.tools import NO_TOOLS, ToolCall, ToolUse, tool_calls
-from serving.versions import Served, Versions
+from serving.versions import Versions
+
+log = structlog.get_logger("melo.serve")
 
 Result = TypeVar("Result")
 
@@ -65,24 +75,57 @@ class Asked:
 
 
 class Router:
-    """Routes and answers. Routing runs in one thread, generation in the engine's."""
+    """Routes and answers. Routing runs in one thread, generation in the engine's, and what must be read in others."""
 
-    def __init__(self, versions: Versions, engine: Engine | None) -> None:
+    def __init__(self, versions: Versions, engine: Engine | None, traces: Traces = NO_TRACES) -> None:
         """engine: None for models that are answered one request at a time (T5, classifiers)."""
-        self.versions, self.engine = versions, engine
+        self.versions, self.engine, self.traces = versions, engine, traces
         self.base: BaseModel = versions.base
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="melo-route")
+        self._readers = ThreadPoolExecutor(8, thread_name_prefix="melo-read")
 
-    async def version(self, name: str) -> Served:
-        return await self._in_thread(self.versions.get, name)
+    async def version(self, name: str, among: frozenset[int] | None = None) -> Served:
+        """Return a version, at once if it is in memory. among: collections that the caller may see; None: all."""
+        served = self.versions.at_hand(name, among)
+        return served if served is not None else await asyncio.wrap_future(self.versions.ask(name, among))
+
+    async def chosen(self, name: str, first: Served, user: str) -> Chosen:
+        """Return the version that answers a user: the name's first one, or its canary.
+
+        A canary that cannot be served is refused until the alias moves.
+        """
+        pointing = self.versions.pointing(name, first)
+        if pointing.second is None or not pointing.has_canary_for(user):
+            return Chosen(pointing, first)
+        try:
+            canary = await asyncio.wrap_future(self.versions.load(pointing.second))
+        except SourceUnavailable as error:
+            log.warning("canary not loaded: the first version answers", name=name, error=str(error))
+        except (RegistryError, MeloError) as error:
+            self.versions.refuse(pointing)
+            log.error("canary refused: the first version answers all", name=name, error=str(error))
+        else:
+            return Chosen(pointing, canary, canary=True)
+        return Chosen(pointing, first)
 
     async def chat(self, served: Served, messages: Sequence[Mapping[str, Any]], use: ToolUse = NO_TOOLS) -> Asked:
         """Route a conversation by its last question. Raises MeloError."""
-        return await self._in_thread(self._chat, served, messages, use)
+        return await self._traced(self._chat, served, messages, use)
 
     async def complete(self, served: Served, prompt: str | list[int]) -> Asked:
         """Route a text to continue, or its tokens. Raises MeloError."""
-        return await self._in_thread(self._complete, served, prompt)
+        return await self._traced(self._complete, served, prompt)
+
+    async def _traced(self, route: Callable[..., Asked], served: Served, *given: Any) -> Asked:
+        with self.traces.span("melo.route") as attributes:
+            asked = await self._in_thread(route, served, *given)
+            attributes |= _told(asked, served.edit(asked.route))
+            return asked
+
+    async def rerouted(self, asked: Asked, served: Served) -> Asked:
+        """Route a question over another version of the same model."""
+        route = await self._in_thread(served.route, asked.question, asked.kind)
+        return Asked(served, route, asked.ids, asked.question, asked.kind)
 
     async def routed(self, served: Served, question: str) -> Route:
         return await self._in_thread(served.route, question)
@@ -98,29 +141,53 @@ class Router:
             )
         return room if limit is None else limit
 
-    async def answer(self, asked: Asked, wanted: Wanted, nth: int = 0) -> AsyncIterator[Piece]:
+    async def answer(self, asked: Asked, wanted: Wanted, nth: int = 0) -> AsyncGenerator[Piece, None]:
         """Yield an answer as it is generated; the nth of several to one request.
 
         Where a verifier decides, a covered question is answered with the edit's target or by the base model: the
         block's answer is held back until it is known to be the target, and no temperature changes it.
         """
+        with self.traces.span("melo.generate") as attributes:
+            count = 0
+            try:
+                async with aclosing(self._answer(asked, wanted, nth)) as pieces:
+                    async for piece in pieces:
+                        count += len(piece.tokens)
+                        yield piece
+            finally:
+                attributes |= _told(asked, asked.edit) | {
+                    "melo.said_to": asked.said_to,
+                    "gen_ai.usage.input_tokens": len(asked.ids),
+                    "gen_ai.usage.output_tokens": count,
+                }
+
+    async def _answer(self, asked: Asked, wanted: Wanted, nth: int) -> AsyncGenerator[Piece, None]:
         limit = self.room(asked, wanted.limit)
         if self.engine is None:
             if wanted.schema is not None:
                 raise InvalidRequest("This model does not answer in JSON: it generates without a grammar.")
+            if asked.route.block is not None:
+                await self._acting(asked.served, asked.route.block, with_weights=True)
             yield await self._in_thread(self._static, asked, limit, wanted.stops)
             return
         with_weights = not self.engine.by_digest
         for attempt in attempts(self.base, asked.ids, asked.route, asked.served.approved):
             asked.said_to = attempt.said_to
             block = attempt.route.block
-            acting = None if block is None else await self._in_thread(asked.served.acting, block, with_weights)
+            acting = None if block is None else await self._acting(asked.served, block, with_weights)
             if attempt.target is None:
                 async for piece in self._generated(attempt.ids, acting, limit, wanted, nth):
                     yield piece
             elif (said := await self._said(attempt, acting, limit, wanted)) is not None:
                 yield said
                 return
+
+    async def _acting(self, served: Served, block: int, with_weights: bool) -> Acting:
+        """Return a block as engines take it. One that must be read first holds up nobody else."""
+        if not with_weights or served.has_weights(block):
+            return served.acting(block, with_weights)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, served.acting, block, with_weights)
 
     async def _said(self, attempt: Attempt, acting: Acting | None, limit: int, wanted: Wanted) -> Piece | None:
         """Return a block's answer if it is the target; of an answer in JSON, one of its values."""
@@ -180,8 +247,8 @@ class Router:
         """Answer what runs, for some time, and stop."""
         if self.engine is not None:
             self.engine.stop(seconds)
-        self.versions.stop()
         self._thread.shutdown(cancel_futures=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _chat(self, served: Served, messages: Sequence[Mapping[str, Any]], use: ToolUse) -> Asked:
         # A call that must be made needs no place in the template: a grammar holds the model to it.
@@ -235,3 +302,14 @@ def _has_value(text: str, target: str) -> bool:
         else:
             found = same_words(str(value), target)
     return found
+
+
+def _told(asked: Asked, edit: EditContent | None) -> dict[str, Any]:
+    """Return what a trace tells of a question: no text, but version, digest, and the numbers of edits."""
+    version = asked.served
+    told: dict[str, Any] = {
+        "melo.version": version.name,
+        "melo.digest": version.content.content_digest,
+        "melo.considered": [found.edit for found in asked.route.considered],
+    }
+    return told if edit is None else told | {"melo.edit": edit.id}

@@ -150,8 +150,19 @@ class StreamOptions(_Request):
     include_usage: bool = False
 
 
-class _Generating(_Request):
+class FromUser(_Request):
+    """A request that may name its user, who stays with one of an alias's two versions."""
+
     model: Model
+    user: str | None = None
+    safety_identifier: str | None = None
+
+    @property
+    def named_user(self) -> str | None:
+        return self.user or self.safety_identifier
+
+
+class _Generating(FromUser):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: int | None = None
@@ -316,10 +327,9 @@ class ResponseTool(Function):
         return {"type": "function", "function": self.model_dump(exclude={"type"}, exclude_none=True)}
 
 
-class ResponseRequest(_WithTools):
+class ResponseRequest(_WithTools, FromUser):
     """A request for /v1/responses. Nothing is kept between requests."""
 
-    model: Model
     input: Annotated[str, Field(min_length=1)] | Annotated[list[InputItem], Field(min_length=1)]
     instructions: str | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -373,10 +383,9 @@ class ResponseRequest(_WithTools):
         }
 
 
-class RouteRequest(_Request):
+class RouteRequest(FromUser):
     """A request for /v1/route: a question, or a conversation."""
 
-    model: Model
     prompt: str | None = None
     messages: list[Message] | None = None
 
@@ -387,8 +396,7 @@ class RouteRequest(_Request):
         return self
 
 
-class ClassifyRequest(_Request):
+class ClassifyRequest(FromUser):
     """A request for /v1/classify."""
 
-    model: Model
     input: str | list[str]

@@ -1,177 +1,317 @@
 """Versions that are served: found by name, loaded when first asked for, and followed as aliases move."""
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session, sessionmaker
 
 from melo_core.base_model import BaseModel
-from melo_core.block import Block
-from melo_core.edited_model import Approved, Route, route_of
-from melo_core.scope import Scope
 from melo_core.settings import MethodSettings
-from registry.base.errors import Erased, InvalidRequest, NotFound, RegistryError, first_line
-from registry.collections.repository import names_of_models
-from registry.versions.content import EditContent, VersionContent
-from registry.versions.reading import require_servable, resolve
-from registry.versions.repository import blocks_by_ids, version_content
-from serving.engines.port import Acting
-from worker.loader import approved_of, encoder_of, read_block, scope_in
+from registry.audit.schemas import ChangesView
+from registry.base.errors import InvalidRequest, NotFound
+from registry.collections.schemas import CollectionView
+from registry.collections.service import missing
+from registry.versions.reading import NamedVersion, names_in
+from serving.canary import Key, Pointing
+from serving.served import Blocks, Served
+from serving.sources.port import Source, SourceUnavailable
+from worker.loader import encoder_of, scope_in
 from worker.model_cache import ModelCache
 
 log = structlog.get_logger("melo.serve")
 
-VERSIONS_KEPT = 8  # in memory, besides those that an answer still needs
 NAMES_KEPT = 256
-FOLLOWING_SECONDS = 0.5
+MEGABYTE = 1 << 20
+RETRY_SECONDS = 3.0  # until a version that an alias names, and that could not be loaded, is tried again
 
 
-@dataclass
-class Served:
-    """A version that can be asked. Its blocks are read when they first act."""
-
-    content: VersionContent
-    settings: MethodSettings
-    scope: Scope | None
-    read: Callable[[int, str], Block]
-    name: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.name = f"{self.content.collection.name}@{self.content.number or 'base'}"
-
-    @cached_property
-    def block_of(self) -> dict[int, int]:
-        return {point.id: point.block_id for point in self.content.points.values()}
-
-    @cached_property
-    def approved(self) -> dict[int, Approved]:
-        return approved_of(self.content)
-
-    def route(self, question: str, kind: str = "qa") -> Route:
-        """Return the block that answers a question, and the edits that were considered."""
-        return route_of(self.scope, self.block_of, question, kind)
-
-    def acting(self, block: int, with_weights: bool) -> Acting:
-        """Return a block as engines take it."""
-        sha256 = self.content.blocks[block].sha256
-        return Acting(sha256, self.weights(block) if with_weights else None, self.settings.positions)
-
-    def weights(self, block: int) -> Block:
-        return self.read(block, self.content.blocks[block].sha256)
-
-    def edit(self, route: Route) -> EditContent | None:
-        """Return the edit that covers the question."""
-        if route.block is None or route.match is None:
-            return None
-        return self.content.edits[self.content.points[route.match.point].edit_id]
+class OtherModel(InvalidRequest):
+    code = "other-model"
 
 
 class Versions:
     """The versions of all collections over one base model.
 
-    A name is looked up once and then followed: every half second in a thread of its own, so that no request waits for
-    the database, and all go on with the last good version where it does not answer.
+    A name is looked up once and then followed: no request for it waits for the source, and all go on with the last good
+    version where that does not answer. A version is loaded in a thread of its own, once for all who wait for it.
     """
 
-    def __init__(self, sessions: sessionmaker[Session], model_cache: ModelCache, model: str, digest: str) -> None:
+    def __init__(
+        self,
+        source: Source,
+        model_cache: ModelCache,
+        model: str,
+        digest: str,
+        versions_bytes: int = 2048 * MEGABYTE,
+        blocks_bytes: int = 512 * MEGABYTE,
+    ) -> None:
+        """versions_bytes, blocks_bytes: beyond these, the least recently asked make room."""
         self.model, self.digest = model, digest
         self.base: BaseModel = model_cache.base(model, digest)
-        self._sessions, self._model_cache = sessions, model_cache
-        self._named: OrderedDict[str, tuple[int, int]] = OrderedDict()
-        self._loaded: OrderedDict[tuple[int, int], Served] = OrderedDict()
-        self._blocks = Blocks(sessions)
-        self._lock = threading.Lock()  # names and versions; one is loaded at a time
-        self._stop = threading.Event()
-        self._follower = threading.Thread(target=self._follow, name="melo-follow", daemon=True)
-        self._follower.start()
+        self._source, self._model_cache, self._budget = source, model_cache, versions_bytes
+        self._blocks = Blocks(source.block, blocks_bytes)
+        self._collections: list[CollectionView] | None = None  # as they were last listed
+        self._ids: dict[str, int] = {}
+        self._named: OrderedDict[str, Key] = OrderedDict()
+        self._pointing: dict[str, Pointing] = {}  # names with a canary or a shadow
+        self._going: dict[str, Key] = {}  # names whose version is being loaded before they move to it
+        self._failed: dict[str, float] = {}  # names whose version could not be loaded, and when to try again
+        self._loaded: OrderedDict[Key, Served] = OrderedDict()
+        self._begun: dict[Hashable, Future[Served]] = {}
+        self._changes = Counter[str]()  # by collection, how often something changed
+        self._lock = threading.Lock()  # of all of these; never held while the source is asked
+        self._encoders = threading.Lock()  # of the model cache
 
-    def get(self, name: str) -> Served:
-        """Return the version that a name refers to. Raises NotFound, InvalidRequest, DigestMismatch or Erased."""
+    def names(self, among: frozenset[int] | None) -> list[NamedVersion]:
+        """Return the names that can be asked, as they were last known. among: the collections to list; None: all.
+
+        Raises SourceUnavailable where they were never known.
+        """
+        try:
+            self._collections = [each for each in self._source.collections() if each.model_digest == self.digest]
+        except SourceUnavailable:
+            if self._collections is None:
+                raise
+        return names_in(each for each in self._collections if among is None or each.id in among)
+
+    def get(self, name: str, among: frozenset[int] | None = None) -> Served:
+        """Return the version that a name refers to, once it is loaded. See `ask`."""
+        return self.at_hand(name, among) or self.ask(name, among).result()
+
+    def at_hand(self, name: str, among: frozenset[int] | None = None) -> Served | None:
+        """Return the version that a name refers to if it is in memory."""
         with self._lock:
-            key = self._named.get(name) or self._resolved(name)
-            self._named[name] = key
+            key = self._named.get(name)
+            served = None if key is None else self._loaded.get(key)
+            if key is None or served is None or not _is_among(served.content.collection.id, among):
+                return None
             self._named.move_to_end(name)
-            while len(self._named) > NAMES_KEPT:
-                self._named.popitem(last=False)
-            return self._served(key)
+            self._loaded.move_to_end(key)
+            return served
 
-    def stop(self) -> None:
-        self._stop.set()
-        self._follower.join(5)
+    def ask(self, name: str, among: frozenset[int] | None = None) -> Future[Served]:
+        """Begin to find and to load a version; of those who ask for the same one, each gets the same.
 
-    def _resolved(self, name: str) -> tuple[int, int]:
-        """Return the collection's id and the version's number."""
-        with self._sessions() as session:
-            resolved = resolve(session, name)
-            collection = resolved.collection
-            if collection.model_digest != self.digest:
-                raise InvalidRequest(
-                    f"{name} is over the model {collection.model}, and this server has {self.model} in memory.",
-                    f"Start another with `melo serve --model {collection.model}`.",
-                )
-            return collection.id, resolved.number
+        among: collections that the caller may see; None: all. The future's errors: NotFound, also for a collection that
+        the caller may not see, InvalidRequest, DigestMismatch, Erased, SourceUnavailable.
+        """
+        return self._begin(("name", name, among), lambda: self._find(name, among))
 
-    def _served(self, key: tuple[int, int]) -> Served:
-        if key not in self._loaded:
-            self._loaded[key] = self._load(*key)
-        self._loaded.move_to_end(key)
-        while len(self._loaded) > VERSIONS_KEPT:
-            self._loaded.popitem(last=False)
-        return self._loaded[key]
+    def pointing(self, name: str, first: Served) -> Pointing:
+        """Return where a name points, whose first version this is. A second counts as soon as its first is served."""
+        key = (first.content.collection.name, first.content.number)
+        with self._lock:
+            found = self._pointing.get(name)
+        return found if found is not None and found.first == key else Pointing(name, key)
 
-    def _load(self, collection_id: int, number: int) -> Served:
+    def refuse(self, pointing: Pointing) -> None:
+        """Serve the first version alone until the name moves."""
+        with self._lock:
+            if self._pointing.get(pointing.name) == pointing:
+                self._pointing[pointing.name] = replace(pointing, refused=True)
+
+    def load(self, key: Key) -> Future[Served]:
+        """Begin to load a version, if it is not in memory. The future's errors: DigestMismatch, Erased, …"""
+        return self._load_once(key)
+
+    def changed(self, changes: ChangesView) -> None:
+        """Look up again what may have changed. Raises SourceUnavailable."""
+        concerned = None if changes.collections is None else set(changes.collections)
+        now = time.monotonic()
+        with self._lock:
+            self._changes.update({""} if concerned is None else concerned)
+            names = [
+                name
+                for name in self._named
+                if (_may_move(name) and _is_of(_collection(name), concerned)) or self._failed.get(name, now + 1) <= now
+            ]
+            keys = [key for key in self._loaded if key[1] and _is_of(key[0], concerned)]
+        for name in names:
+            self._follow(name)
+        for collection, number in keys:
+            if not self._source.resolve(f"{collection}@{number}").servable:
+                self._forget((collection, number))
+
+    def _follow(self, name: str) -> None:
+        """Move a name to the version that it refers to now, as soon as that is loaded and verified."""
+        try:
+            key = self._key(name)
+        except NotFound:
+            with self._lock:
+                self._pointing.pop(name, None)
+                self._named.pop(name, None)  # the next request is told why
+            return
+        except InvalidRequest as error:
+            log.error("not followed: the last good version goes on", name=name, error=str(error))
+            return
+        with self._lock:
+            self._failed.pop(name, None)
+            self._going[name] = key
+            if self._named.get(name) == key:
+                return
+        self._load_once(key).add_done_callback(lambda loading: self._arrive(name, key, loading))
+
+    def _arrive(self, name: str, key: Key, loading: Future[Served]) -> None:
+        error = loading.exception()
+        with self._lock:
+            if self._going.get(name) != key or name not in self._named:
+                return  # it has moved elsewhere meanwhile, or is not asked for any more
+            if error is None:
+                self._named[name] = key
+            else:
+                self._failed[name] = time.monotonic() + RETRY_SECONDS
+        if error is None:
+            found = loading.result()
+            log.info("moved", name=name, to=found.name, digest=found.content.content_digest)
+        else:
+            log.error("not followed: the last good version goes on", name=name, error=str(error))
+
+    def _find(self, name: str, among: frozenset[int] | None) -> Served:
+        collection = _collection(name)
+        if among is not None and not _is_among(self._id(collection), among):
+            raise missing(collection)
+        while True:
+            with self._lock:
+                changes, known = self._changed_so_far(collection), self._named.get(name)
+            key = known or self._key(name)
+            served = self._load_once(key).result()
+            with self._lock:
+                if known is not None or self._changed_so_far(collection) == changes:
+                    self._named.setdefault(name, key)
+                    self._named.move_to_end(name)
+                    while len(self._named) > NAMES_KEPT:
+                        gone, _ = self._named.popitem(last=False)
+                        self._pointing.pop(gone, None)
+                        self._going.pop(gone, None)
+                        self._failed.pop(gone, None)
+                    return served
+
+    def _id(self, collection: str) -> int:
+        with self._lock:
+            known = self._ids.get(collection)
+        if known is None:
+            known = self._ids[collection] = self._source.collection_id(collection)
+        return known
+
+    def _key(self, name: str) -> Key:
+        """Return what a name refers to now. Raises InvalidRequest for a version over another model."""
+        found = self._source.resolve(name)
+        if found.model_digest != self.digest:
+            raise OtherModel(
+                f"{name} is over the model {found.model}, and this server has {self.model} in memory.",
+                f"Start another with `melo serve --model {found.model}`.",
+            )
+        key = found.collection, found.number
+        second = None if found.second is None else (found.collection, found.second)
+        self._point(Pointing(name, key, second, found.share))
+        return key
+
+    def _point(self, pointing: Pointing) -> None:
+        wanted = pointing if pointing.second is not None else None
+        with self._lock:
+            if self._pointing.get(pointing.name) == wanted:
+                return  # also where it was refused
+            if wanted is None:
+                del self._pointing[pointing.name]
+            else:
+                self._pointing[pointing.name] = wanted
+        second = pointing.second and pointing.second[1]
+        log.info("second version", name=pointing.name, number=second, share=pointing.share)
+
+    def _load_once(self, key: Key) -> Future[Served]:
+        with self._lock:
+            served = self._loaded.get(key)
+            if served is not None:
+                self._loaded.move_to_end(key)
+        if served is not None:
+            done = Future[Served]()
+            done.set_result(served)
+            return done
+        return self._begin(("version", key), lambda: self._load(key))
+
+    def _load(self, key: Key) -> Served:
         """Load a version without its blocks, and compare it with its digest."""
-        with self._sessions() as session:
-            content = version_content(session, collection_id, number, block_bytes=False)
+        collection, number = key
+        with self._lock:
+            changes = self._changed_so_far(collection)
+        content = self._source.content(collection, number)
         content.require_intact()
         settings = MethodSettings.from_json(content.collection.method)
         scope = None
         if content.clusters:
-            encoder = encoder_of(self._model_cache, content, settings)
-            scope = scope_in(content, settings, encoder, self._model_cache.verifier_of(settings, self.base.kind))
-        return Served(content, settings, scope, self._blocks.read)
-
-    def _follow(self) -> None:
-        while not self._stop.wait(FOLLOWING_SECONDS):
-            try:
-                for name, known in list(self._named.items()):
-                    if _may_move(name):
-                        self._follow_name(name, known)
-                for key in list(self._loaded):
-                    self._require_servable(key)
-            except SQLAlchemyError as error:
-                log.warning("the database does not answer", error=first_line(error))
-            except Exception:
-                log.exception("aliases could not be followed")  # tried again: what is served goes on
-
-    def _follow_name(self, name: str, known: tuple[int, int]) -> None:
-        try:
-            key = self._resolved(name)
-            if key != known:
-                with self._lock:
-                    found = self._served(key)  # before the name moves: one that does not verify is not served
-                    self._named[name] = key
-                log.info("moved", name=name, to=found.name, digest=found.content.content_digest)
-        except NotFound:
-            self._named.pop(name, None)  # the next request is told why
-        except RegistryError as error:
-            log.error("not followed: the last good version goes on", name=name, error=str(error))
-
-    def _require_servable(self, key: tuple[int, int]) -> None:
-        """Forget a version whose content was erased in part: it must not answer from memory either."""
-        try:
-            with self._sessions() as session:
-                require_servable(session, *key)
-        except Erased as error:
+            with self._encoders:
+                encoder = encoder_of(self._model_cache, content, settings)
+                verifier = self._model_cache.verifier_of(settings, self.base.kind)
+            scope = scope_in(content, settings, encoder, verifier)
+            scope.prepare()
+        served = Served(content, settings, scope, self._blocks)
+        size = served.size  # it takes a while to compute
+        while True:
             with self._lock:
-                self._loaded.pop(key, None)
-                self._blocks.forget()
-            log.warning("no longer served", error=str(error))
+                now = self._changed_so_far(collection)
+                if now == changes:
+                    self._loaded[key] = served
+                    self._make_room()
+                    log.info("loaded", version=served.name, edits=len(content.edits), megabytes=size // MEGABYTE)
+                    return served
+            if number and not self._source.resolve(f"{collection}@{number}").servable:
+                self._source.content(collection, number)  # raises Erased, with the reason
+            changes = now
+
+    def _make_room(self) -> None:
+        total = sum(served.size for served in self._loaded.values())
+        while total > self._budget and len(self._loaded) > 1:
+            total -= self._loaded.popitem(last=False)[1].size
+
+    def _forget(self, key: Key) -> None:
+        """Forget a version whose content was erased in part: it must not answer from memory either."""
+        with self._lock:
+            self._loaded.pop(key, None)
+        self._blocks.forget()
+        log.warning("no longer served: part of its content was erased", version=f"{key[0]}@{key[1]}")
+
+    def _changed_so_far(self, collection: str) -> int:
+        return self._changes[collection] + self._changes[""]
+
+    def _begin(self, what: Hashable, work: Callable[[], Served]) -> Future[Served]:
+        """Work in a thread of its own, once for all who ask for the same while it goes on."""
+        with self._lock:
+            if (begun := self._begun.get(what)) is not None:
+                return begun
+            future = self._begun[what] = Future[Served]()
+        future.set_running_or_notify_cancel()  # who gives up waiting does not cancel it for the others
+
+        def run() -> None:
+            found: Served | BaseException
+            try:
+                found = work()
+            except BaseException as error:
+                found = error
+            with self._lock:
+                del self._begun[what]
+            if isinstance(found, BaseException):
+                future.set_exception(found)
+            else:
+                future.set_result(found)
+
+        threading.Thread(target=run, name="melo-load", daemon=True).start()
+        return future
+
+
+def _collection(name: str) -> str:
+    return name.partition("@")[0]
+
+
+def _is_among(collection_id: int, among: frozenset[int] | None) -> bool:
+    return among is None or collection_id in among
+
+
+def _is_of(collection: str, concerned: set[str] | None) -> bool:
+    return concerned is None or collection in concerned
 
 
 def _may_move(name: str) -> bool:
@@ -179,47 +319,15 @@ def _may_move(name: str) -> bool:
     return not which.isdigit() and which != "base"
 
 
-class Blocks:
-    """Blocks by id, read and verified when first needed; the least recently used make room."""
-
-    def __init__(self, sessions: sessionmaker[Session], most: int = 4096) -> None:
-        self._sessions, self._most = sessions, most
-        self._held: OrderedDict[int, Block] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def forget(self) -> None:
-        with self._lock:
-            self._held.clear()
-
-    def read(self, block_id: int, recorded: str) -> Block:
-        """Raises DigestMismatch where the bytes are not those that were recorded."""
-        with self._lock:
-            if block_id not in self._held:
-                with self._sessions() as session:
-                    data = blocks_by_ids(session, [block_id], with_bytes=True)[block_id].data
-                self._held[block_id] = read_block(block_id, data, recorded)
-                while len(self._held) > self._most:
-                    self._held.popitem(last=False)
-            self._held.move_to_end(block_id)
-            return self._held[block_id]
-
-
-def model_to_serve(session: Session, wanted: str | None) -> tuple[str, str]:
-    """Return name and digest of the base model to serve: the named one, or the only one that collections are over.
+def model_to_serve(collections: Sequence[CollectionView], wanted: str | None) -> tuple[str, str]:
+    """Return name and digest of the base model to serve: the named one, else that of the oldest collection.
 
     Raises InvalidRequest.
     """
-    models = names_of_models(session)
-    if wanted is not None:
-        models = {name: digest for name, digest in models.items() if name == wanted}
-    if len(models) == 1:
-        return models.popitem()
-    if not models:
-        raise InvalidRequest(
-            "There is no collection to serve." if wanted is None else f"No collection is over the model {wanted!r}.",
-            "Make one with `melo collection create NAME --model MODEL`.",
-        )
+    for each in sorted(collections, key=lambda each: each.id):
+        if wanted in (None, each.model):
+            return each.model, each.model_digest
     raise InvalidRequest(
-        "The collections are over several models: " + ", ".join(sorted(models)) + ".",
-        "A server has one of them in memory: name it with --model, and start a server for each.",
+        "There is no collection to serve." if wanted is None else f"No collection is over the model {wanted!r}.",
+        "Make one with `melo collection create NAME --model MODEL`.",
     )

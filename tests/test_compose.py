@@ -34,7 +34,8 @@ ROOT = Path(__file__).resolve().parents[1]
 OWN = ("migrate", "api", "relay", "worker", "serve")
 MONITORING = ("prometheus", "grafana")  # with --profile monitoring alone
 SECRETS = {"MELO_DB_PASSWORD": "p" * 20, "MELO_REDIS_PASSWORD": "r" * 20, "MELO_API_KEY": "k" * 20}
-OPTIONAL = {"MELO_SIGNING_KEY": "", "MELO_DTYPE": "auto", "MELO_DEVICES": ""}  # no secrets, with their defaults
+# No secrets, with their defaults.
+OPTIONAL = {"MELO_SIGNING_KEY": "", "MELO_DTYPE": "auto", "MELO_DEVICES": "", "MELO_SERVE_MODEL": ""}
 VARIABLE = re.compile(r"\$\{(\w+)(:[?-][^}]*)?\}")
 
 
@@ -134,13 +135,13 @@ def test_every_secret_has_to_be_set_and_is_named_in_the_example(text: str) -> No
     ]
 
 
-def test_monitoring_and_serving_start_only_when_asked_for_and_monitoring_finds_its_files_and_its_key(
+def test_monitoring_starts_only_when_asked_for_and_finds_its_files_and_its_key(
     compose: dict[str, Any],
 ) -> None:
     services = compose["services"]
     mounts = [mount.split(":") for name in MONITORING for mount in services[name]["volumes"]]
 
-    assert {name for name, service in services.items() if "profiles" in service} == {*MONITORING, "serve"}
+    assert {name for name, service in services.items() if "profiles" in service} == set(MONITORING)
     assert compose["secrets"] == {"metrics_key": {"environment": "MELO_METRICS_KEY"}}
     assert services["prometheus"]["secrets"] == ["metrics_key"]
     files = [(source, mode) for source, _, *mode in mounts if source.startswith("./")]
@@ -274,20 +275,19 @@ def test_the_worker_becomes_healthy(compose: dict[str, Any], stack: Stack) -> No
 
 
 @pytest.mark.long
-def test_the_server_ends_with_the_reason_before_there_is_a_collection_and_then_answers(
+def test_the_server_waits_for_the_first_collection_and_then_becomes_healthy_and_answers(
     compose: dict[str, Any], stack: Stack
 ) -> None:
     pytest.importorskip("torch")
     variables = environment(compose, "serve", stack, port=free_port())
-    command = compose["services"]["serve"]["command"]
-    early = subprocess.run(command, env=variables, capture_output=True, text=True)
-    assert early.returncode == 1 and "There is no collection to serve" in early.stderr
     engine = make_engine(stack.database_url)
-    with make_sessions(engine).begin() as session:
-        new = NewCollection(name="facts", model="smollm2-135m-instruct", preflight=Preflight.NONE)
-        collections.create(session, new, Actor("ada"))
-    engine.dispose()
+    check = compose["services"]["serve"]["healthcheck"]["test"][1:]
     with started(compose, "serve", variables) as process:
+        assert subprocess.run(check, env=variables, capture_output=True).returncode == 1
+        with make_sessions(engine).begin() as session:
+            new = NewCollection(name="facts", model="smollm2-135m-instruct", preflight=Preflight.NONE)
+            collections.create(session, new, Actor("ada"))
+        engine.dispose()
         assert becomes_healthy(compose, "serve", variables, process)
         body = {"model": "facts@latest", "max_tokens": 4, "messages": [{"role": "user", "content": "Hello"}]}
         url = f"http://127.0.0.1:{variables['MELO_SERVE_PORT']}/v1/chat/completions"

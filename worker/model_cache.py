@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from melo_core.base_model import BaseModel, choose_device, load_base_model
+from melo_core.base_model import BaseModel, choose_device, load_base_model, load_without_weights
 from melo_core.encoder import KeyEncoder, SentenceEncoder, Whitening, ordinary_questions
 from melo_core.hidden import HiddenEncoder
 from melo_core.settings import MethodSettings
@@ -90,6 +90,11 @@ class ModelCache:
             )
             self._base = digest, model
         return self._base[1]
+
+    def without_weights(self, spec: str, digest: str) -> BaseModel:
+        """Return modules and tokenizer of the model with that name and exactly these weights. Raises UnknownModel."""
+        files = _require_digest(find_model(spec), digest)
+        return load_without_weights(files.path, files.gguf_file, digest=digest, cache=self._cache / "models")
 
     def encoder_of(
         self, collection: CollectionContent | Claim, settings: MethodSettings, calibration: bytes | None

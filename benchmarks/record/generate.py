@@ -42,6 +42,7 @@ from registry.base.digests import Foundation, cluster_element, content_digest, e
 from registry.base.multiset import Multiset
 from registry.base.vocabulary import BatchState, EditKind, JobKind, JobState, PointRole, VersionKind
 from registry.tables.audit import AuditEvent
+from registry.tables.collections import Collection
 from registry.tables.copying import copy_rows
 from registry.tables.edits import Approval, Batch, Edit
 from registry.tables.jobs import Job
@@ -80,16 +81,26 @@ _APPLY = text("UPDATE batches SET state = 'applied' WHERE state = 'approved'")
 
 
 def generate(
-    sessions: sessionmaker[Session], model: str, versions: int, edits: int, advance: Callable[[int], None]
+    sessions: sessionmaker[Session],
+    model: str,
+    versions: int,
+    edits: int,
+    advance: Callable[[int], None],
+    collection_of: Callable[[Session, str], Collection] = make_collection,
+    synthetic: Callable[[str, str], Synthetic] = Synthetic.of,
 ) -> None:
-    """Write a collection with so many versions and edits. advance: called with the number of edits written."""
+    """Write a collection with so many versions and edits. advance: called with the number of edits written.
+
+    collection_of: makes the collection over the model. synthetic: makes an edit of a prompt and a target.
+    """
     with sessions.begin() as session:
-        collection = make_collection(session, model)
+        collection = collection_of(session, model)
         foundation = versions_repository.foundation(session, collection)
         tip = audit.tip(session)
         writer = _Writer(
-            collection.id, collection.name, foundation, datetime.now(UTC) - EVERY * (versions + 1), tip.seq, tip.hash
-        )
+            collection.id, collection.name, foundation, datetime.now(UTC) - EVERY * (versions + 1), tip.seq, tip.hash,
+            synthetic,
+        )  # fmt: skip
     steps = history(versions, edits)
     while part := list(islice(steps, _TOGETHER)):
         with sessions.begin() as session:
@@ -112,6 +123,7 @@ class _Writer:
     began: datetime
     seq: int
     hash: str
+    synthetic: Callable[[str, str], Synthetic]
     content: Multiset = field(default_factory=Multiset)
     edits: int = 0  # active ones
     batches: int = 0
@@ -149,7 +161,7 @@ class _Writer:
         ids = range(step.first, step.first + step.count)
         for edit in ids:
             about = step.replaces if edit == step.first and step.replaces else edit
-            self.made[edit] = Synthetic.of(f"Who chairs organisation {about}?", f"Person {edit * 7919 % 1000003}")
+            self.made[edit] = self.synthetic(f"Who chairs organisation {about}?", f"Person {edit * 7919 % 1000003}")
         self.batches += 1
         batch = job = self.batches
         digest = edits_digest(self.made[edit].digest for edit in ids)

@@ -62,10 +62,11 @@ class Synthetic:
     cluster_digest: str
 
     @classmethod
-    def of(cls, prompt: str, target: str) -> "Synthetic":
+    def of(cls, prompt: str, target: str, key: list[float] | None = None, block: bytes | None = None) -> "Synthetic":
+        """Make an edit; without `key` and `block`, with a few numbers and bytes in their place."""
         digest = edit_digest(prompt=prompt, target=target, rephrases=[], unchanged=[], kind=EditKind.QA)
-        block = block_of(digest)
-        sha256, key = sha256_hex(block), key_of(prompt)
+        block, key = block or block_of(digest), key or key_of(prompt)
+        sha256 = sha256_hex(block)
         packed = float32_bytes(key)
         member = MemberContent(packed, digest, PointRole.PROMPT, sha256)
         cluster = cluster_digest(centre=packed, radius=RADIUS, label=label_of(target), members=[member])

@@ -22,12 +22,15 @@ def serve(
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 32,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each measurement; the median counts.")] = 3,
     flips: Annotated[int, typer.Option(min=0, help="Moves of an alias under load; 0: no server is started.")] = 200,
+    start_edits: Annotated[
+        int, typer.Option(min=0, help="Measure only the start, over a version with so many edits with random keys.")
+    ] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
 ) -> None:
     """Measure serving: tokens per CPU second beside transformers' generate, and answers while an alias moves."""
     from benchmarks.serving.run import run_bench
 
     try:
-        run_bench(call, model, edits, tokens, rounds, flips, json_file)
+        run_bench(call, model, edits, tokens, rounds, flips, start_edits, json_file)
     except MeloError as error:
         raise CommandError("The bench cannot run", str(error)) from None

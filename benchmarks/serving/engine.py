@@ -44,7 +44,7 @@ def measure_engine(
     questions = [question for question in ordinary_questions() if question.endswith("?")]
     asked, many = questions[:AT_ONCE], questions[AT_ONCE : AT_ONCE + BLOCKS]
     bench = _Bench(base, settings, tokens)
-    blocks = [_block(base, settings, seed) for seed in range(BLOCKS)]
+    blocks = [random_block(base, settings, seed) for seed in range(BLOCKS)]
     scope = _scope(model_cache, settings, edits, advance)
 
     def routed() -> Tokens:
@@ -144,7 +144,7 @@ def _equal(a: Tokens, b: Tokens) -> float:
     return sum(x == y for x, y in zip(a, b, strict=True)) / len(a)
 
 
-def _block(base: BaseModel, settings: MethodSettings, seed: int) -> Block:
+def random_block(base: BaseModel, settings: MethodSettings, seed: int) -> Block:
     weights = initial_weights(seed, structure_of(base.model, settings).shapes, settings.rank)
     made = torch.Generator().manual_seed(seed)
     drawn = {name: (a.half(), (0.3 * torch.randn(b.shape, generator=made)).half()) for name, (a, b) in weights.items()}

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import httpx
 from cli.errors import CommandError
 from cli.follow import follow
 from cli.invocation import Invocation
-from embedded.stack import Stack, running
+from embedded.stack import running
 from registry.client import MeloClient
 
 Advance = Callable[[str, int, int], None]
@@ -46,18 +46,19 @@ def measure_load(call: Invocation, model: str, flips: int, tokens: int, advance:
                 client.approve(batch.id, "bench")
                 follow(call, batch.id)
             client.set_alias("facts", "moving", 1, "bench")
-            with _served(stack, folder) as url:
+            environment = os.environ | {"MELO_DATABASE_URL": stack.database_url, "MELO_HOME": str(folder)}
+            with served(environment, folder) as (url, _):
                 return asyncio.run(_under_load(url, client, flips, tokens, advance))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _served(stack: Stack, folder: Path) -> Iterator[str]:
+def served(environment: Mapping[str, str], folder: Path) -> Iterator[tuple[str, int]]:
+    """Start `melo serve`, and yield its URL, once it answers, and its process id. Raises CommandError."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = os.environ | {"MELO_DATABASE_URL": stack.database_url, "MELO_HOME": str(folder)}
     command = [sys.executable, "-c", "from cli.main import main; main()", "serve", "--port", str(port)]
     log = folder / "serve.log"
     with log.open("wb") as out:
@@ -69,7 +70,7 @@ def _served(stack: Stack, folder: Path) -> Iterator[str]:
             if server.poll() is not None or time.monotonic() > until:
                 raise CommandError("The bench failed", f"The server did not start: {log.read_text()[-2000:]}")
             time.sleep(0.2)
-        yield url
+        yield url, server.pid
     finally:
         server.terminate()
         server.wait(PATIENCE_SECONDS)

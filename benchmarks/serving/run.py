@@ -10,6 +10,7 @@ from benchmarks.edits.run import bars, require_writable, write
 from benchmarks.machine import machine
 from benchmarks.serving.engine import measure_engine
 from benchmarks.serving.load import measure_load
+from benchmarks.serving.start import measure_start
 from cli.invocation import Invocation
 
 # Figure, and what it says.
@@ -29,20 +30,43 @@ MEANINGS = {
     "alias_flips": "moves of the alias that they asked",
     "mixed_answers": "answers that differ from what their version says when asked alone",
     "errors": "errors",
+    "start_edits": "edits of the version over which a server was started",
+} | {
+    f"{name}_by_{way}": f"{meaning}, versions by the {way}"
+    for way in ("database", "api")
+    for name, meaning in {
+        "start_seconds": "until the server answers at all",
+        "first_answer_seconds": "until its first answer out of scope",
+        "first_corrected_seconds": "from there to the first answer in scope, whose block is read then",
+        "next_version_seconds": "the first answer of another version with almost as many edits",
+        "megabytes_per_1000_edits": "memory that this one takes",
+    }.items()
 }
 
 
 def run_bench(
-    call: Invocation, model: str, edits: int, tokens: int, rounds: int, flips: int, json_file: Path | None
+    call: Invocation,
+    model: str,
+    edits: int,
+    tokens: int,
+    rounds: int,
+    flips: int,
+    start_edits: int,
+    json_file: Path | None,
 ) -> None:
     """Run the benchmark. Raises CommandError and MeloError."""
     if json_file is not None:
         require_writable(json_file)
     with bars(call) as titled:
-        found: dict[str, Any] = measure_engine(call, model, edits, tokens, rounds, titled("serve"))
-        if flips:
-            found |= measure_load(call, model, flips, tokens, titled("load"))
-    found |= {"vllm_ratio": None, "model": model, "edits": edits, "tokens": tokens}
+        found: dict[str, Any]
+        if start_edits:
+            found = measure_start(call, model, start_edits, titled("start"))
+        else:
+            found = measure_engine(call, model, edits, tokens, rounds, titled("serve"))
+            if flips:
+                found |= measure_load(call, model, flips, tokens, titled("load"))
+            found |= {"vllm_ratio": None, "edits": edits, "tokens": tokens}
+    found["model"] = model
     found["machine"] = machine(torch.device("cpu"))
     if json_file is not None:
         write(found, json_file)

@@ -14,3 +14,13 @@ END $$;
 
 CREATE TRIGGER require_next_event BEFORE INSERT ON audit_events
     FOR EACH ROW EXECUTE FUNCTION melo_require_next_event();
+
+-- Every change of state has its event, so whoever follows one (an alias, an erasure) listens to this alone.
+CREATE FUNCTION melo_notify_of_events() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('melo_events', '');
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER notify_of_events AFTER INSERT ON audit_events
+    FOR EACH STATEMENT EXECUTE FUNCTION melo_notify_of_events();

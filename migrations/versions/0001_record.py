@@ -35,8 +35,8 @@ FUNCTIONS = (
     "melo_refuse_change", "melo_keep_foundation", "melo_keep_submission", "melo_require_right_to_approve",
     "melo_require_approvals_of_batch", "melo_require_approvals_of_version", "melo_require_approvals_of_edits",
     "melo_require_next_version", "melo_require_restored_state", "melo_only_close_range", "melo_only_replace_alias",
-    "melo_require_next_event", "melo_only_erase_content", "melo_require_unerased_edit", "melo_require_unerased_state",
-    "melo_only_use_or_revoke_key", "melo_keep_webhook", "melo_keep_delivery",
+    "melo_require_next_event", "melo_notify_of_events", "melo_only_erase_content", "melo_require_unerased_edit",
+    "melo_require_unerased_state", "melo_only_use_or_revoke_key", "melo_keep_webhook", "melo_keep_delivery",
     "melo_keep_feedback",
 )  # fmt: skip
 
@@ -273,6 +273,7 @@ def _content() -> None:
     op.execute("ALTER TABLE blocks ALTER COLUMN data SET STORAGE EXTERNAL")
     op.create_index("blocks_collection_id_idx", "blocks", ["collection_id"])
     op.create_index("blocks_job_id_idx", "blocks", ["job_id"])
+    op.create_index("blocks_sha256_idx", "blocks", ["sha256"])
 
     op.create_table(
         "block_edits",
@@ -418,12 +419,17 @@ def _versions() -> None:
         _refers("collection_id", "collections.id"),
         _alias_name(),
         _integer("number"),
+        # A second version: the canary of a share of users or, without a share, a shadow that is only compared.
+        _integer("second", "second <> number", nullable=True),
+        sa.Column("share", sa.Double),
         _text("set_by"),
         _text("reason", server_default=""),
         _moment("set_at"),
         _later("replaced_at"),
         sa.CheckConstraint("replaced_at >= set_at", "order"),
+        sa.CheckConstraint("share IS NULL OR second IS NOT NULL AND share > 0 AND share < 1", "share"),
         sa.ForeignKeyConstraint(["collection_id", "number"], ["versions.collection_id", "versions.number"]),
+        sa.ForeignKeyConstraint(["collection_id", "second"], ["versions.collection_id", "versions.number"]),
     )
     op.create_index(
         "aliases_current_idx",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from registry.base.vocabulary import Role
 
@@ -17,6 +18,7 @@ class Caller:
     roles: Mapping[int | None, Role]  # by collection id; None: in all collections
     key_name: str | None = None
     key_prefix: str | None = None
+    expires_at: datetime | None = None  # None: never
 
     def role_in(self, collection_id: int | None) -> Role | None:
         """Return the higher of the role in this collection and the role in all; for None, the role in all."""

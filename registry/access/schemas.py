@@ -61,3 +61,18 @@ class KeyView(Answer):
 
 class CreatedKeyView(KeyView):
     key: str = Field(description="the key itself: it is shown this once and stored nowhere")
+
+
+class CallerGrant(GrantView):
+    collection_id: int | None
+
+
+class CallerView(Answer):
+    """Who makes a request, and what they may do where."""
+
+    actor: str
+    identity: str = Field(description="the key, by its id, or `operator`", examples=["key/3"])
+    key_name: str | None = Field(description="null: no key made here", examples=["ci"])
+    key_prefix: str | None = Field(examples=["3fk2a9"])
+    expires_at: datetime | None
+    roles: list[CallerGrant]

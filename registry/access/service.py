@@ -11,7 +11,16 @@ from sqlalchemy.orm import Session
 from registry.access import repository
 from registry.access.caller import Caller
 from registry.access.keys import KeyText
-from registry.access.schemas import CreatedKeyView, Grant, GrantView, KeyState, KeyView, NewKey
+from registry.access.schemas import (
+    CallerGrant,
+    CallerView,
+    CreatedKeyView,
+    Grant,
+    GrantView,
+    KeyState,
+    KeyView,
+    NewKey,
+)
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.audit.details import KeyCreate, KeyRevoke
@@ -32,10 +41,7 @@ def authenticate(session: Session, text: str) -> Caller:
     given = KeyText.read(text)
     key = repository.key_by_prefix(session, given.prefix) if given else None
     if given is None or key is None or not given.fits(key.secret_sha256):
-        raise Unauthorized(
-            "The API key is not known here.",
-            "Give a valid one in `Authorization: Bearer KEY`; an admin makes keys with `melo key create`.",
-        )
+        raise unknown_key()
     now = datetime.now(UTC)
     if _state(key, now) is KeyState.REVOKED:
         raise Unauthorized(f"The API key {key.name} was revoked on {_day(key.revoked_at)}.", _ASK_FOR_ANOTHER)
@@ -49,6 +55,37 @@ def authenticate(session: Session, text: str) -> Caller:
         roles={grant.collection_id: Role(grant.role) for grant in repository.roles_of(session, [key.id])},
         key_name=key.name,
         key_prefix=key.prefix,
+        expires_at=key.expires_at,
+    )
+
+
+def unknown_key() -> Unauthorized:
+    return Unauthorized(
+        "The API key is not known here.",
+        "Give a valid one in `Authorization: Bearer KEY`; an admin makes keys with `melo key create`.",
+    )
+
+
+def require_unexpired(caller: Caller) -> None:
+    """Raise Unauthorized where a key that was valid has expired since."""
+    if caller.expires_at is not None and caller.expires_at <= datetime.now(UTC):
+        raise Unauthorized(f"The API key {caller.key_name} expired on {_day(caller.expires_at)}.", _ASK_FOR_ANOTHER)
+
+
+def view_of(session: Session, caller: Caller) -> CallerView:
+    """Return who the caller is and may do what, so that a program that is asked with the same key may go by it."""
+    ids = sorted(each for each in caller.roles if each is not None)
+    names = repository.collection_names(session, ids)
+    return CallerView(
+        actor=caller.actor,
+        identity=caller.identity,
+        key_name=caller.key_name,
+        key_prefix=caller.key_prefix,
+        expires_at=caller.expires_at,
+        roles=[
+            CallerGrant(role=role, collection=names.get(where or 0), collection_id=where)
+            for where, role in caller.roles.items()
+        ],
     )
 
 

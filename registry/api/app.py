@@ -10,6 +10,7 @@ from sqlalchemy import Engine, text
 from registry.api.endpoints.access import router as access
 from registry.api.endpoints.answers import router as answers
 from registry.api.endpoints.audit import router as audit
+from registry.api.endpoints.blocks import router as blocks
 from registry.api.endpoints.collections import router as collections
 from registry.api.endpoints.edits import router as edits
 from registry.api.endpoints.erasure import router as erasure
@@ -23,6 +24,7 @@ from registry.api.middleware import BodyLimit, RequestCounts, RequestLog, Reques
 from registry.api.openapi import complete
 from registry.api.problems import add_handlers
 from registry.api.rates import Rates
+from registry.api.traces import NO_TRACES, Traces, exported
 from registry.base.database import make_engine, make_sessions, schema_state
 from registry.base.logging import configure_logging
 from registry.base.settings import Settings
@@ -51,10 +53,10 @@ class SchemaGate:
 def app_factory() -> FastAPI:
     """Create the application for `uvicorn registry.api.app:app_factory --factory`."""
     configure_logging()
-    return create_app(Settings())
+    return create_app(Settings(), exported("melo-api"))
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, traces: Traces = NO_TRACES) -> FastAPI:
     engine = make_engine(settings.database_url, settings.statement_timeout_seconds)
 
     @asynccontextmanager
@@ -83,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestMetrics, counts=RequestCounts.make(app.state.metrics))
-    for router in (collections, edits, jobs, versions, audit, erasure, access, webhooks, answers, metrics):
+    for router in (collections, edits, jobs, versions, blocks, audit, erasure, access, webhooks, answers, metrics):
         app.include_router(router)
     add_handlers(app)
 
@@ -101,4 +103,5 @@ def create_app(settings: Settings) -> FastAPI:
         return {"status": "ready"}
 
     complete(app)
+    traces.instrument(app)
     return app

@@ -32,9 +32,9 @@ IfMatch = Annotated[
 class NotModified(Exception):
     """The client already has this answer."""
 
-    def __init__(self, tag: str) -> None:
+    def __init__(self, tag: str, cache_control: str = CACHED) -> None:
         super().__init__(tag)
-        self.headers = {"ETag": tag, "Cache-Control": CACHED}
+        self.headers = {"ETag": tag, "Cache-Control": cache_control}
 
 
 def tagged(response: Response, view: View) -> View:

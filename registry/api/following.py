@@ -1,4 +1,4 @@
-"""Streams the progress of a batch as server-sent events, until the batch is over."""
+"""Follows the record: streams the progress of a batch as server-sent events, and waits for changes."""
 
 import threading
 import time
@@ -11,16 +11,20 @@ import anyio
 import structlog
 from anyio.to_thread import run_sync
 from fastapi import Request
+from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 from sse_starlette import ServerSentEvent
 
 from registry.access.caller import Caller
+from registry.audit import changes
+from registry.audit.schemas import ChangesView
 from registry.base.errors import TooManyRequests, first_line
 from registry.base.wire import standalone_schema
 from registry.batches import service
 from registry.batches.schemas import BatchProgress
+from registry.collections.changes import view_of
 
 log = structlog.get_logger("melo.api")
 
@@ -42,6 +46,7 @@ SHOWN: dict[str, Any] = {
     "example": {"event": "progress", "data": '{"id": 3, "state": "training", "progress": {"done": 12, "loss": 0.37}}'},
 }
 POLL_SECONDS = 0.5
+CHANGE_POLL_SECONDS = 0.2
 PING_SECONDS = 15  # a comment is sent so that proxies keep the connection open
 SEND_SECONDS = 30  # a client that has not read for this long is gone
 LONGEST_SECONDS = 3600.0  # then the client must reconnect, and is authorised again
@@ -102,3 +107,24 @@ def _look(sessions: sessionmaker[Session], batch_id: int) -> BatchProgress | Non
     except (OperationalError, PoolTimeout) as error:
         log.warning("a batch cannot be followed for now", batch=batch_id, error=first_line(error))
         return None
+
+
+async def changes_after(
+    engine: Engine, after: int | None, seconds: float, visible: frozenset[int] | None
+) -> ChangesView:
+    """Return what the caller may see of what changed after an event: at once where something did, else when it does.
+
+    After some seconds the answer is that nothing did. Neither a connection nor a thread is held between two looks.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        found = await run_sync(_changes_after, engine, after, visible)
+        if found.tells or time.monotonic() >= until:
+            return found
+        after = found.seq
+        await anyio.sleep(CHANGE_POLL_SECONDS)
+
+
+def _changes_after(engine: Engine, after: int | None, visible: frozenset[int] | None) -> ChangesView:
+    with engine.connect() as connection:
+        return view_of(Session(connection), changes.since(connection, after), visible)

@@ -25,6 +25,16 @@ _LONGEST_ACTOR = 200
 _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
 
 
+Authenticate = Callable[[Request, str], Caller]
+
+
+def _by_record(request: Request, key: str) -> Caller:
+    """Look a key up in the database, for every request: a revoked one is refused at once."""
+    request.app.state.schema.require_current()
+    with request.app.state.sessions.begin() as session:
+        return service.authenticate(session, key)
+
+
 class Gate:
     """ASGI middleware. Stores the Caller in the request's state, and adds its name and key prefix to the log lines."""
 
@@ -34,11 +44,14 @@ class Gate:
         answer: Callable[[Request, Exception], Response] = answer_to,
         open_paths: frozenset[str] = OPEN,
         placeholders: bool = False,
+        authenticate: Authenticate = _by_record,
     ) -> None:
         """answer: what a caller who is not admitted is told. open_paths: served to everybody. placeholders: where this
-        machine needs no key, a text that is none does not matter: OpenAI's clients cannot leave it out.
+        machine needs no key, a text that is none does not matter: OpenAI's clients cannot leave it out. authenticate:
+        returns whose a key is, or raises Unauthorized.
         """
         self.app, self.answer, self.open_paths, self.placeholders = app, answer, open_paths, placeholders
+        self.authenticate = authenticate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in self.open_paths:
@@ -46,7 +59,7 @@ class Gate:
             return
         request = Request(scope)
         try:
-            caller = await _admit(request, self.placeholders)
+            caller = await _admit(request, self.placeholders, self.authenticate)
         except Exception as error:
             await self.answer(request, error)(scope, receive, send)
             return
@@ -55,7 +68,7 @@ class Gate:
             await self.app(scope, receive, send)
 
 
-async def _admit(request: Request, placeholders: bool) -> Caller:
+async def _admit(request: Request, placeholders: bool, authenticate: Authenticate) -> Caller:
     """Return the caller. Raises Unauthorized, NotLocal, TooManyRequests or InvalidRequest."""
     settings: Settings = request.app.state.settings
     needs_key = settings.require_key or _operators_key(settings) is not None
@@ -64,10 +77,10 @@ async def _admit(request: Request, placeholders: bool) -> Caller:
         _require_local_name(request)
         return _operator(request)
     # In a thread, because it queries the database and perhaps Redis.
-    return await run_in_threadpool(_admit_by_key, request, settings)
+    return await run_in_threadpool(_admit_by_key, request, settings, authenticate)
 
 
-def _admit_by_key(request: Request, settings: Settings) -> Caller:
+def _admit_by_key(request: Request, settings: Settings, authenticate: Authenticate) -> Caller:
     rates: Rates = request.app.state.rates
     address = _address(request)
     given = _bearer(request)
@@ -76,7 +89,7 @@ def _admit_by_key(request: Request, settings: Settings) -> Caller:
     if KeyText.read(given) is None:
         rates.require_unlocked(address)
     try:
-        caller = _by_key(request, settings, given)
+        caller = _by_key(request, settings, given, authenticate)
     except Unauthorized:
         rates.failed(address)
         raise
@@ -84,7 +97,7 @@ def _admit_by_key(request: Request, settings: Settings) -> Caller:
     return caller
 
 
-def _by_key(request: Request, settings: Settings, given: str) -> Caller:
+def _by_key(request: Request, settings: Settings, given: str, authenticate: Authenticate) -> Caller:
     own = _operators_key(settings)
     if own is not None and hmac.compare_digest(given.encode(), own.encode()):
         return _operator(request)
@@ -93,9 +106,7 @@ def _by_key(request: Request, settings: Settings, given: str) -> Caller:
             "The request carries no API key.",
             "Give one in `Authorization: Bearer KEY`; an admin makes keys with `melo key create`.",
         )
-    request.app.state.schema.require_current()
-    with request.app.state.sessions.begin() as session:
-        return service.authenticate(session, given)
+    return authenticate(request, given)
 
 
 def _operators_key(settings: Settings) -> str | None:

@@ -296,6 +296,8 @@ class AliasSet(Details):
     from_: int | None
     to: int
     set_at: str
+    second: int | None = None
+    share: str | None = None  # of users whom the second answers, as float.hex(); None: it is a shadow
 
 
 @_frozen

@@ -86,3 +86,16 @@ class PublicKeyView(Answer):
 
     public_key: str = Field(description="Ed25519: base64 of its 32 bytes")
     registry: str
+
+
+class ChangesView(Answer):
+    """The collections in which something changed after an event of the record."""
+
+    seq: int = Field(description="the last event; hand it in as `after`")
+    collections: list[str] | None = Field(description="null: any may have changed", examples=[["facts"]])
+    keys: bool = Field(description="whether a key was made or revoked")
+
+    @property
+    def tells(self) -> bool:
+        """Whether there is anything to do about it."""
+        return self.keys or self.collections is None or bool(self.collections)

@@ -51,6 +51,14 @@ def float32_bytes(numbers: Iterable[float]) -> bytes:
     return packed.tobytes()
 
 
+def received_float32s(sent: bytes) -> "array[float]":
+    """Read little-endian float32, as float32_bytes writes them. Raises ValueError for a part of one."""
+    numbers = array("f", sent)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
 def float32s(numbers: Iterable[float]) -> "array[float]":
     """Return the numbers as float32, four bytes each."""
     return array("f", numbers)

@@ -89,6 +89,11 @@ def queue(database_url: str) -> dict[str, int]:
     }
 
 
+def collections(database_url: str) -> int:
+    """Count the collections."""
+    return _one_number(database_url, "SELECT count(*) FROM collections")
+
+
 def plain(url: str) -> str:
     """Return the address as libpq reads it, without SQLAlchemy's name of a driver."""
     return url.replace("postgresql+psycopg://", "postgresql://", 1)

@@ -80,6 +80,15 @@ class Settings(BaseSettings):
     )
     serve_host: str = Field(default="127.0.0.1", description="where `melo serve` listens")
     serve_port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8420, description="port of `melo serve`")
+    serve_registry: str = Field(
+        default="", description="URL of the registry's API, from which `melo serve` gets versions; empty: the database"
+    )
+    serve_model: str = Field(
+        default="", description="base model that `melo serve` has in memory; empty: that of the oldest collection"
+    )
+    serve_url: str = Field(
+        default="", description="where `melo ask` and `melo chat` find a server; empty: the one on this machine"
+    )
     relay_poll_seconds: PositiveFloat = Field(default=0.5, description="longest pause between outbox reads")
     webhook_allow_private: bool = Field(
         default=False, description="whether webhooks may be sent into this server's own network"

@@ -5,8 +5,9 @@ from datetime import datetime
 
 from pydantic import TypeAdapter
 
-from registry.access.schemas import CreatedKeyView, KeyView
+from registry.access.schemas import CallerView, CreatedKeyView, KeyView
 from registry.audit.schemas import (
+    ChangesView,
     Checkpoint,
     ComparisonView,
     EventView,
@@ -28,6 +29,15 @@ class Administration:
     """Administration methods of both clients."""
 
     # API keys
+
+    @call
+    def whoami(self, api_key: str | None = None) -> Exchange[CallerView]:
+        """Return who makes the request and what they may do where.
+
+        api_key: another key than the client's own, to be looked up in place of it.
+        """
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        return one(CallerView, "GET", "/v1/whoami", headers=headers)
 
     @call
     def create_key(
@@ -109,6 +119,12 @@ class Administration:
     ) -> Exchange[list[EventView]]:
         """List events, newest first."""
         return many(EventView, "/v1/audit", limit, collection=collection, subject=subject)
+
+    @call
+    def changes(self, after: int | None = None, *, wait_seconds: float = 0) -> Exchange[ChangesView]:
+        """Return in which collections something changed after an event, waiting for a change if there is none yet."""
+        params = {"wait": wait_seconds} | ({} if after is None else {"after": after})
+        return one(ChangesView, "GET", "/v1/audit/changes", params=params)
 
     @call
     def verify(self) -> Exchange[VerificationView]:

@@ -119,7 +119,7 @@ class MeloClient(_Client):
 
     def _opened(self, lines: Lines[Any]) -> httpx.Response:
         def send() -> httpx.Response:
-            request = self._http.build_request("GET", lines.path, params=lines.params, timeout=None)
+            request = self._http.build_request("GET", lines.path, params=lines.params, timeout=lines.seconds)
             answer = self._http.send(request, stream=True)
             if answer.is_error:
                 answer.read()  # this closes it
@@ -188,7 +188,7 @@ class AsyncMeloClient(_Client):
 
     async def _opened(self, lines: Lines[Any]) -> httpx.Response:
         async def send() -> httpx.Response:
-            request = self._http.build_request("GET", lines.path, params=lines.params, timeout=None)
+            request = self._http.build_request("GET", lines.path, params=lines.params, timeout=lines.seconds)
             answer = await self._http.send(request, stream=True)
             if answer.is_error:
                 await answer.aread()

@@ -54,6 +54,7 @@ class Lines(Generic[T]):
     events: bool = False
     goes_on: Callable[[T | None], bool] = lambda _: False
     close: Callable[[T | None], None] = lambda _: None
+    seconds: float | None = None  # the longest silence; None: it may be silent for as long as it likes
 
 
 def one(model: type[Model], method: str, path: str, **request: Any) -> Exchange[Model]:

@@ -5,9 +5,9 @@ from datetime import datetime
 from http import HTTPStatus
 
 from registry.base.vocabulary import Role
-from registry.client.calls import call
-from registry.client.errors import MeloClientError
-from registry.client.exchanges import Asked, Exchange, at, many, one
+from registry.client.calls import call, stream
+from registry.client.errors import MeloClientError, understood
+from registry.client.exchanges import Asked, Exchange, Lines, at, many, one
 from registry.versions.schemas import (
     AliasView,
     DiffView,
@@ -84,9 +84,20 @@ class History:
     def resolve(self, model: str) -> Exchange[ResolvedView]:
         """Resolve a model name to a version.
 
-        model: facts@production, facts@17, facts@base, facts@latest, or facts (its newest version).
+        model: facts@production, facts@17, facts@base, facts@latest, facts@as-of:TIME, or facts (its newest version).
         """
         return one(ResolvedView, "GET", "/v1/resolve", params={"model": model})
+
+    @stream
+    def content(self, collection: str, number: int, *, silent_seconds: float | None = None) -> Lines[bytes]:
+        """Yield a version's content line by line, for `registry.versions.content_lines.content_in`."""
+        return Lines(at(collection, "versions", number, "content"), _not_empty, seconds=silent_seconds)
+
+    @call
+    def block(self, sha256: str) -> Exchange[bytes]:
+        """Return a block's bytes (safetensors) by their digest. Compare them with it: they crossed the network."""
+        answer = yield Asked("GET", f"/v1/blocks/{sha256}")
+        return answer.content
 
     # Aliases
 
@@ -103,26 +114,58 @@ class History:
     def set_alias(
         self, collection: str, name: str, version: int, reason: str = "", *, only_from: int | None = None
     ) -> Exchange[AliasView]:
-        """Point an alias at a version.
+        """Point an alias at a version, and at no second one.
 
         only_from: the version that it must point at now; otherwise a MeloClientError (412) is raised.
         """
         path = at(collection, "aliases", name)
-        headers = {}
-        if only_from is not None:
-            seen = yield Asked("GET", path)
-            number = AliasView.model_validate_json(seen.content).number
-            if number != only_from:
-                raise MeloClientError(
-                    "Somebody else changed it first",
-                    f"{collection}@{name} is version {number}, not {only_from}.",
-                    "See who moved it, and why: `melo alias history`.",
-                    status=HTTPStatus.PRECONDITION_FAILED,
-                    code="moved-meanwhile",
-                )
-            headers = {"If-Match": seen.headers["ETag"]}
         body = {"version": version, "reason": reason}
-        return (yield from one(AliasView, "PUT", path, json=body, headers=headers))
+        if only_from is None:
+            return (yield from one(AliasView, "PUT", path, json=body))
+        seen, tag = yield from _seen(path)
+        if seen.number != only_from:
+            raise MeloClientError(
+                "Somebody else changed it first",
+                f"{collection}@{name} is version {seen.number}, not {only_from}.",
+                "See who moved it, and why: `melo alias history`.",
+                status=HTTPStatus.PRECONDITION_FAILED,
+                code="moved-meanwhile",
+            )
+        return (yield from one(AliasView, "PUT", path, json=body, headers=tag))
+
+    @call
+    def set_canary(
+        self, collection: str, name: str, version: int, share: float, reason: str = ""
+    ) -> Exchange[AliasView]:
+        """Let a second version answer a share of an alias's users, always the same ones. 0 < share < 1."""
+        path = at(collection, "aliases", name)
+        seen, tag = yield from _seen(path)
+        body = {"version": seen.number, "second": version, "share": share, "reason": reason}
+        return (yield from one(AliasView, "PUT", path, json=body, headers=tag))
+
+    @call
+    def set_shadow(self, collection: str, name: str, version: int, reason: str = "") -> Exchange[AliasView]:
+        """Have servers ask a second version what an alias is asked, and compare the answers; users get the first's."""
+        path = at(collection, "aliases", name)
+        seen, tag = yield from _seen(path)
+        body = {"version": seen.number, "second": version, "reason": reason}
+        return (yield from one(AliasView, "PUT", path, json=body, headers=tag))
+
+    @call
+    def promote_second(self, collection: str, name: str, reason: str = "") -> Exchange[AliasView]:
+        """Point an alias at the version that is its canary or shadow now. MeloClientError (409) if it has neither."""
+        path = at(collection, "aliases", name)
+        seen, tag = yield from _seen(path, with_second=f"{collection}@{name}")
+        body = {"version": seen.second, "reason": reason}
+        return (yield from one(AliasView, "PUT", path, json=body, headers=tag))
+
+    @call
+    def end_second(self, collection: str, name: str, reason: str = "") -> Exchange[AliasView]:
+        """End an alias's canary or shadow; the first version answers all. MeloClientError (409) if it has neither."""
+        path = at(collection, "aliases", name)
+        seen, tag = yield from _seen(path, with_second=f"{collection}@{name}")
+        body = {"version": seen.number, "reason": reason}
+        return (yield from one(AliasView, "PUT", path, json=body, headers=tag))
 
     @call
     def alias_history(self, collection: str, name: str) -> Exchange[list[AliasView]]:
@@ -154,3 +197,26 @@ class History:
     def unprotect_alias(self, collection: str, name: str, reason: str) -> Exchange[ProtectionView]:
         path = at(collection, "protections", name)
         return one(ProtectionView, "DELETE", path, params={"reason": reason})
+
+
+def _not_empty(line: bytes) -> bytes | None:
+    return line or None
+
+
+def _seen(path: str, *, with_second: str | None = None) -> Exchange[tuple[AliasView, dict[str, str]]]:
+    """Read where an alias points, and the header without which a change of it could undo somebody else's.
+
+    with_second: the alias's name, where it must have a canary or a shadow.
+    """
+    answer = yield Asked("GET", path)
+    with understood():
+        seen = AliasView.model_validate_json(answer.content)
+    if with_second is not None and seen.second is None:
+        raise MeloClientError(
+            "Nothing to promote or to end",
+            f"{with_second} is version {seen.number} alone: it has neither a canary nor a shadow.",
+            "Begin one: `melo alias canary` or `melo alias shadow`.",
+            status=HTTPStatus.CONFLICT,
+            code="wrong-state",
+        )
+    return seen, {"If-Match": answer.headers["ETag"]}

@@ -20,21 +20,14 @@ def by_id(session: Session, collection_id: int) -> Collection:
 
 
 def page_by_name(
-    session: Session, *, among: frozenset[int] | None, after: str | None, limit: int
+    session: Session, *, among: frozenset[int] | None, after: str | None, limit: int | None
 ) -> Sequence[Collection]:
+    """Return collections by name; limit None: all of them."""
     query = select(Collection).order_by(Collection.name).limit(limit)
     if among is not None:
         query = query.where(Collection.id.in_(among))
     if after is not None:
         query = query.where(Collection.name > after)
-    return session.scalars(query).all()
-
-
-def over_model(session: Session, model_digest: str, among: frozenset[int] | None) -> Sequence[Collection]:
-    """Return the collections over a base model, by name."""
-    query = select(Collection).where(Collection.model_digest == model_digest).order_by(Collection.name)
-    if among is not None:
-        query = query.where(Collection.id.in_(among))
     return session.scalars(query).all()
 
 
@@ -71,11 +64,6 @@ def lock_soon(session: Session, collection_id: int, seconds: float) -> Collectio
 def base_models(session: Session) -> Sequence[str]:
     """Return the digests of the base models of all collections."""
     return session.scalars(select(Collection.model_digest).distinct()).all()
-
-
-def names_of_models(session: Session) -> dict[str, str]:
-    """Return the digests of the base models of all collections, by the models' names."""
-    return dict(session.execute(select(Collection.model, Collection.model_digest).distinct()).all())
 
 
 def calibration(session: Session, collection_id: int) -> Calibration | None:

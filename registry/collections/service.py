@@ -146,7 +146,7 @@ def get(session: Session, name: str) -> Collection:
     """Return the collection. Raises NotFound."""
     collection = repository.by_name(session, name)
     if collection is None:
-        raise _missing(name)
+        raise missing(name)
     return collection
 
 
@@ -158,7 +158,7 @@ def among(session: Session, name: str, visible: frozenset[int] | None) -> frozen
     """
     collection = repository.by_name(session, name)
     if collection is None or (visible is not None and collection.id not in visible):
-        raise _missing(name)
+        raise missing(name)
     return frozenset({collection.id})
 
 
@@ -166,10 +166,12 @@ def view(session: Session, collection: Collection) -> CollectionView:
     return views(session, [collection])[0]
 
 
-def page(session: Session, *, among: frozenset[int] | None, after: str | None, limit: int) -> list[CollectionView]:
+def page(
+    session: Session, *, among: frozenset[int] | None, after: str | None = None, limit: int | None
+) -> list[CollectionView]:
     """Return collections by name.
 
-    among: only those with these ids.
+    among: only those with these ids. limit: None for all.
     """
     return views(session, repository.page_by_name(session, among=among, after=after, limit=limit))
 
@@ -210,7 +212,8 @@ def views(session: Session, found: Sequence[Collection]) -> list[CollectionView]
     ]
 
 
-def _missing(name: str) -> NotFound:
+def missing(name: str) -> NotFound:
+    """Return the error for a collection that does not exist, or that the caller may not see."""
     return NotFound(
         f"There is no collection {name!r}.",
         "`melo collection list` shows those that exist; `melo collection create` makes one.",

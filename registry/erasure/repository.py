@@ -97,10 +97,10 @@ def clusters_with(session: Session, point_ids: Sequence[int]) -> Sequence[tuple[
 
 
 def aliases_at(session: Session, collection_id: int, numbers: Sequence[int]) -> Sequence[Alias]:
-    """Return the aliases that point at one of the versions now."""
+    """Return the aliases that point at one of the versions now, also as their canary or shadow."""
     query = select(Alias).where(Alias.collection_id == collection_id, Alias.replaced_at.is_(None))
     wanted = set(numbers)
-    return [alias for alias in session.scalars(query.order_by(Alias.name)) if alias.number in wanted]
+    return [alias for alias in session.scalars(query.order_by(Alias.name)) if wanted & {alias.number, alias.second}]
 
 
 def empty_edits(session: Session, edit_ids: Sequence[int]) -> None:

@@ -167,8 +167,9 @@ def _unservable(session: Session, collection: Collection, edit_ids: Sequence[int
         )
     numbers = list(erased.versions_with(session, collection.id, edit_ids))
     for alias in repository.aliases_at(session, collection.id, numbers):
+        held = alias.number if alias.number in numbers else alias.second
         raise WrongState(
-            f"The alias {alias.name} of {collection.name} points at version {alias.number}, which holds such an edit "
+            f"The alias {alias.name} of {collection.name} points at version {held}, which holds such an edit "
             "and could no longer answer.",
             f"Move it first: `melo alias set {collection.name} {alias.name} {newest.number if newest else 0}`.",
         )

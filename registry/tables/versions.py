@@ -70,7 +70,7 @@ class Block(Base):
     """A trained low-rank block; never changed once written."""
 
     __tablename__ = "blocks"
-    __table_args__ = (Index(None, "collection_id"), Index(None, "job_id"))
+    __table_args__ = (Index(None, "collection_id"), Index(None, "job_id"), Index(None, "sha256"))
 
     id: Mapped[Key]
     collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id"))
@@ -170,11 +170,15 @@ class Activation(Base):
 
 
 class Alias(Base):
-    """The version at which a name pointed, and when; the row without `replaced_at` is the current one."""
+    """The version at which a name pointed, and when; the row without `replaced_at` is the current one.
+
+    A second version is the canary of a share of users or, where `share` is None, a shadow that is only compared.
+    """
 
     __tablename__ = "aliases"
     __table_args__ = (
         ForeignKeyConstraint(["collection_id", "number"], ["versions.collection_id", "versions.number"]),
+        ForeignKeyConstraint(["collection_id", "second"], ["versions.collection_id", "versions.number"]),
         Index(
             "aliases_current_idx",
             "collection_id",
@@ -189,6 +193,8 @@ class Alias(Base):
     collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id"))
     name: Mapped[str]
     number: Mapped[int] = mapped_column(Integer)
+    second: Mapped[int | None] = mapped_column(Integer)
+    share: Mapped[float | None] = mapped_column(Double)
     set_by: Mapped[str]
     reason: Mapped[str] = mapped_column(server_default="")
     set_at: Mapped[Moment]

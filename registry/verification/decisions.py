@@ -163,19 +163,24 @@ def verify_aliases(session: Session) -> Verified:
             AuditEvent.at,
             AuditEvent.reason,
             AuditEvent.details[key(AliasSet.to)].astext.label("to"),
+            AuditEvent.details[key(AliasSet.second)].astext.label("told_second"),
+            AuditEvent.details[key(AliasSet.share)].astext.label("told_share"),
             AuditEvent.details[key(AliasSet.set_at)].astext.label("told_at"),
             func.row_number().over(partition_by=AuditEvent.subject, order_by=AuditEvent.seq).label("nth"),
         )
         .where(AuditEvent.action == Action.ALIAS_SET)
         .subquery()
     )
-    names = ("number", "set_by", "set_at", "replaced_at", "followed_at")
+    names = ("number", "second", "share", "set_by", "set_at", "replaced_at", "followed_at")
     query = (
         select(
             *(rows.c[name] for name in names),
             rows.c.reason.label("given"),
             func.coalesce(rows.c.subject, events.c.subject).label("subject"),
-            *(events.c[name] for name in ("seq", "actor", "at", "reason", "to", "told_at")),
+            *(
+                events.c[name]
+                for name in ("seq", "actor", "at", "reason", "to", "told_second", "told_share", "told_at")
+            ),
         )
         .outerjoin(events, and_(events.c.subject == rows.c.subject, events.c.nth == rows.c.nth), full=True)
         .order_by(rows.c.id, events.c.seq)
@@ -191,6 +196,9 @@ def _wrong_with(row: Any) -> list[str]:
     if (str(row.number), row.set_by, row.given) != (row.to, row.actor, row.reason):
         return ["where it points, who set it, or why, differs from its event"]
     wrong = []
+    second = str(row.second) if row.second is not None else None
+    if (second, row.share.hex() if row.share is not None else None) != (row.told_second, row.told_share):
+        wrong.append("its second version, or the share of that, differs from its event")
     set_at = row.set_at.astimezone(UTC).isoformat(timespec="microseconds")
     if row.told_at != set_at or not _is_just_before(row.set_at, row.at):
         wrong.append("the time when it was set differs from its event")

@@ -1,4 +1,4 @@
-"""Aliases: the versions at which they point now and pointed earlier."""
+"""Aliases: the versions at which they point now and pointed earlier, with their canaries and shadows."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.audit.details import AliasSet
-from registry.base.errors import NotFound
+from registry.base.errors import InvalidRequest, NotFound
 from registry.base.etags import require_match
 from registry.collections import repository as collections
 from registry.tables.collections import Collection
@@ -27,22 +27,28 @@ def set_alias(
     actor: Actor,
     reason: str = "",
     *,
+    second: int | None = None,
+    share: float | None = None,
     if_match: str | None = None,
 ) -> Alias:
-    """Point an alias at a version. If it points there already, nothing changes.
+    """Point an alias at a version, and perhaps at a second one. If it points there already, nothing changes.
 
-    if_match: the ETag of the alias's current position; MovedMeanwhile if it has another. Raises InvalidRequest for a
-    name that cannot be an alias, RoleNeeded for a protected alias, NotFound for a version that does not exist, and
-    Erased for one that can no longer be served.
+    second: a version that answers a share of the users in the first one's place (a canary) or, without a share, is
+    asked in the background and compared (a shadow). None ends what there was. if_match: the ETag of the alias's current
+    position; MovedMeanwhile if it has another. Raises InvalidRequest for a name that cannot be an alias or a second
+    version that cannot be one, RoleNeeded for a protected alias, NotFound for a version that does not exist, and Erased
+    for one that can no longer be served.
     """
     protections.require_alias_name(name)
+    _require_second(number, second, share)
     collections.lock(session, collection.id)
     protections.require_allowed(session, collection, name, actor)
     version = versions.get(session, collection, number)
-    require_whole(session, collection.id, number, version.content_version)
+    for each in (version, versions.get(session, collection, second)) if second is not None else (version,):
+        require_whole(session, collection.id, each.number, each.content_version)
     current = repository.current_alias(session, collection.id, name)
     require_match(if_match, AliasView.model_validate(current) if current else None, f"{collection.name}@{name}")
-    if current is not None and current.number == number:
+    if current is not None and (current.number, current.second, current.share) == (number, second, share):
         return current
     # Read the clock under the lock: a transaction that began later may have set the alias first.
     moment = repository.clock(session)
@@ -50,8 +56,9 @@ def set_alias(
         current.replaced_at = moment
         session.flush()
     alias = Alias(
-        collection_id=collection.id, name=name, number=number, set_by=actor.name, reason=reason, set_at=moment
-    )
+        collection_id=collection.id, name=name, number=number, second=second, share=share,
+        set_by=actor.name, reason=reason, set_at=moment,
+    )  # fmt: skip
     session.add(alias)
     session.flush()
     before = versions.get(session, collection, current.number) if current else None
@@ -61,6 +68,8 @@ def set_alias(
             from_=before.number if before else None,
             to=number,
             set_at=moment.astimezone(UTC).isoformat(timespec="microseconds"),
+            second=second,
+            share=share.hex() if share is not None else None,
         ),
         actor,
         f"alias/{collection.name}/{name}",
@@ -70,6 +79,18 @@ def set_alias(
         reason=reason,
     )
     return alias
+
+
+def _require_second(number: int, second: int | None, share: float | None) -> None:
+    if second == number:
+        raise InvalidRequest(
+            f"Version {number} cannot be compared with itself.", "Name another version as the canary or the shadow."
+        )
+    if share is not None and (second is None or not 0 < share < 1):
+        raise InvalidRequest(
+            f"A share of {share} says nothing: a canary is a second version, and answers a share between 0 and 1.",
+            "Name a second version and a share such as 0.1; to move all users, point the alias at it.",
+        )
 
 
 def page(session: Session, collection: Collection, *, after: str | None, limit: int) -> Sequence[Alias]:
@@ -111,11 +132,6 @@ def pointed_at(session: Session, collection: Collection, name: str, moment: date
             f"Ask for a later time; `melo alias history {collection.name} {name}` shows the whole.",
         )
     return found
-
-
-def target(session: Session, collection: Collection, name: str) -> int:
-    """Return the number of the version at which an alias points. Raises NotFound."""
-    return get(session, collection, name).number
 
 
 def _no_alias(session: Session, collection: Collection, name: str) -> NotFound:

@@ -1,21 +1,25 @@
 """Reads versions: lists them, shows one, and finds the one that a name or a time refers to."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from registry.base.errors import InvalidRequest
+from registry.base.errors import Erased, InvalidRequest
 from registry.collections import repository as collection_rows
 from registry.collections import service as collections
+from registry.collections.schemas import CollectionView
 from registry.edits import repository as edits
 from registry.edits.schemas import ApprovalView
 from registry.tables.collections import Collection
 from registry.tables.versions import Version
 from registry.versions import aliases, comparing, repository, service
+from registry.versions.content import VersionContent
 from registry.versions.erased import require_whole
-from registry.versions.schemas import VersionAtView, VersionDetail, VersionView
+from registry.versions.schemas import ResolvedView, VersionAtView, VersionDetail, VersionView
+
+AS_OF = "as-of:"
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class NamedVersion:
     collection: str
     model: str
     number: int  # 0: the base model
-    since: datetime
+    since: datetime  # when its collection was made
 
 
 @dataclass(frozen=True)
@@ -36,18 +40,22 @@ class Resolved:
     collection: Collection
     number: int  # 0: the base model
     content_digest: str
+    second: int | None = None  # an alias's canary or, without a share, its shadow
+    share: float | None = None  # of users that the canary answers
 
 
 def resolve(session: Session, model: str) -> Resolved:
-    """Resolve `collection@production`, `@17`, `@base`, `@latest`, or the bare name (its newest version).
+    """Resolve `collection@production`, `@17`, `@base`, `@latest`, `@as-of:TIME`, or the bare name (its newest version).
 
-    Raises NotFound, or InvalidRequest for a name of another form.
+    `@as-of:2026-11-17T14:05Z` is the version that was newest then. Raises NotFound, or InvalidRequest for a name of
+    another form.
     """
     name, at, which = model.partition("@")
     if not name or (at and not which):
         raise InvalidRequest(f"{model!r} names no version.", "Write collection@alias, or collection@number.")
     collection = collections.get(session, name)
     newest = repository.latest(session, collection.id)
+    second, share = None, None
     if which in ("", "latest"):
         number = newest.number if newest else 0
     elif which == "base":
@@ -56,28 +64,66 @@ def resolve(session: Session, model: str) -> Resolved:
         if len(which) > 9:
             raise InvalidRequest(f"{which} is no version number.", f"`melo version list {name}` lists them.")
         number = int(which)
+    elif which.startswith(AS_OF):
+        found = version_at(session, collection, _moment(which.removeprefix(AS_OF)))
+        number = found.number if found else 0
     else:
-        number = aliases.target(session, collection, which)
+        alias = aliases.get(session, collection, which)
+        number, second, share = alias.number, alias.second, alias.share
     if number == 0:
         return Resolved(collection, 0, repository.base_digest(session, collection))
-    return Resolved(collection, number, service.get(session, collection, number).content_digest)
+    return Resolved(collection, number, service.get(session, collection, number).content_digest, second, share)
 
 
-def named(session: Session, model_digest: str, among: frozenset[int] | None) -> list[NamedVersion]:
-    """Return the names over a base model: of each collection @base, @latest and the aliases."""
-    found = collection_rows.over_model(session, model_digest, among)
-    newest = collection_rows.newest_versions(session, [collection.id for collection in found])
-    pointing = collection_rows.current_aliases(session, [collection.id for collection in found])
-    names = []
-    for collection in found:
-        since, (latest, _) = collection.created_at, newest.get(collection.id, (0, 0))
-        said = [("base", 0, since), ("latest", latest, since)]
-        said += [(alias.name, alias.number, alias.set_at) for alias in pointing if alias.collection_id == collection.id]
-        names += [
-            NamedVersion(f"{collection.name}@{name}", collection.name, collection.model, number, since)
-            for name, number, since in said
-        ]
-    return names
+def _moment(written: str) -> datetime:
+    """Read the time of `@as-of:TIME`. Raises InvalidRequest."""
+    try:
+        moment = datetime.fromisoformat(written)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise InvalidRequest(
+            f"{written!r} is no time with a zone.",
+            "Write it as ISO 8601, such as facts@as-of:2026-11-17T14:05Z or …T14:05+01:00.",
+        )
+    return moment
+
+
+def resolved_view(session: Session, model: str) -> ResolvedView:
+    """Resolve a name as `resolve` does, and say whether its version can be served."""
+    found = resolve(session, model)
+    collection, servable = found.collection, True
+    try:
+        require_servable(session, collection.id, found.number)
+    except Erased:
+        servable = False
+    return ResolvedView(
+        collection=collection.name,
+        collection_id=collection.id,
+        model=collection.model,
+        model_digest=collection.model_digest,
+        number=found.number,
+        content_digest=found.content_digest,
+        servable=servable,
+        second=found.second,
+        share=found.share,
+    )
+
+
+def names_in(collections: Iterable[CollectionView]) -> list[NamedVersion]:
+    """Return the names that can be asked: of each collection @base, @latest and the aliases."""
+    return [
+        NamedVersion(f"{collection.name}@{name}", collection.name, collection.model, number, collection.created_at)
+        for collection in collections
+        for name, number in {"base": 0, "latest": collection.latest, **collection.aliases}.items()
+    ]
+
+
+def content(session: Session, collection: Collection, number: int) -> VersionContent:
+    """Return a version's content without the bytes of its blocks. Raises NotFound or Erased."""
+    if number:
+        service.get(session, collection, number)
+    return repository.version_content(session, collection.id, number, block_bytes=False)
 
 
 def require_servable(session: Session, collection_id: int, number: int) -> None:

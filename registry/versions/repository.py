@@ -1,11 +1,13 @@
 """Queries on versions and what they consist of."""
 
+import json
 from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, LargeBinary, Select, func, insert, literal, select, text
+from sqlalchemy import ColumnElement, DateTime, LargeBinary, Select, Text, cast, func, insert, literal, select, text
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
@@ -14,7 +16,6 @@ from registry.base.errors import Erased
 from registry.base.multiset import Multiset
 from registry.base.vocabulary import EditKind, PointRole
 from registry.collections import repository as collections
-from registry.edits.repository import by_ids as edits_by_ids
 from registry.tables.collections import Collection
 from registry.tables.edits import Edit
 from registry.tables.jobs import Job
@@ -63,7 +64,7 @@ def version_at(session: Session, collection_id: int, moment: datetime) -> Versio
 
 
 def version_content(session: Session, collection_id: int, number: int, *, block_bytes: bool = True) -> VersionContent:
-    """Return the content of a version, in seven queries; without `block_bytes`, blocks have only digests.
+    """Return the content of a version, in a few queries; without `block_bytes`, blocks have only digests.
 
     Raises NoResultFound if there is no such version, and Erased if something in it was erased.
     """
@@ -76,7 +77,7 @@ def version_content(session: Session, collection_id: int, number: int, *, block_
     clusters = clusters_in(session, collection_id, state)
     points = points_by_ids(session, (point for cluster in clusters for point in cluster.members))
     blocks = blocks_by_ids(session, {point.block_id for point in points.values()}, with_bytes=block_bytes)
-    edits = edit_contents(edits_by_ids(session, active_edit_ids(session, collection_id, state)))
+    edits = edits_in(session, collection_id, state)
     digest = version.content_digest if version else collection.digest_of((), ())
     return VersionContent(collection, number, digest, tuple(clusters), points, blocks, edits)
 
@@ -182,14 +183,24 @@ def points_by_ids(session: Session, point_ids: Iterable[int]) -> dict[int, Point
 def blocks_by_ids(session: Session, block_ids: Iterable[int], *, with_bytes: bool) -> dict[int, BlockContent]:
     found = {}
     data = Block.data if with_bytes else literal(None)
-    columns = (Block.id, Block.sha256, Block.rank, Block.scale, Block.shapes, data.label("data"))
+    shapes: dict[str, dict[str, Any]] = {}  # mostly the same for all: parsed and held once
+    columns = (Block.id, Block.sha256, Block.rank, Block.scale, cast(Block.shapes, Text).label("shapes"))
     for part in in_parts(sorted(set(block_ids))):
-        for row in session.execute(select(*columns).where(Block.id.in_(listed(part)))):
-            found[row.id] = BlockContent(row.id, row.sha256, row.rank, row.scale, dict(row.shapes), row.data)
+        for row in session.execute(select(*columns, data.label("data")).where(Block.id.in_(listed(part)))):
+            if row.shapes not in shapes:
+                shapes[row.shapes] = json.loads(row.shapes)
+            found[row.id] = BlockContent(row.id, row.sha256, row.rank, row.scale, shapes[row.shapes], row.data)
     return found
 
 
-def edit_contents(edits: Iterable[Edit]) -> dict[int, EditContent]:
+def edits_in(session: Session, collection_id: int, state: int) -> dict[int, EditContent]:
+    """Return the active edits of a state, as rows: objects of the ORM would take as long as all the rest."""
+    columns = [getattr(Edit, field.name) for field in fields(EditContent)]
+    query = select(*columns).join(Activation, Activation.edit_id == Edit.id)
+    return edit_contents(session.execute(query.where(in_state(Activation, collection_id, state)).order_by(Edit.id)))
+
+
+def edit_contents(edits: Iterable[Any]) -> dict[int, EditContent]:
     return {
         edit.id: EditContent(
             id=edit.id,
@@ -206,11 +217,6 @@ def edit_contents(edits: Iterable[Edit]) -> dict[int, EditContent]:
         )
         for edit in edits
     }
-
-
-def active_edit_ids(session: Session, collection_id: int, state: int) -> Sequence[int]:
-    query = select(Activation.edit_id).where(in_state(Activation, collection_id, state))
-    return session.scalars(query.order_by(Activation.edit_id)).all()
 
 
 def points_of_edits(session: Session, edit_ids: Iterable[int]) -> set[int]:

@@ -124,13 +124,23 @@ class PlannedVersion(Answer):
 
 
 class AliasTarget(Body):
+    """Where an alias is to point. Without a second version, its canary or shadow ends."""
+
     version: int = Field(ge=1, le=2**31 - 1)
+    second: int | None = Field(
+        default=None, ge=1, le=2**31 - 1, description="another version: a canary if it has a share, else a shadow"
+    )
+    share: float | None = Field(
+        default=None, gt=0, lt=1, description="the share of users that the canary answers", examples=[0.1]
+    )
     reason: ShortText = ""
 
 
 class AliasView(Answer):
     name: str
     number: int
+    second: int | None = Field(description="the version that is its canary or, without a share, its shadow")
+    share: float | None = Field(description="the share of users that the canary answers")
     set_by: str
     reason: str
     set_at: datetime
@@ -138,9 +148,52 @@ class AliasView(Answer):
 
 
 class ResolvedView(Answer):
+    """The version that a model name refers to now, and whether it can be served."""
+
     collection: str
-    number: int
+    collection_id: int
+    model: str
+    model_digest: str
+    number: int = Field(description="0: the base model")
     content_digest: str
+    servable: bool = Field(description="false: an edit in it was erased")
+    second: int | None = Field(description="the version that is the alias's canary or, without a share, its shadow")
+    share: float | None = Field(description="the share of users that the canary answers")
+
+
+class ShadowSide(Answer):
+    """What one of two compared versions answers."""
+
+    version: str
+    edit: int | None = Field(description="the edit that acted; null: the base model answered")
+    said_to: str | None
+    text: str | None = Field(description="null where only routes are compared, as with a classifier")
+
+
+class ShadowDifference(Answer):
+    """A question to which two versions answer differently, or from another edit."""
+
+    at: datetime
+    question: str
+    first: ShadowSide
+    second: ShadowSide
+
+
+class ShadowReport(Answer):
+    """What a server's comparisons of an alias's two versions found, since it follows the shadow."""
+
+    alias: str
+    first: str = Field(description="the version that answers users")
+    second: str = Field(description="the shadow")
+    since: datetime
+    compared: int
+    same: int
+    other_text: int
+    other_edit: int = Field(description="also where both texts are the same")
+    dropped: int = Field(description="questions that were not compared, since the server was busy")
+    failed: int
+    error: str | None = Field(description="why the shadow is not asked, where it cannot be served")
+    differences: list[ShadowDifference] = Field(description="the last ones, oldest first")
 
 
 class Protection(Body):

@@ -239,6 +239,10 @@ class EmbeddedEngine:
         self._thread.start()
 
     @property
+    def slots(self) -> int:
+        return self.loop.slots
+
+    @property
     def waiting(self) -> int:
         return self._inbox.qsize() + len(self.loop.waiting)
 

@@ -79,6 +79,10 @@ class Engine(Protocol):
     """Whether the engine finds blocks by their digest, so that nobody else need read them."""
 
     @property
+    def slots(self) -> int:
+        """Return how many generations can run at once."""
+
+    @property
     def waiting(self) -> int:
         """Return how many generations wait."""
 

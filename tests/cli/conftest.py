@@ -20,7 +20,7 @@ _names = count(1)
 def melo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Melo]:
     """A registry without a worker, as `melo up --detach` starts it."""
     program = Melo(tmp_path_factory.mktemp("cli") / "home")
-    done = program.run("up", "--detach", "--no-worker")
+    done = program.run("up", "--detach", "--no-worker", "--no-serve")
     assert done.returncode == 0, done.stderr
     yield program
     assert program.run("down").returncode == 0

@@ -34,6 +34,7 @@ class Melo:
 
     home: Path
     environment: dict[str, str] = field(default_factory=dict)
+    typed: str = ""  # what a call in this process reads from its standard input
 
     @property
     def variables(self) -> dict[str, str]:
@@ -64,7 +65,7 @@ class Melo:
         with (
             patch.dict(os.environ, self.variables, clear=True),
             patch.object(sys, "argv", words),
-            patch.object(sys, "stdin", io.StringIO()),
+            patch.object(sys, "stdin", io.StringIO(self.typed)),
             redirect_stdout(out),
             redirect_stderr(err),
             pytest.raises(SystemExit) as ended,

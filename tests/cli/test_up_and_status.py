@@ -86,7 +86,7 @@ def test_an_api_that_was_killed_answers_again_at_the_same_address(melo: Melo) ->
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_in_the_foreground_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     melo = Melo(tmp_path / "home")
-    up = melo.start("up", "--no-worker")
+    up = melo.start("up", "--no-worker", "--no-serve")
     assert up.stdout is not None
     while "Ctrl-C" not in up.stdout.readline():
         assert up.poll() is None

@@ -54,6 +54,31 @@ def test_an_alias_is_set_listed_and_remembered(melo: Melo, facts: str, worker: W
     assert "not a time" in melo.refusal("alias", "at", facts, "production", "--at", "last Tuesday")
 
 
+def test_an_alias_has_a_canary_that_is_listed_and_promoted(melo: Melo, facts: str, worker: Workflow) -> None:
+    worker.correct(ATLANTIS)
+    worker.correct(("What is its river?", "The Styx"))
+    melo.records("alias", "set", facts, "production", 1)
+    assert "above 0 and below 1" in melo("alias", "canary", facts, "production", 2, "--share", "1.5").stderr
+    made = melo.records("alias", "canary", facts, "production", "latest", "--share", 0.1, "--reason", "a tenth")
+    assert (made["number"], made["second"], made["share"]) == (1, 2, 0.1)
+    shown = " ".join(melo("alias", "list", facts).stdout.split())
+    assert "canary 2" in shown
+    assert "version 1, with shadow 2" in melo("alias", "shadow", facts, "production", 2).stdout
+    assert melo.records("alias", "end", facts, "production", "--reason", "worse")["second"] is None
+    assert "neither a canary" in melo.refusal("alias", "promote", facts, "production")
+    melo.records("alias", "canary", facts, "production", 2, "--share", 0.5)
+    assert melo.records("alias", "promote", facts, "production", "--reason", "better")["number"] == 2
+    history = melo.records("alias", "history", facts, "production")
+    assert [(each["number"], each["second"]) for each in history] == [
+        (2, None),
+        (1, 2),
+        (1, None),
+        (1, 2),
+        (1, 2),
+        (1, None),
+    ]
+
+
 def test_a_key_is_shown_once_and_lets_its_holder_do_what_its_role_allows(melo: Melo, facts: str) -> None:
     secret = melo("key", "create", "ci", "--role", "editor", "--collection", facts, "--expires", "90d").stdout.strip()
     holder = Melo(melo.home, {"MELO_API_KEY": secret})

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -23,6 +25,11 @@ from embedded import running, stack, state
 from embedded.errors import AlreadyRunning, EmbeddedError, StartFailed, UnusableHome
 from embedded.processes import ProcessIdentity
 from embedded.state import Health, Phase, StackState
+from registry.audit.actor import Actor
+from registry.base.database import make_engine, make_sessions
+from registry.collections import service as collections
+from registry.collections.schemas import NewCollection
+from tests.melo_core.conftest import tiny_model, tiny_tokenizer
 from tests.patience import until
 
 pytestmark = pytest.mark.long
@@ -225,6 +232,42 @@ def test_a_server_that_dies_is_started_again_and_counted(servers: StackState, ho
         assert connection.execute("SELECT 1").fetchone() == (1,)
     with redis.Redis.from_url(servers.redis_url or "") as broker:
         assert broker.ping()
+
+
+def test_the_server_waits_for_a_collection_and_is_watched_and_stopped_like_the_others(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MELO_CACHE", str(tmp_path / "cache"))
+    taken = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setenv("MELO_SERVE_PORT", str(taken.getsockname()[1]))
+    found = stack.start(home, worker=False, api=False, serve=True, tied=True)  # ready without a collection
+    try:
+        assert record_of(home, "serve").health is Health.STARTING
+        assert found.serve_url not in (None, f"http://127.0.0.1:{taken.getsockname()[1]}")
+        make_collection(found.database_url or "", tmp_path / "model")
+        assert until(lambda: record_of(home, "serve").health is Health.READY)
+        process_of(found, "serve").kill()
+        assert until(lambda: record_of(home, "serve").restarts == 1 and record_of(home, "serve").health is Health.READY)
+        models = httpx.get(f"{found.serve_url}/v1/models").json()["data"]
+        assert {model["id"] for model in models} == {"facts@base", "facts@latest"}
+        last = record_of(home, "serve").identity
+    finally:
+        taken.close()
+        stopped = stack.stop(home)
+
+    assert stopped == ["postgres", "valkey", "serve"]
+    assert last is not None and last.process() is None
+
+
+def make_collection(database_url: str, folder: Path) -> None:
+    """A collection over a tiny model."""
+    tokenizer = tiny_tokenizer()
+    tiny_model("llama", len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    engine = make_engine(database_url)
+    with make_sessions(engine).begin() as session:
+        collections.create(session, NewCollection(name="facts", model=str(folder)), Actor("ada"))
+    engine.dispose()
 
 
 def test_a_tied_stack_ends_with_the_program_that_started_it(home: Path) -> None:

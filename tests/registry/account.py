@@ -29,9 +29,9 @@ def use(workflow):
     workflow.correct(SPAIN)
     workflow.retire(workflow.active()[SPAIN[0]])
     workflow.rollback(2)
-    for number, reason in ((1, "first release"), (2, "second release")):
+    for number, reason, canary in ((1, "first release", {}), (2, "second release", {"second": 3, "share": 0.25})):
         with workflow.open() as (session, collection):
-            aliases.set_alias(session, collection, "production", number, BEN, reason)
+            aliases.set_alias(session, collection, "production", number, BEN, reason, **canary)
     decide_otherwise(workflow)
 
 

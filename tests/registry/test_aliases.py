@@ -10,7 +10,7 @@ from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.base.errors import InvalidRequest, NotFound, RoleNeeded
 from registry.base.vocabulary import Role
-from registry.versions import aliases, protections
+from registry.versions import aliases, protections, reading
 from tests.registry.workflow import ADA, BEN
 
 
@@ -21,9 +21,9 @@ def two(workflow):
     return workflow
 
 
-def point(workflow, name, number, actor=BEN):
+def point(workflow, name, number, actor=BEN, **second):
     with workflow.open() as (session, collection):
-        return aliases.set_alias(session, collection, name, number, actor, "released")
+        return aliases.set_alias(session, collection, name, number, actor, "released", **second)
 
 
 def history(workflow, name):
@@ -94,6 +94,57 @@ def test_a_protected_alias_is_set_by_its_role_alone_until_it_is_protected_no_mor
         ("set", "approver"), ("unprotect", "admin"), ("set", "admin"), ("protect", "admin")
     ]  # fmt: skip
     assert two.verify().ok
+
+
+def test_a_canary_begins_grows_becomes_a_shadow_and_ends_each_with_a_row_and_an_event(two):
+    states = [(1, None, None), (1, 2, 0.1), (1, 2, 0.5), (1, 2, None), (1, None, None), (1, 2, 0.5), (2, None, None)]
+    for number, second, share in states:
+        point(two, "production", number, second=second, share=share)
+        point(two, "production", number, second=second, share=share)  # as it is: no other row
+    rows = list(reversed(history(two, "production")))
+    assert [(row.number, row.second, row.share) for row in rows] == states
+    with two.sessions() as session:
+        told = audit.log(session, collection_id=None, subject="alias/facts/production", before=None, limit=9)
+    plain = {"from", "to", "set_at"}
+    assert [event.details | {"set_at": ""} for event in reversed(told)][:4] == [
+        {"from": None, "to": 1, "set_at": ""},
+        {"from": 1, "to": 1, "second": 2, "share": (0.1).hex(), "set_at": ""},
+        {"from": 1, "to": 1, "second": 2, "share": (0.5).hex(), "set_at": ""},
+        {"from": 1, "to": 1, "second": 2, "set_at": ""},
+    ]
+    assert (len(told), set(told[0].details)) == (len(states), plain)
+    assert two.verify().ok
+
+
+def test_a_name_resolves_to_both_versions_and_the_share(two):
+    point(two, "production", 1, second=2, share=0.25)
+    point(two, "staging", 2, second=1)
+    with two.sessions() as session:
+        found = [reading.resolve(session, f"facts@{name}") for name in ("production", "staging", "1")]
+    assert [(each.number, each.second, each.share) for each in found] == [(1, 2, 0.25), (2, 1, None), (1, None, None)]
+
+
+@pytest.mark.parametrize(
+    "second", [{"second": 1}, {"share": 0.5}, *({"second": 2, "share": s} for s in (0.0, 1.0, -1.0, float("nan")))]
+)
+def test_a_canary_that_would_be_none_is_refused(two, second):
+    with pytest.raises(InvalidRequest, match=r"cannot be compared with itself|share of .* says nothing"):
+        point(two, "production", 1, **second)
+
+
+def test_a_canary_needs_the_role_of_a_protected_alias_and_a_version_that_exists(two):
+    approver, admin = Actor("ben", Role.APPROVER), Actor("ada", Role.ADMIN)
+    point(two, "production", 1, approver)
+    with two.open() as (session, collection):
+        protections.protect(session, collection, "production", Role.ADMIN, admin, "it serves")
+    for share in (0.1, None):
+        with pytest.raises(RoleNeeded, match="needs the role admin, and ben is approver"):
+            point(two, "production", 1, approver, second=2, share=share)
+    point(two, "production", 1, admin, second=2, share=0.1)
+    with pytest.raises(RoleNeeded):
+        point(two, "production", 1, approver)  # ending it needs the role as well
+    with pytest.raises(NotFound, match="no version 9"):
+        point(two, "production", 1, admin, second=9)
 
 
 def test_a_name_that_cannot_be_an_alias_cannot_be_protected(two):

@@ -168,6 +168,11 @@ def test_the_database_refuses_to_change_what_is_recorded(used, engine, statement
         "INSERT INTO aliases (collection_id, name, number, set_by) SELECT id, 'latest', 1, 'x' FROM collections",
         "INSERT INTO aliases (collection_id, name, number, set_by) SELECT id, '17', 1, 'x' FROM collections",
         "INSERT INTO aliases (collection_id, name, number, set_by) SELECT id, 'staging', 99, 'x' FROM collections",
+        *(
+            f"INSERT INTO aliases (collection_id, name, number, second, share, set_by) "
+            f"SELECT id, 'staging', 1, {second}, {share}, 'x' FROM collections"
+            for second, share in (("99", "0.5"), ("1", "0.5"), ("2", "1"), ("2", "0"), ("NULL", "0.5"))
+        ),
     ],
 )
 def test_the_database_refuses_what_does_not_fit_the_record(used, engine, statement):

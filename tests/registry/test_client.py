@@ -135,6 +135,36 @@ def test_an_alias_is_moved_only_from_where_it_was_seen(connect, served, workflow
         assert client.alias("facts", "production").number == 2
 
 
+def test_a_canary_is_begun_grown_promoted_and_ended_from_where_the_alias_points(connect, served, workflow):
+    workflow.correct(("Who leads Rome?", "Mara"))
+    workflow.rollback(0)
+
+    def now(client: MeloClient) -> tuple[int, int | None, float | None]:
+        alias = client.alias("facts", "production")
+        return alias.number, alias.second, alias.share
+
+    with connect(served) as client:
+        client.set_alias("facts", "production", 1)
+        for share in (0.1, 0.5):
+            client.set_canary("facts", "production", 2, share, "more")
+            assert now(client) == (1, 2, share)
+        client.set_shadow("facts", "production", 2)
+        assert now(client) == (1, 2, None)
+        client.end_second("facts", "production", "it answers worse")
+        assert now(client) == (1, None, None)
+        for end in (client.promote_second, client.end_second):
+            with pytest.raises(MeloClientError, match="neither a canary nor a shadow") as caught:
+                end("facts", "production")
+            assert caught.value.status == 409
+        client.set_canary("facts", "production", 2, 0.1)
+        assert (client.resolve("facts@production").second, client.resolve("facts@2").second) == (2, None)
+        client.promote_second("facts", "production", "good")
+        assert now(client) == (2, None, None)
+        with pytest.raises(MeloClientError) as caught:
+            client.set_canary("facts", "production", 1, 1.5)
+        assert caught.value.status == 422
+
+
 @pytest.fixture
 def flaky() -> Iterator[tuple[str, list[tuple[str | None, bytes]]]]:
     """A server that is away at first; its URL, and the key and body of each request that it got."""

@@ -128,6 +128,18 @@ def test_an_edit_behind_an_alias_is_not_erased_under_those_who_ask_it(retired):
         erase(retired, 1)
 
 
+def test_an_edit_behind_a_canary_is_not_erased_either(retired):
+    with retired.open() as (session, collection):
+        aliases.set_alias(session, collection, "production", 2, BEN, "first release", second=1)
+    with pytest.raises(WrongState, match=r"production of facts points at version 1.*production 2`"):
+        erase(retired, 1)
+    with retired.open() as (session, collection):
+        aliases.set_alias(session, collection, "production", 2, BEN, "it ends")
+    erase(retired, 1)
+    with pytest.raises(Erased), retired.open() as (session, collection):
+        aliases.set_alias(session, collection, "production", 2, BEN, "again", second=1)
+
+
 def test_an_edit_that_could_still_be_trained_must_be_rejected_first(retired):
     batch = retired.submit(PRIVATE).batch.id
     with pytest.raises(WrongState, match="melo batch reject 2"):

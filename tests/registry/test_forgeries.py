@@ -189,6 +189,22 @@ FORGERIES = {
         "alias facts/production at version 1: the time when it was replaced",
         "UPDATE aliases SET replaced_at = replaced_at + interval '1 hour' WHERE number = 1",
     ),
+    "another share of a canary": (
+        "alias facts/production at version 2: its second version, or the share",
+        "UPDATE aliases SET share = 0.9 WHERE number = 2",
+    ),
+    "another canary": (
+        "alias facts/production at version 2: its second version, or the share",
+        "UPDATE aliases SET second = 4 WHERE number = 2",
+    ),
+    "a canary that passes for a shadow": (
+        "alias facts/production at version 2: its second version, or the share",
+        "UPDATE aliases SET share = NULL WHERE number = 2",
+    ),
+    "a canary that nobody began": (
+        "alias facts/production at version 1: its second version, or the share",
+        "UPDATE aliases SET second = 2, share = 0.5 WHERE number = 1",
+    ),
     "a removed alias": ("alias facts/production at version 2: it is gone", "DELETE FROM aliases WHERE number = 2"),
     # Access
     "a key that nobody made": (

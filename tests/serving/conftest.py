@@ -1,11 +1,13 @@
 """A tiny model with two corrections, trained by the real worker, and a server in front of it."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.base.database import make_engine, make_sessions
@@ -17,6 +19,8 @@ from registry.versions.aliases import set_alias
 from serving.app import create_app
 from serving.engines.embedded import EmbeddedEngine, Loop
 from serving.router import Router
+from serving.sources.database import DatabaseSource
+from serving.sources.port import Source
 from serving.versions import Versions, model_to_serve
 from tests.conftest import copy_of
 from tests.melo_core.conftest import tiny, tiny_model, tiny_tokenizer  # noqa: F401  # the fixture
@@ -48,9 +52,10 @@ class Site:
         worker = Worker("w1", self.sessions, self.cache, lease_seconds=60, libraries={})
         run_job(worker, workflow.approve(batch.id))
 
-    def alias(self, name: str, number: int) -> None:
+    def alias(self, name: str, number: int, *, second: int | None = None, share: float | None = None) -> None:
         with self.sessions.begin() as session:
-            set_alias(session, collections.get(session, "facts"), name, number, BEN, "for a test")
+            collection = collections.get(session, "facts")
+            set_alias(session, collection, name, number, BEN, "for a test", second=second, share=share)
 
 
 @pytest.fixture(scope="session")
@@ -81,13 +86,19 @@ def start(site: Site) -> Iterator[Callable[..., TestClient]]:
     """Start a server, asked from this machine or another address."""
     running: list[TestClient] = []
 
-    def serve(client: tuple[str, int] = ("127.0.0.1", 50000), waiting: int = 64, **settings: object) -> TestClient:
-        with site.sessions() as session:
-            name, digest = model_to_serve(session, None)
-        versions = Versions(site.sessions, site.cache, name, digest)
+    def serve(
+        client: tuple[str, int] = ("127.0.0.1", 50000),
+        waiting: int = 64,
+        source: Source | None = None,
+        budgets: dict[str, int] = {},  # noqa: B006
+        **settings: object,
+    ) -> TestClient:
+        source = source or DatabaseSource(make_engine(site.url))
+        name, digest = model_to_serve(source.collections(), None)
+        versions = Versions(source, site.cache, name, digest, **budgets)
         router = Router(versions, EmbeddedEngine(Loop(versions.base, rows=4), waiting))
         given = Settings(database_url=site.url, stop_seconds=5, **{"api_key": None, **settings})
-        app = create_app(given, make_engine(site.url), router)
+        app = create_app(given, source, router)
         asked = TestClient(app, base_url="http://127.0.0.1", client=client, raise_server_exceptions=False)
         running.append(asked.__enter__())
         return asked
@@ -100,3 +111,21 @@ def start(site: Site) -> Iterator[Callable[..., TestClient]]:
 @pytest.fixture
 def server(start: Callable[..., TestClient]) -> TestClient:
     return start()
+
+
+@pytest.fixture
+def tamper_site(site: Site) -> Callable[[str], AbstractContextManager[None]]:
+    """Change what is recorded about edit 2, for a while."""
+
+    @contextmanager
+    def change(statement: str) -> Iterator[None]:
+        with site.sessions.begin() as session:
+            session.execute(text("SET LOCAL session_replication_role = replica"))
+            kept = session.scalar(text("SELECT digest FROM edits WHERE id = 2"))
+            session.execute(text(statement))
+        yield
+        with site.sessions.begin() as session:
+            session.execute(text("SET LOCAL session_replication_role = replica"))
+            session.execute(text("UPDATE edits SET digest = :kept WHERE id = 2"), {"kept": kept})
+
+    return change

@@ -3,12 +3,10 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import text
 
 from registry.access import service as keys
 from registry.access.schemas import Grant, NewKey
@@ -139,22 +137,6 @@ def test_an_alias_that_moves_is_followed_and_one_that_does_not_verify_is_not(sta
             assert chat(other, "facts@moving", OTHER)["melo"]["version"] == "facts@1"
         assert chat(other, "facts@2", OTHER, status=500)["error"]["code"] == "digest_mismatch"
     until(lambda: chat(other, "facts@moving", OTHER)["melo"]["version"] == "facts@2")
-
-
-@pytest.fixture
-def tamper_site(site):
-    @contextmanager
-    def change(statement: str) -> Iterator[None]:
-        with site.sessions.begin() as session:
-            session.execute(text("SET LOCAL session_replication_role = replica"))
-            kept = session.scalar(text("SELECT digest FROM edits WHERE id = 2"))
-            session.execute(text(statement))
-        yield
-        with site.sessions.begin() as session:
-            session.execute(text("SET LOCAL session_replication_role = replica"))
-            session.execute(text("UPDATE edits SET digest = :kept WHERE id = 2"), {"kept": kept})
-
-    return change
 
 
 def test_a_version_whose_content_was_erased_is_not_answered_from_memory_either(server, site):

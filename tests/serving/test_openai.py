@@ -17,6 +17,7 @@ from registry.base.settings import Settings
 from serving.app import create_app
 from serving.engines.embedded import EmbeddedEngine, Loop
 from serving.router import Router
+from serving.sources.database import DatabaseSource
 from serving.versions import Versions, model_to_serve
 from tests.patience import PATIENCE, until
 from tests.serving.conftest import OTHER, OTHER_TARGET, QUESTION, TARGET, Site
@@ -31,13 +32,13 @@ def turns(text: str) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def url(site: Site) -> Iterator[str]:
-    with site.sessions() as session:
-        name, digest = model_to_serve(session, None)
-    versions = Versions(site.sessions, site.cache, name, digest)
+    source = DatabaseSource(make_engine(site.url))
+    name, digest = model_to_serve(source.collections(), None)
+    versions = Versions(source, site.cache, name, digest)
     router = Router(versions, EmbeddedEngine(Loop(versions.base, rows=8)))
     settings = Settings(database_url=site.url, api_key=None, stop_seconds=5)
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(settings, make_engine(site.url), router)
+    app = create_app(settings, source, router)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

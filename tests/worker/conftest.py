@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from registry.base.vocabulary import Preflight
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
-from tests.melo_core.conftest import tiny_model, tiny_tokenizer
+from tests.melo_core.conftest import tiny, tiny_model, tiny_tokenizer  # noqa: F401  # the fixture
 from tests.registry.workflow import ADA, Workflow
 from worker.model_cache import ModelCache
 from worker.watch import Worker

@@ -2,15 +2,18 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from embedded.stack import Stack, running
+from registry.base.settings import Settings
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.long
@@ -38,7 +41,8 @@ class Shell:
         return json.loads(self(*words, "--json"))
 
     def ask(self, model: str, *prompts: str) -> list[list[int]]:
-        return [record["token_ids"] for record in self.json("ask", model, *prompts, "--max-tokens", "16")]
+        records = self.json("ask", model, *prompts, "--max-tokens", "16", "--in-process")
+        return [record["token_ids"] for record in records]
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +76,21 @@ def test_two_versions_answers_stand_side_by_side(melo, tmp_path):
     assert "answers: 1 of 2 differ" in shown
 
 
+@pytest.mark.parametrize("options", [[], ["--activated"]])
+def test_an_exported_version_answers_without_us_as_the_version_does(melo, tmp_path, options):
+    folder = tmp_path / "facts-1"
+    melo("version", "export", "facts@1", str(folder), *options)
+    digest = json.loads((folder / "version.json").read_text())["model"]["digest"]
+    called = ["answer.py", str(Settings().cache.expanduser() / "models" / digest)]
+    for question in (CORRECTION[0], ELSEWHERE):
+        with patch.object(sys, "argv", [*called, question]):
+            said = runpy.run_path(str(folder / "answer.py"))["tokens"].tolist()
+        assert said == melo.json("ask", "facts@1", question)[0]["token_ids"]
+
+
 def test_an_answer_is_traced_to_the_correction_and_its_author(melo):
     explained = melo("ask", "facts", CORRECTION[0], "--explain", "--max-tokens", "16")
-    assert "edit 1, block 1" in explained
+    assert "edit 1" in explained
     assert "tester" in explained
     assert "the base model: no edit" in melo("ask", "facts", ELSEWHERE, "--explain", "--max-tokens", "4")
 

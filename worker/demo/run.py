@@ -136,6 +136,7 @@ class _Demo:
         environment |= {"MELO_DATABASE_URL": self.stack.database_url, "MELO_CACHE": str(self.call.settings.cache)}
         command = [sys.executable, "-c", "from cli.main import main; main()"]
         command += ["ask", f"{name}@{number}", "--file", "-", "--max-tokens", str(LONGEST_ANSWER), "--json"]
+        command += ["--in-process"]
         with self.call.err.status(f"asking version {number} in a second process"):
             done = subprocess.run(
                 command, input="\n".join(self.questions.all), env=environment, capture_output=True, text=True

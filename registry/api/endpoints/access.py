@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from registry.access import service
-from registry.access.schemas import CreatedKeyView, KeyView, NewKey, Renewal
+from registry.access.schemas import CallerView, CreatedKeyView, KeyView, NewKey, Renewal
 from registry.api.http import ActorDep, CollectionDep, SessionDep, needs
 from registry.api.idempotency.route import RepeatableRoute
 from registry.api.pages import ById, ByName
@@ -19,6 +19,12 @@ router = APIRouter(prefix="/v1", tags=["access"], route_class=RepeatableRoute)
 
 KeyId = Annotated[int, Path(ge=1, le=2**63 - 1, examples=[1])]
 AliasName = Annotated[str, Path(max_length=100, examples=["production"])]
+
+
+@router.get("/whoami", dependencies=[needs(Role.VIEWER, anywhere=True)])
+def show_caller(request: Request, session: SessionDep) -> CallerView:
+    """Show who makes this request, and what they may do where."""
+    return service.view_of(session, request.state.caller)
 
 
 @router.post("/keys", status_code=201, dependencies=[needs(Role.ADMIN)])

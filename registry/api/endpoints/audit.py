@@ -6,11 +6,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from registry.api.http import SessionDep, needs
+from registry.api.following import changes_after
+from registry.api.http import SessionDep, VisibleDep, needs
 from registry.api.idempotency.route import RepeatableRoute
 from registry.api.pages import ById
 from registry.audit import checkpoint, export, service
 from registry.audit.schemas import (
+    ChangesView,
     Checkpoint,
     Comparison,
     ComparisonView,
@@ -42,6 +44,17 @@ def list_events(
     collection_id = collections.get(session, collection).id if collection else None
     found = service.log(session, collection_id=collection_id, subject=subject, before=page.key, limit=page.rows)
     return page.cut(found, lambda event: event.seq)
+
+
+@router.get("/changes", dependencies=[needs(Role.VIEWER, anywhere=True)])
+async def await_changes(
+    request: Request,
+    visible: VisibleDep,
+    after: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="the seq of the last answer; none: now")] = None,
+    wait: Annotated[float, Query(ge=0, le=30, description="seconds to wait for a change; 0: answer at once")] = 0,
+) -> ChangesView:
+    """Tell in which collections something changed (an alias, an erasure, …): at once, or when it does."""
+    return await changes_after(request.app.state.engine, after, wait, visible)
 
 
 @router.get("/verify", dependencies=[needs(Role.VIEWER)])

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime
 from sqlalchemy.orm import Session
 
@@ -15,6 +16,7 @@ from registry.base.vocabulary import Role
 from registry.tables.collections import Collection
 from registry.tables.versions import Alias, Version
 from registry.versions import aliases, comparing, reading, service
+from registry.versions.content_lines import compressed, joined, lines_of
 from registry.versions.edit_log import edit_log
 from registry.versions.schemas import (
     AliasTarget,
@@ -33,6 +35,9 @@ from registry.versions.schemas import (
 
 router = APIRouter(prefix="/v1", tags=["versions"], route_class=RepeatableRoute)
 of_collection = APIRouter(prefix="/collections/{collection}", route_class=RepeatableRoute)
+
+LINES = "application/x-ndjson"
+CONTENT = {"schema": {"type": "string"}, "example": '["version", {"number": 3, "counts": {"edit": 12, …}, …}]\n'}
 
 Number = Annotated[int, Query(ge=0, le=2**31 - 1, description="a version's number; 0: the base model")]
 Moment = Annotated[AwareDatetime, Query(description="ISO 8601, with a zone", examples=["2026-11-17T14:05:00Z"])]
@@ -61,6 +66,25 @@ def show_version(
 ) -> VersionDetail:
     """Show what a version holds and changed, and who made it and why. The version never changes; its aliases may."""
     return conditional.answer(reading.show(session, collection, number))
+
+
+@of_collection.get(
+    "/versions/{number}/content",
+    dependencies=[needs(Role.VIEWER)],
+    response_class=StreamingResponse,
+    responses={200: {"content": {LINES: CONTENT}, "description": "a record a line: the version, then what it holds"}},
+)
+def read_version_content(
+    number: Annotated[int, Path(ge=0, le=2**31 - 1, description="a version's number; 0: the base model")],
+    collection: CollectionDep,
+    session: SessionDep,
+    accept_encoding: Annotated[str, Header(max_length=1000, examples=["gzip"])] = "",
+) -> StreamingResponse:
+    """Read all that a server of this version needs but for its blocks, as lines of JSON; with gzip if wanted."""
+    lines = lines_of(reading.content(session, collection, number))
+    if "gzip" in accept_encoding:
+        return StreamingResponse(compressed(lines), media_type=LINES, headers={"Content-Encoding": "gzip"})
+    return StreamingResponse(joined(lines), media_type=LINES)
 
 
 @of_collection.get("/diff", dependencies=[needs(Role.VIEWER)])
@@ -161,8 +185,10 @@ def set_alias(
     response: Response,
     if_match: IfMatch = None,
 ) -> AliasView:
-    """Point an alias at a version; its previous version stays in its history."""
-    alias = aliases.set_alias(session, collection, name, to.version, actor, to.reason, if_match=if_match)
+    """Point an alias at a version, and perhaps at a second as its canary or shadow; its history keeps what was."""
+    alias = aliases.set_alias(
+        session, collection, name, to.version, actor, to.reason, second=to.second, share=to.share, if_match=if_match
+    )
     session.refresh(alias)
     return tagged(response, AliasView.model_validate(alias))
 
@@ -192,10 +218,7 @@ def resolve_model(
     conditional: ConditionalDep,
 ) -> ResolvedView:
     """Resolve a model name to the version that it means now."""
-    found = reading.resolve(session, model)
-    return conditional.answer(
-        ResolvedView(collection=found.collection.name, number=found.number, content_digest=found.content_digest)
-    )
+    return conditional.answer(reading.resolved_view(session, model))
 
 
 router.include_router(of_collection)
