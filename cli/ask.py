@@ -27,7 +27,9 @@ def register(app: typer.Typer) -> None:
 
 def ask(
     call: Invocation,
-    model: Annotated[str, typer.Argument(metavar="COLLECTION@VERSION", help="@3, @production, @latest or @base.")],
+    model: Annotated[
+        str, typer.Argument(metavar="COLLECTION@VERSION", help="@3, @production, @latest, @base or @as-of:TIME.")
+    ],
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to ask.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file with a prompt a line; - is the standard input.")] = None,
     conversation: Annotated[

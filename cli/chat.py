@@ -27,7 +27,9 @@ def register(app: typer.Typer) -> None:
 
 def chat(
     call: Invocation,
-    model: Annotated[str, typer.Argument(metavar="COLLECTION@VERSION", help="@3, @production, @latest or @base.")],
+    model: Annotated[
+        str, typer.Argument(metavar="COLLECTION@VERSION", help="@3, @production, @latest, @base or @as-of:TIME.")
+    ],
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer, in tokens. Default: what the model's window leaves.")
     ] = None,

@@ -25,6 +25,10 @@ LeftAlone = typer.Option(
     "--left-alone", metavar="SHARE", min=0, max=1, help="Share of near misses that a batch has to leave alone; 0: any."
 )
 
+LogShare = typer.Option(
+    "--log", metavar="off|full|SHARE", help="What the server logs of answers: nothing, all, or a share such as 0.1."
+)
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -100,8 +104,15 @@ def policy(
     ] = None,
     preflight: Annotated[Preflight | None, PreflightDepth] = None,
     left_alone: Annotated[float | None, LeftAlone] = None,
+    log: Annotated[str | None, LogShare] = None,
+    log_text: Annotated[
+        bool | None, typer.Option("--log-text/--no-log-text", help="Does the log keep questions and answers?")
+    ] = None,
+    log_days: Annotated[
+        int | None, typer.Option(min=1, max=3650, help="After how many days logged answers are deleted.")
+    ] = None,
 ) -> None:
-    """Change which preflight and approvals batches need; what is not given stays as it is."""
+    """Change what batches need and what is logged of answers; what is not given stays as it is."""
     if anyone and approver:
         raise typer.BadParameter("it contradicts --approver", param_hint="--anyone")
     found = call.client.change_policy(
@@ -112,8 +123,13 @@ def policy(
         self_approval=self_approval,
         preflight=preflight,
         left_alone_needed=left_alone,
+        log_share=_share(log),
+        log_text=log_text,
+        log_days=log_days,
     )
-    call.emit(found, lambda: call.out.print(Text(f"Batches of {name}: {_policy(found)}.")))
+    call.say(Text(f"Batches of {name}: {_policy(found)}."))
+    call.say(Text(f"Answers of {name}: {_logged(found)}."))
+    call.emit(found)
 
 
 def list_(call: Invocation) -> None:
@@ -164,6 +180,27 @@ def _policy(found: "CollectionView") -> str:
     return f"{many} {who}, {own}; {preflight[found.preflight]}{alone}"
 
 
+def _share(text: str | None) -> float | None:
+    """Return the share of responses to log. Raises typer.BadParameter."""
+    try:
+        share = None if text is None else float({"off": "0", "full": "1"}.get(text, text))
+    except ValueError:
+        share = -1
+    if share is None or 0 <= share <= 1:
+        return share
+    raise typer.BadParameter("it is neither off, full, nor a share from 0 to 1", param_hint="--log")
+
+
+def _logged(found: "CollectionView") -> str:
+    """Describe in words what is logged."""
+    if found.log_share == 0:
+        return "none is logged"
+    many = "all are" if found.log_share == 1 else f"{found.log_share:.3g} of them are"
+    with_text = "with question and answer" if found.log_text else "without their text"
+    days = "1 day" if found.log_days == 1 else f"{found.log_days} days"
+    return f"{many} logged for {days}, {with_text}"
+
+
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -181,6 +218,7 @@ def _show(console: "Console", found: "CollectionView") -> None:
             ("calibration", found.calibration_sha256),
             ("method", ", ".join(f"{name}={_shown(value)}" for name, value in sorted(found.method.items()))),
             ("policy", _policy(found)),
+            ("answers", _logged(found)),
             ("queue", found.queue.value),
             ("latest version", found.latest),
             ("active edits", found.active_edits),

@@ -58,7 +58,8 @@ def _tell(console: "Console", view: "ErasureView") -> None:
     names = ", ".join(str(each) for each in view.edits)
     console.print(
         f"{'Would go' if view.dry_run else 'Gone'}: the content of edit {names}; {view.blocks} blocks, "
-        f"{view.points} keys, {view.clusters} states of clusters, quotes in {view.jobs} jobs.",
+        f"{view.points} keys, {view.clusters} states of clusters, quotes in {view.jobs} jobs, the text of "
+        f"{view.answers} logged answers and feedback.",
     )
     for each in view.unservable:
         console.print(

@@ -12,6 +12,7 @@ import typer
 
 from cli import (
     aliases,
+    answers,
     ask,
     audit,
     backup,
@@ -19,6 +20,7 @@ from cli import (
     chat,
     collections,
     edits,
+    feedback,
     guards,
     jobs,
     keys,
@@ -72,8 +74,8 @@ def make_app() -> typer.Typer:
         context.call_on_close(call.close)
 
     groups = (
-        operation, collections, edits, guards, batches, jobs, versions, aliases, ask, chat, audit, keys, backup,
-        webhooks,
+        operation, collections, edits, guards, batches, jobs, versions, aliases, ask, chat, answers, feedback, audit,
+        keys, backup, webhooks,
     )  # fmt: skip
     for group in groups:
         group.register(app)

@@ -19,6 +19,14 @@ def moment(text: str) -> datetime:
         ) from None
 
 
+def earlier(text: str) -> datetime:
+    """Parse a past time: 7d, 12h, 4w or 30m ago, or a time. Raises CommandError."""
+    found = re.fullmatch(r"(\d{1,4})([mhdw])", text)
+    if found is None:
+        return moment(text)
+    return (datetime.now(UTC) - timedelta(**{_UNITS[found[2]]: int(found[1])})).astimezone()
+
+
 def later(text: str) -> datetime:
     """Parse a future time: 90d, 12h, 4w or 30m from now, or a time. Raises CommandError."""
     found = re.fullmatch(r"(\d{1,6})([mhdw])", text)

@@ -73,6 +73,51 @@ ALTER TABLE ONLY aliases ADD CONSTRAINT aliases_collection_id_fkey FOREIGN KEY (
 ALTER TABLE ONLY aliases ADD CONSTRAINT aliases_collection_id_number_fkey FOREIGN KEY (collection_id, number) REFERENCES versions(collection_id, number);
 ALTER TABLE ONLY aliases ADD CONSTRAINT aliases_collection_id_second_fkey FOREIGN KEY (collection_id, second) REFERENCES versions(collection_id, number);
 
+CREATE TABLE answers (
+    id bigint NOT NULL,
+    response_id text NOT NULL,
+    choice integer NOT NULL,
+    collection_id bigint NOT NULL,
+    model text NOT NULL,
+    version integer NOT NULL,
+    digest text NOT NULL,
+    asked_at timestamp with time zone NOT NULL,
+    asked_by text NOT NULL,
+    kind text NOT NULL,
+    edit_id bigint,
+    said_to text,
+    considered jsonb NOT NULL,
+    prompt_tokens bigint NOT NULL,
+    completion_tokens bigint NOT NULL,
+    first_token_ms bigint,
+    question text,
+    answer text,
+    erased_at timestamp with time zone,
+    CONSTRAINT answers_choice_check CHECK ((choice >= 0)),
+    CONSTRAINT answers_completion_tokens_check CHECK ((completion_tokens >= 0)),
+    CONSTRAINT answers_considered_check CHECK ((jsonb_typeof(considered) = 'array'::text)),
+    CONSTRAINT answers_digest_check CHECK ((digest ~ '^[0-9a-f]{64}$'::text)),
+    CONSTRAINT answers_edit_check CHECK (((edit_id IS NOT NULL) = ((said_to IS NOT NULL) AND (said_to <> 'base'::text)))),
+    CONSTRAINT answers_erased_check CHECK (((erased_at IS NULL) OR (question IS NULL))),
+    CONSTRAINT answers_first_token_ms_check CHECK ((first_token_ms >= 0)),
+    CONSTRAINT answers_kind_check CHECK ((kind = ANY (ARRAY['qa'::text, 'completion'::text, 'classification'::text]))),
+    CONSTRAINT answers_model_check CHECK ((model <> ''::text)),
+    CONSTRAINT answers_prompt_tokens_check CHECK ((prompt_tokens >= 0)),
+    CONSTRAINT answers_response_id_check CHECK ((response_id ~ '^[A-Za-z0-9_-]{1,100}$'::text)),
+    CONSTRAINT answers_said_to_check CHECK ((said_to = ANY (ARRAY['query'::text, 'prompt'::text, 'base'::text]))),
+    CONSTRAINT answers_text_check CHECK (((question IS NULL) = (answer IS NULL))),
+    CONSTRAINT answers_version_check CHECK ((version >= 0))
+);
+ALTER TABLE answers ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;
+ALTER TABLE ONLY answers ADD CONSTRAINT answers_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY answers ADD CONSTRAINT answers_response_id_choice_key UNIQUE (response_id, choice);
+CREATE INDEX answers_collection_id_asked_at_idx ON answers USING btree (collection_id, asked_at);
+CREATE INDEX answers_collection_id_id_idx ON answers USING btree (collection_id, id);
+CREATE INDEX answers_edit_id_idx ON answers USING btree (edit_id, id) WHERE (edit_id IS NOT NULL);
+CREATE TRIGGER only_erase_content BEFORE UPDATE ON answers FOR EACH ROW EXECUTE FUNCTION melo_only_erase_content('question', 'answer', 'asked_by');
+ALTER TABLE ONLY answers ADD CONSTRAINT answers_collection_id_fkey FOREIGN KEY (collection_id) REFERENCES collections(id);
+ALTER TABLE ONLY answers ADD CONSTRAINT answers_edit_id_fkey FOREIGN KEY (edit_id) REFERENCES edits(id);
+
 CREATE TABLE api_key_roles (
     id bigint NOT NULL,
     key_id bigint NOT NULL,
@@ -298,6 +343,9 @@ CREATE TABLE collections (
     approvers text[] DEFAULT '{}'::text[] NOT NULL,
     preflight text DEFAULT 'keys'::text NOT NULL,
     left_alone_needed double precision,
+    log_share double precision DEFAULT 0 NOT NULL,
+    log_text boolean DEFAULT false NOT NULL,
+    log_days integer DEFAULT 30 NOT NULL,
     queue text DEFAULT 'open'::text NOT NULL,
     created_by text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -306,6 +354,8 @@ CREATE TABLE collections (
     CONSTRAINT collections_encoder_check CHECK ((encoder <> ''::text)),
     CONSTRAINT collections_encoder_digest_check CHECK ((encoder_digest ~ '^[0-9a-f]{64}$'::text)),
     CONSTRAINT collections_left_alone_needed_check CHECK (((left_alone_needed > (0)::double precision) AND (left_alone_needed <= (1)::double precision))),
+    CONSTRAINT collections_log_days_check CHECK (((log_days >= 1) AND (log_days <= 3650))),
+    CONSTRAINT collections_log_share_check CHECK (((log_share >= (0)::double precision) AND (log_share <= (1)::double precision))),
     CONSTRAINT collections_method_check CHECK ((jsonb_typeof(method) = 'object'::text)),
     CONSTRAINT collections_model_check CHECK ((model <> ''::text)),
     CONSTRAINT collections_model_digest_check CHECK ((model_digest ~ '^[0-9a-f]{64}$'::text)),
@@ -358,6 +408,40 @@ CREATE TRIGGER refuse_delete BEFORE DELETE OR TRUNCATE ON edits FOR EACH STATEME
 ALTER TABLE ONLY edits ADD CONSTRAINT edits_batch_id_fkey FOREIGN KEY (batch_id) REFERENCES batches(id);
 ALTER TABLE ONLY edits ADD CONSTRAINT edits_collection_id_fkey FOREIGN KEY (collection_id) REFERENCES collections(id);
 ALTER TABLE ONLY edits ADD CONSTRAINT edits_replaces_fkey FOREIGN KEY (replaces) REFERENCES edits(id);
+
+CREATE TABLE feedback (
+    id bigint NOT NULL,
+    response_id text NOT NULL,
+    choice integer NOT NULL,
+    collection_id bigint NOT NULL,
+    version integer,
+    edit_id bigint,
+    kind text NOT NULL,
+    rating text NOT NULL,
+    comment text DEFAULT ''::text NOT NULL,
+    correction text,
+    prompt text,
+    given_by text NOT NULL,
+    given_at timestamp with time zone DEFAULT now() NOT NULL,
+    batch_id bigint,
+    erased_at timestamp with time zone,
+    CONSTRAINT feedback_choice_check CHECK ((choice >= 0)),
+    CONSTRAINT feedback_correction_check CHECK (((rating = 'down'::text) OR (correction IS NULL))),
+    CONSTRAINT feedback_erased_check CHECK (((erased_at IS NULL) OR ((comment = ''::text) AND (correction IS NULL) AND (prompt IS NULL)))),
+    CONSTRAINT feedback_kind_check CHECK ((kind = ANY (ARRAY['qa'::text, 'completion'::text, 'classification'::text]))),
+    CONSTRAINT feedback_rating_check CHECK ((rating = ANY (ARRAY['up'::text, 'down'::text]))),
+    CONSTRAINT feedback_response_id_check CHECK ((response_id ~ '^[A-Za-z0-9_-]{1,100}$'::text)),
+    CONSTRAINT feedback_version_check CHECK ((version >= 0))
+);
+ALTER TABLE feedback ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;
+ALTER TABLE ONLY feedback ADD CONSTRAINT feedback_pkey PRIMARY KEY (id);
+CREATE INDEX feedback_batch_id_idx ON feedback USING btree (batch_id);
+CREATE INDEX feedback_collection_id_id_idx ON feedback USING btree (collection_id, id);
+CREATE INDEX feedback_edit_id_idx ON feedback USING btree (edit_id);
+CREATE TRIGGER keep_feedback BEFORE UPDATE ON feedback FOR EACH ROW EXECUTE FUNCTION melo_keep_feedback();
+ALTER TABLE ONLY feedback ADD CONSTRAINT feedback_batch_id_fkey FOREIGN KEY (batch_id) REFERENCES batches(id);
+ALTER TABLE ONLY feedback ADD CONSTRAINT feedback_collection_id_fkey FOREIGN KEY (collection_id) REFERENCES collections(id);
+ALTER TABLE ONLY feedback ADD CONSTRAINT feedback_edit_id_fkey FOREIGN KEY (edit_id) REFERENCES edits(id);
 
 CREATE TABLE idempotency_keys (
     scope text NOT NULL,
@@ -582,6 +666,27 @@ BEGIN
           IS DISTINCT FROM
           (OLD.id, OLD.webhook_id, OLD.event_seq, OLD.message_id, OLD.payload, OLD.created_at) THEN
         RAISE EXCEPTION 'UPDATE on webhook_deliveries is refused: what was sent stays'
+            USING ERRCODE = 'restrict_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION melo_keep_feedback() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF OLD.batch_id IS NULL AND OLD.erased_at IS NULL THEN
+        OLD.batch_id := NEW.batch_id;
+    END IF;
+    IF OLD.erased_at IS NULL AND NEW.erased_at IS NOT NULL THEN
+        OLD.comment := NEW.comment;
+        OLD.correction := NEW.correction;
+        OLD.prompt := NEW.prompt;
+        OLD.given_by := NEW.given_by;
+        OLD.erased_at := NEW.erased_at;
+    END IF;
+    IF OLD IS DISTINCT FROM NEW THEN
+        RAISE EXCEPTION 'UPDATE on feedback is refused: it becomes a batch once, and its text may be erased once'
             USING ERRCODE = 'restrict_violation';
     END IF;
     RETURN NEW;

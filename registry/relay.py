@@ -1,6 +1,6 @@
 """The relay: sends the outbox's messages to the broker, again for jobs that nobody holds, and notifies webhooks.
 
-It also ends overdue trainings that no worker holds, and deletes old messages.
+It also ends overdue trainings that no worker holds, and deletes old messages and logged answers.
 
     python -m registry.relay
 
@@ -22,6 +22,7 @@ from kombu.exceptions import OperationalError as BrokerUnreachable
 from sqlalchemy.orm import Session, sessionmaker
 from tenacity.stop import stop_when_event_set
 
+from registry.answers import keeping
 from registry.base import database, probes, retry
 from registry.base.database import make_engine, make_sessions, schema_state
 from registry.base.errors import InvalidRequest, SchemaMismatch
@@ -118,11 +119,13 @@ class Relay:
             return len(unsent)
 
     def prune(self) -> None:
-        """Delete old messages once in a while: the sweep needs the messages of unfinished jobs."""
+        """Delete old messages once in a while (the sweep needs those of unfinished jobs), and old logged answers."""
         if time.monotonic() - self.pruned_at < _PRUNE_SECONDS:
             return
         with self.sessions.begin() as session:
             outbox.prune_messages(session, _KEPT, _PRUNED_AT_ONCE)
+            if gone := keeping.prune(session, _PRUNED_AT_ONCE):
+                log.info("old answers deleted", rows=gone)
         self.pruned_at = time.monotonic()
 
 

@@ -1,7 +1,6 @@
 """Answers to a request, whole or streamed, with where each came from."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from sse_starlette import EventSourceResponse
 
 from melo_core.edited_model import Route
 from serving.canary import Chosen
+from serving.log import AnswerLog, Asking
 from serving.router import Asked, Piece, Router, Wanted
 from serving.served import Served
 from serving.shapes import Said, Shape, Usage
@@ -33,6 +33,7 @@ class Answering:
         self.router: Router = request.app.state.router
         self.chosen, self.asked, self.wanted, self.shape = chosen, asked, wanted, shape
         self.said = [Said() for _ in asked]
+        self.asking = Asking(shape.id, shape.model, request.state.caller.actor)
 
     async def respond(self, *, stream: bool) -> Response:
         for asked in self.asked:
@@ -58,6 +59,7 @@ class Answering:
     async def _whole(self, first: tuple[int, Piece], rest: AsyncIterator[tuple[int, Piece]]) -> dict[str, Any]:
         async for index, piece in _chained(first, rest):
             self.said[index].add(piece)
+        self._log()
         return {**self.shape.whole(self.said, self._usage()), "melo": self._melo()}
 
     async def _events(
@@ -76,6 +78,8 @@ class Answering:
                         yield event
                 if piece.ended:
                     left -= 1
+                    if not left:
+                        self._log()
                     for event in shape.end(index, self.said[index], {} if left else {"melo": self._melo()}):
                         yield event
             for event in shape.finish(self.said, self._usage(), self._melo()):
@@ -84,11 +88,13 @@ class Answering:
             log.exception("an answer broke off")
             for event in shape.broken(error):
                 yield event
+        finally:
+            if left:  # what a reader saw of it before it broke off, or before the reader went away
+                self._log()
 
     async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """Yield the pieces of all choices as they come."""
         arrived = asyncio.Queue[tuple[int, Piece | Exception | None]]()
-        began = time.perf_counter()
 
         async def read(index: int, asked: Asked) -> None:
             try:
@@ -110,7 +116,7 @@ class Answering:
                     continue
                 if not started:
                     started = True
-                    self.metrics.first_token.observe(time.perf_counter() - began)
+                    self.metrics.first_token.observe(self.asking.first_text())
                 yield index, piece
             usage = self._usage()
             self.metrics.answered(usage.prompt, usage.completion)
@@ -123,6 +129,17 @@ class Answering:
         """Have each prompt's answer compared, where the alias has a shadow."""
         for asked in {id(asked): asked for asked in self.asked}.values():
             self.request.app.state.shadows.offer(self.chosen.pointing, asked, self.wanted)
+
+    def _log(self) -> None:
+        """Log the answers, as far as anything was told of them."""
+        given = zip(self.asked, self.said, strict=True)
+        answers = [
+            self.asking.answered(choice, asked, said.text, len(said.tokens))
+            for choice, (asked, said) in enumerate(given)
+            if said.text or said.ended
+        ]
+        answer_log: AnswerLog = self.request.app.state.log
+        answer_log.add(answers)
 
     def _usage(self) -> Usage:
         """Return the tokens of the prompts, each counted once, and of the answers."""

@@ -22,7 +22,8 @@ from registry.api.middleware import BodyLimit, RequestLog
 from registry.api.rates import Rates
 from registry.base.errors import NotFound, RegistryError, RoleNeeded
 from registry.base.settings import Settings
-from registry.base.vocabulary import Role
+from registry.base.vocabulary import EditKind, Role
+from registry.feedback.schemas import GivenView, NewFeedback
 from registry.versions.reading import NamedVersion
 from registry.versions.schemas import ShadowReport
 from serving.answering import Answering, provenance
@@ -30,6 +31,7 @@ from serving.callers import Callers
 from serving.canary import Chosen, beginning_of, user_of
 from serving.engines.grammar import require_schema
 from serving.following import Follower
+from serving.log import AnswerLog, Asking
 from serving.metrics import Metrics
 from serving.refusals import Refused, refusal
 from serving.router import Router, Wanted
@@ -54,6 +56,7 @@ SHOWN: dict[int | str, dict[str, Any]] = {
     200: {"description": "Metrics in Prometheus' format", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }
 api = APIRouter(responses=REFUSED)
+LOG_SECONDS = 5.0  # for what waits to be logged, where somebody waits for it
 
 
 def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
@@ -64,9 +67,11 @@ def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         follower = Follower(source, [router.versions.changed, callers.changed])
         comparing = asyncio.create_task(app.state.shadows.run())
+        app.state.log.start()
         yield
         comparing.cancel()
         router.close(settings.stop_seconds)
+        app.state.log.close(LOG_SECONDS)
         follower.stop()
         source.close()
 
@@ -78,9 +83,10 @@ def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    app.state.settings, app.state.router = settings, router
+    app.state.settings, app.state.router, app.state.source = settings, router, source
     app.state.rates = Rates(settings.rate_limit, settings.redis_url)
     app.state.metrics = Metrics(router.engine)
+    app.state.log = AnswerLog(source, app.state.metrics.registry)
     app.state.shadows = Shadows(router, app.state.metrics.shadow)
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
     open_paths = frozenset({"/health", "/docs", "/openapi.json"})
@@ -236,11 +242,14 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
         raise MeloError(f"{body.model} generates text; ask it at /v1/chat/completions")
     names = list((router.base.model.config.label2id or {}).keys())
     data = []
+    asking = Asking(new_id("classify-"), body.model, request.state.caller.actor)
+    answers = []
     for index, text in enumerate(texts):
         asked = await router.complete(chosen.served, text)
         (piece,) = [piece async for piece in router.answer(asked, Wanted())]
         request.app.state.shadows.offer(chosen.pointing, asked, Wanted())
         acted = asked.edit is not None
+        answers.append(asking.answered(index, asked, piece.text, len(piece.tokens), EditKind.CLASSIFICATION))
         data.append(
             {
                 "index": index,
@@ -249,13 +258,22 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
                 "melo": {**provenance(chosen.served, asked.route, acted=acted), "canary": chosen.canary},
             }
         )
+    request.app.state.log.add(answers)
     return {
-        "id": new_id("classify-"),
+        "id": asking.response_id,
         "object": "list",
         "created": int(time.time()),
         "model": body.model,
         "data": data,
     }
+
+
+@api.post("/v1/feedback", status_code=201, tags=["answers"])
+def give_feedback(request: Request, body: NewFeedback) -> GivenView:
+    """Say that an answer was right, or wrong. A correction by an editor becomes a batch that waits for approval."""
+    request.app.state.log.flush(LOG_SECONDS)  # it may be about the answer before
+    source: Source = request.app.state.source
+    return source.feedback(body, request.state.caller, request.state.request_id)
 
 
 @api.get("/v1/shadow/{collection}@{alias}", tags=["answers"])

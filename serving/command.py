@@ -97,7 +97,7 @@ def serve(
             versions = Versions(source, model_cache, name, digest, *budgets, with_weights=not vllm)
             engine: Engine | None = None
             if vllm:
-                engine = vllm_engine(versions.base, name, vllm, call.settings, waiting, slots)
+                engine = vllm_engine(versions.base, name, vllm, call.settings, waiting)
             elif versions.base.kind is Kind.CAUSAL:
                 engine = EmbeddedEngine(Loop(versions.base, rows=slots, prefix_bytes=prefix_mb << 20), waiting)
             app = create_app(call.settings, source, Router(versions, engine, exported("melo-serve")))

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 
 from melo_core.errors import MeloError
-from registry.base.errors import DatabaseAway, NotFound, RegistryError
+from registry.base.errors import DatabaseAway, NotFound, NotLogged, RegistryError
 
 log = structlog.get_logger("melo.serve")
 
@@ -54,9 +54,10 @@ def refused(error: Exception) -> tuple[int, dict[str, Any]]:
             message = "; ".join(f"{place}: {each['msg']}" for place, each in zip(places, found, strict=True))
         case RegistryError():
             status = 400 if error.status == 422 else error.status
-            code = "model_not_found" if isinstance(error, NotFound) else error.code.replace("-", "_")
+            no_model = isinstance(error, NotFound) and not isinstance(error, NotLogged)
+            code = "model_not_found" if no_model else error.code.replace("-", "_")
             message = f"{error.detail} {error.remedy}".strip()
-            param = "model" if isinstance(error, NotFound) else None
+            param = "model" if no_model else None
         case MeloError():
             status, code, message = 400, "invalid_request", str(error)
         case DataError():

@@ -55,6 +55,12 @@ class Served:
         )
         return int(vectors) + texts + EDIT_BYTES * max(len(content.edits), len(content.points))
 
+    def prepare(self) -> None:
+        """Compute now what the first request would wait for."""
+        _ = self.block_of, self.approved, self.size
+        if self.scope is not None:
+            self.scope.prepare()
+
     def route(self, question: str, kind: str = "qa") -> Route:
         """Return the block that answers a question, and the edits that were considered."""
         return route_of(self.scope, self.block_of, question, kind)

@@ -45,6 +45,9 @@ class Usage:
 class Shape(Protocol):
     """Tells answers, by the number of the choice."""
 
+    id: str  # of the response
+    model: str  # as it was asked for
+
     def whole(self, said: Sequence[Said], usage: Usage) -> dict[str, Any]:
         """Return the body of a whole response."""
 
@@ -76,6 +79,7 @@ class _Completions:
 
     def __init__(self, router: Router, model: str, id: str, *, top_logprobs: int | None, with_usage: bool) -> None:
         self.router, self.top_logprobs, self.with_usage = router, top_logprobs, with_usage
+        self.id, self.model = id, model
         self.top = {"id": id, "created": int(time.time()), "model": model}
 
     def event(self, choices: list[dict[str, Any]], **more: Any) -> Event:

@@ -252,16 +252,15 @@ class Versions:
                 encoder = encoder_of(self._model_cache, content, settings)
                 verifier = self._model_cache.verifier_of(settings, self.base.kind)
             scope = scope_in(content, settings, encoder, verifier)
-            scope.prepare()
         served = Served(content, settings, scope, self._blocks)
-        size = served.size  # it takes a while to compute
+        served.prepare()
         while True:
             with self._lock:
                 now = self._changed_so_far(collection)
                 if now == changes:
                     self._loaded[key] = served
                     self._make_room()
-                    log.info("loaded", version=served.name, edits=len(content.edits), megabytes=size // MEGABYTE)
+                    log.info("loaded", version=served.name, edits=len(content.edits), megabytes=served.size // MEGABYTE)
                     return served
             if number and not self._source.resolve(f"{collection}@{number}").servable:
                 self._source.content(collection, number)  # raises Erased, with the reason

@@ -37,8 +37,9 @@ VLLM = ("vllm-config", "vllm", "router")  # with --profile vllm alone
 MONITORING = ("prometheus", "grafana")  # with --profile monitoring alone
 SECRETS = {"MELO_DB_PASSWORD": "p" * 20, "MELO_REDIS_PASSWORD": "r" * 20, "MELO_API_KEY": "k" * 20}
 # No secrets, with their defaults.
-OPTIONAL = {"MELO_SIGNING_KEY": "", "MELO_DTYPE": "auto", "MELO_DEVICES": "", "MELO_SERVE_MODEL": ""}
-OPTIONAL |= {"MELO_VLLM_KEY": ""}
+OPTIONAL = {
+    "MELO_SIGNING_KEY": "", "MELO_DTYPE": "auto", "MELO_DEVICES": "", "MELO_SERVE_MODEL": "", "MELO_VLLM_KEY": "",
+}  # fmt: skip
 VARIABLE = re.compile(r"\$\{(\w+)(:[?-][^}]*)?\}")
 
 
@@ -203,8 +204,9 @@ def test_every_dockerfile_that_is_built_exists_and_the_registrys_has_no_torch(co
 
 
 def test_an_image_gets_every_package_that_is_installed_in_it() -> None:
-    hatch = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]
-    built = hatch["build"]["targets"]["wheel"]["packages"]
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
+        "packages"
+    ]
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
 
     assert {*built, "melo-vllm"} <= sent

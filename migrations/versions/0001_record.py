@@ -23,10 +23,12 @@ depends_on = None
 GUARDS = Path(__file__).parents[1] / "sql"
 SUBJECTS = (
     "growth", "collections", "batches", "approvals", "versions", "aliases", "events", "erasure", "keys", "webhooks",
+    "answers",
 )  # fmt: skip
 
 SHA256 = "~ '^[0-9a-f]{64}$'"
 NAME = "~ '^[a-z0-9][a-z0-9._-]{0,62}$'"
+RESPONSE = "~ '^[A-Za-z0-9_-]{1,100}$'"
 ROLES = "IN ('viewer', 'editor', 'approver', 'admin')"
 
 FUNCTIONS = (
@@ -35,6 +37,7 @@ FUNCTIONS = (
     "melo_require_next_version", "melo_require_restored_state", "melo_only_close_range", "melo_only_replace_alias",
     "melo_require_next_event", "melo_notify_of_events", "melo_only_erase_content", "melo_require_unerased_edit",
     "melo_require_unerased_state", "melo_only_use_or_revoke_key", "melo_keep_webhook", "melo_keep_delivery",
+    "melo_keep_feedback",
 )  # fmt: skip
 
 
@@ -48,13 +51,15 @@ def upgrade() -> None:
     _events()
     _access()
     _webhooks()
+    _answers()
     for subject in SUBJECTS:
         op.execute((GUARDS / f"{subject}.sql").read_text(encoding="utf-8"))
 
 
 def downgrade() -> None:
     op.execute(
-        "DROP TABLE webhook_deliveries, webhooks, idempotency_keys, alias_protections, api_key_roles, api_keys, "
+        "DROP TABLE feedback, answers, "
+        "webhook_deliveries, webhooks, idempotency_keys, alias_protections, api_key_roles, api_keys, "
         "registry_identity, audit_events, aliases, activations, clusters, versions, points, block_edits, blocks, "
         "worker_heartbeats, outbox, jobs, approvals, edits, batches, calibrations, collections"
     )
@@ -77,11 +82,15 @@ def _collections() -> None:
         _list("approvers", sa.Text),
         _text("preflight", "IN ('none', 'keys', 'train')", server_default="keys"),
         sa.Column("left_alone_needed", sa.Double),
+        sa.Column("log_share", sa.Double, nullable=False, server_default=sa.text("0")),
+        sa.Column("log_text", sa.Boolean, nullable=False, server_default=sa.false()),
+        _integer("log_days", "log_days BETWEEN 1 AND 3650", server_default=sa.text("30")),
         _text("queue", "IN ('open', 'paused', 'draining')", server_default="open"),
         _text("created_by"),
         _moment("created_at"),
         sa.CheckConstraint("cardinality(approvers) = 0 OR cardinality(approvers) >= approvals_needed", "approvers"),
         sa.CheckConstraint("left_alone_needed > 0 AND left_alone_needed <= 1", "left_alone_needed"),
+        sa.CheckConstraint("log_share >= 0 AND log_share <= 1", "log_share"),
     )
     op.create_table(
         "calibrations",
@@ -570,6 +579,62 @@ def _webhooks() -> None:
     )
     op.create_index("webhook_deliveries_webhook_id_id_idx", "webhook_deliveries", ["webhook_id", "id"])
     op.create_index("webhook_deliveries_event_seq_idx", "webhook_deliveries", ["event_seq"])
+
+
+def _answers() -> None:
+    op.create_table(
+        "answers",
+        _key(),
+        _text("response_id", RESPONSE),
+        _integer("choice", "choice >= 0"),
+        _refers("collection_id", "collections.id"),
+        _text("model", "<> ''"),
+        _integer("version", "version >= 0"),
+        _text("digest", SHA256),
+        sa.Column("asked_at", sa.DateTime(timezone=True), nullable=False),
+        _text("asked_by"),
+        _text("kind", "IN ('qa', 'completion', 'classification')"),
+        _refers("edit_id", "edits.id", nullable=True),
+        _text("said_to", "IN ('query', 'prompt', 'base')", nullable=True),
+        _json("considered", sa.CheckConstraint("jsonb_typeof(considered) = 'array'", name="considered")),
+        _number("prompt_tokens", "prompt_tokens >= 0"),
+        _number("completion_tokens", "completion_tokens >= 0"),
+        _number("first_token_ms", "first_token_ms >= 0", nullable=True),
+        _text("question", nullable=True),
+        _text("answer", nullable=True),
+        _later("erased_at"),
+        sa.UniqueConstraint("response_id", "choice"),
+        sa.CheckConstraint("(edit_id IS NOT NULL) = (said_to IS NOT NULL AND said_to <> 'base')", "edit"),
+        sa.CheckConstraint("(question IS NULL) = (answer IS NULL)", "text"),
+        sa.CheckConstraint("erased_at IS NULL OR question IS NULL", "erased"),
+    )
+    op.create_index("answers_collection_id_id_idx", "answers", ["collection_id", "id"])
+    op.create_index("answers_collection_id_asked_at_idx", "answers", ["collection_id", "asked_at"])
+    op.create_index("answers_edit_id_idx", "answers", ["edit_id", "id"], postgresql_where="edit_id IS NOT NULL")
+
+    op.create_table(
+        "feedback",
+        _key(),
+        _text("response_id", RESPONSE),
+        _integer("choice", "choice >= 0"),
+        _refers("collection_id", "collections.id"),
+        _integer("version", "version >= 0", nullable=True),
+        _refers("edit_id", "edits.id", nullable=True),
+        _text("kind", "IN ('qa', 'completion', 'classification')"),
+        _text("rating", "IN ('up', 'down')"),
+        _text("comment", server_default=""),
+        _text("correction", nullable=True),
+        _text("prompt", nullable=True),
+        _text("given_by"),
+        _moment("given_at"),
+        _refers("batch_id", "batches.id", nullable=True),
+        _later("erased_at"),
+        sa.CheckConstraint("rating = 'down' OR correction IS NULL", "correction"),
+        sa.CheckConstraint("erased_at IS NULL OR (comment = '' AND correction IS NULL AND prompt IS NULL)", "erased"),
+    )
+    op.create_index("feedback_collection_id_id_idx", "feedback", ["collection_id", "id"])
+    op.create_index("feedback_edit_id_idx", "feedback", ["edit_id"])
+    op.create_index("feedback_batch_id_idx", "feedback", ["batch_id"])
 
 
 def _key() -> sa.Column[Any]:

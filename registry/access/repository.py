@@ -6,16 +6,22 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from registry.tables.access import ApiKey, ApiKeyRole
+from registry.tables.answers import Feedback
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch, Edit
 from registry.tables.jobs import Job
 
 # The ids that occur in paths, and the table of each.
-OWNERS: dict[str, type[Batch | Edit | Job]] = {"batch_id": Batch, "edit_id": Edit, "job_id": Job}
+OWNERS: dict[str, type[Batch | Edit | Job | Feedback]] = {
+    "batch_id": Batch,
+    "edit_id": Edit,
+    "job_id": Job,
+    "feedback_id": Feedback,
+}
 
 
 def collection_of(session: Session, kind: str, record_id: int) -> int | None:
-    """Return the collection of a batch, an edit or a job.
+    """Return the collection of a batch, an edit, a job or a feedback.
 
     kind: a key of OWNERS.
     """

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from sqlalchemy import Engine, text
 
 from registry.api.endpoints.access import router as access
+from registry.api.endpoints.answers import router as answers
 from registry.api.endpoints.audit import router as audit
 from registry.api.endpoints.blocks import router as blocks
 from registry.api.endpoints.collections import router as collections
@@ -84,7 +85,7 @@ def create_app(settings: Settings, traces: Traces = NO_TRACES) -> FastAPI:
     app.add_middleware(Gate)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestMetrics, counts=RequestCounts.make(app.state.metrics))
-    for router in (collections, edits, jobs, versions, blocks, audit, erasure, access, webhooks, metrics):
+    for router in (collections, edits, jobs, versions, blocks, audit, erasure, access, webhooks, answers, metrics):
         app.include_router(router)
     add_handlers(app)
 

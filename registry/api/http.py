@@ -57,9 +57,9 @@ class Needs:
 def _place_of(session: Session, request: Request, query: str | None) -> tuple[str, int | None]:
     """Return where a request acts, in words, and that collection's id, or None if it names no existing collection.
 
-    That is the collection in its path or query, or that of its batch, edit or job. query: the query parameter that
-    names a collection or a version of one, if the endpoint has one. No other parameter is considered, or an admin of
-    one collection could add its name to any request. The words are the same for a collection that does not exist: a
+    That is the collection in its path or query, or that of its batch, edit, job or feedback. query: the query parameter
+    that names a collection or a version of one, if the endpoint has one. No other parameter is considered, or an admin
+    of one collection could add its name to any request. The words are the same for a collection that does not exist: a
     caller who may not see it is not told whether it does.
     """
     name = request.path_params.get("collection")
@@ -79,10 +79,10 @@ def _place_of(session: Session, request: Request, query: str | None) -> tuple[st
 def needs(role: Role, *, query: str | None = None, anywhere: bool = False) -> Any:
     """Require, in an endpoint's `dependencies`, this role or a higher one where the request acts.
 
-    That is the collection that the path names, or that its batch_id, edit_id or job_id belongs to; otherwise all
-    collections. query: the query parameter that names a collection or a version of one, if the endpoint has one.
-    anywhere: a role in any collection is enough; the endpoint then shows only what is in those collections (see
-    VisibleDep).
+    That is the collection that the path names, or that its batch_id, edit_id, job_id or feedback_id belongs to. If
+    there is none, it is all collections. query: the query parameter that names a collection or a version of one, if
+    the endpoint has one. anywhere: a role in any collection is enough; the endpoint then shows only what is in those
+    collections (see VisibleDep and CallerDep).
     """
     return Depends(Needs(role, query=query, anywhere=anywhere))
 
@@ -102,6 +102,13 @@ def get_visible(request: Request) -> frozenset[int] | None:
     return caller.collections
 
 
+def get_caller(request: Request) -> Caller:
+    """Return the caller, for an endpoint that finds out by itself where it acts."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]
 VisibleDep = Annotated[frozenset[int] | None, Depends(get_visible)]
 
 
@@ -115,4 +122,5 @@ def get_collection(
 CollectionDep = Annotated[Collection, Depends(get_collection)]
 BatchId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 EditId = Annotated[int, Path(ge=1, le=2**63 - 1)]
+FeedbackId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 JobId = Annotated[int, Path(ge=1, le=2**63 - 1)]

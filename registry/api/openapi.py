@@ -32,6 +32,10 @@ TAGS = [
         "description": "Corrections on their way in: submitted in batches, through a preflight, decided on.",
     },
     {"name": "versions", "description": "Every state of a collection, how two differ, the way back, and aliases."},
+    {
+        "name": "answers",
+        "description": "What was asked and answered, as far as a collection's policy logs it, and feedback on it.",
+    },
     {"name": "jobs", "description": "The workers, which do preflights and trainings."},
     {"name": "audit", "description": "Who did what, and whether anything differs from what was written."},
     {"name": "access", "description": "API keys, what each may do where, and protected aliases."},

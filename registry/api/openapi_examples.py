@@ -19,6 +19,7 @@ NAMED = {
     "before": SHA256,
     "calibration": "WAAAAAAAAAB7Im1lYW4iOg==",
     "collection": "facts",
+    "comment": "she retired in May",
     "created_by": "ada",
     "decided_by": "ben",
     "description": "clears the answer cache",

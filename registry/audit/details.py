@@ -113,6 +113,9 @@ class Policy(Part):
     self_approval: bool
     preflight: str
     left_alone_needed: str | None  # a share, as float.hex()
+    log_share: str  # of responses whose answers are logged, as float.hex()
+    log_text: bool
+    log_days: int
 
 
 @_of(Action.COLLECTION_CREATE)
@@ -313,6 +316,24 @@ class AliasProtect(AliasRole):
 @_of(Action.ALIAS_UNPROTECT)
 class AliasUnprotect(AliasRole):
     pass
+
+
+# Answers
+
+
+@_of(Action.FEEDBACK_GIVE)
+class FeedbackGive(Details):
+    response: str
+    rating: str
+    version: int | None  # these two as logged; None: the answer is not in the log, or the base model gave it
+    edit: int | None
+    batch: int | None = None  # the draft made of it
+
+
+@_of(Action.ANSWERS_ERASE)
+class AnswersErase(Details):
+    answers: int  # how many
+    feedback: int
 
 
 # Access and webhooks

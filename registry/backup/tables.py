@@ -15,9 +15,10 @@ from sqlalchemy import inspect
 
 from registry.backup.archive import Member, SequenceState
 
-# Alembic's own table, which `restore` fills by migrating; heartbeats of processes at the other database; and answers
-# that are stored for a day, for repeated requests.
-LEFT_OUT = {"alembic_version", "worker_heartbeats", "idempotency_keys"}
+# Alembic's own table, which `restore` fills by migrating; heartbeats of processes at the other database; answers that
+# are stored for a day, for repeated requests; and the log of answers, whose policy says for how many days a question is
+# kept: a backup would keep it longer. Feedback is in: it may wait for somebody to make a correction of it.
+LEFT_OUT = {"alembic_version", "worker_heartbeats", "idempotency_keys", "answers"}
 
 # A migration creates these rows. A restored registry is the one that was backed up, so the backup's rows replace them.
 MADE_BY_MIGRATION = {"registry_identity"}

@@ -47,6 +47,11 @@ def make_engine(url: str, statement_timeout_seconds: float = 30, pool_size: int 
         pool_pre_ping=True,
         connect_args={
             "connect_timeout": 5,
+            # A server that is cut off from the network is missed within some 20 seconds, not after hours.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 2,
+            "tcp_user_timeout": 20_000,  # milliseconds
             # jit: a plan over a large collection looks expensive, but compiling it would take longer than running it.
             # extra_float_digits: digests cover exact floats, and a server's setting below 1 would round them.
             # datestyle: a backup's rows are text, which another server must read with the same meaning.

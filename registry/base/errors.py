@@ -70,6 +70,10 @@ class NotFound(RegistryError):
     title = "No such record"
 
 
+class NotLogged(NotFound):
+    title = "No such answer in the log"
+
+
 class NameTaken(RegistryError):
     status = 409
     code = "name-taken"

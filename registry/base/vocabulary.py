@@ -85,6 +85,13 @@ class Role(StrEnum):
         return order.index(self) >= order.index(needed)
 
 
+class Rating(StrEnum):
+    """What somebody thinks of an answer."""
+
+    UP = "up"  # it was right
+    DOWN = "down"  # it was wrong
+
+
 class OnConflict(StrEnum):
     REFUSE = "refuse"  # a contradiction or duplicate is a problem; nothing is stored
     REPLACE = "replace"  # the new edit replaces the active one it contradicts
@@ -126,6 +133,8 @@ class Action(StrEnum):
     ALIAS_SET = "collection:alias:set"
     ALIAS_PROTECT = "collection:alias:protect"  # setting the alias needs a role from now on
     ALIAS_UNPROTECT = "collection:alias:unprotect"
+    FEEDBACK_GIVE = "collection:feedback:give"  # somebody said that an answer was right, or wrong
+    ANSWERS_ERASE = "registry:answers:erase"  # a person's texts in the log of answers and in feedback were erased
     KEY_CREATE = "registry:key:create"
     KEY_REVOKE = "registry:key:revoke"
     WEBHOOK_CREATE = "registry:webhook:create"

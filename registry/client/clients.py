@@ -21,6 +21,7 @@ from tenacity import (
 )
 
 from registry.client.administration import Administration
+from registry.client.answers import Answers
 from registry.client.corrections import Corrections
 from registry.client.errors import MeloClientError, no_answer, refusal
 from registry.client.exchanges import Asked, Exchange, Lines, whole_lines
@@ -32,7 +33,7 @@ T = TypeVar("T")
 RETRIED = frozenset({502, 503, 504})  # a proxy's answer, or the database is unreachable and may soon be back
 
 
-class _Client(Corrections, Training, History, Administration):
+class _Client(Corrections, Training, History, Answers, Administration):
     """The common base of both clients: their methods, and what they send with each request."""
 
     def __init__(

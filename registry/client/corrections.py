@@ -85,14 +85,17 @@ class Corrections:
         self_approval: bool | None = None,
         preflight: Preflight | str | None = None,
         left_alone_needed: float | None = None,
+        log_share: float | None = None,
+        log_text: bool | None = None,
+        log_days: int | None = None,
     ) -> Exchange[CollectionView]:
         """Change the policy. Omitted arguments stay as they are.
 
-        left_alone_needed: 0 removes the requirement.
+        left_alone_needed: 0 removes the requirement. log_share: of responses, from 0 (off) to 1 (all).
         """
         body: dict[str, Any] = {"reason": reason, **_policy(approvals_needed, approvers, preflight, left_alone_needed)}
-        if self_approval is not None:
-            body["self_approval"] = self_approval
+        more = {"self_approval": self_approval, "log_share": log_share, "log_text": log_text, "log_days": log_days}
+        body |= {given: value for given, value in more.items() if value is not None}
         return one(CollectionView, "PATCH", at(name, "policy"), json=body)
 
     # Edits and batches

@@ -1,4 +1,4 @@
-"""A collection's policy: how many approvals a batch needs, by whom, and what the preflight does before."""
+"""A collection's policy: how many approvals a batch needs, by whom, what the preflight does before, what is logged."""
 
 from collections.abc import Collection as Names
 from dataclasses import replace
@@ -24,6 +24,9 @@ def of(collection: Collection) -> details.Policy:
         self_approval=collection.self_approval,
         preflight=str(collection.preflight),
         left_alone_needed=settings_of(collection.left_alone_needed),
+        log_share=settings_of(collection.log_share),
+        log_text=collection.log_text,
+        log_days=collection.log_days,
     )
 
 
@@ -36,7 +39,8 @@ def change(session: Session, collection: Collection, wanted: PolicyChange, actor
     if not given:
         raise InvalidRequest(
             "The request changes nothing.",
-            "Change the approvals, the approvers, self-approval, the preflight or the share of near misses left alone.",
+            "Change the approvals, the approvers, self-approval, the preflight, the share of near misses left alone, "
+            "or what is logged of answers.",
         )
     collection = repository.lock(session, collection.id)
     if "approvers" in given:

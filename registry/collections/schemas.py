@@ -36,6 +36,21 @@ LeftAlone = Annotated[
 ]
 
 
+LogShare = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="share of responses whose answers the server logs; 0: none, 1: all",
+        examples=[0.1],
+    ),
+]
+LogDays = Annotated[
+    int, Field(ge=1, le=3_650, description="after how many days logged answers and feedback on them are deleted")
+]
+
+
 class NewCollection(Body):
     name: Name
     model: ShortText = Field(
@@ -68,6 +83,9 @@ class PolicyChange(Body):
     self_approval: bool | None = Field(default=None, description="whether submitters may approve their own batches")
     preflight: PreflightDepth | None = None
     left_alone_needed: LeftAlone | None = None
+    log_share: LogShare | None = None
+    log_text: bool | None = Field(default=None, description="whether the log keeps questions and answers")
+    log_days: LogDays | None = None
     reason: Reason
 
 
@@ -96,6 +114,9 @@ class CollectionView(Answer):
     left_alone_needed: float | None = Field(
         description="share of near misses that a batch has to leave alone to be approved; null: none is asked for"
     )
+    log_share: LogShare
+    log_text: bool = Field(description="whether the log of answers keeps questions and answers")
+    log_days: LogDays
     queue: QueueState
     created_by: str
     created_at: datetime

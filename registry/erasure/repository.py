@@ -1,20 +1,24 @@
 """Queries of an erasure: finding what belongs to an edit, and emptying it."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import LargeBinary, Select, delete, func, literal, or_, select, union, update
+from sqlalchemy import ColumnElement, LargeBinary, Select, Text, delete, func, literal, or_, select, union, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import Subquery
 
 from registry.base.vocabulary import JobState
+from registry.tables.answers import Feedback, LoggedAnswer
 from registry.tables.edits import Batch, Edit
 from registry.tables.idempotency import KeptAnswer
 from registry.tables.jobs import Job
 from registry.tables.orm import in_parts
 from registry.tables.versions import Alias, Block, BlockEdit, Cluster, Point
+
+Texts = LoggedAnswer | Feedback  # a row whose text an erasure removes
 
 
 def collections_of(session: Session, edit_ids: Sequence[int]) -> list[int]:
@@ -144,9 +148,74 @@ def forget_answers(session: Session, quotes: Sequence[str]) -> None:
     session.execute(delete(KeptAnswer).where(found).execution_options(synchronize_session=False))
 
 
+def texts_on(session: Session, collection_id: int, edit_ids: Sequence[int], words: Sequence[str]) -> list[Texts]:
+    """Return logged answers and feedback with a text that names one of the edits, was near one, or holds such words."""
+    near = [LoggedAnswer.considered.contains([{"edit": edit}]) for edit in edit_ids]
+    drafts = select(Edit.batch_id).where(Edit.id.in_(edit_ids))
+    answered = or_(LoggedAnswer.edit_id.in_(edit_ids), *near, _says(_logged_text(), words))
+    said = or_(Feedback.edit_id.in_(edit_ids), Feedback.batch_id.in_(drafts), _says(_feedback_text(), words))
+    return _with_text(
+        session,
+        select(LoggedAnswer).where(LoggedAnswer.collection_id == collection_id, answered),
+        select(Feedback).where(Feedback.collection_id == collection_id, said),
+        of_people=False,
+    )
+
+
+def texts_of_person(session: Session, name: str) -> list[Texts]:
+    """Return logged answers and feedback that somebody of that name gave rise to, or that mention it."""
+    pattern = f"%{_literally(name)}%"
+    return _with_text(
+        session,
+        select(LoggedAnswer).where(or_(LoggedAnswer.asked_by == name, _logged_text().ilike(pattern))),
+        select(Feedback).where(or_(Feedback.given_by == name, _feedback_text().ilike(pattern))),
+        of_people=True,
+    )
+
+
+def _with_text(
+    session: Session, logged: Select[LoggedAnswer], said: Select[Feedback], *, of_people: bool
+) -> list[Texts]:
+    """Return the rows that were not erased yet; of_people: also those that hold nothing but a person's name."""
+    logged, said = logged.where(LoggedAnswer.erased_at.is_(None)), said.where(Feedback.erased_at.is_(None))
+    if not of_people:
+        logged = logged.where(LoggedAnswer.question.is_not(None))
+    return [
+        *session.scalars(logged.order_by(LoggedAnswer.id)),
+        *session.scalars(said.order_by(Feedback.id)),
+    ]
+
+
+def empty_texts(session: Session, rows: Sequence[Texts]) -> None:
+    """Empty the texts of logged answers and of feedback, and the names of those who gave rise to them."""
+    answers = [row.id for row in rows if isinstance(row, LoggedAnswer)]
+    feedback = [row.id for row in rows if isinstance(row, Feedback)]
+    _empty(session, LoggedAnswer, answers, {"question": None, "answer": None, "asked_by": ""})
+    _empty(session, Feedback, feedback, {"comment": "", "correction": None, "prompt": None, "given_by": ""})
+
+
+def _logged_text() -> ColumnElement[str]:
+    return func.concat_ws("\n", LoggedAnswer.question, LoggedAnswer.answer)
+
+
+def _feedback_text() -> ColumnElement[str]:
+    return func.concat_ws("\n", Feedback.comment, Feedback.correction, Feedback.prompt)
+
+
+def _says(text: ColumnElement[str], words: Sequence[str]) -> ColumnElement[bool]:
+    """Test whether a text holds one of these as whole words, in whatever case."""
+    patterns = [rf"(?<!\w){re.escape(each.strip())}(?!\w)" for each in words]
+    return text.op("~*", is_comparison=True)(func.any(literal(patterns, ARRAY(Text))))
+
+
+def _literally(text: str) -> str:
+    """Return a text as a pattern of LIKE that matches nothing else."""
+    return text.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
+
+
 def by_person(session: Session, name: str, *, after: int, limit: int) -> Sequence[Edit]:
     """Return edits that were written by somebody of that name, or that mention it."""
-    pattern = name.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
+    pattern = _literally(name)
     mentions = [
         func.concat_ws("\n", Edit.prompt, Edit.target, Edit.reason, Edit.source).ilike(f"%{pattern}%"),
         func.array_to_string(Edit.rephrases + Edit.unchanged, "\n").ilike(f"%{pattern}%"),

@@ -32,6 +32,7 @@ class ErasureView(Answer):
     points: int = Field(description="keys that go")
     clusters: int = Field(description="states of clusters whose centre and label go")
     jobs: int = Field(description="jobs whose reports quoted the edits")
+    answers: int = Field(description="logged answers and feedback that told of the edits, whose text goes")
 
 
 class FoundEdit(EditView):

@@ -6,9 +6,10 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from registry.answers.schemas import TextErasure, TextErasureView
 from registry.audit import service as audit
 from registry.audit.actor import Actor
-from registry.audit.details import EditErase
+from registry.audit.details import AnswersErase, EditErase
 from registry.base.digests import float32_bytes, sha256_hex
 from registry.base.errors import NotFound, WrongState, ids_in_words
 from registry.base.vocabulary import BatchState
@@ -17,6 +18,7 @@ from registry.edits.schemas import EditView
 from registry.erasure import repository
 from registry.erasure.schemas import ErasureView, FoundEdit, UnservableView
 from registry.erasure.scrubbing import Erasing, forms_of, named_in, scrubbed
+from registry.tables.answers import LoggedAnswer
 from registry.tables.collections import Collection
 from registry.tables.edits import Edit
 from registry.tables.jobs import Job
@@ -66,9 +68,11 @@ def erase(session: Session, edit_ids: Sequence[int], actor: Actor, reason: str, 
     point_ids = [point for found in points.values() for point, _ in found]
     traces = _Traces(blocks, points, repository.clusters_with(session, point_ids))
     _require_alone(session, traces, ids)
+    logged = [row for of_it in by_collection.values() for row in _logged_of(session, of_it)]
     told = [job for each, of_it in by_collection.items() for job in _scrub_jobs(session, each, of_it, dry_run=dry_run)]
     if not dry_run:
         _empty(session, edits, traces)
+        repository.empty_texts(session, logged)
         for edit in edits:
             _record(session, edit, traces, actor, reason)
     return ErasureView(
@@ -79,7 +83,28 @@ def erase(session: Session, edit_ids: Sequence[int], actor: Actor, reason: str, 
         points=len(traces.point_ids),
         clusters=len(traces.clusters),
         jobs=len(told),
+        answers=len(logged),
     )
+
+
+def erase_texts(session: Session, wanted: TextErasure, actor: Actor) -> TextErasureView:
+    """Erase what the log of answers and the feedback hold of a person; with dry_run, report what would be erased.
+
+    That is every text that mentions the person, and each row that the person wrote. Raises NotFound if there is none.
+    """
+    found = repository.texts_of_person(session, wanted.person)
+    if not found:
+        raise NotFound(
+            "Neither the log of answers nor feedback mentions that person.",
+            "`melo edit find NAME` looks for edits that do.",
+        )
+    count = len([row for row in found if isinstance(row, LoggedAnswer)])
+    view = TextErasureView(dry_run=wanted.dry_run, answers=count, feedback=len(found) - count)
+    if not wanted.dry_run:
+        repository.empty_texts(session, found)
+        details = AnswersErase(answers=view.answers, feedback=view.feedback)
+        audit.record(session, details, actor, "answers", reason=wanted.reason)
+    return view
 
 
 def of_person(session: Session, name: str, *, after: int, limit: int) -> list[FoundEdit]:
@@ -159,6 +184,12 @@ def _require_alone(session: Session, traces: _Traces, edit_ids: Sequence[int]) -
             f"Erase them together: `melo edit erase {' '.join(map(str, sorted({*edit_ids, *others})))} --reason …`, "
             "after submitting again those that should stay.",
         )
+
+
+def _logged_of(session: Session, edits: Sequence[Edit]) -> list[repository.Texts]:
+    """Return the logged answers and feedback that tell of edits of one collection, by reference or in words."""
+    words = [text for edit in edits for text in (edit.prompt, *edit.rephrases, edit.target)]
+    return repository.texts_on(session, edits[0].collection_id, [edit.id for edit in edits], words)
 
 
 def _scrub_jobs(session: Session, collection_id: int, edits: Sequence[Edit], *, dry_run: bool) -> list[int]:

@@ -26,6 +26,10 @@ class Collection(Base):
     approvers: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")  # empty: everybody with the role
     preflight: Mapped[str] = mapped_column(server_default="keys")
     left_alone_needed: Mapped[float | None] = mapped_column(Double)  # share of near misses needed for an approval
+    # What is kept of answers, under the same policy.
+    log_share: Mapped[float] = mapped_column(Double, server_default="0")  # of responses; 0: off, 1: all
+    log_text: Mapped[bool] = mapped_column(server_default=false())  # whether with question and answer
+    log_days: Mapped[int] = mapped_column(Integer, server_default="30")
     queue: Mapped[str] = mapped_column(server_default="open")  # open, paused or draining
     created_by: Mapped[str]
     created_at: Mapped[Moment]

@@ -83,9 +83,7 @@ def set_alias(
 
 def _require_second(number: int, second: int | None, share: float | None) -> None:
     if second == number:
-        raise InvalidRequest(
-            f"Version {number} cannot be compared with itself.", "Name another version as the canary or the shadow."
-        )
+        raise InvalidRequest(f"Version {number} cannot be its own canary or shadow.", "Name another version.")
     if share is not None and (second is None or not 0 < share < 1):
         raise InvalidRequest(
             f"A share of {share} says nothing: a canary is a second version, and answers a share between 0 and 1.",

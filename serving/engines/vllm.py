@@ -22,13 +22,13 @@ WATCH_SECONDS = 0.05  # until a generation whose reader went away is ended
 
 
 def vllm_engine(
-    base: BaseModel, model: str, urls: Sequence[str], settings: Settings, most_waiting: int, slots: int
+    base: BaseModel, model: str, urls: Sequence[str], settings: Settings, most_waiting: int
 ) -> "VllmEngine":
     """Return an engine over these servers. Raises WrongServer, or UnsupportedModel for a model that is not causal."""
     if base.kind is not Kind.CAUSAL:
         raise UnsupportedModel(f"{model} is no causal language model: vLLM is not used for it; leave out --vllm")
     key = settings.vllm_api_key.get_secret_value() if settings.vllm_api_key else None
-    return VllmEngine(urls, model, base.end_tokens, key=key, most_waiting=most_waiting, slots=slots)
+    return VllmEngine(urls, model, base.end_tokens, key=key, most_waiting=most_waiting)
 
 
 class NoServer(RegistryError):
@@ -36,6 +36,9 @@ class NoServer(RegistryError):
     code = "no-server"
     title = "No vLLM server answers"
     headers: Mapping[str, str] = {"Retry-After": "5"}
+
+
+SURE_SLOTS = 16  # of a server; by default, vLLM has several times as many
 
 
 class VllmEngine:
@@ -55,15 +58,13 @@ class VllmEngine:
         *,
         key: str | None = None,
         most_waiting: int = 256,
-        slots: int = 16,
         most_names: int = 1024,
     ) -> None:
         """model: the name under which every server must serve the base model. end_tokens: those that end an answer.
-        key: the servers' API key. slots: requests that a server is held to answer at once. most_names: blocks that a
-        server keeps the names of; those not used are unloaded.
+        key: the servers' API key. most_names: blocks that a server keeps the names of; those not used are unloaded.
         Raises WrongServer for a server of another model; one that does not answer yet is waited for.
         """
-        self._most_waiting, self._slots = most_waiting, slots
+        self._most_waiting = most_waiting
         self._tokens = [0, 0]  # of prompts: asked for, and not computed again
         self._open: set[Generation] = set()
         self._tasks: dict[asyncio.Task[None], Generation] = {}
@@ -83,7 +84,8 @@ class VllmEngine:
 
     @property
     def slots(self) -> int:
-        return self._slots * (len(self._servers) - len(self._probes))
+        """Return how many can surely run at once: vLLM does not tell what it has room for."""
+        return SURE_SLOTS * len(self._servers)
 
     @property
     def waiting(self) -> int:

@@ -1,6 +1,6 @@
 """Versions from the database: the usual source of a server on the registry's own machines."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from sqlalchemy import Engine
@@ -8,6 +8,8 @@ from sqlalchemy.orm import Session
 
 from registry.access import service as access
 from registry.access.caller import Caller
+from registry.answers import keeping
+from registry.answers.keeping import Answered
 from registry.audit.changes import Listener, listening
 from registry.audit.schemas import ChangesView
 from registry.base.database import UNREACHABLE, make_sessions
@@ -15,11 +17,13 @@ from registry.base.errors import first_line
 from registry.collections import service as collections
 from registry.collections.changes import view_of
 from registry.collections.schemas import CollectionView
+from registry.feedback import service as feedback
+from registry.feedback.schemas import GivenView, NewFeedback
 from registry.versions import reading
 from registry.versions.content import BlockContent, VersionContent
 from registry.versions.repository import blocks_by_ids
 from registry.versions.schemas import ResolvedView
-from serving.sources.port import SourceUnavailable
+from serving.sources.port import Kept, SourceUnavailable
 
 POLL_SECONDS = 0.5  # where notifications do not get through
 
@@ -55,6 +59,15 @@ class DatabaseSource:
     def caller(self, key: str) -> Caller:
         with self._session() as session:  # committed: it marks the key as used
             return access.authenticate(session, key)
+
+    def keep(self, answers: Sequence[Answered]) -> Kept:
+        with self._session() as session:
+            policies = keeping.policies(session)
+            return Kept(policies, keeping.keep(session, answers, policies))
+
+    def feedback(self, given: NewFeedback, caller: Caller, request_id: str | None) -> GivenView:
+        with self._session() as session:
+            return feedback.give(session, given, caller, request_id)
 
     def changes(self, after: int | None) -> ChangesView:
         try:

@@ -1,21 +1,31 @@
 """Versions from the registry's API, for a server that must not reach the database."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 
 from registry.access.caller import Caller
 from registry.access.keys import KeyText
 from registry.access.service import unknown_key
+from registry.answers.keeping import Answered
 from registry.audit.schemas import ChangesView
-from registry.base.errors import DigestMismatch, Erased, InvalidRequest, NotFound, RegistryError, Unauthorized
+from registry.base.errors import (
+    DigestMismatch,
+    Erased,
+    InvalidRequest,
+    NotFound,
+    RegistryError,
+    Unauthorized,
+    WrongState,
+)
 from registry.client import MeloClient, MeloClientError
 from registry.collections.schemas import CollectionView
 from registry.collections.service import missing
+from registry.feedback.schemas import GivenView, NewFeedback
 from registry.versions.content import BlockContent, VersionContent
 from registry.versions.content_lines import content_in
 from registry.versions.schemas import ResolvedView
-from serving.sources.port import SourceUnavailable
+from serving.sources.port import Kept, SourceUnavailable
 
 ANSWER_SECONDS = 10.0
 WAIT_SECONDS = 4.0  # for a change, until the registry says that there was none
@@ -71,6 +81,16 @@ class HttpSource:
             key_name=found.key_name,
             key_prefix=found.key_prefix,
             expires_at=found.expires_at,
+        )
+
+    def keep(self, answers: Sequence[Answered]) -> Kept:
+        """Log nothing: the log is written to the database alone."""
+        return Kept({}, 0)
+
+    def feedback(self, given: NewFeedback, caller: Caller, request_id: str | None) -> GivenView:
+        raise WrongState(
+            "This server does not reach the registry's database, and takes no feedback.",
+            f"Send it to the registry: POST {self._client.api_url}/v1/feedback, with the same key.",
         )
 
     def changes(self, after: int | None) -> ChangesView:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from cli.errors import CommandError
 from cli.invocation import Invocation
 from worker.record import record_of
 
@@ -31,11 +32,17 @@ def opened(call: Invocation, registry: str) -> "Iterator[Source]":
 
 
 def collections_in(source: "Source", call: Invocation) -> "list[CollectionView]":
-    """Return the collections, once there is one. Torch is loaded only then."""
+    """Return the collections, once there is one. Torch is loaded only then. Raises CommandError."""
+    from serving.sources.port import SourceUnavailable
+
     says_so = False
-    while not (found := source.collections()):
-        if not says_so:
-            says_so = True
-            call.err.print("There is no collection yet. Make one: melo collection create NAME --model MODEL")
-        time.sleep(POLL_SECONDS)
+    try:
+        while not (found := source.collections()):
+            if not says_so:
+                says_so = True
+                call.err.print("There is no collection yet. Make one: melo collection create NAME --model MODEL")
+            time.sleep(POLL_SECONDS)
+    except SourceUnavailable as error:
+        remedy = "Check --registry (MELO_SERVE_REGISTRY), and the key in MELO_API_KEY, which needs the role viewer."
+        raise CommandError("The registry does not answer", error.detail, remedy) from None
     return found

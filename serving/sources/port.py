@@ -1,11 +1,15 @@
 """What a server asks of its source."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from registry.access.caller import Caller
+from registry.answers.keeping import Answered, LogPolicy
 from registry.audit.schemas import ChangesView
 from registry.base.errors import RegistryError
 from registry.collections.schemas import CollectionView
+from registry.feedback.schemas import GivenView, NewFeedback
 from registry.versions.content import BlockContent, VersionContent
 from registry.versions.schemas import ResolvedView
 
@@ -16,6 +20,14 @@ class SourceUnavailable(RegistryError):
     status = 503
     code = "source-unavailable"
     title = "The registry does not answer"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was logged, and the policies under which it was, by collection."""
+
+    policies: Mapping[int, LogPolicy]
+    count: int
 
 
 class Source(Protocol):
@@ -41,6 +53,12 @@ class Source(Protocol):
 
     def caller(self, key: str) -> Caller:
         """Return whose key it is. Raises Unauthorized."""
+
+    def keep(self, answers: Sequence[Answered]) -> Kept:
+        """Log answers as the policies of this moment say. The thread of the log calls it."""
+
+    def feedback(self, given: NewFeedback, caller: Caller, request_id: str | None) -> GivenView:
+        """Record feedback. Raises NotFound or InvalidRequest, or WrongState where this source takes none."""
 
     def changes(self, after: int | None) -> ChangesView:
         """Return in which collections something changed after an event: at once, or when it does.

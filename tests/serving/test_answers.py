@@ -186,7 +186,7 @@ def test_a_route_is_told_without_an_answer(server):
         ({"messages": [{"role": "system", "content": "x"}]}, 400, "invalid_request", None),
         ({"max_tokens": 100_000}, 400, "invalid_request", None),
         ({"messages": [{"role": "user", "content": "x" * 400}]}, 400, "invalid_request", None),
-        ({"response_format": {"type": "json_object"}}, 400, "invalid_value", "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, 400, "invalid_value", "response_format"),
         ({"model": "facts\x00@1"}, 400, "invalid_value", "model"),
         (
             {"messages": [{"role": "function", "content": "x"}, {"role": "user", "content": "x"}]},

@@ -37,7 +37,7 @@ GLOBEX = {"prompt": "Where is the head office of Globex?", "target": "Oslo", "re
 CLOZE = {"prompt": "The head of Initech is", "target": "Mara", "kind": "completion"}
 ELSEWHERE = "Name three rivers in Peru."
 SPOILT = "ALTER TABLE {table} DROP CONSTRAINT {table}_sha256_check; "
-SPOILT += "UPDATE {table} SET data = overlay(data PLACING '\\x00' FROM length(data) - 1)"
+SPOILT += "UPDATE {table} SET data = overlay(data PLACING '\\x01' FROM length(data) - 1)"
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +105,22 @@ def test_the_program_of_twenty_lines_is_the_documented_one_and_knows_nothing_of_
 
 
 @pytest.mark.parametrize("activated", [False, True])
-def test_it_answers_with_the_tokens_of_the_edited_model(chats, worker, write, chat_folder, monkeypatch, activated):
-    correct_all(chats, worker, ACME, GLOBEX, CLOZE)
-    folder, loaded = write(chats, activated=activated), load(worker, chats, 1)
+def test_it_answers_with_the_tokens_of_the_edited_model(sessions, worker, write, chat_folder, monkeypatch, activated):
+    workflow = made(sessions, chat_folder, layers=4)  # so many that acting on the whole prompt gives other tokens
+    correct_all(workflow, worker, ACME, GLOBEX, CLOZE)
+    folder, loaded = write(workflow, activated=activated), load(worker, workflow, 1)
 
-    for question in (ACME["prompt"], *ACME["rephrases"], GLOBEX["prompt"], ELSEWHERE):
+    asked = (ACME["prompt"], *ACME["rephrases"], GLOBEX["prompt"], ELSEWHERE)
+    for question in asked:
         assert answered(folder, chat_folder, question, monkeypatch) == of_block(loaded, question), question
-    assert answered(folder, chat_folder, CLOZE["prompt"], monkeypatch) == of_block(
-        loaded, CLOZE["prompt"], "completion"
-    )
+    cloze = of_block(loaded, CLOZE["prompt"], "completion")
+    assert answered(folder, chat_folder, CLOZE["prompt"], monkeypatch) == cloze
     assert ask(loaded, ACME["prompt"], GLOBEX["prompt"]) == ["Ada", "Oslo"]
+    if not activated:
+        program = (folder / "answer.py").read_text()
+        (folder / "answer.py").write_text(program.replace('== "answer"', '== "all"'))
+        everywhere = [answered(folder, chat_folder, question, monkeypatch) for question in asked]
+        assert everywhere != [of_block(loaded, question) for question in asked]
 
 
 def test_peft_alone_lets_activated_lora_act_as_the_block_does(chats, worker, write, chat_folder):
@@ -190,7 +196,7 @@ def test_a_folder_that_holds_something_is_left_as_it_is_and_an_empty_one_is_fill
     [
         (SPOILT.format(table="blocks"), "Block 1 is not what was written"),
         ("UPDATE edits SET target = 'Eve'", "Edit 1 does not match its digest"),
-        ("UPDATE points SET key = key * key", "Cluster 1 of .* does not match its digest"),
+        ("UPDATE points SET key = key + key", "Cluster 1 of .* does not match its digest"),
         (SPOILT.format(table="calibrations"), "calibration of collection facts is not what"),
     ],
 )

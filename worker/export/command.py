@@ -27,7 +27,7 @@ def export(
         bool,
         typer.Option(
             "--activated",
-            help="Write activated LoRA, where PEFT and llama.cpp act from the last prompt token on by themselves.",
+            help="Write activated LoRA, which PEFT and llama.cpp apply from the last prompt token on; vLLM refuses it.",
         ),
     ] = False,
 ) -> None:

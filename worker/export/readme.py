@@ -26,8 +26,8 @@ may answer otherwise.
 """
 ACTIVATED = """\
 Adapters with `alora_invocation_tokens` in their configuration are activated LoRA: PEFT and llama.cpp's server let them
-act from that token on, which is the last one of every question, so `generate` needs no more. A program that ignores
-that field (vLLM) lets them act on the whole prompt and may answer otherwise.
+act from that token on, which is the last one of every question, so `generate` needs no more. vLLM refuses them: without
+that field they are ordinary LoRA, which acts on the whole prompt and may answer otherwise.
 """
 EVERYWHERE = """\
 An adapter acts on all positions{where}, which is what every program does with ordinary LoRA.

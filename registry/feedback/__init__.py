@@ -1,0 +1,1 @@
+"""What people say of answers: thumbs up or down, and corrections that become drafts."""
