@@ -37,5 +37,5 @@ def options(
         "max-lora-rank": rank,
         "lora-target-modules": sorted(modules),
         "enable-prompt-tokens-details": True,
-        "structured-outputs-config": {"disable_any_whitespace": True},
+        "structured-outputs-config": {"backend": "guidance", "disable_any_whitespace": True},
     }
