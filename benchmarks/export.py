@@ -52,7 +52,7 @@ def ways_of(model: Any, end: int, tokens: int, *, is_activated: bool) -> dict[st
 
 def loaded(base: Any, folder: Path) -> tuple[Any, bool]:
     """Return the model with an adapter as ordinary LoRA, and as activated LoRA where it is; and whether it is."""
-    config: Any = PeftConfig.from_pretrained(folder)
+    config: Any = PeftConfig.from_pretrained(str(folder))
     is_activated = config.alora_invocation_tokens is not None
     config.alora_invocation_tokens = None
     model: Any = PeftModel.from_pretrained(base, folder, adapter_name="plain", config=config)

@@ -30,9 +30,7 @@ def chat(
     model: Annotated[
         str, typer.Argument(metavar="COLLECTION@VERSION", help="@3, @production, @latest, @base or @as-of:TIME.")
     ],
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer, in tokens. Default: what the model's window leaves.")
-    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
     server: ServerUrl = None,
 ) -> None:
     """Talk with a version of a model, on a running server. /help lists what else can be typed."""
@@ -53,7 +51,7 @@ def chat(
 class _Chat:
     """The turns of a conversation, and the version that answers them."""
 
-    def __init__(self, call: Invocation, server: Server, max_tokens: int | None) -> None:
+    def __init__(self, call: Invocation, server: Server, max_tokens: int) -> None:
         self.call, self.server, self.max_tokens = call, server, max_tokens
         self.model = ""
         self.turns: list[dict[str, str]] = []

@@ -12,7 +12,7 @@ import structlog
 
 from melo_core.base_model import BaseModel
 from melo_core.conversation import question_of
-from melo_core.edited_model import Attempt, EditedModel, Route, SaidTo, attempts
+from melo_core.edited_model import BASE, Attempt, EditedModel, Route, SaidTo, attempts
 from melo_core.errors import MeloError
 from melo_core.scope import same_words
 from melo_core.structure import Kind
@@ -67,6 +67,8 @@ class Asked:
     question: str
     kind: str = "qa"
     said_to: SaidTo = "query"  # where a block is routed to: what it gave its target to; base: to neither
+    messages: Sequence[Mapping[str, Any]] = ()  # of a conversation, with the tools that it may call
+    tools: Sequence[Mapping[str, Any]] = ()
 
     @property
     def edit(self) -> EditContent | None:
@@ -125,7 +127,7 @@ class Router:
     async def rerouted(self, asked: Asked, served: Served) -> Asked:
         """Route a question over another version of the same model."""
         route = await self._in_thread(served.route, asked.question, asked.kind)
-        return Asked(served, route, asked.ids, asked.question, asked.kind)
+        return replace(asked, served=served, route=route, said_to="query")
 
     async def routed(self, served: Served, question: str) -> Route:
         return await self._in_thread(served.route, question)
@@ -173,6 +175,8 @@ class Router:
         with_weights = not self.engine.by_digest
         for attempt in attempts(self.base, asked.ids, asked.route, asked.served.approved):
             asked.said_to = attempt.said_to
+            if attempt.said_to == "prompt" and wanted.schema is not None:
+                attempt = await self._in_thread(self._in_context, asked, attempt)
             block = attempt.route.block
             acting = None if block is None else await self._acting(asked.served, block, with_weights)
             if attempt.target is None:
@@ -193,7 +197,9 @@ class Router:
         """Return a block's answer if it is the target; of an answer in JSON, one of its values."""
         target = attempt.target or ""
         spare = SPARE_TOKENS if wanted.schema is None else SPARE_TOKENS_IN_JSON
-        most = min(limit, len(self.base.target_ids(target)) + spare)
+        most = min(limit, len(self.base.target_ids(target)) + spare, self.base.window - len(attempt.ids))
+        if most < 1:
+            return None
         greedy = replace(wanted, sampling=Sampling(), stops=(), trim=True)
         pieces = [piece async for piece in self._generated(attempt.ids, acting, most, greedy)]
         text, tokens = "".join(piece.text for piece in pieces).strip(), [t for piece in pieces for t in piece.tokens]
@@ -256,7 +262,21 @@ class Router:
         question = question_of(messages)
         alone = len(messages) == 1 and not self.base.chats  # a model without a chat template takes a question as it is
         ids = self.base.prompt_ids(question) if alone and not tools else self.base.conversation_ids(messages, tools)
-        return Asked(served, served.route(question), ids, question)
+        return Asked(served, served.route(question), ids, question, messages=messages, tools=tools)
+
+    def _in_context(self, asked: Asked, attempt: Attempt) -> Attempt:
+        """Return the base model's attempt at a conversation in which the correction was said just before the question.
+
+        A block says its target and nothing around it, so in JSON it often does not come to say it.
+        """
+        last = max(i for i, message in enumerate(asked.messages) if message["role"] == "user")
+        edit = asked.served.approved[asked.route.considered[0].edit]
+        said = [{"role": "user", "content": edit.prompt}, {"role": "assistant", "content": edit.target}]
+        try:
+            ids = self.base.conversation_ids([*asked.messages[:last], *said, *asked.messages[last:]], asked.tools)
+        except MeloError:  # no chat template, or no room
+            ids = asked.ids
+        return replace(attempt, ids=ids, route=BASE)
 
     def _complete(self, served: Served, prompt: str | list[int]) -> Asked:
         embeddings: Any = self.base.model.get_input_embeddings()
