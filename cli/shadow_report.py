@@ -57,7 +57,7 @@ def read_report(url: str, key: str | None, alias: str) -> "ShadowReport":
         raise CommandError(
             "Not a server of this release",
             f"{answer.request.url} answered {answer.status_code} {answer.reason_phrase}, in another form.",
-            "Give --server the address of `melo serve`; /v1/shadow needs the same release there.",
+            "Give --server the address of a `melo serve` of the same release.",
         ) from None
 
 

@@ -68,6 +68,7 @@ def _answers_of(call: Invocation, loaded: "LoadedVersion", asked: Sequence[Quest
             "melo": {
                 **provenance(loaded.content, model.settings, answer.route, loaded.edit_behind(answer)),
                 "said_to": None if answer.route.block is None else answer.said_to,
+                "canary": False,
             },
         }
         for prompt, answer in zip(prompts, said, strict=True)

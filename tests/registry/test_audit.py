@@ -112,8 +112,9 @@ def test_details_with_a_float_are_refused_because_their_text_is_not_canonical(us
         audit.record(session, AliasSet(from_=None, to=0.1, set_at="now"), BEN, "test/1")
 
 
-# Tables that are no record: messages to be sent, signs of life, answers kept for a day, and what an event undoes.
-WORKING = {"outbox", "worker_heartbeats", "idempotency_keys", "alias_protections"}
+# Tables that are no record: messages to be sent, signs of life, responses kept for a day, what an event undoes, and
+# what is kept for as long as a policy says.
+WORKING = {"outbox", "worker_heartbeats", "idempotency_keys", "alias_protections", "answers", "feedback"}
 RECORD = sorted(table.name for table in metadata.sorted_tables if table.name not in WORKING)
 
 

@@ -111,7 +111,7 @@ def test_a_version_over_a_model_that_the_server_has_not_is_loaded_here(tmp_path,
     for part in (tiny_model("gpt2", len(tokenizer)), tokenizer):
         part.save_pretrained(tmp_path / "other")
     with site.sessions.begin() as session:
-        collections.create(session, NewCollection(name="others", model=str(tmp_path / "other")), ADA)
+        collections.create(session, NewCollection(name="foreign", model=str(tmp_path / "other")), ADA)
     known = DatabaseSource(make_engine(site.url)).collections()
     served = model_to_serve(known, None)  # that of the oldest
     assert served != model_to_serve(known, str(tmp_path / "other"))
@@ -120,11 +120,11 @@ def test_a_version_over_a_model_that_the_server_has_not_is_loaded_here(tmp_path,
     variables = {"MELO_SERVE_PORT": str(httpx.URL(url).port), "MELO_DATABASE_URL": site.url}
     melo = Melo(tmp_path / "home", {**variables, "MELO_CACHE": str(site.cache._cache)})
 
-    done = melo("ask", "others@base", "Hello", *SHORT)
+    done = melo("ask", "foreign@base", "Hello", *SHORT)
 
     assert done.returncode == 0 and done.stdout.strip()
     assert served[0] in done.stderr and "loaded here" in done.stderr
-    assert "melo serve --model" in melo.refusal("ask", "others@base", "Hello", "--server", url)
+    assert "melo serve --model" in melo.refusal("ask", "foreign@base", "Hello", "--server", url)
 
 
 def chatted(melo: Melo, *typed: str) -> str:
