@@ -51,6 +51,7 @@ class Chooser:
 
     def _drawn(self, logits: Tensor) -> int:
         chances, order = (logits / self.temperature).softmax(-1).sort(descending=True, stable=True)
-        within = chances.cumsum(-1) - chances < self.top_p  # at least the first
+        within = chances.cumsum(-1) - chances < self.top_p
+        within[0] = True  # at least the first, also where rounding leaves nothing
         drawn = torch.multinomial(chances * within, 1, generator=self.generator)
         return int(order[drawn])
