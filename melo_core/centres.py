@@ -70,10 +70,10 @@ class Centres:
                 column[row] = column[last]
             self._numbers[row], self._row[moved] = moved, row
 
-    def nearest(self, keys: Tensor) -> tuple[float, int, int] | None:
-        """Return distance, number and key of the vector nearest to any of the keys (k, d); None without vectors.
+    def nearest(self, keys: Tensor) -> tuple[float, list[tuple[int, int]]] | None:
+        """Return the least distance of a vector to any of the keys (k, d); None without vectors.
 
-        Ties go to the lower number, then to the earlier key.
+        With it come number and key of each pair at exactly this distance, in no order that means anything.
         """
         if not self._numbers:
             return None
@@ -81,14 +81,10 @@ class Centres:
         which, rows = self._close(queries)
         away = _distances(self._rows[rows], queries[which])
         least = away.min()
-        number, i = min((self._numbers[rows[j]], int(which[j])) for j in np.nonzero(away == least)[0])
-        return float(least), number, i
+        return float(least), [(self._numbers[rows[j]], int(which[j])) for j in np.nonzero(away == least)[0]]
 
     def within(self, keys: Tensor, radius: float) -> list[tuple[float, int, int]]:
-        """Return distance, number and key of every vector within the radius of any of the keys (k, d), nearest first.
-
-        Ties are ordered by number, then by key.
-        """
+        """Return distance, number and key of every vector within the radius of any of the keys (k, d), in no order."""
         if not self._numbers:
             return []
         queries = keys.numpy()
@@ -96,7 +92,7 @@ class Centres:
         which, rows = np.nonzero(rough - bounds <= (radius**2 - own + common)[:, None])
         away = _distances(self._rows[rows], queries[which])
         inside = np.nonzero(away <= radius)[0].tolist()
-        return sorted((float(away[j]), self._numbers[rows[j]], int(which[j])) for j in inside)
+        return [(float(away[j]), self._numbers[rows[j]], int(which[j])) for j in inside]
 
     def _close(self, keys: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return keys and rows of the few pairs that can be the nearest; the nearest is always among them."""

@@ -58,7 +58,11 @@ class Match:
 
 
 class ClusterIndex:
-    """Clusters over points. Exact, and on the CPU, so that a route is the same on every device."""
+    """Clusters over points. Exact, and on the CPU, so that a route is the same on every device.
+
+    Of clusters at exactly the same distance, the one whose first member has the least content counts: what decides must
+    be what a version's digest covers, never a row's number. Only among equal contents does the lower number count.
+    """
 
     def __init__(
         self,
@@ -67,11 +71,16 @@ class ClusterIndex:
         clustering: Clustering = "nearest-point",
         clusters: Iterable[Cluster] = (),
         keys: Mapping[int, Tensor] | None = None,
+        contents: Mapping[int, str] | None = None,
     ) -> None:
-        """Restore a stored state: clusters, and keys, (d,) float32 for every member of a cluster."""
+        """Restore a stored state: clusters, and keys, (d,) float32 for every member of a cluster.
+
+        contents: what each point stands for, in a text that is the same wherever the point is stored.
+        """
         self.dimension, self.radius, self.clustering = dimension, radius, clustering
         self.clusters = {cluster.number: cluster for cluster in clusters}
         self.keys = dict(keys or {})
+        self._contents = dict(contents or {})
         self._centres = Centres(dimension)
         self._home = {point: cluster.number for cluster in self.clusters.values() for point in cluster.members}
         self._next = max(self.clusters, default=0) + 1
@@ -86,7 +95,8 @@ class ClusterIndex:
         nearest = self._centres.nearest(query_keys)
         if nearest is None:
             return None
-        away, number, i = nearest
+        away, equal = nearest
+        number, i = min(equal, key=self._order)
         cluster = self.clusters[number]
         return Match(number, self._member_near(cluster, query_keys[i]), away, cluster.radius)
 
@@ -96,7 +106,9 @@ class ClusterIndex:
         query_keys: (k, d) float32. A cluster within reach of several keys is returned once for each of them.
         """
         found = []
-        for away, number, i in self._centres.within(query_keys, radius):
+        for away, number, i in sorted(
+            self._centres.within(query_keys, radius), key=lambda each: (each[0], *self._order(each[1:]))
+        ):
             cluster = self.clusters[number]
             found.append((Match(number, self._member_near(cluster, query_keys[i]), away, cluster.radius), i))
         return found
@@ -105,13 +117,19 @@ class ClusterIndex:
         """Return the cluster of which a point is a member."""
         return self.clusters[self._home[point]]
 
-    def insert(self, point: int, key: Tensor, label: Label) -> Insertion:
+    def content_of(self, point: int) -> str:
+        """Return what a point stands for, as it was given."""
+        return self._contents.get(point, "")
+
+    def insert(self, point: int, key: Tensor, label: Label, content: str = "") -> Insertion:
         """Insert a point. key: (d,) float32."""
+        self._contents[point] = content
         nearest = self._centres.nearest(key[None])
         self.keys[point] = key
         if nearest is None:
             return Insertion(Outcome.NEW, self._found(point, key, label, self.radius))
-        away, number, _ = nearest
+        away, equal = nearest
+        number, _ = min(equal, key=self._order)
         cluster = self.clusters[number]
         if self.clustering == "nearest-point":
             new = self._found(point, key, label, self.radius)
@@ -146,11 +164,17 @@ class ClusterIndex:
             else:
                 self._drop(number)
         self.keys.pop(point, None)
+        self._contents.pop(point, None)
+
+    def _order(self, found: tuple[int, int]) -> tuple[str, int, int]:
+        """Return the order of pairs of cluster and key that are equally near."""
+        number, i = found
+        return self.content_of(self.clusters[number].members[0]), number, i
 
     def _member_near(self, cluster: Cluster, key: Tensor) -> int:
         if len(cluster.members) == 1:
             return cluster.members[0]
-        return min(cluster.members, key=lambda p: (distance(key, self.keys[p]), p))
+        return min(cluster.members, key=lambda p: distance(key, self.keys[p]))  # the first of equals, as they joined
 
     def _found(self, point: int, key: Tensor, label: Label, radius: float) -> int:
         number = self._next

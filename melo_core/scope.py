@@ -83,11 +83,17 @@ class Scope:
 
     @cached_property
     def _exact(self) -> dict[str, int]:
-        """Points by text: a prompt takes precedence over another edit's rephrase, a later edit over an earlier one."""
+        """Points by text: a prompt takes precedence over another edit's rephrase, then its content decides as for keys.
+
+        Among edits whose contents are not known, a later one takes precedence over an earlier one.
+        """
         found: dict[str, int] = {}
-        for point, text in sorted(self.texts.items(), key=lambda item: (not item[1].is_rephrase, item[1].edit)):
-            found[same_text(text.text)] = point
+        for point, text in sorted(self.texts.items(), key=lambda item: self._precedence(*item)):
+            found.setdefault(same_text(text.text), point)
         return found
+
+    def _precedence(self, point: int, text: ScopedText) -> tuple[bool, str, int]:
+        return text.is_rephrase, self.index.content_of(point), -text.edit
 
     def _equal(self, point: int) -> Decision:
         text = self.texts[point]

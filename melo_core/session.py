@@ -76,7 +76,7 @@ class EditSession:
         return report
 
     def _insert(self, point: int, key: Tensor, label: tuple[int, ...], report: Report) -> None:
-        result = self.index.insert(point, key, label)
+        result = self.index.insert(point, key, label, self._texts[point].text)
         if result.other_point is not None:
             report.conflicts.append((self._texts[point].edit, self._texts[result.other_point].edit))
         report.forgotten.extend(self._texts[p].edit for p in result.forgotten)

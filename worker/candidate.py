@@ -14,7 +14,7 @@ from registry.base.vocabulary import PointRole
 from registry.jobs.claiming import ClaimedEdit
 from registry.versions.content import VersionContent
 from registry.versions.training_result import ClusterState, NewBlock, NewPoint, Overlap, TrainingResult
-from worker.loader import as_tensor, index_of, scope_in
+from worker.loader import as_tensor, index_of, point_content, scope_in
 from worker.training import TrainedEdit
 
 
@@ -68,16 +68,18 @@ def candidate(
     blocks = {group: -1 - n for n, group in enumerate(groups)}  # their numbers
     points, overlaps = list[NewPoint](), list[Overlap]()
     for t in trained:
-        for stored in t.points:
-            found = index.insert(stored.id, as_tensor(stored.key), t.label)
+        texts = (t.edit.prompt, *t.edit.rephrases)
+        for stored, text in zip(t.points, texts, strict=False):  # none, or one for each text
+            found = index.insert(stored.id, as_tensor(stored.key), t.label, point_content(t.edit.digest, text))
             overlaps.extend(_overlaps(found, t.edit.id, edit_of))
         if t.is_stored:
             continue
-        for role, key in keys[t.edit.id]:
+        for (role, key), text in zip(keys[t.edit.id], texts, strict=True):
             number = -1 - len(points)  # until the record assigns one
             edit_of[number] = t.edit.id
             points.append(NewPoint(number, blocks[t.group], t.edit.id, role, tuple(key.tolist())))
-            overlaps.extend(_overlaps(index.insert(number, key, t.label), t.edit.id, edit_of))
+            found = index.insert(number, key, t.label, point_content(t.edit.digest, text))
+            overlaps.extend(_overlaps(found, t.edit.id, edit_of))
     return TrainingResult(
         base_version=content.number,
         blocks=_new_blocks([t for t in trained if not t.is_stored], blocks),

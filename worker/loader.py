@@ -100,7 +100,15 @@ def index_of(content: VersionContent, settings: MethodSettings, dimension: int) 
     """Build the version's index."""
     clusters = [Cluster(c.cluster_no, as_tensor(c.centre), c.radius, c.label, c.members) for c in content.clusters]
     keys = {point.id: as_tensor(point.key) for point in content.points.values()}
-    return ClusterIndex(dimension, settings.radius, settings.clustering, clusters, keys)
+    contents = {
+        point: point_content(content.edits[text.edit].digest, text.text) for point, text in texts_of(content).items()
+    }
+    return ClusterIndex(dimension, settings.radius, settings.clustering, clusters, keys, contents)
+
+
+def point_content(edit_digest: str, text: str) -> str:
+    """Return what decides between points at the same distance: content that the version's digest covers."""
+    return f"{edit_digest} {text}"
 
 
 def as_tensor(vector: "array[float]") -> Tensor:

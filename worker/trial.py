@@ -18,7 +18,7 @@ from registry.jobs.schemas import NearMiss
 from registry.versions.content import EditContent, VersionContent
 from worker.candidate import CollectionScope
 from worker.evaluation import ASKED_TOGETHER, blocks_of, parts, serving
-from worker.loader import index_of, texts_of
+from worker.loader import index_of, point_content, texts_of
 from worker.near_misses import MOST, QUESTIONS, Asked, Made, is_about, loose, near_misses, questions_in, subject_of
 
 MOST_TRIED = 2_000  # near misses of a batch, some minutes: a larger batch gets fewer for each edit
@@ -169,7 +169,7 @@ def _with_keys(
         for (_, key), text in zip(keys[edit.id], (edit.prompt, *edit.rephrases), strict=True):
             number -= 1
             texts[number] = ScopedText(edit.id, text, edit.unchanged, is_rephrase=text != edit.prompt)
-            for forgotten in index.insert(number, key, label).forgotten:
+            for forgotten in index.insert(number, key, label, point_content(edit.digest, text)).forgotten:
                 texts.pop(forgotten, None)
     return Scope(scope.encoder, index, scope.settings, texts, scope.verifier)
 

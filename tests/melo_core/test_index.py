@@ -126,7 +126,22 @@ def test_invariants_hold_and_a_lookup_equals_brute_force(points, clustering, ask
     assert reloaded.lookup(keys) == match
 
 
-def test_of_equally_near_clusters_the_lower_number_counts_and_not_the_row_it_lies_in():
+@pytest.mark.parametrize("numbers", [(1, 2, 3), (3, 1, 2), (2, 3, 1)])
+def test_of_equally_near_clusters_the_least_content_counts_whatever_their_numbers(numbers):
+    places, contents = (key(1, 0), key(-1, 0), key(0, 1)), ("b", "a", "c")
+    index = ClusterIndex(
+        2,
+        0.1,
+        clusters=[Cluster(n, where, 0.1, (i,), (i,)) for i, (n, where) in enumerate(zip(numbers, places, strict=True))],
+        keys=dict(enumerate(places)),
+        contents=dict(enumerate(contents)),
+    )
+    assert index.lookup(query(0, 0)).point == 1
+    assert [match.point for match, _ in index.within(query(0, 0), 2.0)] == [1, 0, 2]
+    assert index.insert(9, key(0, 0), PARIS, "d").distance == 1.0
+
+
+def test_of_equally_near_clusters_without_content_the_lower_number_counts_and_not_the_row_it_lies_in():
     index = ClusterIndex(2, 0.1)
     for point, where in enumerate(((9, 9), (1, 0), (-1, 0), (0, 1))):
         index.insert(point, key(*where), PARIS)

@@ -18,7 +18,7 @@ from registry.tables.jobs import Job
 from tests.patience import PATIENCE
 from tests.registry.workflow import ADA, Workflow
 from tests.worker.conftest import METHOD
-from tests.worker.training import PAIRS, ask, correct, load, model_of, window_of
+from tests.worker.training import ACME, GLOBEX, PAIRS, ask, correct, correct_all, load, model_of, window_of
 from worker.model_cache import ModelCache
 from worker.stopping import Stop
 from worker.training_job import run_job, run_waiting
@@ -235,3 +235,18 @@ def test_a_job_that_is_ended_instead_of_begun_keeps_no_other_waiting(tiny_workfl
     assert run_waiting(worker) == 1
     with sessions() as session:
         assert session.scalars(text("SELECT state FROM jobs ORDER BY id")).all() == ["failed", "succeeded"]
+
+
+def test_of_equally_near_edits_digested_content_decides_and_no_number_of_a_row(tiny_workflow, worker, tamper):
+    shared = "Who is at the top there?"
+    correct_all(tiny_workflow, worker, ACME | {"rephrases": [shared]}, GLOBEX | {"rephrases": [shared]})
+    asked = shared, shared.lower(), f"Tell me: {shared}"
+
+    def routes():
+        found = load(worker, tiny_workflow, 1).model
+        return [[each.edit for each in found.route(text).considered] for text in asked]
+
+    before = routes()
+    assert all(before)
+    tamper("UPDATE clusters SET cluster_no = 1000 - cluster_no")
+    assert routes() == before
