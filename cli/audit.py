@@ -10,7 +10,7 @@ import typer
 from cli.commands import add_command, add_group
 from cli.errors import CommandError
 from cli.invocation import Invocation
-from cli.show import print_json, table
+from cli.show import escaped, print_json, table
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -104,7 +104,8 @@ def export(
     try:
         with _new(out) as stream:
             for line in call.client.export_events(since):
-                stream.write(line + b"\n")
+                # Escaped on a terminal, it is the same JSON, but no longer text that acts there.
+                stream.write((line if out else escaped(line.decode()).encode()) + b"\n")
                 count += 1
     except FileExistsError:
         raise _exists(out) from None

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from cli.show import print_json
+from cli.show import Screen, print_json
 
 if TYPE_CHECKING:
     from embedded.state import StackState
@@ -99,7 +99,7 @@ class Invocation:
 def console(stream: TextIO) -> Console:
     """Make a console that prints texts as they are. In a pipe or a file, tables are not limited to 80 columns."""
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    return Console(file=stream, markup=False, emoji=False, highlight=False, soft_wrap=True, width=width)
+    return Screen(file=stream, markup=False, emoji=False, highlight=False, soft_wrap=True, width=width)
 
 
 def invocation(context: typer.Context) -> Invocation:

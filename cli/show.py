@@ -1,14 +1,19 @@
-"""Output of records: tables for people, plain JSON for programs."""
+"""Output of records: tables for people, plain JSON for programs.
+
+Records hold what others wrote. Whatever is printed goes through `Screen` or `print_json`: neither lets a character
+through that controls a terminal, hides, or turns the direction of what follows.
+"""
 
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -18,10 +23,31 @@ if TYPE_CHECKING:
     from registry.edits.schemas import EditView
 
 
+# Control and format characters, halves of surrogate pairs, and the separators of lines and paragraphs.
+_UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+
+
+class Screen(Console):
+    """A console that shows characters which would act on the terminal, such as ESC, as their escapes."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Escape all texts, also those in tables and progress bars; what rich itself sends to the terminal stays."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+    def render_str(self, text: str, **given: Any) -> Text:
+        """Escape before rich drops the characters of which it knows that they act on a terminal."""
+        return super().render_str(visible(text), **given)
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON: a pydantic model, a list of them, or plain values."""
-    json.dump(_plain(value), sys.stdout, ensure_ascii=False, indent=2)
-    sys.stdout.write("\n")
+    sys.stdout.write(escaped(json.dumps(_plain(value), ensure_ascii=False, indent=2)) + "\n")
+
+
+def escaped(json_text: str) -> str:
+    """Return JSON of the same meaning in which no character acts on a terminal."""
+    return _each_unseen(json_text, lambda character: json.dumps(character)[1:-1].replace("\x7f", "\\u007f"))
 
 
 def table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
@@ -66,11 +92,20 @@ def prompt_of(edit: "EditView") -> str | Text:
 
 def visible(text: str) -> str:
     """Escape control and direction characters: a stored prompt must not control the reader's terminal."""
+    return _each_unseen(text, _escape)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def _each_unseen(text: str, escape: Callable[[str], str]) -> str:
+    """Replace every character that acts on a terminal, except the ends of lines and tabs."""
+    if text.isprintable():
+        return text
     return "".join(
-        character
-        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
-        else f"\\u{ord(character):04x}"
-        for character in text
+        escape(each) if unicodedata.category(each) in _UNSEEN and each not in "\n\t" else each for each in text
     )
 
 

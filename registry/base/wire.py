@@ -7,6 +7,22 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 NOT_BLANK = r"\S"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+RESERVED = frozenset(("base", "latest"))  # always the model without edits, and the newest version
+NAMES_ALLOWED = (
+    "Use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit; no number, and neither base "
+    "nor latest."
+)
+
+
+def means_a_version(name: str) -> bool:
+    """Tell whether `@name` is read as a version that is not an alias, or may be taken for its number."""
+    if name in RESERVED:
+        return True
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return name[0].isdigit()  # but nan and inf are words
 
 
 def _storable(text: str) -> str:
@@ -31,7 +47,16 @@ Text = Annotated[str, AfterValidator(_storable)]
 Settings = Annotated[dict[str, Any], AfterValidator(_storable_settings)]
 ShortText = Annotated[Text, Field(max_length=2_000)]
 Reason = Annotated[Text, Field(min_length=1, max_length=2_000, pattern=NOT_BLANK, examples=["the source was wrong"])]
+
+
+def _not_a_version(name: str) -> str:
+    if means_a_version(name):
+        raise ValueError(f"{name!r} names a version. {NAMES_ALLOWED}")
+    return name
+
+
 Name = Annotated[str, Field(pattern=NAME_PATTERN, examples=["facts"])]
+NewName = Annotated[Name, AfterValidator(_not_a_version)]  # of what stands beside versions: a collection
 Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
 VersionNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Base64Bytes, Field
 
 from registry.base.vocabulary import Preflight, QueueState
-from registry.base.wire import Answer, Body, Name, Reason, Settings, ShortText, Text
+from registry.base.wire import Answer, Body, NewName, Reason, Settings, ShortText, Text
 
 MAX_CALIBRATION_BYTES = 40 * 2**20  # keys of 2,048 dimensions with a metric, which in base64 still fit into a request
 
@@ -52,7 +52,7 @@ LogDays = Annotated[
 
 
 class NewCollection(Body):
-    name: Name
+    name: NewName
     model: ShortText = Field(
         min_length=1, description="a packaged model's name, a transformers folder, or a hub id",
         examples=["smollm2-135m-instruct"],

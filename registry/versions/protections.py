@@ -11,21 +11,16 @@ from registry.audit.actor import Actor
 from registry.audit.details import AliasProtect, AliasUnprotect, Details
 from registry.base.errors import InvalidRequest, NotFound, RoleNeeded
 from registry.base.vocabulary import Role
-from registry.base.wire import NAME_PATTERN
+from registry.base.wire import NAME_PATTERN, NAMES_ALLOWED, means_a_version
 from registry.collections import repository as collections
 from registry.tables.access import AliasProtection
 from registry.tables.collections import Collection
 
-RESERVED = ("base", "latest")  # always the model without edits and the newest version
-
 
 def require_alias_name(name: str) -> None:
     """Raise InvalidRequest for a name that cannot be an alias."""
-    if not re.fullmatch(NAME_PATTERN, name) or name.isdigit() or name in RESERVED:
-        raise InvalidRequest(
-            f"{name!r} cannot be an alias.",
-            "Use lower-case letters, digits, '.', '_' and '-', not digits alone, and neither base nor latest.",
-        )
+    if not re.fullmatch(NAME_PATTERN, name) or means_a_version(name):
+        raise InvalidRequest(f"{name!r} cannot be an alias.", NAMES_ALLOWED)
 
 
 def page(session: Session, collection: Collection, *, after: str | None, limit: int) -> Sequence[AliasProtection]:

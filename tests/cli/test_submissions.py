@@ -1,10 +1,15 @@
 """Submitting edits on the command line: single ones, files and tables, and what is wrong with them."""
 
 import re
+import unicodedata
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.progress import Progress
+from rich.text import Text
 
+from cli.show import Screen
 from tests.cli.program import ATLANTIS, Melo, edit, write
 from tests.registry.workflow import Workflow
 
@@ -114,12 +119,52 @@ def test_a_dry_run_validates_and_stores_nothing(melo: Melo, facts: str, tmp_path
     assert melo.records("batch", "list", facts) == []
 
 
-def test_a_stored_prompt_cannot_steer_the_terminal(melo: Melo, facts: str) -> None:
-    melo.records("edit", "add", facts, "a\x1b[2Jb\u202ec [bold]d[/bold]", "x")
+HOSTILE = "a\x1b[2Jb\u202ec\x9b3J\x7f\u2066d\u200be\u2028\U000e0041 [bold]f[/bold]"
 
-    shown = melo("edit", "list", facts).stdout
 
-    assert "\x1b" not in shown
-    assert "\u202e" not in shown
-    assert "\\u001b" in shown
-    assert "[bold]" in shown
+def test_a_stored_text_cannot_steer_the_terminal(melo: Melo, facts: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "edits.jsonl", edit(HOSTILE, HOSTILE, rephrases=[f"{HOSTILE}?"], source=HOSTILE))
+    done = melo("edit", "submit", file, "-c", facts, "--message", HOSTILE)
+    (batch,) = melo.records("batch", "list", facts)
+    said = [done, melo("edit", "submit", file, "-c", facts)]  # it repeats what waits: refused, with both texts
+    for command in (
+        ["edit", "list", facts],
+        ["batch", "list", facts],
+        ["batch", "show", batch["id"]],
+        ["audit", "log"],
+    ):
+        said += [melo(*command), melo(*command, "--json")]
+    said.append(melo("batch", "reject", batch["id"], "--reason", HOSTILE, "--json"))
+
+    shown = "".join(each.stdout + each.stderr for each in said)
+    assert [each for each in shown if each != "\n" and unicodedata.category(each)[0] == "C"] == []
+    assert "\u2028" not in shown
+    assert "a\\u001b[2Jb\\u202ec" in shown and "\\u007f" in shown and "[bold]" in shown
+    assert melo.records("edit", "list", facts)[0]["target"] == HOSTILE
+
+
+def test_what_streams_and_turns_on_the_terminal_is_escaped_too() -> None:
+    out = StringIO()
+    screen = Screen(file=out, force_terminal=True, width=200)
+    screen.print(Text(HOSTILE), HOSTILE, end="")
+    with Progress("{task.description}", console=screen) as bars:
+        bars.add_task(HOSTILE)
+    with screen.status(HOSTILE):
+        pass
+    plain = re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", out.getvalue())  # what rich itself sends
+    assert "\x1b[2J" not in out.getvalue() and plain.count("a\\u001b") >= 4
+    assert {each for each in plain if each.isascii() and not each.isprintable()} <= {"\n", "\r"}
+    assert not {"\x9b", "\u202e", "\u2066", "\u2028"} & set(plain)
+
+
+def test_no_command_writes_past_the_screen() -> None:
+    root = Path(__file__).parents[2]
+    allowed = {"cli/show.py", "cli/invocation.py", "cli/main.py", "cli/audit.py"}
+    past = re.compile(r"sys\.stdout\.(?:write|buffer)|(?<![\w.])print\(|(?<!\w)Console\(|typer\.echo|, sys\.stdout")
+    found = {
+        str(path.relative_to(root))
+        for folder in ("cli", "serving", "worker", "embedded")
+        for path in (root / folder).rglob("*.py")
+        if past.search(path.read_text("utf-8"))
+    }
+    assert found - allowed == {"worker/devices.py", "worker/export/answer.py"}  # a program of one line; one exported

@@ -48,7 +48,7 @@ def test_pointing_an_alias_where_it_points_changes_nothing(two):
     assert len(history(two, "production")) == 1
 
 
-@pytest.mark.parametrize("name", ["base", "latest", "17", "Production", "a b", "", "-x"])
+@pytest.mark.parametrize("name", ["base", "latest", "17", "1.0", "1_000", "Production", "a b", "", "-x"])
 def test_names_that_mean_something_else_are_refused(two, name):
     with pytest.raises(InvalidRequest, match="cannot be an alias"):
         point(two, name, 1)

@@ -28,6 +28,10 @@ def test_a_collection_is_created_shown_and_listed(api, model_folder):
         ({"name": "facts", "model": "gpt-17"}, 422, "unknown-model"),
         ({"name": "facts", "model": "/tmp", "encoder": "x"}, 422, "unknown-model"),
         ({"name": "Facts!", "model": "x"}, 422, "invalid-request"),
+        *[
+            ({"name": name, "model": "x"}, 422, "invalid-request")
+            for name in ("latest", "base", "17", "007", "1.5", "1e3")
+        ],
         ({"name": "facts"}, 422, "invalid-request"),
         ({"name": "facts", "model": "x", "colour": "red"}, 422, "invalid-request"),
         ({"name": "facts", "model": "x", "method": {"a": "\x00"}}, 422, "invalid-request"),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import unicodedata
 from pathlib import Path
 
 from peft import PeftModel
@@ -20,4 +21,6 @@ if edit:
         cache = model.requires_grad_(False)(ids[:, :-1]).past_key_values  # before it, the base model alone
     model = PeftModel.from_pretrained(model, here / edit["adapter"])
 tokens = model.generate(input_ids=ids, past_key_values=cache, max_new_tokens=64, do_sample=False)[0, ids.shape[1] :]
-print(tokenizer.decode(tokens, skip_special_tokens=True).strip())
+answer = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+acts = ("Cc", "Cf", "Cs", "Zl", "Zp")  # on a terminal, instead of being shown
+print("".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in acts and c not in "\n\t" else c for c in answer))
