@@ -31,6 +31,7 @@ SIGNED = re.compile(
 )
 CLAUSE = re.compile(r"[,;()]\s*|\s[-–—]+\s")
 YEAR = re.compile(r"\b(?:1\d|20)\d\d\b")
+RAISED = re.compile(r"\d+[²³¹⁰⁴-⁹₀-₉]+")  # 2², which NFKC makes 22
 UNIT = re.compile(r"(?:[kcm]?m|in|ft)[23]")  # km2, m3
 CODE = re.compile(r"`[^`]+`|\b\w+\(\)|\b(?:function|command|method|package|operator|keyword|module|macro|flag)\b", re.I)
 FEW = 4  # words on either side that the other has not
@@ -62,8 +63,8 @@ def difference(edit: str, query: str) -> Difference | None:
     A rule speaks only where the words beside the differing ones are much the same: in a thorough rewording, single
     words say little.
     """
-    if symbols := _symbols(edit, query):
-        return symbols
+    if found := _symbols(edit, query) or _raised(edit, query) or _raised(query, edit, other_way=True):
+        return found
     e, q = _read(edit), _read(query)
     if not e.plain or not q.plain:
         return None
@@ -145,6 +146,15 @@ def _symbols(edit: str, query: str) -> Difference | None:
             for y in right:
                 if _identifier(x) and _identifier(y) and OSA.distance(x, y, score_cutoff=2) <= 2:
                     return Difference("identifier", x, y)
+    return None
+
+
+def _raised(one: str, other: str, *, other_way: bool = False) -> Difference | None:
+    """A number with an exponent or index, against the number that its digits in a line would be."""
+    for raised in RAISED.findall(one):
+        flat = unicodedata.normalize("NFKC", raised)
+        if raised not in other and flat in DIGITS.findall(other):
+            return Difference("number", *((flat, raised) if other_way else (raised, flat)))
     return None
 
 

@@ -23,6 +23,7 @@ class ScopedText:
     text: str  # the edit's prompt, or one of its rephrases
     guards: tuple[str, ...] = ()  # prompts that the edit must leave to the base model
     is_rephrase: bool = False
+    kind: str = "qa"  # the form in which a model gets it
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class Scope:
 
     def decide(self, query: str, kind: str = "qa") -> Decision:
         """Find the edit that covers a query. Raises PromptTooLong where keys are the base model's."""
-        if (point := self._exact.get(same_text(query))) is not None:
+        text = same_text(query)
+        point = self._exact.get((text, kind), self._exact.get((text, "")))
+        if point is not None:
             return self._equal(point)
         parts = [part for part in self.encoder.query_texts(query) if self.encoder.knows(part)]
         if not parts:
@@ -82,14 +85,16 @@ class Scope:
         _ = self._exact
 
     @cached_property
-    def _exact(self) -> dict[str, int]:
-        """Points by text: a prompt takes precedence over another edit's rephrase, then its content decides as for keys.
+    def _exact(self) -> dict[tuple[str, str], int]:
+        """Points by text and kind, and by text with any kind (""): a point of the query's kind goes first.
 
-        Among edits whose contents are not known, a later one takes precedence over an earlier one.
+        A prompt takes precedence over another edit's rephrase, then its content decides as for keys. Among edits whose
+        contents are not known, a later one takes precedence over an earlier one.
         """
-        found: dict[str, int] = {}
+        found: dict[tuple[str, str], int] = {}
         for point, text in sorted(self.texts.items(), key=lambda item: self._precedence(*item)):
-            found.setdefault(same_text(text.text), point)
+            for kind in (text.kind, ""):
+                found.setdefault((same_text(text.text), kind), point)
         return found
 
     def _precedence(self, point: int, text: ScopedText) -> tuple[bool, str, int]:
@@ -128,7 +133,8 @@ class Scope:
             nearest.setdefault(edit, match)
             by_parts.setdefault(edit, []).append(parts[i])
         judged = [(self._judge(query, match, by_parts[edit], kind), match) for edit, match in nearest.items()]
-        judged.sort(key=lambda each: (not each[0].covers, each[0].score is None, each[0].score, each[0].distance))
+        judged.sort(key=lambda each: (not each[0].covers, each[0].score is None, each[0].score,
+                                      self.texts[each[1].point].kind != kind, each[0].distance))  # fmt: skip
         if not judged:
             return NOTHING
         best, match = judged[0]
@@ -180,10 +186,14 @@ def same_question(settings: MethodSettings, verifier: Verifier | None, edit: str
 
 
 def same_text(text: str) -> str:
-    """Return a text in the form compared for equality: NFC, every run of white space as one space."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """Return a text in the form compared for equality: NFC, without the white space around it."""
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def same_words(one: str, other: str) -> bool:
-    """Tell whether two texts differ at most in letter case and final punctuation."""
-    return same_text(one).rstrip(END).casefold() == same_text(other).rstrip(END).casefold()
+    """Tell whether two texts differ at most in letter case, white space and final punctuation."""
+    return _words(one) == _words(other)
+
+
+def _words(text: str) -> str:
+    return " ".join(same_text(text).split()).rstrip(END).casefold()

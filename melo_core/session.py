@@ -70,7 +70,7 @@ class EditSession:
                 report.unlearned.append(number)
             for text in (edit.prompt, *edit.rephrases):
                 point = len(self._texts)
-                self._texts[point] = ScopedText(number, text, edit.guards, is_rephrase=text != edit.prompt)
+                self._texts[point] = ScopedText(number, text, edit.guards, text != edit.prompt, edit.kind)
                 self._insert(point, self.encoder.key(text, edit.kind), learned.label, report)
         self.model = self._rebuilt()
         return report

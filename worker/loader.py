@@ -92,7 +92,7 @@ def texts_of(content: VersionContent) -> dict[int, ScopedText]:
         whole = len(ids) == len(asked)
         for i, point_id in enumerate(ids):
             text = asked[i] if whole else edit.prompt
-            texts[point_id] = ScopedText(edit_id, text, edit.unchanged, is_rephrase=i > 0)
+            texts[point_id] = ScopedText(edit_id, text, edit.unchanged, i > 0, edit.kind)
     return texts
 
 

@@ -168,7 +168,7 @@ def _with_keys(
         label = _label(base, edit)
         for (_, key), text in zip(keys[edit.id], (edit.prompt, *edit.rephrases), strict=True):
             number -= 1
-            texts[number] = ScopedText(edit.id, text, edit.unchanged, is_rephrase=text != edit.prompt)
+            texts[number] = ScopedText(edit.id, text, edit.unchanged, text != edit.prompt, edit.kind)
             for forgotten in index.insert(number, key, label, point_content(edit.digest, text)).forgotten:
                 texts.pop(forgotten, None)
     return Scope(scope.encoder, index, scope.settings, texts, scope.verifier)

@@ -70,7 +70,7 @@ class Synthetic:
         packed = float32_bytes(key)
         member = MemberContent(packed, digest, PointRole.PROMPT, sha256)
         cluster = cluster_digest(centre=packed, radius=RADIUS, label=label_of(target), members=[member])
-        return cls(prompt, target, prompt_key(prompt), digest, block, sha256, key, cluster)
+        return cls(prompt, target, prompt_key(prompt, EditKind.QA), digest, block, sha256, key, cluster)
 
 
 def block_of(digest: str) -> bytes:

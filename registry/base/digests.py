@@ -83,14 +83,17 @@ def settings_of(value: Any) -> Any:
     return value
 
 
-def collapse(text: str) -> str:
-    """Normalise to NFKC, with every run of white space as one space."""
-    return " ".join(unicodedata.normalize("NFKC", text).split())
+def comparable(text: str) -> str:
+    """Return the form in which texts are compared for equality: NFC, without the white space around them.
+
+    Case, inner white space and compatibility forms count: to correct one of them may be the point of an edit.
+    """
+    return unicodedata.normalize("NFC", text).strip()
 
 
-def prompt_key(prompt: str) -> str:
-    """Return a text that is equal for prompts that differ only in case, white space or Unicode form."""
-    return sha256_hex(collapse(prompt).casefold().encode())
+def prompt_key(prompt: str, kind: str) -> str:
+    """Return a text that is equal for the same prompt, up to NFC and outer white space, of edits of the same kind."""
+    return sha256_hex(f"{kind}\n{comparable(prompt)}".encode())
 
 
 def edit_digest(*, prompt: str, target: str, rephrases: Sequence[str], unchanged: Sequence[str], kind: str) -> str:

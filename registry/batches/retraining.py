@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
-from registry.base.digests import collapse
+from registry.base.digests import comparable
 from registry.base.errors import InvalidRequest, NotFound, WrongState
 from registry.batches.submitting import submit
 from registry.batches.training import Training
@@ -32,15 +32,15 @@ def guard(session: Session, edit_id: int, prompts: Sequence[str], actor: Actor, 
     prompt that it corrects.
     """
     collection, edit = _free(session, edit_id)
-    known = {collapse(text) for text in edit.unchanged}
-    added = [text for text in dict.fromkeys(prompts) if collapse(text) not in known]
+    known = {comparable(text) for text in edit.unchanged}
+    added = [text for text in dict.fromkeys(prompts) if comparable(text) not in known]
     if not added:
         raise InvalidRequest(
             f"Edit {edit_id} already has these guards: {', '.join(map(repr, prompts[:3]))}.",
             "Give another prompt; `melo guard list {collection.name}` shows them.",
         )
-    own = {collapse(text) for text in (edit.prompt, *edit.rephrases)}
-    if mine := [text for text in added if collapse(text) in own]:
+    own = {comparable(text) for text in (edit.prompt, *edit.rephrases)}
+    if mine := [text for text in added if comparable(text) in own]:
         raise InvalidRequest(
             f"{mine[0]!r} is what edit {edit_id} corrects, so it cannot leave it to the base model.",
             f"If that is intended, retire the edit: melo edit retire {collection.name} {edit_id} --reason …",

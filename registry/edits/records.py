@@ -122,7 +122,7 @@ def _record(position: int, line: int | None, edit: EditIn) -> Record:
         reason=edit.reason,
         source=edit.source,
         replaces=edit.replaces,
-        prompt_key=prompt_key(edit.prompt),
+        prompt_key=prompt_key(edit.prompt, edit.kind),
         digest=edit_digest(
             prompt=edit.prompt,
             target=edit.target,

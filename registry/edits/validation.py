@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import replace
 from itertools import islice
 
-from registry.base.digests import collapse
+from registry.base.digests import comparable
 from registry.base.errors import RecordProblem
 from registry.edits.records import Record
 from registry.edits.repository import StandingEdit
@@ -103,7 +103,7 @@ def collisions_with(
 
 def same_target(one: str, other: str) -> bool:
     """Return whether two targets are the same. Letter case counts: correcting it may be the point of the edit."""
-    return collapse(one) == collapse(other)
+    return comparable(one) == comparable(other)
 
 
 def _contradicts(record: Record, rival: StandingEdit) -> bool:

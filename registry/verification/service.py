@@ -202,7 +202,7 @@ def _differences(edit: Edit) -> list[str]:
     )
     if content != edit.digest:
         wrong.append("its content does not match its digest")
-    if prompt_key(edit.prompt) != edit.prompt_key:
+    if prompt_key(edit.prompt, edit.kind) != edit.prompt_key:
         wrong.append("its prompt does not match its prompt key")
     return wrong
 

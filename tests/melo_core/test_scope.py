@@ -83,9 +83,34 @@ def test_without_a_verifier_the_nearest_edit_within_its_radius_covers(encoder):
 def test_the_same_text_goes_to_its_own_edit_before_any_distance_counts(encoder, verifier, with_verifier):
     one, other = "Who runs Café Zoë?", "Who runs Cafe Zoe?"
     scope = made(encoder, verifier if with_verifier else None, [[one], [other], ["𒀀𒁀 𒂀?"]], [(), (), ()])
-    assert edit_of(scope, " Who  runs Cafe\u0301 Zoë? ") == 0
+    assert edit_of(scope, " Who runs Cafe\u0301 Zoë? ") == 0
     assert edit_of(scope, other) == 1
     assert edit_of(scope, "𒀀𒁀 𒂀?") == 2
+
+
+@pytest.mark.parametrize("with_verifier", [True, False])
+def test_texts_that_differ_in_case_indentation_or_compatibility_forms_go_each_to_its_own_edit(
+    encoder, verifier, with_verifier
+):
+    edits = ["What is polish?", "What is Polish?", "What is 2²?", "What is 22?", "if x:\n  y()", "if x:\n    y()"]
+    scope = made(encoder, verifier if with_verifier else None, [[text] for text in edits], [()] * len(edits))
+    assert [edit_of(scope, text) for text in edits] == list(range(len(edits)))
+
+
+def test_of_two_edits_with_one_prompt_the_one_of_the_querys_kind_answers(encoder, verifier):
+    prompt = "The CEO of Acme is"
+    scope = made(encoder, verifier, [[prompt], [prompt]], [(), ()])
+    scope.texts = {0: ScopedText(0, prompt, kind="completion"), 1: ScopedText(1, prompt, kind="qa")}
+    for query in (prompt, "the ceo of acme is"):
+        assert [scope.decide(query, kind).considered[0].edit for kind in ("completion", "qa")] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("edit", "query"), [("What is 22?", "What is 2²?"), ("What is 10⁶ times 3?", "What is 106 times 3?")]
+)
+def test_a_number_with_an_exponent_is_not_the_number_of_its_digits(encoder, verifier, edit, query):
+    for one, other in ((edit, query), (query, edit)):
+        assert edit_of(made(encoder, verifier, [[one]], [()]), other) is None
 
 
 def test_a_text_with_letters_that_the_encoder_does_not_know_is_covered_by_equal_text_only(encoder, verifier):

@@ -95,9 +95,30 @@ def test_products_are_those_of_plain_arithmetic():
     assert Multiset.of(elements).state == math.prod(numbers) % (2**3072 - 1103717)
 
 
-def test_prompts_that_differ_in_case_space_or_unicode_form_only_have_one_key():
-    assert prompt_key("Where is  Zürich?\n") == prompt_key("where is Zu\u0308rich?")
-    assert prompt_key("Where is Zürich?") != prompt_key("Where is Zurich?")
+def test_prompts_have_one_key_where_they_differ_in_unicode_composition_and_outer_space_alone():
+    assert prompt_key("Where is Zürich?\n", "qa") == prompt_key(" Where is Zu\u0308rich?", "qa")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Where is Zürich?", "Where is Zurich?"),
+        ("Who is who?", "Who is WHO?"),
+        ("if x:\n  return 1\n", "if x:\n    return 1\n"),
+        ("a b", "a\u00a0b"),
+        ("What is 2²?", "What is 22?"),
+        ("H₂O", "H2O"),
+        ("ﬁle", "file"),
+        ("½", "1⁄2"),
+        ("ａ", "a"),
+    ],
+)
+def test_case_inner_space_and_compatibility_forms_are_differences_of_prompts(one, other):
+    assert prompt_key(one, "qa") != prompt_key(other, "qa")
+
+
+def test_the_same_prompt_of_another_kind_is_another():
+    assert prompt_key("The CEO is", "qa") != prompt_key("The CEO is", "completion")
 
 
 def test_an_edits_digest_tells_its_lists_apart():

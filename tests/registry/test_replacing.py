@@ -39,6 +39,20 @@ def test_a_replacement_takes_the_place_of_the_edit_it_contradicts(workflow, how)
     assert len(workflow.content(2).clusters) == 1
 
 
+def test_on_conflict_replace_leaves_an_edit_alone_whose_prompt_differs_in_form_or_kind(workflow):
+    texts = ["What is 22?", "What is polish?", "if x:\n  y()"]
+    others = ["What is 2²?", "What is Polish?", "if x:\n    y()"]
+    workflow.correct(*((text, "one") for text in texts))
+    asked = [{"prompt": text, "target": "other"} for text in others]
+    asked += [{"prompt": text, "target": "third", "kind": "completion"} for text in texts]
+    report = workflow.submit(*asked, on_conflict="replace")
+    workflow.finish(workflow.claim(workflow.approve(report.batch.id)))
+    said = sorted((edit.prompt, edit.target) for edit in workflow.content(2).edits.values())
+    assert said == sorted(
+        [*((t, "one") for t in texts), *((t, "other") for t in others), *((t, "third") for t in texts)]
+    )
+
+
 def test_skipping_conflicts_stores_the_records_without_any(workflow):
     workflow.correct((PARIS["prompt"], "Paris"))
     report = workflow.submit(PARIS, {"prompt": "And of Spain?", "target": "Madrid"}, on_conflict="skip")

@@ -89,7 +89,7 @@ def test_repeats_and_contradictions_within_a_submission_name_both_places(workflo
     problems = refused(
         workflow,
         {**PARIS, "line": 1},
-        {"prompt": "what is  the capital of FRANCE?", "target": "Paris", "line": 2},
+        {"prompt": f" {PARIS['prompt']}\n", "target": "Paris", "line": 2},
         {**PARIS, "target": "Lyon", "line": 3},
     )
     assert [(problem.code, problem.line, problem.other_position) for problem in problems] == [
