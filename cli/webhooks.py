@@ -93,10 +93,21 @@ def deliveries(
 ) -> None:
     """List what was sent, what waits, and what failed, newest first."""
     found = call.client.deliveries(webhook, limit=limit)
-    columns = ["delivery#", "event#", "type", "state", "attempts#", "status#", "made", "next attempt", "error"]
+    columns = [
+        "delivery#",
+        "event#",
+        "type",
+        "state",
+        "attempts#",
+        "status#",
+        "made",
+        "next attempt",
+        "error",
+        "waits for",
+    ]
     rows = [
         [each.id, each.event_seq, each.type, each.state, each.attempts, each.last_status, each.created_at,
-         each.next_at, each.last_error]
+         each.next_at, each.last_error, each.waits_for or None]
         for each in found
     ]  # fmt: skip
     call.emit(found, lambda: table(call.out, columns, rows, empty="Nothing was sent yet."))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,26 +44,49 @@ class Block:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Block":
-        """Read the output of `to_bytes`. Raises CorruptBlock."""
+        """Read the output of `to_bytes`. Raises CorruptBlock for anything that it would not write."""
         try:
+            tensors = load_safetensors(data)  # first: it limits and checks the header
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             told = json.loads(header["__metadata__"]["block"])
             scale, written = told["scale"], told["format"]
-            tensors = load_safetensors(data)
-            names = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
-            weights = {name: (tensors[f"{name}.A"], tensors[f"{name}.B"]) for name in sorted(names)}
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise CorruptBlock(f"these bytes are not a block: {error}") from error
         if written != FORMAT:
-            raise CorruptBlock(f"the block has format {written}, and this program reads {FORMAT}: a newer one wrote it")
-        if not weights:
-            raise CorruptBlock("these bytes are not a block: they hold no module")
-        return cls(weights, scale)
+            raise CorruptBlock(
+                f"the block has format {str(written)[:40]}, and this program reads {FORMAT}: a newer one wrote it"
+            )
+        if header["__metadata__"].keys() != {"block"} or told.keys() != {"scale", "format"}:
+            raise CorruptBlock("these bytes are not a block: their metadata says more than a block's")
+        if not isinstance(scale, float) or not math.isfinite(scale):
+            raise CorruptBlock("these bytes are not a block: its scale is no finite number")
+        return cls(_paired(tensors), scale)
 
     @staticmethod
     def digest(data: bytes) -> str:
         """Return the SHA-256 of the stored bytes, in hex."""
         return hashlib.sha256(data).hexdigest()
+
+
+def _paired(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return A and B by module name. Raises CorruptBlock unless they are a block's, and nothing else is there."""
+    names = sorted(name.removesuffix(".A") for name in tensors if name.endswith(".A"))
+    if not names:
+        raise CorruptBlock("these bytes are not a block: they hold no module")
+    expected = {f"{name}.{half}" for name in names for half in "AB"}
+    if others := tensors.keys() ^ expected:
+        raise CorruptBlock(f"these bytes are not a block: {sorted(others)[0][:80]!r} is not half of a pair A and B")
+    rank = tensors[f"{names[0]}.A"].shape[0] if tensors[f"{names[0]}.A"].dim() else 0
+    for name in names:
+        a, b = tensors[f"{name}.A"], tensors[f"{name}.B"]
+        if a.dim() != 2 or b.dim() != 2 or not a.shape[0] == b.shape[1] == rank or 0 in (*a.shape, *b.shape):
+            raise CorruptBlock(
+                f"these bytes are not a block: {name[:80]} has A {tuple(a.shape)} and B {tuple(b.shape)}, "
+                f"which are not (r, d_in) and (d_out, r) for one rank r of the whole block"
+            )
+        if a.dtype != STORED_DTYPE or b.dtype != STORED_DTYPE or not (a.isfinite().all() and b.isfinite().all()):
+            raise CorruptBlock(f"these bytes are not a block: {name[:80]} does not hold finite float16 numbers")
+    return {name: (tensors[f"{name}.A"], tensors[f"{name}.B"]) for name in names}
 
 
 def initial_weights(seed: int, shapes: dict[str, tuple[int, int]], rank: int) -> dict[str, tuple[Tensor, Tensor]]:

@@ -60,8 +60,10 @@ class Whitening:
         """Read the output of `to_bytes`. Raises CorruptCalibration."""
         try:
             tensors = load_safetensors(data)
-            read = cls(tensors["mean"], tensors["matrix"], tensors.get("metric"))
+            read = cls(tensors.pop("mean"), tensors.pop("matrix"), tensors.pop("metric", None))
             read._require_sound()
+            if tensors:
+                raise ValueError(f"{sorted(tensors)[0][:80]!r} is none of its tensors")
         except (SafetensorError, KeyError, ValueError) as error:
             raise CorruptCalibration(
                 f"these {len(data)} bytes are not a calibration ({error}); make one with `melo calibrate --out FILE`"

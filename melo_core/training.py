@@ -6,6 +6,7 @@ and a step runs only the answer's few tokens through the last few layers.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -169,7 +170,7 @@ class _Batch:
                 reached = value < self.settings.loss_target
                 if row not in waiting and (reached or last):
                     reached = reached or self.settings.loss_target == 0
-                    results[self.live[row]] = Trained(self._block(row), value, iteration, reached)
+                    results[self.live[row]] = self._trained(row, value, iteration, reached)
                     waiting.add(row)
             open_loss = [value for row, value in enumerate(loss.tolist()) if row not in waiting]
             report(len(results), max(open_loss or [done.loss for done in results.values()]), iteration)
@@ -217,10 +218,13 @@ class _Batch:
             root = (v / (1 - beta2**iteration)).sqrt_().add_(1e-8)
             p.addcdiv_(m, root, value=-self.settings.learning_rate / (1 - beta1**iteration))
 
-    def _block(self, row: int) -> Block:
+    def _trained(self, row: int, loss: float, iteration: int, reached: bool) -> Trained:
+        """Return a row's block. One that diverged gets no effect, and an infinite loss."""
         stored = [p[row].to("cpu", STORED_DTYPE) for p in self.parameters]
+        if not all(half.isfinite().all() for half in stored):
+            stored, loss, reached = [torch.zeros_like(half) for half in stored], math.inf, False
         weights = {name: (stored[2 * i], stored[2 * i + 1]) for i, name in enumerate(self.names)}
-        return Block(weights, self.settings.scale)
+        return Trained(Block(weights, self.settings.scale), loss, iteration, reached)
 
     def _keep(self, rows: list[int]) -> None:
         """Drop all other rows of the parameters."""

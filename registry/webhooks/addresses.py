@@ -1,63 +1,127 @@
 """The addresses to which events may be sent: nobody may make this server call its own network (SSRF)."""
 
 import re
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+import socket
+import threading
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 import httpx
 
 from registry.base.errors import InvalidRequest
 
+LOOK_UP_SECONDS = 2.0
 _HOST = re.compile(r"[a-z0-9._:-]+", re.IGNORECASE)
 _NAT64 = IPv6Network("64:ff9b::/96")
-_UNICAST = IPv6Network("2000::/3")
+_UNICAST = IPv6Network("2000::/3")  # of IPv6, all that is given out for the internet; NAT64 stands outside
+# Of IANA's registries of special-purpose addresses: what is_global calls public, or did in some Python.
+_SPECIAL = tuple(
+    ip_network(each)
+    for each in (
+        "192.0.0.0/24",  # protocol assignments; .9 and .10 are answered by the nearest gateway
+        "192.31.196.0/24", "192.52.193.0/24", "192.175.48.0/24",  # AS112 and multicast tunnels: anycast
+        "192.88.99.0/24", "2002::/16",  # 6to4
+        "198.18.0.0/15", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24",  # benchmarks and documentation
+        "2001::/23",  # protocol assignments, Teredo among them
+        "2001:db8::/32", "3fff::/20",  # documentation
+        "2620:4f:8000::/48",  # AS112
+    )
+)  # fmt: skip
 
 
 def require_sendable(url: str, *, allow_private: bool) -> httpx.URL:
-    """Raise InvalidRequest for anything but a receiver's address. Names are resolved when a message is sent."""
+    """Return the parsed URL. Raises InvalidRequest for anything but a receiver's address.
+
+    A host that is an address is judged, however it is spelt; a name is not looked up.
+    """
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise _refused(f"{url!r} is no URL: {error}.") from None
-    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(parsed.raw_host.decode("ascii")):
+    host = host_of(parsed)
+    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(host):
         raise _refused(f"{url!r} is no http or https address.")
     if parsed.userinfo or parsed.fragment:
         raise _refused("A webhook's URL has neither a user and password nor a fragment (#…).")
-    if not allow_private and (parsed.host.lower() == "localhost" or not _is_public_if_literal(parsed.host)):
-        raise _refused(f"{parsed.host} is not a public address.")
+    if not allow_private:
+        # RFC 6761: such names always mean this machine, whatever the resolver knows.
+        if f".{host.rstrip('.').lower()}".endswith(".localhost"):
+            raise _refused(f"{host} is not a public address.")
+        require_public(parsed, _numeric(host))
     return parsed
+
+
+def require_receiver(url: str, *, allow_private: bool) -> httpx.URL:
+    """Return the parsed URL of a new webhook, judged as when it is sent to: by what its name means now, if anything.
+
+    Raises InvalidRequest.
+    """
+    parsed = require_sendable(url, allow_private=allow_private)
+    if not allow_private:
+        require_public(parsed, _looked_up_soon(parsed))
+    return parsed
+
+
+def look_up(url: httpx.URL) -> list[str]:
+    """Return the host's current addresses. Raises OSError."""
+    port = url.port or (443 if url.scheme == "https" else 80)
+    found = socket.getaddrinfo(url.raw_host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(each[4][0]) for each in found))
+
+
+def require_public(url: httpx.URL, addresses: list[str]) -> None:
+    """Raise InvalidRequest if any of a host's addresses is not in the public internet."""
+    for address in addresses:
+        if not is_public(address):
+            host = host_of(url)
+            means = "" if host == address else f" means {address}, which"
+            raise _refused(f"{host}{means} is not a public address.")
 
 
 def is_public(address: str) -> bool:
     """Return whether an IP address is in the public internet, even if it is wrapped in an IPv6 address."""
-    return all(_is_public(each) for each in _meant(ip_address(address.partition("%")[0])))
+    found = ip_address(address.partition("%")[0])
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is not None:
+            return _is_public(found.ipv4_mapped)
+        if found in _NAT64:
+            return _is_public(IPv4Address(int(found) & 0xFFFFFFFF))
+        if found not in _UNICAST:
+            return False
+    return _is_public(found)
+
+
+def host_of(url: httpx.URL) -> str:
+    """Return the host in ASCII: not every name of that form can be turned into Unicode."""
+    return url.raw_host.decode("ascii")
 
 
 def _is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Return whether the address is public.
-
-    Of IPv6, only what is allocated for the internet counts: there are more special ranges than a Python version knows.
-    """
-    given_out = isinstance(address, IPv4Address) or address in _UNICAST or address in _NAT64
-    return given_out and address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and not any(address in each for each in _SPECIAL)
 
 
-def _meant(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
-    """Return the address, and the IPv4 addresses that a network would reach through it."""
-    if isinstance(address, IPv4Address):
-        return [address]
-    wrapped = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64:
-        wrapped.append(IPv4Address(int(address) & 0xFFFFFFFF))
-    inner = [each for each in wrapped if each is not None]
-    # A mapped address is only another spelling of the IPv4 one, and is not global by itself.
-    return list(inner) if address.ipv4_mapped else [address, *inner]
-
-
-def _is_public_if_literal(host: str) -> bool:
+def _numeric(host: str) -> list[str]:
+    """Return the address that a host is; none for a name. The system reads `127.1`, `0x7f.1` and `2130706433` too."""
     try:
-        return is_public(host)
-    except ValueError:  # a host name
-        return True
+        found = socket.getaddrinfo(host.encode(), None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except OSError:
+        return []
+    return [str(each[4][0]) for each in found]
+
+
+def _looked_up_soon(url: httpx.URL) -> list[str]:
+    """Return the host's current addresses; none if it has none yet, or if the resolver takes long."""
+    found: list[str] = []
+
+    def act() -> None:
+        try:
+            found.extend(look_up(url))
+        except OSError:
+            return  # the receiver may come later
+
+    thread = threading.Thread(target=act, daemon=True)  # name resolution cannot be interrupted
+    thread.start()
+    thread.join(LOOK_UP_SECONDS)
+    return list(found)
 
 
 def _refused(detail: str) -> InvalidRequest:

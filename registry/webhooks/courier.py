@@ -4,7 +4,6 @@ One message at a time for each webhook, several webhooks at once: a slow receive
 """
 
 import asyncio
-import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from standardwebhooks import Webhook
 
 from registry.base.errors import RegistryError, first_line
 from registry.webhooks import sending
-from registry.webhooks.addresses import is_public, require_sendable
+from registry.webhooks.addresses import host_of, look_up, require_public, require_sendable
 from registry.webhooks.sending import Message, Outcome
 
 log = structlog.get_logger("melo.webhooks")
@@ -143,7 +142,7 @@ class Courier:
                     url.copy_with(host=address),
                     headers=headers,
                     content=message.body,
-                    extensions={"sni_hostname": url.raw_host.decode("ascii")},
+                    extensions={"sni_hostname": host_of(url)},
                 )
                 try:
                     answer = await http.send(request, stream=True, follow_redirects=False)
@@ -153,18 +152,14 @@ class Courier:
                 with suppress(httpx.HTTPError):
                     await answer.aclose()
                 return answer.status_code
-        raise failure or httpx.ConnectError(f"{url.host} has no address.")
+        raise failure or httpx.ConnectError(f"{host_of(url)} has no address.")
 
     async def _addresses(self, url: httpx.URL) -> list[str]:
         """Return the host's current addresses. Raises RegistryError if any of them is in a private network."""
-        port = url.port or (443 if url.scheme == "https" else 80)
-        look_up = partial(socket.getaddrinfo, url.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM)
-        found = await asyncio.get_running_loop().run_in_executor(self._names, look_up)
-        addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
-        private = [address for address in addresses if not self.allow_private and not is_public(address)]
-        if private:
-            raise RegistryError(f"{url.host} means {private[0]}, which is not a public address.")
-        return addresses
+        found = await asyncio.get_running_loop().run_in_executor(self._names, look_up, url)
+        if not self.allow_private:
+            require_public(url, found)
+        return found
 
 
 def _named(status: int) -> str:

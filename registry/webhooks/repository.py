@@ -90,6 +90,14 @@ def lock_due(session: Session, limit: int, webhook_id: int | None) -> Sequence[t
     return [(delivery, webhook) for delivery, webhook in session.execute(query)] if ids else []
 
 
+def head(session: Session, webhook_id: int) -> WebhookDelivery | None:
+    """Return the oldest event that did not arrive yet and was not given up: those behind it wait for it."""
+    query = select(WebhookDelivery).where(
+        WebhookDelivery.webhook_id == webhook_id, _IS_PENDING, WebhookDelivery.event_seq.is_not(None)
+    )
+    return session.scalars(query.order_by(WebhookDelivery.id).limit(1)).one_or_none()
+
+
 def lock_delivery(session: Session, delivery_id: int) -> WebhookDelivery:
     query = select(WebhookDelivery).where(WebhookDelivery.id == delivery_id).with_for_update(key_share=True)
     return session.scalars(query.execution_options(populate_existing=True)).one()

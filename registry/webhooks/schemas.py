@@ -47,7 +47,11 @@ class DeliveryView(Answer):
     type: str = Field(examples=["version.apply"])
     state: Literal["waiting", "delivered", "failed"]
     attempts: int
-    next_at: datetime | None = Field(description="when it is tried again; null: no more")
+    next_at: datetime | None = Field(description="when it is tried; null: no more, or after what it waits for")
+    waits_for: str = Field(
+        description="the delivery that has to arrive or be given up first, and why it did not arrive; or empty",
+        examples=["delivery 7, tried 3 times: It answered 503 Service Unavailable."],
+    )
     last_status: int | None = Field(description="the HTTP status of the last answer", examples=[204])
     last_error: str | None = Field(examples=["It answered 503 Service Unavailable."])
     created_at: datetime

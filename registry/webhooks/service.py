@@ -18,7 +18,7 @@ from registry.base.vocabulary import WebhookEvent
 from registry.collections import service as collections
 from registry.tables.webhooks import Webhook, WebhookDelivery
 from registry.webhooks import repository
-from registry.webhooks.addresses import require_sendable
+from registry.webhooks.addresses import host_of, require_receiver
 from registry.webhooks.schemas import CreatedWebhook, DeliveryView, NewWebhook, WebhookView
 from registry.webhooks.sending import message_name
 
@@ -27,7 +27,7 @@ TEST = "webhook.test"
 
 def create(session: Session, new: NewWebhook, actor: Actor, *, allow_private: bool) -> CreatedWebhook:
     """Create a webhook that is sent its kinds of events from now on. Raises InvalidRequest or NotFound."""
-    url = require_sendable(new.url, allow_private=allow_private)
+    url = require_receiver(new.url, allow_private=allow_private)
     collection = collections.get(session, new.collection) if new.collection else None
     secret = f"whsec_{b64encode(secrets.token_bytes(32)).decode()}"
     webhook = Webhook(
@@ -44,7 +44,7 @@ def create(session: Session, new: NewWebhook, actor: Actor, *, allow_private: bo
     session.refresh(webhook)
     event = audit.record(
         session,
-        WebhookCreate(host=url.host, events=webhook.events),
+        WebhookCreate(host=host_of(url), events=webhook.events),
         actor,
         f"webhook/{webhook.id}",
         collection_id=webhook.collection_id,
@@ -137,11 +137,16 @@ def page(session: Session, *, removed: bool, after: int | None, limit: int) -> l
 def deliveries(session: Session, webhook_id: int, *, before: int | None, limit: int) -> list[DeliveryView]:
     """Return deliveries, newest first. Raises NotFound."""
     webhook = get(session, webhook_id)
-    return [delivery_view(each) for each in repository.deliveries(session, webhook.id, before=before, limit=limit)]
+    head = repository.head(session, webhook.id)
+    return [
+        delivery_view(each, head) for each in repository.deliveries(session, webhook.id, before=before, limit=limit)
+    ]
 
 
-def delivery_view(delivery: WebhookDelivery) -> DeliveryView:
+def delivery_view(delivery: WebhookDelivery, head: WebhookDelivery | None = None) -> DeliveryView:
+    """Show a delivery. head: the oldest event that its webhook waits for, which those behind it must not overtake."""
     ended = delivery.delivered_at or delivery.failed_at
+    blocked = None if ended or delivery.event_seq is None or head is None or head.id == delivery.id else head
     return DeliveryView(
         id=delivery.id,
         message_id=message_name(delivery.message_id),
@@ -149,7 +154,8 @@ def delivery_view(delivery: WebhookDelivery) -> DeliveryView:
         type=delivery.payload["type"],
         state="delivered" if delivery.delivered_at else "failed" if delivery.failed_at else "waiting",
         attempts=delivery.attempts,
-        next_at=None if ended else delivery.next_at,
+        next_at=None if ended or blocked else delivery.next_at,
+        waits_for=_described(blocked) if blocked else "",
         last_status=delivery.last_status,
         last_error=delivery.last_error,
         created_at=delivery.created_at,
@@ -157,6 +163,11 @@ def delivery_view(delivery: WebhookDelivery) -> DeliveryView:
         failed_at=delivery.failed_at,
         payload=delivery.payload,
     )
+
+
+def _described(head: WebhookDelivery) -> str:
+    tries = f", tried {head.attempts} time{'' if head.attempts == 1 else 's'}" if head.attempts else ""
+    return f"delivery {head.id}{tries}{f': {head.last_error}' if head.last_error else ''}"
 
 
 def _require_kept(webhook: Webhook) -> None:

@@ -1,7 +1,11 @@
 """Blocks as bytes."""
 
+import json
+import math
+
 import pytest
 import torch
+from safetensors.torch import save
 
 from melo_core.block import Block, initial_weights
 from melo_core.errors import CorruptBlock
@@ -29,6 +33,69 @@ def test_a_block_survives_the_way_through_bytes_and_its_digest_is_fixed():
 def test_bytes_that_are_no_block_are_refused(spoilt):
     with pytest.raises(CorruptBlock, match="not a block"):
         Block.from_bytes(spoilt)
+
+
+METADATA = '{"scale": 1.0, "format": 1}'
+
+
+def written(tensors: dict[str, torch.Tensor] | None = None, block: str = METADATA, **more) -> bytes:
+    whole = {"x.A": torch.ones(2, 8).half(), "x.B": torch.ones(4, 2).half()}
+    return save(whole | (tensors or {}), metadata={"block": block, **more})
+
+
+def half(*shape: int, value: float = 1.0) -> torch.Tensor:
+    return torch.full(shape, value).half()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"x.A": half(2, 8, value=math.nan)}, "finite"),
+        ({"x.B": half(4, 2, value=-math.inf)}, "finite"),
+        ({"x.A": torch.ones(2, 8)}, "float16"),
+        ({"x.C": half(2, 8)}, "not half of a pair"),
+        ({"y.B": half(2, 8)}, "not half of a pair"),
+        ({"y.A": half(2, 8)}, "not half of a pair"),
+        ({"bias": half(8)}, "not half of a pair"),
+        ({"x.A": half(3, 8)}, "one rank r"),
+        ({"y.A": half(1, 8), "y.B": half(4, 1)}, "one rank r"),
+        ({"x.A": half(2, 8, 1)}, "one rank r"),
+        ({"x.A": half(2)}, "one rank r"),
+        ({"x.A": half()}, "one rank r"),
+        ({"x.A": half(0, 8), "x.B": half(4, 0)}, "one rank r"),
+    ],
+)
+def test_a_block_holds_finite_pairs_of_one_rank_and_nothing_else(tensors, said):
+    assert Block.from_bytes(written()).rank == 2
+    with pytest.raises(CorruptBlock, match=said):
+        Block.from_bytes(written(tensors))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        *(METADATA.replace("1.0", scale) for scale in ("NaN", "-Infinity", "1e999", '"1"', "true", "null", "[1]")),
+        METADATA.replace("1.0", f"1{'0' * 400}"),
+        '{"scale": 1.0, "format": 1, "more": 1}',
+        '{"scale": 1.0, "format": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        "[" * 100_000,
+        "[]",
+        "1",
+    ],
+)
+def test_metadata_that_no_block_is_written_with_is_refused(block):
+    with pytest.raises(CorruptBlock, match=r"not a block|format"):
+        Block.from_bytes(written(block=block))
+
+
+def test_a_header_that_says_more_or_is_too_deep_or_too_long_is_refused():
+    with pytest.raises(CorruptBlock, match="metadata says more"):
+        Block.from_bytes(written(more="x"))
+    for header in (b'{"a":' * 100_000, b"{}", json.dumps({"__metadata__": {"block": 1}}).encode()):
+        with pytest.raises(CorruptBlock, match="not a block"):
+            Block.from_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CorruptBlock, match="not a block"):
+        Block.from_bytes((2**64 - 1).to_bytes(8, "little") + b"{}")
 
 
 def test_a_block_of_a_newer_program_is_refused_by_its_format():

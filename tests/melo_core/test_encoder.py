@@ -77,6 +77,7 @@ def test_a_metric_is_part_of_the_calibration_and_none_leaves_the_bytes_as_they_w
         save({"mean": torch.zeros(2), "matrix": torch.zeros(2, 2), "metric": torch.zeros(3, 3)}),
         save({"mean": torch.zeros(2), "matrix": torch.zeros(2, 2).half()}),
         save({"mean": torch.zeros(2), "matrix": torch.full((2, 2), torch.inf)}),
+        save({"mean": torch.zeros(2), "matrix": torch.zeros(2, 2), "more": torch.zeros(1)}),
     ],
 )
 def test_bytes_that_are_no_calibration_are_refused(data):

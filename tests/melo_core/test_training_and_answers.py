@@ -1,6 +1,7 @@
 """Blocks are trained, applied and told apart on every architecture."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -185,3 +186,13 @@ def test_blocks_of_different_rank_and_scale_serve_side_by_side(tiny):
     reloaded = [dataclasses.replace(t, block=Block.from_bytes(t.block.to_bytes())) for t in blocks]
     answers = edited(base, reloaded).answer(PROMPTS[:2], routed(0, 1), max_new_tokens=8)
     assert [a.text for a in answers] == TARGETS[:2]
+
+
+def test_a_block_that_diverges_stays_without_effect_and_can_be_stored(tiny):
+    base = tiny("llama")
+    wild = dataclasses.replace(SETTINGS, learning_rate=1e6, iterations=3, loss_target=1e-9)
+    (trained,) = train_blocks(base, wild, examples(base)[:1], [1])
+    assert math.isinf(trained.loss) and not trained.reached
+    Block.from_bytes(trained.block.to_bytes())
+    answers = edited(base, [trained]).answer(PROMPTS[:1] * 2, routed(0, None), max_new_tokens=8)
+    assert answers[0].text == answers[1].text

@@ -1,5 +1,7 @@
 """What stands of webhooks in the record, and the addresses that they may have."""
 
+import socket
+
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -88,6 +90,21 @@ def test_a_webhook_that_was_changed_in_the_database_is_found(api, tamper, forger
         "http://[::ffff:127.0.0.1]/",
         "http://0.0.0.0/",
         "http://exa mple.org/",
+        "http://127.1/",
+        "http://0/",
+        "http://2130706433/",
+        "http://0x7f.1/",
+        "http://0x7f000001/",
+        "http://10.1/",
+        "http://127。0。0。1/",
+        "http://192.0.0.9/",
+        "http://192.88.99.1/",
+        "http://[::ffff:0:0]/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://[::127.0.0.1]/",
+        "http://localhost./",
+        "http://LOCALHOST/",
+        "http://melo.localhost/",
     ],
 )
 def test_an_address_of_the_servers_own_network_or_no_address_is_refused(api, workflow, url):
@@ -112,10 +129,40 @@ def test_an_address_of_the_servers_own_network_or_no_address_is_refused(api, wor
         ("fec0::1", False),
         ("::10.0.0.1", False),
         ("64:ff9b:1::a00:1", False),
+        ("64:ff9b::808:808", True),
+        ("192.0.0.1", False),
+        ("192.0.0.10", False),
+        ("192.0.2.1", False),
+        ("192.31.196.1", False),
+        ("192.88.99.2", False),
+        ("198.19.0.1", False),
+        ("240.0.0.1", False),
+        ("255.255.255.255", False),
+        ("2001::1", False),
+        ("2001:20::1", False),
+        ("2001:db8::1", False),
+        ("2002:808:808::1", False),
+        ("3fff::1", False),
+        ("5f00::1", False),
+        ("100::1", False),
     ],
 )
 def test_private_addresses_are_known_in_every_spelling(address, public):
     assert is_public(address) is public
+
+
+def test_a_name_that_means_a_private_address_is_refused_when_it_is_added(api):
+    name = socket.gethostname()  # usually a name of the hosts file
+    try:
+        if all(is_public(each[4][0]) for each in socket.getaddrinfo(name, 80)):
+            pytest.skip(f"{name} means no private address")
+    except OSError:
+        pytest.skip(f"{name} means no address")
+    is_problem(api.post("/v1/webhooks", json={"url": f"http://{name}/"}), 422, "invalid-request")
+
+
+def test_a_name_that_has_no_address_yet_can_be_added_also_one_that_is_no_unicode(api):
+    assert add(api, "https://xn--example.invalid/melo")["url"] == "https://xn--example.invalid/melo"
 
 
 def test_an_address_in_capitals_is_one_too(api):

@@ -91,6 +91,11 @@ def test_what_did_not_arrive_is_tried_again_with_the_same_id_and_nothing_overtak
         sent(lambda number=number, said=said: attempted(inside, webhook, number, said))
         second, first = deliveries(inside, webhook)
         assert (first["state"], first["attempts"], second["attempts"]) == ("waiting", number, 0)
+        assert first["waits_for"] == "" and second["next_at"] is None
+        assert (
+            second["waits_for"].startswith(f"delivery {first['id']}, tried {number} time")
+            and said in second["waits_for"]
+        )
         run_sql(sessions, "UPDATE webhook_deliveries SET next_at = now() WHERE attempts > 0")
     sent(ended(inside, webhook, 2))
     assert receiver.types == ["version.apply"] * 3 + ["version.rollback"]
