@@ -202,6 +202,7 @@ CREATE TABLE audit_events (
     CONSTRAINT audit_events_role_check CHECK ((role = ANY (ARRAY['viewer'::text, 'editor'::text, 'approver'::text, 'admin'::text])))
 );
 ALTER TABLE ONLY audit_events ADD CONSTRAINT audit_events_pkey PRIMARY KEY (seq);
+CREATE INDEX audit_events_actor_idx ON audit_events USING btree (actor);
 CREATE INDEX audit_events_collection_id_seq_idx ON audit_events USING btree (collection_id, seq);
 CREATE INDEX audit_events_subject_seq_idx ON audit_events USING btree (subject, seq);
 CREATE TRIGGER notify_of_events AFTER INSERT ON audit_events FOR EACH STATEMENT EXECUTE FUNCTION melo_notify_of_events();

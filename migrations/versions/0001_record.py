@@ -461,6 +461,7 @@ def _events() -> None:
     )
     op.create_index("audit_events_collection_id_seq_idx", "audit_events", ["collection_id", "seq"])
     op.create_index("audit_events_subject_seq_idx", "audit_events", ["subject", "seq"])
+    op.create_index("audit_events_actor_idx", "audit_events", ["actor"])
 
     # One row, created once: it identifies a registry and its copies.
     op.create_table(

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, union, update
 from sqlalchemy.orm import Session
 
 from registry.tables.access import ApiKey, ApiKeyRole
 from registry.tables.answers import Feedback
+from registry.tables.audit import AuditEvent
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch, Edit
 from registry.tables.jobs import Job
@@ -39,6 +40,23 @@ def collection_ids(session: Session, names: Sequence[str]) -> dict[str, int]:
 
 def collection_names(session: Session, ids: Sequence[int]) -> dict[int, str]:
     return dict(session.execute(select(Collection.id, Collection.name).where(Collection.id.in_(ids))).all())
+
+
+def is_actor(session: Session, name: str) -> bool:
+    """Return whether the record knows the name: of an event, of a key's owner, or of an approver."""
+    places = (
+        select(AuditEvent.seq).where(AuditEvent.actor == name),
+        select(ApiKey.id).where(ApiKey.actor == name),
+        select(Collection.id).where(Collection.approvers.contains([name])),
+    )
+    return any(session.scalar(select(query.exists())) for query in places)
+
+
+def actors(session: Session) -> list[str]:
+    """Return every name that the record knows, without those of workers."""
+    acted = select(AuditEvent.actor).where(~AuditEvent.actor.startswith("worker/", autoescape=True))
+    approving = select(func.unnest(Collection.approvers))
+    return sorted(session.scalars(union(acted, select(ApiKey.actor), approving)))
 
 
 def key_by_prefix(session: Session, prefix: str) -> ApiKey | None:

@@ -4,13 +4,16 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
+from registry.access.names import LONGEST, spelled
 from registry.base.vocabulary import Role
 from registry.base.wire import Answer, Body, Name, Reason, ShortText
 
 ActorName = Annotated[
-    ShortText, Field(min_length=1, max_length=200, pattern=r"\S", description="as the record names whoever uses it")
+    ShortText,
+    Field(min_length=1, max_length=LONGEST, pattern=r"\S", description="as the record names whoever uses it"),
+    AfterValidator(spelled),
 ]
 
 

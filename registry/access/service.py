@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from registry.access import repository
 from registry.access.caller import Caller
 from registry.access.keys import KeyText
+from registry.access.names import require_distinct, spelled
 from registry.access.schemas import (
     CallerGrant,
     CallerView,
@@ -91,8 +92,12 @@ def view_of(session: Session, caller: Caller) -> CallerView:
 
 def create(session: Session, new: NewKey, actor: Actor) -> CreatedKeyView:
     """Create a key, whose secret is in the answer and nowhere else. Raises NameTaken, NotFound or InvalidRequest."""
+    try:
+        owner = new.actor or spelled(new.name)
+    except ValueError as error:
+        raise InvalidRequest(f"{new.name!r} cannot be the owner's name: {error}.", "Give another in `actor`.") from None
     grants = _grants(session, new.roles)
-    return _create(session, new.name, new.actor or new.name, grants, new.expires_at, actor, reason="")
+    return _create(session, new.name, owner, grants, new.expires_at, actor, reason="")
 
 
 def renew(session: Session, key_id: int, actor: Actor, reason: str, expires_at: datetime | None) -> CreatedKeyView:
@@ -166,8 +171,7 @@ def _create(
     actor: Actor,
     reason: str,
 ) -> CreatedKeyView:
-    if not owner.isprintable():
-        raise InvalidRequest("The actor's name has unprintable characters.", "Choose another name.")
+    require_distinct(session, [owner])
     if expires_at is not None and expires_at <= datetime.now(UTC):
         raise InvalidRequest(f"The expiry date, {_day(expires_at)}, has already passed.", "Give a later time.")
     text = KeyText.new()

@@ -3,14 +3,14 @@
 import hmac
 from collections.abc import Callable
 from ipaddress import ip_address
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from registry.access import service
+from registry.access import names, service
 from registry.access.caller import EVERYWHERE, Caller
 from registry.access.keys import KeyText
 from registry.api.problems import answer_to
@@ -20,7 +20,6 @@ from registry.base.settings import Settings
 
 # Served to everybody: health and documentation.
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
-_LONGEST_ACTOR = 200
 # Set by proxies: the client behind one is not on this machine, even though the connection comes from it.
 _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
 
@@ -121,12 +120,12 @@ def _operators_key(settings: Settings) -> str | None:
 
 def _operator(request: Request) -> Caller:
     """Return the operator as the caller: an admin everywhere, who names the person they act for."""
-    name = unquote(request.headers.get("X-Melo-Actor", "")).strip() or "anonymous"
-    if len(name) > _LONGEST_ACTOR or not name.isprintable():
-        raise InvalidRequest(
-            f"The actor's name is longer than {_LONGEST_ACTOR} characters, or has unprintable ones.",
-            "Give another in `X-Melo-Actor`.",
-        )
+    given = request.headers.get("X-Melo-Actor", "").strip() or "anonymous"
+    try:
+        name = names.received(given)
+    except ValueError as error:  # also what is percent-encoded and no UTF-8
+        reason = "it is no UTF-8" if isinstance(error, UnicodeError) else str(error)
+        raise InvalidRequest(f"The actor's name cannot be used: {reason}.", "Give another in `X-Melo-Actor`.") from None
     return Caller(actor=name, identity="operator", roles=EVERYWHERE)
 
 

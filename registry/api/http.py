@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.access import repository
 from registry.access.caller import Caller
+from registry.access.names import require_distinct
 from registry.audit.actor import Actor
 from registry.base.errors import RoleNeeded
 from registry.base.vocabulary import Role
@@ -87,9 +88,10 @@ def needs(role: Role, *, query: str | None = None, anywhere: bool = False) -> An
     return Depends(Needs(role, query=query, anywhere=anywhere))
 
 
-def get_actor(request: Request) -> Actor:
-    """Return the actor, with the role in which they act."""
+def get_actor(request: Request, session: SessionDep) -> Actor:
+    """Return the actor, with the role in which they act. Raises InvalidRequest for a name that looks like another's."""
     caller: Caller = request.state.caller
+    require_distinct(session, [caller.actor])
     return Actor(caller.actor, role=request.state.role, request_id=request.state.request_id)
 
 

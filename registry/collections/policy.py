@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from sqlalchemy.orm import Session
 
+from registry.access.names import require_distinct
 from registry.audit import details
 from registry.audit import service as audit
 from registry.audit.actor import Actor
@@ -42,6 +43,7 @@ def change(session: Session, collection: Collection, wanted: PolicyChange, actor
             "Change the approvals, the approvers, self-approval, the preflight, the share of near misses left alone, "
             "or what is logged of answers.",
         )
+    require_distinct(session, wanted.approvers or [])
     collection = repository.lock(session, collection.id)
     if "approvers" in given:
         given["approvers"] = sorted(set(given["approvers"]))

@@ -3,8 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import Base64Bytes, Field
+from pydantic import AfterValidator, Base64Bytes, Field
 
+from registry.access.names import spelled
 from registry.base.vocabulary import Preflight, QueueState
 from registry.base.wire import Answer, Body, NewName, Reason, Settings, ShortText, Text
 
@@ -13,7 +14,7 @@ MAX_CALIBRATION_BYTES = 40 * 2**20  # keys of 2,048 dimensions with a metric, wh
 
 Approvals = Annotated[int, Field(ge=1, le=10, description="how many different people have to approve a batch")]
 Approvers = Annotated[
-    list[Annotated[Text, Field(min_length=1, max_length=200)]],
+    list[Annotated[Text, Field(min_length=1, max_length=200), AfterValidator(spelled)]],
     Field(max_length=1_000, description="who may approve; empty: whoever has the role", examples=[["ada", "ben"]]),
 ]
 PreflightDepth = Annotated[

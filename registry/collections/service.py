@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from registry.access.names import require_distinct
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.audit.details import CollectionCalibrate, CollectionCreate
@@ -38,6 +39,7 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
     if new.calibration is not None:
         require_calibration(new.calibration, method, encoder_files.width)
     policy.require_enough(new.approvals_needed, new.approvers)
+    require_distinct(session, new.approvers)
     policy.require_tried(new.left_alone_needed > 0, new.preflight)
     collection = Collection(
         name=new.name,

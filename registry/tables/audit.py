@@ -15,7 +15,7 @@ class AuditEvent(Base):
     """One change of state. `seq` has no gaps; `hash` covers everything else, `previous_hash` included."""
 
     __tablename__ = "audit_events"
-    __table_args__ = (Index(None, "collection_id", "seq"), Index(None, "subject", "seq"))
+    __table_args__ = (Index(None, "collection_id", "seq"), Index(None, "subject", "seq"), Index(None, "actor"))
 
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

@@ -5,6 +5,7 @@ import logging
 import socket
 import subprocess
 import sys
+from itertools import count
 
 import pytest
 import redis
@@ -17,6 +18,8 @@ from registry.base.errors import TooManyRequests
 from tests.patience import until, works
 from tests.registry.keys import carrying, key
 from tests.registry.problem import is_problem
+
+_numbers = count(1)
 
 
 def test_this_machine_is_an_operators_unless_somebody_else_speaks_through_it(api):
@@ -45,6 +48,61 @@ def test_the_operators_key_is_an_admin_that_says_in_whose_name_it_acts(open_api,
     headers = {**carrying("s3cret"), "X-Melo-Actor": "ada"}
     made = started.post("/v1/collections", json={"name": "facts", "model": model_folder}, headers=headers)
     assert (made.status_code, made.json()["created_by"]) == (201, "ada")
+
+
+def acting(api, model: str, header: bytes) -> str:
+    """Who made a collection under a header's name; where it is refused, why."""
+    body = {"name": f"facts-{next(_numbers)}", "model": model}
+    made = api.post("/v1/collections", json=body, headers={"X-Melo-Actor": header})
+    return made.json()["created_by"] if made.status_code == 201 else made.json()["detail"]
+
+
+def test_a_person_has_one_spelling_however_their_name_is_sent(api, model_folder):
+    for sent in (
+        "José Ruiz".encode(),  # UTF-8
+        b"Jose\xcc\x81 Ruiz",  # with a combining accent
+        b"Jos\xe9 Ruiz",  # Latin-1
+        b"Jos%C3%A9%20Ruiz",
+        b"  Jose%CC%81   Ruiz%20",
+        "José%20Ruiz".encode(),
+    ):
+        assert acting(api, model_folder, sent) == "José Ruiz", sent
+    assert "no UTF-8" in acting(api, model_folder, b"Jos%E9")
+    for sent in (b"a%00", b"jos%E2%80%8B", b"a%0Ab", "a\u202eb".encode(), b"x" * 201, b"%E3%85%A4"):
+        assert "cannot be used" in acting(api, model_folder, sent), sent
+    for sent in (b"worker/w1", b"clock"):
+        assert "a program, not a person" in acting(api, model_folder, sent)
+
+
+def test_a_name_that_looks_like_another_is_refused_wherever_it_is_given(api, model_folder):
+    assert acting(api, model_folder, b"ada") == "ada"
+    for sent in ("аda", "Ada", "ADA", "ａda", "adа", "𝐚da"):
+        assert "'ada', which the record knows" in acting(api, model_folder, sent.encode()), sent
+    assert acting(api, model_folder, b"adam") == "adam" and acting(api, model_folder, b"ada") == "ada"
+
+    refused = api.post("/v1/keys", json={"name": "k", "actor": "аda", "roles": [{"role": "viewer"}]})
+    assert "'ada'" in is_problem(refused, 422, "invalid-request")["detail"]
+    key(api, "ivy", "viewer")  # she has not acted yet
+    assert "'ivy'" in acting(api, model_folder, "іvy".encode())
+    where = api.get("/v1/collections").json()[0]["name"]
+    refused = api.patch(f"/v1/collections/{where}/policy", json={"approvers": ["ben", "bеn"], "reason": "two"})
+    assert "'ben'" in is_problem(refused, 422, "invalid-request")["detail"]
+    body = {"name": "more", "model": model_folder, "approvers": ["Ivy"]}
+    assert "'ivy'" in is_problem(api.post("/v1/collections", json=body), 422, "invalid-request")["detail"]
+
+
+def test_nobody_approves_their_own_batch_under_another_spelling(api, model_folder):
+    api.post("/v1/collections", json={"name": "facts", "model": model_folder, "preflight": "none"})
+    edits = {"edits": [{"prompt": "Who leads Rome?", "target": "Caesar"}]}
+    made = api.post("/v1/collections/facts/batches", json=edits, headers={"X-Melo-Actor": "José".encode()})
+    batch = made.json()["batch"]["id"]
+    for sent, status, code in (
+        (b"Jos%C3%A9", 403, "self-approval"),
+        (b"Jose%CC%81 ", 403, "self-approval"),
+        ("Jоsé".encode(), 422, "invalid-request"),
+        ("JOSÉ".encode(), 422, "invalid-request"),
+    ):
+        is_problem(api.post(f"/v1/batches/{batch}/approve", json={}, headers={"X-Melo-Actor": sent}), status, code)
 
 
 def test_a_key_made_here_does_not_become_the_operators_by_standing_in_the_servers_environment(api, open_api):

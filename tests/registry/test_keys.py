@@ -108,12 +108,12 @@ def test_an_expired_key_is_refused_and_told_so(api, remote, tamper):
 
 
 def test_a_rotated_key_keeps_name_actor_and_roles_and_ends_the_old_one(api, remote, workflow):
-    old = key(api, "ci", "editor", "facts", actor="Ada")
+    old = key(api, "ci", "editor", "facts", actor="Cleo")
     is_problem(
         api.post("/v1/keys", json={"name": "ci", "roles": [{"role": "viewer"}]}), 409, "name-taken"
     )  # a name means one key
     made = api.post("/v1/keys/1/rotate", json={"reason": "every quarter"}).json()
-    assert (made["name"], made["actor"], made["roles"]) == ("ci", "Ada", [{"role": "editor", "collection": "facts"}])
+    assert (made["name"], made["actor"], made["roles"]) == ("ci", "Cleo", [{"role": "editor", "collection": "facts"}])
     assert remote.get("/v1/collections", headers=old).status_code == 401
     assert remote.get("/v1/collections", headers=carrying(made["key"])).status_code == 200
 
