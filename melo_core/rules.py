@@ -7,7 +7,7 @@ places), and say which words differ. They are silent where words alone do not de
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -250,15 +250,39 @@ def _names(e: _Text, q: _Text, only_e: Sequence[int], only_q: Sequence[int], ali
 
 
 def _named(text: _Text, places: Sequence[int], other: _Text) -> list[str]:
-    found = []
-    for i in places:
-        written, plain = text.written[i], text.plain[i]
-        capital = text.cased and not text.begins[i] and written[0].isupper() and not re.match(r"I(?:['’]|$)", written)
-        if plain in lists.TITLES or plain in lists.ORDINARY:
-            continue
-        if (plain in lists.PLACES or capital) and not _short_for(plain, other.plain) and not _spelt_out(plain, other):
-            found.append(written)
-    return found
+    return [
+        text.written[i]
+        for i in places
+        if _is_name(text, i) and not _short_for(text.plain[i], other.plain) and not _spelt_out(text.plain[i], other)
+    ]
+
+
+def unnamed(edit: str, query: str, is_common: Callable[[str], bool]) -> Difference | None:
+    """Say that a query has none of an edit's names in any form, where they do not go without saying.
+
+    is_common: whether a word stands in so many edits that a question need not say it. For texts that lie far apart:
+    near ones may describe what the edit names.
+    """
+    e, q = _read(edit), _read(query)
+    names = [word for i, word in enumerate(e.plain) if _is_name(e, i)]
+    if not names or any(map(is_common, names)):
+        return None
+    if any(same_word(name, word) or _short_for(word, e.plain) for name in names for word in q.plain):
+        return None
+    if any(_short_for(name, q.plain) for name in names):
+        return None
+    return Difference("name", " ".join(names), "")
+
+
+def spoken_words(text: str) -> set[str]:
+    """The words of a text as names are compared."""
+    return {plain_word(word) for word in WORD.findall(text)}
+
+
+def _is_name(text: _Text, i: int) -> bool:
+    written, plain = text.written[i], text.plain[i]
+    capital = text.cased and not text.begins[i] and written[0].isupper() and not re.match(r"I(?:['’]|$)", written)
+    return (plain in lists.PLACES or capital) and plain not in lists.TITLES and plain not in lists.ORDINARY
 
 
 def _short_for(word: str, others: Sequence[str]) -> bool:

@@ -1,6 +1,7 @@
 """Scope: finds the edit that covers a query, if any, by the index, then the verifier, the word rules and guards."""
 
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from melo_core.encoder import KeyEncoder
 from melo_core.index import ClusterIndex, Match
-from melo_core.rules import Difference, difference
+from melo_core.rules import Difference, difference, spoken_words, unnamed
 from melo_core.settings import MethodSettings
 from melo_core.verifier import Verifier
 
@@ -51,6 +52,9 @@ class Decision:
 
 NOTHING = Decision(None, False)
 END = " ?.!:;…"  # end of a question, which carries no meaning
+FAR = 0.75  # of the candidate radius: beyond it, a text lies so far away that little speaks for the same question
+FAR_SHARE = 0.3  # of the threshold that is left at the candidate radius
+COMMON = 0.05  # share of a collection's edits; a name that this many have goes without saying
 
 
 @dataclass
@@ -82,7 +86,12 @@ class Scope:
 
     def prepare(self) -> None:
         """Compute now what the first query would wait for."""
-        _ = self._exact
+        _ = self._exact, self._words
+
+    @cached_property
+    def _words(self) -> Counter[str]:
+        """How many of the texts have each word."""
+        return Counter(word for text in self.texts.values() for word in spoken_words(text.text))
 
     @cached_property
     def _exact(self) -> dict[tuple[str, str], int]:
@@ -156,9 +165,16 @@ class Scope:
         differences = [difference(text.text, part) for part in dict.fromkeys(parts)]
         if None not in differences:
             return replace(found, difference=differences[0])
-        score = self.verifier.score(text.text, query)
+        away = match.distance / self.settings.candidate_radius
+        if away > FAR and (missing := unnamed(text.text, query, self._is_common)):
+            return replace(found, difference=missing)
+        score = doubted(self.verifier.score(text.text, query), away)
         found = replace(found, score=score, covers=score <= self.settings.threshold)
         return self._guarded(found, query, text.guards) if found.covers else found
+
+    def _is_common(self, word: str) -> bool:
+        """Whether so many of the texts have a word that a question about them need not say it."""
+        return self._words[word] >= COMMON * len(self.texts)
 
     def _guarded(self, found: Considered, query: str, guards: Sequence[str]) -> Considered:
         """Reject a match whose query is nearer in meaning to a guard than to the edit."""
@@ -176,6 +192,15 @@ class Scope:
         if guard not in self._guard_keys:
             self._guard_keys[guard] = self.encoder.key(guard, kind)
         return self._guard_keys[guard]
+
+
+def doubted(score: float, away: float) -> float:
+    """Raise the probability that a query asks something else by how far it lies from the edit's text.
+
+    away: the distance, in candidate radii. A text that shares an edit's relation alone lies far from it.
+    """
+    kept = 1 - (1 - FAR_SHARE) * min(1.0, max(0.0, (away - FAR) / (1 - FAR)))
+    return round(min(1.0, score / kept), 6)
 
 
 def same_question(settings: MethodSettings, verifier: Verifier | None, edit: str, query: str) -> bool:

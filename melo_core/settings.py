@@ -74,8 +74,9 @@ class MethodSettings:
     `none`: then the nearest edit covers every query within its radius. Classifiers have none. Paper: none."""
     verifier_digest: str = ""
     """SHA-256 of the verifier's files and word rules, filled in when a collection is created."""
-    threshold: float = 0.6
-    """An edit covers a query if the verifier gives at most this probability that it asks something else."""
+    threshold: float = 0.7
+    """An edit covers a query if the verifier gives at most this probability that it asks something else, which is
+    raised for a query far away."""
     candidate_radius: float = 1.22
     """Distance within which edits are candidates for the verifier, in key units."""
     candidates: int = 8

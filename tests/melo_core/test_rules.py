@@ -2,7 +2,7 @@
 
 import pytest
 
-from melo_core.rules import difference, same_word
+from melo_core.rules import difference, same_word, unnamed
 
 EDIT = "Who is the CEO of Acme?"
 
@@ -72,3 +72,22 @@ def test_where_words_do_not_decide_the_rules_are_silent(edit, query):
 def test_a_typing_error_is_the_same_word_and_a_short_or_listed_difference_is_not():
     assert same_word("headquarters", "headqarters") and same_word("founded", "founding")
     assert not same_word("ceo", "cfo") and not same_word("1998", "1999") and not same_word("austria", "australia")
+
+
+@pytest.mark.parametrize(
+    ("query", "missing"),
+    [
+        ("who turned out to be the mother on how i met your mother", "jani beg"),
+        ("what is the name of his mother", "jani beg"),
+        ("jany begs mother", None),  # misspelt
+        ("the mother of Beg", None),  # one of the names
+        ("Mother of J.B.?", "jani beg"),
+        ("mother of JB", None),  # short for them
+    ],
+)
+def test_a_query_without_any_form_of_an_edits_names_is_told_unless_they_go_without_saying(query, missing):
+    edit = "What was the name of Jani Beg's mother?"
+    found = unnamed(edit, query, lambda word: False)
+    assert (found.edit if found else None) == missing
+    assert unnamed(edit, query, lambda word: word == "beg") is None
+    assert unnamed("what is the name of the mother?", query, lambda word: False) is None

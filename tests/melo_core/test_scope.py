@@ -8,7 +8,7 @@ import pytest
 
 from melo_core.encoder import SentenceEncoder
 from melo_core.index import ClusterIndex
-from melo_core.scope import Scope, ScopedText
+from melo_core.scope import Scope, ScopedText, doubted
 from melo_core.settings import MethodSettings
 from melo_core.verifier import Verifier
 from melo_core.verifier_files import folder_of
@@ -71,6 +71,49 @@ def test_a_question_goes_to_its_edit_however_asked_and_no_other_question_about_t
     encoder, verifier, query, edit
 ):
     assert edit_of(made(encoder, verifier), query) == edit
+
+
+@pytest.mark.parametrize(
+    ("subject", "query"),
+    [
+        ("What was the name of Jani Beg mother?", "who turned out to be the mother on how i met your mother"),
+        ("Who became the leader of Poprad?", "a political leader during the roman empire was called"),
+    ],
+)
+def test_far_from_an_edit_its_name_must_be_said_unless_many_edits_share_it(encoder, verifier, subject, query):
+    others = [[f"What is the height of mount number {word}?"] for word in "abcdefghijklmnopqrstuvwxyz"]
+    decision = made(encoder, verifier, [[subject], *others], [()] * 27).decide(query)
+    found = next(each for each in decision.considered if each.edit == 0)
+    assert found.difference is not None and found.difference.rule == "name" and found.score is None
+    alone = made(encoder, verifier, [[subject]], [()]).decide(query).considered[0]
+    assert alone.difference is None and alone.score is not None
+
+
+def test_an_organisations_name_goes_without_saying_in_its_own_collection(encoder, verifier):
+    things = [
+        "pool",
+        "gym",
+        "bar",
+        "garage",
+        "spa",
+        "sauna",
+        "kiosk",
+        "cellar",
+        "library",
+        "terrace",
+        "garden",
+        "attic",
+    ]
+    asked = [f"When does the {thing} of Hotel Brackenholm {verb}?" for thing in things for verb in ("open", "close")]
+    checkout = "By what time must guests check out of Hotel Brackenholm?"
+    scope = made(encoder, verifier, [[checkout], *([text] for text in asked)], [()] * 23)
+    assert edit_of(scope, "we're leaving tmrw, whats the latest we can check out of the hotel") == 0
+
+
+def test_the_farther_a_query_lies_the_surer_the_verifier_has_to_be():
+    assert doubted(0.3, 0.2) == doubted(0.3, 0.75) == 0.3
+    assert 0.3 < doubted(0.3, 0.8) < doubted(0.3, 0.9) < doubted(0.3, 1.0) == 1.0
+    assert doubted(0.0, 1.0) == 0.0
 
 
 def test_without_a_verifier_the_nearest_edit_within_its_radius_covers(encoder):
