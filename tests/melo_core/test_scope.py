@@ -90,20 +90,7 @@ def test_far_from_an_edit_its_name_must_be_said_unless_many_edits_share_it(encod
 
 
 def test_an_organisations_name_goes_without_saying_in_its_own_collection(encoder, verifier):
-    things = [
-        "pool",
-        "gym",
-        "bar",
-        "garage",
-        "spa",
-        "sauna",
-        "kiosk",
-        "cellar",
-        "library",
-        "terrace",
-        "garden",
-        "attic",
-    ]
+    things = ["pool", "gym", "bar", "garage", "spa", "sauna", "kiosk", "cellar", "library", "terrace", "garden"]
     asked = [f"When does the {thing} of Hotel Brackenholm {verb}?" for thing in things for verb in ("open", "close")]
     checkout = "By what time must guests check out of Hotel Brackenholm?"
     scope = made(encoder, verifier, [[checkout], *([text] for text in asked)], [()] * 23)
