@@ -94,9 +94,9 @@ def status(call: Invocation) -> None:
 
 def migrate(call: Invocation) -> None:
     """Upgrade the database to this program's schema."""
-    from sqlalchemy.exc import OperationalError
-
     from registry.base import database
+    from registry.base.database import UNREACHABLE
+    from registry.base.database_errors import explained
 
     url = call.database_url()
     engine = database.make_engine(url)
@@ -105,12 +105,8 @@ def migrate(call: Invocation) -> None:
         with call.err.status("migrating"):
             database.upgrade(url)
         after = database.schema_state(engine).revision
-    except OperationalError as error:
-        raise CommandError(
-            "The database does not answer",
-            str(error.orig).strip(),
-            "Check MELO_DATABASE_URL and that the server runs.",
-        ) from None
+    except UNREACHABLE as error:
+        raise explained(error) from None
     finally:
         engine.dispose()
     if before == after:
@@ -206,9 +202,9 @@ def _where(call: Invocation, state: "StackState") -> None:
 
 
 def _without_password(url: str | None) -> str | None:
-    from sqlalchemy import make_url
+    from registry.base.addresses import without_password
 
-    return make_url(url).render_as_string(hide_password=True) if url else None
+    return without_password(url) if url else None
 
 
 def _show_status(call: Invocation, found: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tenacity.stop import stop_when_event_set
 
 from registry.answers import keeping
-from registry.base import database, probes, retry
+from registry.base import addresses, database, probes, retry
 from registry.base.database import make_engine, make_sessions, schema_state
 from registry.base.errors import InvalidRequest, SchemaMismatch
 from registry.base.logging import configure_logging
@@ -131,7 +131,7 @@ class Relay:
 
 def make_send(redis_url: str) -> Send:
     """Create a function that sends through Celery by the task's name: the relay has none of the worker's code."""
-    app = Celery("melo", broker=redis_url, set_as_current=False)
+    app = Celery("melo", broker=addresses.of_broker(redis_url), set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
         # The loop itself waits and retries, and can be stopped meanwhile.
@@ -169,6 +169,7 @@ def main() -> None:
     relay.metrics.registry.register(QueueCollector(relay.sessions))
 
     def require_ready() -> None:
+        probes.of_writable(settings.database_url)
         probes.of_relay(settings.database_url)
         probes.of_broker(settings.redis_url)
 

@@ -17,6 +17,7 @@ import torch
 from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
+from registry.base import addresses
 from registry.base.database import UNREACHABLE, make_engine, make_sessions, schema_state
 from registry.base.errors import InvalidRequest, first_line
 from registry.base.model_files import find_model
@@ -48,7 +49,7 @@ def make_app(settings: Settings) -> Celery:
 
     Messages are acknowledged after the work, one at a time; losing or repeating one does no harm.
     """
-    app = Celery("melo", broker=settings.redis_url)
+    app = Celery("melo", broker=addresses.of_broker(settings.redis_url))
     app.conf.update(
         task_acks_late=True,
         task_reject_on_worker_lost=True,
@@ -174,7 +175,8 @@ def _look_for_queues(sessions: sessionmaker[Session], consumed: Consumed) -> Non
 
 def _require_noeviction(redis_url: str) -> None:
     """Raise InvalidRequest where the broker would evict messages. One that is away is asked when it is back."""
-    with redis.Redis.from_url(redis_url, socket_connect_timeout=5, socket_timeout=5) as broker:
+    url = addresses.of_broker(redis_url)
+    with redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5) as broker:
         try:
             policy = broker.config_get("maxmemory-policy").get("maxmemory-policy")
         except redis.ResponseError:  # a hosted server may not allow the query

@@ -4,7 +4,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.base import probes
-from registry.base.errors import first_line
+from registry.base.database_errors import explained
 from registry.base.probes import ProbeFailed
 from registry.jobs import repository
 from registry.metrics.exposition import Ready
@@ -19,7 +19,7 @@ def readiness(redis_url: str, sessions: sessionmaker[Session], worker: str) -> R
             with sessions() as session:
                 is_seen = repository.any_worker(session, named=worker)
         except SQLAlchemyError as error:
-            raise ProbeFailed(f"the database does not answer: {first_line(error)}") from error
+            raise ProbeFailed(explained(error).detail.rstrip(".")) from error
         if not is_seen:
             raise ProbeFailed(f"the worker has given no sign of life for {probes.WORKER_SILENCE_SECONDS} s")
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cli.errors import CommandError
 from cli.invocation import Invocation
 
 if TYPE_CHECKING:
@@ -13,18 +12,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def record_of(call: Invocation) -> "Iterator[sessionmaker[Session]]":
-    """Open the named database, else MELO_HOME's. Raises CommandError where none answers, or SchemaMismatch."""
-    from sqlalchemy.exc import OperationalError
-
-    from registry.base.database import make_engine, make_sessions, schema_state
+    """Open the named database, else MELO_HOME's. Raises DatabaseAway where none answers, or SchemaMismatch."""
+    from registry.base.database import UNREACHABLE, make_engine, make_sessions, schema_state
+    from registry.base.database_errors import explained
 
     engine = make_engine(call.database_url(), call.settings.statement_timeout_seconds)
     try:
         schema_state(engine).require_current()
         yield make_sessions(engine)
-    except OperationalError as error:
-        raise CommandError(
-            "The database does not answer", str(error.orig).strip(), "Run `melo up`, or check MELO_DATABASE_URL."
-        ) from None
+    except UNREACHABLE as error:
+        raise explained(error) from None
     finally:
         engine.dispose()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select, union, update
+from sqlalchemy import func, select, text, union, update
 from sqlalchemy.orm import Session
 
 from registry.tables.access import ApiKey, ApiKeyRole
@@ -84,8 +84,11 @@ def roles_of(session: Session, key_ids: Sequence[int]) -> Sequence[ApiKeyRole]:
 def mark_used(session: Session, key_id: int) -> None:
     """Record that the key was used.
 
-    If another request is marking the key or it is being revoked, skip its row instead of waiting.
+    If another request is marking the key or it is being revoked, skip its row instead of waiting. While the database is
+    read-only, do nothing: what only reads is served.
     """
+    if session.scalar(text("SELECT current_setting('transaction_read_only')::bool")):
+        return
     free = select(ApiKey.id).where(ApiKey.id == key_id).with_for_update(key_share=True, skip_locked=True)
     session.execute(
         update(ApiKey)

@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI, Request
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from registry.api.endpoints.access import router as access
 from registry.api.endpoints.answers import router as answers
@@ -20,12 +21,13 @@ from registry.api.endpoints.versions import router as versions
 from registry.api.endpoints.webhooks import router as webhooks
 from registry.api.following import Streams
 from registry.api.gate import Gate
+from registry.api.http import MOST_TRANSACTIONS
 from registry.api.middleware import BodyLimit, RequestCounts, RequestLog, RequestMetrics
 from registry.api.openapi import complete
 from registry.api.problems import add_handlers
 from registry.api.rates import Rates
 from registry.api.traces import NO_TRACES, Traces, exported
-from registry.base.database import make_engine, make_sessions, schema_state
+from registry.base.database import make_engine, make_sessions, require_writable, schema_state
 from registry.base.logging import configure_logging
 from registry.base.settings import Settings
 from registry.metrics.exposition import new_registry
@@ -75,6 +77,7 @@ def create_app(settings: Settings, traces: Traces = NO_TRACES) -> FastAPI:
     app.state.settings = settings
     app.state.engine = engine
     app.state.sessions = make_sessions(engine)
+    app.state.turns = CapacityLimiter(MOST_TRANSACTIONS)
     app.state.schema = SchemaGate(engine)
     app.state.metrics = new_registry()
     app.state.metrics.register(QueueCollector(app.state.sessions))
@@ -96,10 +99,9 @@ def create_app(settings: Settings, traces: Traces = NO_TRACES) -> FastAPI:
 
     @app.get("/readyz", tags=["operation"])
     def readyz(request: Request) -> dict[str, str]:
-        """Confirm that the database answers and has this program's schema; otherwise answer 503 with the reason."""
+        """Confirm that the database can be written and has this program's schema; otherwise answer 503 with why."""
         request.app.state.schema.look()
-        with engine.connect() as connection:
-            connection.execute(text("SELECT 1"))
+        require_writable(engine)
         return {"status": "ready"}
 
     complete(app)

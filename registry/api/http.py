@@ -1,10 +1,12 @@
 """What endpoints get from a request: a session, the actor and role, and parameters that many of them share."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
+from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy.orm import Session
 
 from registry.access import repository
@@ -17,9 +19,22 @@ from registry.base.wire import NAME_PATTERN
 from registry.collections import service as collections
 from registry.tables.collections import Collection
 
+# Fewer than the pool's connections: the rest is for what takes one and gives it back within one thread.
+MOST_TRANSACTIONS = 16
 
-def get_session(request: Request) -> Iterator[Session]:
-    """Yield one transaction per request, committed before the answer is sent, and only if nothing was raised."""
+
+async def get_session(request: Request) -> AsyncIterator[Session]:
+    """Yield one transaction per request, committed before the answer is sent, and only if nothing was raised.
+
+    A request waits here for its turn, without a thread. Otherwise requests that wait for a connection could take all
+    threads, and those that have one could not go on and give it back.
+    """
+    async with request.app.state.turns, contextmanager_in_threadpool(_transaction(request)) as session:
+        yield session
+
+
+@contextmanager
+def _transaction(request: Request) -> Iterator[Session]:
     request.app.state.schema.require_current()
     with request.app.state.sessions.begin() as session:
         yield session

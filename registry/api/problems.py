@@ -15,7 +15,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from registry.api.conditional import NotModified
-from registry.base.errors import DatabaseAway, InvalidRequest, RegistryError, SchemaMismatch, TooLarge, first_line
+from registry.base.database_errors import explained, is_named, sqlstate
+from registry.base.errors import InvalidRequest, RegistryError, SchemaMismatch, TooLarge, first_line
 from registry.base.wire import NOT_BLANK
 
 log = structlog.get_logger("melo.api")
@@ -108,23 +109,16 @@ def _database(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, DBAPIError):
         if isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
             return _problem(SchemaMismatch("The database's schema does not match this program.", "Run `melo migrate`."))
-        if isinstance(error.orig, psycopg.errors.QueryCanceled):
-            log.error("statement too slow", path=request.url.path)
-            return _problem(
-                DatabaseAway("The database took too long for this request.", "Ask for less, or try again later.")
-            )
+        if is_named(error):
+            log.error("database", path=request.url.path, error=first_line(error), state=sqlstate(error))
+            return _problem(explained(error))
         if isinstance(error, DataError):
             return _problem(InvalidRequest(f"The database cannot hold a value: {error.orig}.", "Correct the value."))
         away = error.connection_invalidated or isinstance(error, OperationalError)
         if not away or isinstance(error, ProgrammingError):
             return _defect(request, error)
     log.error("database away", error=first_line(error))
-    return _problem(
-        DatabaseAway(
-            "The database does not answer.",
-            "When it is back (`melo status`), see whether the request had an effect, and repeat it if not.",
-        )
-    )
+    return _problem(explained(error, to_operator=False))
 
 
 def _defect(request: Request, error: Exception) -> JSONResponse:

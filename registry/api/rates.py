@@ -9,6 +9,7 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
+from registry.base import addresses
 from registry.base.errors import TooManyRequests, first_line
 
 log = structlog.get_logger("melo.api")
@@ -30,7 +31,7 @@ class Rates:
         self._shared: SlidingWindowCounterRateLimiter | None = None
         if redis_url:
             storage = RedisStorage(
-                redis_url,
+                addresses.of_broker(redis_url),
                 key_prefix="melo-rates",
                 wrap_exceptions=True,
                 socket_timeout=_REDIS_SECONDS,

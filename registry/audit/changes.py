@@ -45,14 +45,14 @@ class Listener:
     def next(self, seq: int | None, seconds: float) -> Changes:
         """Return what changed after event `seq`: at once where something did, else when it does, or after a time.
 
-        Raises OperationalError where the connection is lost. Notifications only wake it up: where a proxy swallows
-        them, it looks every `seconds`.
+        Raises OperationalError where the connection is lost. Notifications only wake it up: without them, as behind a
+        pooler, it looks every `seconds`.
         """
         changed = since(self._connection, seq)
         if seq is not None and changed.seq == seq:
             driver = self._connection.connection.driver_connection
             assert driver is not None
-            for _ in driver.notifies(timeout=seconds, stop_after=1):
+            for _ in driver.notifies(timeout=seconds, stop_after=1):  # none where it does not listen: it only waits
                 pass
             changed = since(self._connection, seq)
         return changed
@@ -60,10 +60,17 @@ class Listener:
 
 @contextmanager
 def listening(engine: Engine) -> Iterator[Listener]:
-    """Open a connection of its own that listens. Raises OperationalError."""
+    """Open a connection of its own that listens. Raises OperationalError.
+
+    Behind a pooler it does not: what it listened with would be given to somebody else after each statement. (A pooler
+    tells its clients of other processes than those that serve them.)
+    """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         try:
-            connection.execute(text(f"LISTEN {CHANNEL}"))
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            if driver.info.backend_pid == connection.scalar(text("SELECT pg_backend_pid()")):
+                connection.execute(text(f"LISTEN {CHANNEL}"))
             yield Listener(connection)
         finally:
             connection.invalidate()  # the pool must not get one that listens

@@ -1,18 +1,23 @@
 """Database connections, migrations, and the comparison of the database's schema with this program's."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError
+from psycopg.errors import ReadOnlySqlTransaction
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
-from registry.base.errors import InvalidRequest, SchemaMismatch
+from registry.base import addresses
+from registry.base.database_errors import explained
+from registry.base.errors import SchemaMismatch
 
 # Errors while the database is unreachable. InternalError: it is read-only for a while after a failover.
 # PoolTimeout: no connection of the pool became free.
@@ -21,44 +26,85 @@ UNREACHABLE = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 # Next to the package `registry`, both in a checkout and in an installed wheel.
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 IDLE_SECONDS = 300  # of an open transaction: more than any work that is done between two statements
+_LOCK_SHARE = 0.9  # of the longest statement, after which one that waits for a lock is told so
 
 
 def make_engine(url: str, statement_timeout_seconds: float = 30, pool_size: int = 10) -> Engine:
-    """Create an engine whose connections use UTC and cancel statements that take too long (0: never).
+    """Create an engine whose transactions use UTC and cancel statements that take too long (0: never).
 
     The server ends a transaction in which nothing happens for IDLE_SECONDS: a process that is frozen, or cut off from
-    the network, must not keep its locks. url: postgresql://…, as other programs write it, or with +psycopg.
+    the network, must not keep its locks. Nothing is set for longer than a transaction, and no statement is prepared, so
+    that a pooler may give each transaction another connection. url: as registry.base.addresses reads it.
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        # The text may contain a password, so it is not repeated.
-        raise InvalidRequest(
-            "The database's URL (MELO_DATABASE_URL) cannot be read.",
-            "Write postgresql://user:password@host:5432/database.",
-        ) from None
-    if parsed.drivername in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    milliseconds, idle = int(statement_timeout_seconds * 1000), int(IDLE_SECONDS * 1000)
-    return create_engine(
-        parsed,
+    given = addresses.of_database(url)
+    place: dict[str, str] = {name: given[name] for name in ("host", "port") if name in given}
+    engine = create_engine(
+        # For people: it has no password. What is connected with are the arguments below.
+        URL.create("postgresql+psycopg", given.get("user"), database=given.get("dbname"), query=place),
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=True,
-        connect_args={
-            "connect_timeout": 5,
-            # A server that is cut off from the network is missed within some 20 seconds, not after hours.
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 2,
-            "tcp_user_timeout": 20_000,  # milliseconds
-            # jit: a plan over a large collection looks expensive, but compiling it would take longer than running it.
-            # extra_float_digits: digests cover exact floats, and a server's setting below 1 would round them.
-            # datestyle: a backup's rows are text, which another server must read with the same meaning.
-            "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={idle} "
-            "-c timezone=UTC -c application_name=melo -c jit=off -c extra_float_digits=1 -c datestyle=ISO",
-        },
+        isolation_level="READ COMMITTED",
+        connect_args=_CONNECTING | _several(given) | given | {"client_encoding": "utf8", "prepare_threshold": None},
     )
+    settings = _settings(statement_timeout_seconds)
+
+    @event.listens_for(engine, "begin")
+    def set_up(connection: Connection) -> None:
+        """Begin a transaction; use its connection for no other one where it is read-only, as after a failover.
+
+        It may stay so when the database can be written again, or lead to a server that can no longer be.
+        """
+        if connection.exec_driver_sql(settings).scalar() == "on":
+            connection.connection.invalidate(soft=True)
+
+    return engine
+
+
+# What a URL may set otherwise.
+_CONNECTING = {
+    "connect_timeout": "5",
+    # A server that is cut off from the network is missed within some 20 seconds, not after hours.
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "2",
+    "tcp_user_timeout": "20000",  # milliseconds
+    "fallback_application_name": "melo",
+}
+
+
+def _several(given: Mapping[str, str]) -> dict[str, str]:
+    """Of several hosts, connect to the one that can be written."""
+    return {"target_session_attrs": "read-write"} if "," in given.get("host", given.get("hostaddr", "")) else {}
+
+
+def _settings(statement_timeout_seconds: float) -> str:
+    """Return the statement that begins every transaction: its settings, until its end, and whether it is read-only."""
+    milliseconds = int(statement_timeout_seconds * 1000)
+    settings: dict[str, Any] = {
+        "statement_timeout": milliseconds,
+        "lock_timeout": int(milliseconds * _LOCK_SHARE),
+        "idle_in_transaction_session_timeout": IDLE_SECONDS * 1000,
+        "timezone": "UTC",
+        # A plan over a large collection looks expensive, but compiling it would take longer than running it.
+        "jit": "off",
+        # Digests cover exact floats, and a server's setting below 1 would round them.
+        "extra_float_digits": 1,
+        # A backup's rows are text, which another server must read with the same meaning.
+        "datestyle": "ISO",
+        "intervalstyle": "postgres",
+        "bytea_output": "hex",
+    }
+    calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+    return f"SELECT current_setting('transaction_read_only'), {calls}"
+
+
+def require_writable(engine: Engine) -> None:
+    """Raise DatabaseReadOnly where the database cannot be written, and what SQLAlchemy raises where it is away."""
+    with engine.connect() as connection:
+        read_only = connection.scalar(text("SELECT current_setting('transaction_read_only')::bool"))
+    if read_only:
+        raise explained(ReadOnlySqlTransaction())
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:
@@ -66,20 +112,24 @@ def make_sessions(engine: Engine) -> sessionmaker[Session]:
     return sessionmaker(engine, expire_on_commit=False)
 
 
-def _config(url: str | None = None) -> Config:
+def _config(within: str | Connection | None = None) -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.attributes["url"] = url
+    config.attributes["within"] = within
     return config
 
 
-def upgrade(url: str, revision: str = "head") -> None:
-    """Migrate the database up to `revision`, or to this program's schema; nothing happens if it is already there."""
-    command.upgrade(_config(url), revision)
+def upgrade(within: str | Connection, revision: str = "head") -> None:
+    """Migrate a database up to `revision`, or to this program's schema; nothing happens if it is already there.
+
+    within: the database's URL, or a connection, whose transaction the migration becomes a part of. All of it happens,
+    or nothing. Raises MigrationRefused where the database lacks an encoding, an extension or a right.
+    """
+    command.upgrade(_config(within), revision)
 
 
-def downgrade(url: str, revision: str) -> None:
-    command.downgrade(_config(url), revision)
+def downgrade(within: str | Connection, revision: str) -> None:
+    command.downgrade(_config(within), revision)
 
 
 def require_no_drift(url: str) -> None:
@@ -119,7 +169,10 @@ class SchemaState:
         )
 
 
-def schema_state(engine: Engine) -> SchemaState:
-    with engine.connect() as connection:
-        revision = MigrationContext.configure(connection).get_current_revision()
+def schema_state(within: Engine | Connection) -> SchemaState:
+    """Return the revision of a database's schema, and this program's."""
+    if isinstance(within, Engine):
+        with within.connect() as connection:
+            return schema_state(connection)
+    revision = MigrationContext.configure(within).get_current_revision()
     return SchemaState(revision=revision, head=ScriptDirectory.from_config(_config()).get_current_head())

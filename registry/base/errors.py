@@ -195,6 +195,29 @@ class DatabaseAway(RegistryError):
     title = "The database does not answer"
 
 
+class DatabaseReadOnly(DatabaseAway):
+    code = "database-read-only"
+    title = "The database is read-only"
+
+
+class DatabaseFull(DatabaseAway):
+    code = "database-full"
+    title = "The database's disk is full"
+
+
+class DatabaseLocked(DatabaseAway):
+    code = "database-locked"
+    title = "The database is busy with another transaction"
+
+
+class MigrationRefused(RegistryError):
+    """The database refuses a migration: a right, an extension or an encoding is missing."""
+
+    status = 503
+    code = "migration-refused"
+    title = "The database cannot be migrated"
+
+
 class SchemaMismatch(RegistryError):
     status = 503
     code = "schema-mismatch"

@@ -6,10 +6,13 @@ Each returns if the service does its work, and raises ProbeFailed with the reaso
 import httpx
 import psycopg
 import redis
+from psycopg.conninfo import make_conninfo
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from registry.base.errors import first_line
+from registry.base import addresses
+from registry.base.database_errors import explained
+from registry.base.errors import UserError, first_line
 
 OLDEST_UNSENT_SECONDS = 30
 WORKER_SILENCE_SECONDS = 30  # a worker whose last heartbeat is older counts as gone
@@ -20,19 +23,23 @@ class ProbeFailed(Exception):
 
 
 def of_postgres(url: str) -> None:
-    try:
-        with psycopg.connect(plain(url), connect_timeout=3) as connection:
-            connection.execute("SELECT 1")
-    except psycopg.Error as error:
-        raise ProbeFailed(f"the database does not answer: {first_line(error)}") from error
+    """Probe the database, which may be read-only."""
+    _one_number(url, "SELECT 1")
+
+
+def of_writable(url: str) -> None:
+    """Probe the database, which must not be read-only, as in maintenance or after a failover."""
+    if _one_number(url, "SELECT current_setting('transaction_read_only')::bool::int"):
+        raise ProbeFailed("the database is read-only")
 
 
 def of_broker(url: str) -> None:
     try:
         once = Retry(NoBackoff(), 0)  # the caller decides whether to ask again
-        with redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3, retry=once) as broker:
+        given = addresses.of_broker(url)
+        with redis.Redis.from_url(given, socket_timeout=3, socket_connect_timeout=3, retry=once) as broker:
             broker.ping()
-    except (redis.RedisError, ValueError, OSError) as error:
+    except (redis.RedisError, UserError, ValueError, OSError) as error:
         raise ProbeFailed(f"the broker does not answer: {first_line(error)}") from error
 
 
@@ -94,15 +101,17 @@ def collections(database_url: str) -> int:
     return _one_number(database_url, "SELECT count(*) FROM collections")
 
 
-def plain(url: str) -> str:
-    """Return the address as libpq reads it, without SQLAlchemy's name of a driver."""
-    return url.replace("postgresql+psycopg://", "postgresql://", 1)
-
-
 def _one_number(database_url: str, query: str, *values: object) -> int:
     try:
-        with psycopg.connect(plain(database_url), connect_timeout=3) as connection:
+        given = addresses.of_database(database_url) | {"connect_timeout": "3", "client_encoding": "utf8"}
+        with psycopg.connect(make_conninfo(**given), prepare_threshold=None) as connection:
             row = connection.execute(query.encode(), values).fetchone()
+    except UserError as error:
+        raise ProbeFailed(error.detail.rstrip(".")) from error
     except psycopg.Error as error:
-        raise ProbeFailed(f"the database does not answer: {first_line(error)}") from error
+        raise ProbeFailed(_begun_small(explained(error).detail)) from error
     return int(row[0]) if row else 0
+
+
+def _begun_small(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].rstrip(".")

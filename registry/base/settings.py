@@ -30,7 +30,9 @@ def _rate(text: str) -> str:
 class Settings(BaseSettings):
     """The settings. Each variable is named MELO_ and the field in capitals, such as MELO_DATABASE_URL."""
 
-    model_config = SettingsConfigDict(env_prefix="MELO_", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="MELO_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+    )
 
     database_url: str = Field(default="", description="PostgreSQL with pgvector; empty: the embedded server")
     redis_url: str = Field(default="", description="Redis or Valkey, the broker; empty: the embedded server")

@@ -89,11 +89,12 @@ def test_a_database_that_goes_away_in_the_middle_is_a_problem_and_its_return_is_
     assert api.get("/v1/collections/facts/batches").json() == []
 
 
-def test_a_statement_that_takes_too_long_is_a_problem(database_url, engine, workflow):
+def test_a_locked_table_is_a_problem_that_is_named(database_url, engine, workflow):
     app = create_app(Settings(database_url=database_url, statement_timeout_seconds=0.2))
     with (
         TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 1)) as api,
         engine.begin() as connection,
     ):
         connection.execute(text("LOCK TABLE collections"))
-        is_problem(api.get("/v1/collections"), 503, "database-away")
+        detail = is_problem(api.get("/v1/collections"), 503, "database-locked")["detail"]
+        assert "another transaction holds a lock" in detail.lower()

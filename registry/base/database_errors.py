@@ -1,0 +1,75 @@
+"""Say what a database's error means, and what to do about it."""
+
+from typing import NamedTuple
+
+import psycopg
+
+from registry.base.errors import (
+    DatabaseAway,
+    DatabaseFull,
+    DatabaseLocked,
+    DatabaseReadOnly,
+    first_line,
+)
+
+
+class _Meaning(NamedTuple):
+    error: type[DatabaseAway]
+    detail: str
+    remedy: str
+
+
+_MEANINGS = {
+    "25006": _Meaning(
+        DatabaseReadOnly,
+        "The database is read-only, as in maintenance or after a failover.",
+        "Repeat it when the database can be written again; nothing has to be restarted.",
+    ),
+    "53100": _Meaning(
+        DatabaseFull, "The disk of the database's server is full.", "Free some space there, and repeat it."
+    ),
+    "53200": _Meaning(DatabaseAway, "The database's server has no memory left.", "Give it more, or ask for less."),
+    "53300": _Meaning(
+        DatabaseAway, "The database has no connection left.", "Raise its max_connections, or run fewer processes."
+    ),
+    "55P03": _Meaning(
+        DatabaseLocked,
+        "Another transaction holds a lock on a table or a row that this needs.",
+        "Repeat it when that has ended; `SELECT * FROM pg_stat_activity WHERE state <> 'idle'` shows which run.",
+    ),
+    "57014": _Meaning(
+        DatabaseAway, "The database took too long for this request.", "Ask for less, or try again later."
+    ),
+    "40P01": _Meaning(DatabaseLocked, "Two transactions waited for each other, and this one was ended.", "Repeat it."),
+    "40001": _Meaning(DatabaseLocked, "Another transaction wrote the same rows meanwhile.", "Repeat it."),
+}
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE of an error of psycopg, or of SQLAlchemy around it; None where the server gave none."""
+    original = getattr(error, "orig", error)
+    return original.sqlstate if isinstance(original, psycopg.Error) else None
+
+
+def is_named(error: BaseException) -> bool:
+    """Tell whether the error has a name of its own here, besides that the database does not answer."""
+    return sqlstate(error) in _MEANINGS
+
+
+def explained(error: BaseException, *, to_operator: bool = True) -> DatabaseAway:
+    """Return what a failure of the database means for its user.
+
+    to_operator: whether to quote the driver's reason, which names hosts and users.
+    """
+    meaning = _MEANINGS.get(sqlstate(error) or "")
+    if meaning is not None:
+        return meaning.error(meaning.detail, meaning.remedy)
+    if to_operator:
+        return DatabaseAway(
+            f"The database does not answer: {first_line(error).rstrip('.')}.",
+            "Check MELO_DATABASE_URL and that the server runs (`melo status`).",
+        )
+    return DatabaseAway(
+        "The database does not answer.",
+        "When it is back (`melo status`), see whether the request had an effect, and repeat it if not.",
+    )
