@@ -56,50 +56,61 @@ def restore(
         Path | None, typer.Option(help="File of the key that must have signed it.", dir_okay=False)
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read the file and compare every digest; no more.")
+        bool, typer.Option("--dry-run", help="Restore it, verify the record, and take all of it back.")
     ] = False,
 ) -> None:
-    """Fill an empty database from a backup, and verify the whole record; status 1 if anything differs."""
+    """Fill an empty database from a backup, and verify the whole record; status 1 if anything differs.
+
+    A dry run does the same in a transaction that it takes back. Where no database is named and none runs, it reads the
+    file alone, and compares every digest.
+    """
     from registry.backup import service
 
     try:
         key = public_key.read_text() if public_key else None
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError("The file cannot be read", f"{public_key}: {error}.") from None
-    if dry_run:
-        with _progress(call) as watch:
-            held = service.verify(file, key, watch)
-        upto = f"up to event {held.head_seq} ({held.head_hash[:12]})"
-        told = f"The file is whole: schema {held.revision}, {upto}, of {held.time}. Nothing was restored."
-        call.emit(held, lambda: call.out.print(told))
+    if dry_run and not call.has_database:
+        _show_file(call, file, key)
         return
     with _database(call) as engine, _progress(call) as watch:
-        found = service.restore(engine, file, key, watch)
+        found = service.restore(engine, file, key, watch, dry_run=dry_run)
     call.emit(found)
     if not found.ok:
         raise CommandError(
-            "It was restored, but the record in it was changed before it was backed up",
+            "The record in it was changed before it was backed up"
+            if dry_run
+            else "It was restored, but the record in it was changed before it was backed up",
             "\n".join(f"{finding.subject}: {finding.detail}" for finding in found.findings),
             "Compare it with an older backup; do not serve what is named.",
         )
-    call.say(f"Restored: {counted(found)}.")
+    call.say(f"{'It can be restored' if dry_run else 'Restored'}: {counted(found)}.")
     call.say(f"All as written, up to event {found.head_seq} ({found.head_hash[:12]}).")
+    if dry_run:
+        call.say("Nothing was restored.")
+
+
+def _show_file(call: Invocation, file: Path, key: str | None) -> None:
+    from registry.backup import service
+
+    with _progress(call) as watch:
+        held = service.verify(file, key, watch)
+    upto = f"up to event {held.head_seq} ({held.head_hash[:12]})"
+    call.emit(held, lambda: call.out.print(f"The file is whole: schema {held.revision}, {upto}, of {held.time}."))
+    call.say("Nothing was restored. Name an empty database (MELO_DATABASE_URL) to have its rows tried too.")
 
 
 @contextmanager
 def _database(call: Invocation) -> "Iterator[Engine]":
     """Open the database itself, without a limit on the time of statements."""
-    from sqlalchemy.exc import OperationalError
-
-    from registry.base.database import make_engine
+    from registry.base.database import UNREACHABLE, make_engine
+    from registry.base.database_errors import explained
 
     engine = make_engine(call.database_url(), statement_timeout_seconds=0)
     try:
         yield engine
-    except OperationalError as error:
-        raise CommandError(
-            "The database failed", str(error.orig).strip(), "Check MELO_DATABASE_URL and that the server runs."
-        ) from None
+    except UNREACHABLE as error:
+        raise explained(error) from None
     finally:
         engine.dispose()
 

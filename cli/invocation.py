@@ -82,6 +82,11 @@ class Invocation:
         elif render is not None:
             render()
 
+    @property
+    def has_database(self) -> bool:
+        """Whether a database is named, or runs in MELO_HOME."""
+        return bool(self.settings.database_url or (self.stack and self.stack.database_url))
+
     def database_url(self) -> str:
         """Return the URL of the named database, else of MELO_HOME's. Raises CommandError where there is none."""
         from cli.errors import CommandError

@@ -5,8 +5,9 @@ from sqlalchemy.exc import DBAPIError
 
 from registry.base.errors import MigrationRefused, first_line
 
-# The SQLSTATEs of what only somebody else can change: a right, an extension's files, or a schema is missing.
-RIGHTS = ("42501", "0A000", "58P01", "3F000")
+# The SQLSTATEs of what only somebody else can change: a right, an extension's files or a schema is missing, or another
+# program has a table of the same name.
+RIGHTS = ("42501", "0A000", "58P01", "3F000", "42P07")
 _AGAIN = "then run `melo migrate` again."
 _LACKING = """
 SELECT quote_ident(current_database()), quote_ident(current_user), quote_ident(current_schema()),
@@ -44,7 +45,7 @@ def refusal(connection: Connection, error: DBAPIError) -> MigrationRefused:
     if not run:
         return MigrationRefused(
             f"The user {user} of the database {database} was refused: {first_line(error)}.",
-            f"Migrate as the owner of the tables, or have a superuser make {user} their owner.",
+            "Migrate as the owner of the tables, and give the registry a database that holds no others of such names.",
         )
     told = f"have a superuser run `{' '.join(run)}` in the database {database}, {_AGAIN}"
     if not has_files:

@@ -6,7 +6,8 @@ stored twice. The manifest is written last, when every digest is known.
 
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -70,15 +71,15 @@ class ArchiveWriter:
         # Level 1 already shrinks COPY's text to a third; higher levels cost more than they save.
         self._zip = ZipFile(stream, "w", ZIP_DEFLATED, compresslevel=1)
 
-    def add(self, table: str, columns: list[str], parts: Iterator[bytes], watch: Callable[[int], None]) -> Member:
-        """Add a table's rows.
+    def add(self, table: str, columns: list[str], parts: Generator[bytes], watch: Callable[[int], None]) -> Member:
+        """Add a table's rows, and close them, also where they cannot be written.
 
         watch is called with the number of rows that each part completes: COPY writes a line feed after each, and
         nowhere else.
         """
         member = Member(table=table, columns=columns, rows=0, bytes=0, sha256="")
         digest = sha256()
-        with self._zip.open(member.name, "w", force_zip64=True) as out:
+        with closing(parts), self._zip.open(member.name, "w", force_zip64=True) as out:
             for part in parts:
                 out.write(part)
                 digest.update(part)
@@ -88,6 +89,11 @@ class ArchiveWriter:
                 watch(rows)
         member.sha256 = digest.hexdigest()
         return member
+
+    def abandon(self) -> None:
+        """End it unfinished, after an error: left open, it would be finished when it is collected as garbage."""
+        with suppress(OSError, ValueError):
+            self._zip.close()
 
     def close(self, manifest: Manifest, key: Ed25519PrivateKey | None) -> Manifest:
         if key is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
 from registry.audit import repository as audit
@@ -42,7 +42,11 @@ def backup(engine: Engine, path: Path, key: Ed25519PrivateKey | None, watch: Wat
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(descriptor, "wb") as stream:
-            manifest = _write(engine, ArchiveWriter(stream), revision, key, watch)
+            archive = ArchiveWriter(stream)
+            try:
+                manifest = _write(engine, archive, revision, key, watch)
+            finally:
+                archive.abandon()
             stream.flush()
             os.fsync(stream.fileno())
         draft.rename(path)
@@ -58,8 +62,8 @@ def _write(
     with engine.connect().execution_options(**snapshot) as connection:
         session, raw = Session(connection), tables.raw(connection)
         tip = audit.tip(session)  # the first query determines the snapshot
-        members = []
-        for table in tables.tables(connection):
+        members, shapes = [], tables.tables(connection)
+        for table in shapes:
             count = _counting(watch, table.name, tables.count(raw, table.name))
             members.append(archive.add(table.name, table.columns, tables.rows_of(raw, table), count))
         manifest = Manifest(
@@ -69,7 +73,7 @@ def _write(
             head_seq=tip.seq,
             head_hash=tip.hash,
             members=members,
-            sequences=tables.sequences(raw),
+            sequences=tables.sequences(raw, [table.name for table in shapes]),
         )
         return archive.close(manifest, key)
 
@@ -83,26 +87,35 @@ def verify(path: Path, public_key: str | None, watch: Watch) -> Manifest:
         archive.close()
 
 
-def restore(engine: Engine, path: Path, public_key: str | None, watch: Watch) -> VerificationView:
+def restore(
+    engine: Engine, path: Path, public_key: str | None, watch: Watch, *, dry_run: bool = False
+) -> VerificationView:
     """Load a backup into an empty database, migrate it to this program's schema, and verify the whole record.
 
-    engine: one without a statement timeout. The schema is created if there is none. Raises InvalidBackup or NotEmpty;
-    nothing is restored then. What the verification finds was already in the record when it was backed up.
+    engine: one without a statement timeout. The schema is created if there is none; all of it happens in one
+    transaction, which is taken back in a dry run, after the verification. Raises InvalidBackup, NotEmpty or
+    MigrationRefused; nothing is restored then. What the verification finds was in the record when it was backed up.
     """
-    url = engine.url.render_as_string(hide_password=False)
     archive = Archive(path)
     try:
         manifest = _verified(archive, public_key, watch)
-        _require_empty(engine)
-        try:
-            _bring_to(engine, url, manifest.revision)
-            _load(engine, archive, watch)
-        finally:
-            database.upgrade(url)
+        with engine.connect() as connection, connection.begin() as transaction:
+            _require_empty(connection)
+            _bring_to(connection, manifest.revision)
+            _load(connection, archive, watch)
+            database.upgrade(connection)
+            if dry_run:
+                found = _verification(connection, watch)
+                transaction.rollback()
+                return found
     finally:
         archive.close()
+    return _verification(engine, watch)
+
+
+def _verification(bound: Engine | Connection, watch: Watch) -> VerificationView:
     watch("verifying", 0, 0)
-    with Session(engine) as session:
+    with Session(bound) as session:
         return verification.verify(session)
 
 
@@ -118,10 +131,9 @@ def _verified(archive: Archive, public_key: str | None, watch: Watch) -> Manifes
     return manifest
 
 
-def _require_empty(engine: Engine) -> None:
-    with engine.connect() as connection:
-        names = [table.name for table in tables.tables(connection) if table.name not in tables.MADE_BY_MIGRATION]
-        _refuse_filled(tables.filled(tables.raw(connection), names))
+def _require_empty(connection: Connection) -> None:
+    names = [table.name for table in tables.tables(connection) if table.name not in tables.MADE_BY_MIGRATION]
+    _refuse_filled(tables.filled(tables.raw(connection), names))
 
 
 def _refuse_filled(names: list[str]) -> None:
@@ -132,41 +144,42 @@ def _refuse_filled(names: list[str]) -> None:
         )
 
 
-def _bring_to(engine: Engine, url: str, revision: str) -> None:
+def _bring_to(connection: Connection, revision: str) -> None:
     """Migrate the database to the backup's revision; the database is empty, so a downgrade loses nothing."""
-    known, state = database.revisions(), database.schema_state(engine)
+    known, state = database.revisions(), database.schema_state(connection)
     if state.revision is not None and state.revision not in known:
         state.require_current()  # raises: a newer release created the schema
     if state.revision is not None and known.index(state.revision) > known.index(revision):
-        database.downgrade(url, revision)
+        database.downgrade(connection, revision)
     else:
-        database.upgrade(url, revision)
+        database.upgrade(connection, revision)
 
 
-def _load(engine: Engine, archive: Archive, watch: Watch) -> None:
-    """Load everything in one transaction."""
-    manifest = archive.manifest
-    with engine.begin() as connection:
-        raw = tables.raw(connection)
-        expected = {table.name: table.columns for table in tables.tables(connection)}
-        members = [member for member in manifest.members if member.table not in tables.LEFT_OUT]
-        if expected != {member.table: member.columns for member in members}:
-            raise InvalidBackup(
-                f"Its tables do not match the schema {manifest.revision}.", "It was not made by this program."
-            )
-        names = list(expected)
-        tables.set_triggers(raw, names, enabled=False)
-        _refuse_filled(tables.filled(raw, [name for name in names if name not in tables.MADE_BY_MIGRATION]))
-        for member in members:
-            if member.table in tables.MADE_BY_MIGRATION:
-                tables.clear(raw, member.table)
-            count = _counting(watch, member.table, member.rows)
-            with _refusals_of(member.name):
-                tables.fill(raw, member, archive.parts(member, count))
-        for state in manifest.sequences:
-            with _refusals_of(f"the counter {state.name}"):
-                tables.set_sequence(raw, state)
-        tables.set_triggers(raw, names, enabled=True)
+def _load(connection: Connection, archive: Archive, watch: Watch) -> None:
+    """Load every row, in the connection's transaction."""
+    manifest, raw = archive.manifest, tables.raw(connection)
+    expected = {table.name: table.columns for table in tables.tables(connection)}
+    names = list(expected)
+    members = [member for member in manifest.members if member.table not in tables.LEFT_OUT]
+    counters = sorted(state.name for state in tables.sequences(raw, names))
+    if expected != {member.table: member.columns for member in members} or counters != sorted(
+        state.name for state in manifest.sequences
+    ):
+        raise InvalidBackup(
+            f"Its tables do not match the schema {manifest.revision}.", "It was not made by this program."
+        )
+    tables.set_triggers(raw, names, enabled=False)
+    _refuse_filled(tables.filled(raw, [name for name in names if name not in tables.MADE_BY_MIGRATION]))
+    for member in members:
+        if member.table in tables.MADE_BY_MIGRATION:
+            tables.clear(raw, member.table)
+        count = _counting(watch, member.table, member.rows)
+        with _refusals_of(member.name):
+            tables.fill(raw, member, archive.parts(member, count))
+    for state in manifest.sequences:
+        with _refusals_of(f"the counter {state.name}"):
+            tables.set_sequence(raw, state)
+    tables.set_triggers(raw, names, enabled=True)
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """Queries of a backup: which tables exist, how to copy them, and the state of their id sequences.
 
-Tables and columns are read from the database itself, so that a database with an older schema can be backed up too: a
-backup is most useful before a migration.
+Columns, and which of the tables there are, are read from the database itself, so that a database with an older schema
+can be backed up too: a backup is most useful before a migration. What else the database holds is not the registry's.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,15 @@ from sqlalchemy import Connection as Engaged
 from sqlalchemy import inspect
 
 from registry.backup.archive import Member, SequenceState
+from registry.tables.schema import metadata
 
 # Alembic's own table, which `restore` fills by migrating; heartbeats of processes at the other database; answers that
 # are stored for a day, for repeated requests; and the log of answers, whose policy says for how many days a question is
 # kept: a backup would keep it longer. Feedback is in: it may wait for somebody to make a correction of it.
 LEFT_OUT = {"alembic_version", "worker_heartbeats", "idempotency_keys", "answers"}
+
+# Those that a revision drops or renames must be added here, or a backup of the schema before it would lack them.
+_OWN = tuple(table.name for table in metadata.sorted_tables if table.name not in LEFT_OUT)
 
 # A migration creates these rows. A restored registry is the one that was backed up, so the backup's rows replace them.
 MADE_BY_MIGRATION = {"registry_identity"}
@@ -43,16 +47,17 @@ class TableShape:
 
 
 def tables(connection: Engaged) -> list[TableShape]:
-    """Return every table of the record, each after those that it refers to."""
+    """Return every table of the record that the database has, each after those that it refers to."""
     catalogue = inspect(connection)
-    names = [name for name, _ in catalogue.get_sorted_table_and_fkc_names() if name and name not in LEFT_OUT]
+    there = set(catalogue.get_table_names())
     return [
         TableShape(
             name,
             [column["name"] for column in catalogue.get_columns(name) if "computed" not in column],
             catalogue.get_pk_constraint(name)["constrained_columns"],
         )
-        for name in names
+        for name in _OWN
+        if name in there
     ]
 
 
@@ -72,8 +77,11 @@ def filled(connection: Raw, names: Iterable[str]) -> list[str]:
     return found
 
 
-def rows_of(connection: Raw, table: TableShape) -> Iterator[bytes]:
-    """Yield the table as COPY writes it, in the order of its primary key."""
+def rows_of(connection: Raw, table: TableShape) -> Generator[bytes]:
+    """Yield the table as COPY writes it, in the order of its primary key.
+
+    Close it before the connection is used again: until then, what the server still sends is in the way.
+    """
     statement = sql.SQL("COPY (SELECT {} FROM {} ORDER BY {}) TO STDOUT").format(
         _names(table.columns), sql.Identifier(table.name), _names(table.key)
     )
@@ -109,11 +117,18 @@ def clear(connection: Raw, table: str) -> None:
     connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
 
 
-def sequences(connection: Raw) -> list[SequenceState]:
-    """Return the state of each sequence: an id is never assigned twice, even if its row is gone."""
-    names = connection.execute(
-        "SELECT sequencename FROM pg_sequences WHERE schemaname = current_schema() ORDER BY sequencename"
-    ).fetchall()
+_SEQUENCES = """
+SELECT sequence.relname FROM pg_class sequence JOIN pg_depend ON pg_depend.objid = sequence.oid
+JOIN pg_class owner ON owner.oid = pg_depend.refobjid
+WHERE sequence.relkind = 'S' AND pg_depend.deptype IN ('a', 'i')
+    AND owner.relnamespace = current_schema()::regnamespace AND owner.relname = ANY(%s)
+ORDER BY sequence.relname
+"""
+
+
+def sequences(connection: Raw, tables: Sequence[str]) -> list[SequenceState]:
+    """Return the state of each sequence of the tables: an id is never assigned twice, even if its row is gone."""
+    names = connection.execute(_SEQUENCES, [list(tables)]).fetchall()
     found = []
     for (name,) in names:
         state = connection.execute(sql.SQL("SELECT last_value, is_called FROM {}").format(sql.Identifier(name)))

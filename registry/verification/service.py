@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy import Connection, Select, and_, func, or_, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, aliased
 
@@ -49,7 +49,7 @@ _LONGEST_LIST = 1_000  # findings reported; beyond that, more of them say nothin
 
 
 def verify(session: Session) -> VerificationView:
-    """Verify everything, against one snapshot. Call it before anything else in the session's transaction."""
+    """Verify everything, against one snapshot, or in the transaction that the session's connection has begun."""
     *_, found = verify_in_steps(session)
     assert isinstance(found, VerificationView)
     return found
@@ -57,7 +57,9 @@ def verify(session: Session) -> VerificationView:
 
 def verify_in_steps(session: Session) -> Iterator[ProgressView | VerificationView]:
     """Verify the record and report progress about twice a second; the result comes last."""
-    session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    bound = session.get_bind()
+    if not (isinstance(bound, Connection) and bound.in_transaction()):
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     verifications: dict[str, Callable[[Session], Verified]] = {
         "events": _events,
         "collections": _collections,

@@ -1,8 +1,11 @@
 """A backup holds the whole record in one file, and nothing but a whole and true one is restored."""
 
 import json
+import os
 import shutil
 import stat
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -16,6 +19,7 @@ from registry.base.errors import InvalidBackup, NotEmpty, SchemaMismatch
 from registry.tables.schema import metadata
 from registry.versions import aliases
 from tests.conftest import copy_of
+from tests.patience import PATIENCE
 from tests.registry.workflow import BEN, Workflow
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -54,6 +58,10 @@ def elsewhere(empty_database_url):
     engine = make_engine(empty_database_url, statement_timeout_seconds=0)
     yield engine
     engine.dispose()
+
+
+def url_of(engine):
+    return engine.url.render_as_string(hide_password=False)
 
 
 def rows(engine):
@@ -212,8 +220,77 @@ def test_nothing_is_half_restored(used, engine, tmp_path, elsewhere, tamper):
     service.backup(engine, path, None, unwatched)
     with pytest.raises(InvalidBackup, match=r"rejects tables/edits.copy: .*foreign key"):
         service.restore(elsewhere, path, None, unwatched)
+    assert schema_state(elsewhere).revision is None
+    upgrade(url_of(elsewhere))
+    with pytest.raises(InvalidBackup):
+        service.restore(elsewhere, path, None, unwatched)
     assert is_empty(elsewhere)
-    assert schema_state(elsewhere).current
+
+
+def test_a_dry_run_checks_all_that_a_restoration_checks_and_leaves_nothing(used, engine, backed_up, elsewhere, tamper):
+    report = service.restore(elsewhere, backed_up, public_text(KEY), unwatched, dry_run=True)
+    assert report == service.restore(elsewhere, backed_up, None, unwatched, dry_run=True)
+    assert report.ok and schema_state(elsewhere).revision is None
+    upgrade(url_of(elsewhere))
+    assert service.restore(elsewhere, backed_up, None, unwatched, dry_run=True) == report
+    assert is_empty(elsewhere)
+    with pytest.raises(NotEmpty, match="collections"):
+        service.restore(engine, backed_up, None, unwatched, dry_run=True)
+
+    tamper("UPDATE edits SET target = 'Paris' WHERE id = 1")
+    forged, broken = backed_up.with_name("forged.melo"), backed_up.with_name("broken.melo")
+    service.backup(engine, forged, None, unwatched)
+    found = service.restore(elsewhere, forged, None, unwatched, dry_run=True).findings
+    assert [finding.subject for finding in found] == ["edit 1"]
+    tamper("DELETE FROM batches WHERE id = 3")
+    service.backup(engine, broken, None, unwatched)
+    with pytest.raises(InvalidBackup, match=r"rejects tables/edits.copy: .*foreign key"):
+        service.restore(elsewhere, broken, None, unwatched, dry_run=True)
+    assert is_empty(elsewhere)
+
+
+def test_what_others_keep_in_the_database_is_neither_backed_up_nor_in_the_way(used, engine, tmp_path, elsewhere):
+    theirs = (
+        "CREATE TABLE notes (id serial PRIMARY KEY, note text)",
+        "CREATE SEQUENCE tickets",
+        "INSERT INTO notes (note) VALUES ('theirs')",
+        "CREATE VIEW seen AS SELECT note FROM notes",
+    )
+    for each in (engine, elsewhere):
+        with each.begin() as connection:
+            for statement in theirs:
+                connection.execute(text(statement))
+    path = tmp_path / "b.melo"
+    manifest = service.backup(engine, path, None, unwatched)
+    assert {member.table for member in manifest.members} == {each.name for each in metadata.sorted_tables} - (
+        tables.LEFT_OUT
+    )
+    assert not {"tickets", "notes_id_seq"} & {state.name for state in manifest.sequences}
+    assert service.restore(elsewhere, path, None, unwatched).ok
+    with elsewhere.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM notes")) == 1
+        assert connection.scalar(text("SELECT nextval('tickets')")) == 1
+
+
+FULL = """
+import resource, sys
+from cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+sys.argv = ["melo", "backup", sys.argv[1]]
+main()
+"""
+
+
+def test_a_disk_that_is_full_is_an_error_and_leaves_no_file(used, engine, database_url, tmp_path, tamper):
+    """The table is longer than what is read of it at a time, so that the server still sends."""
+    tamper("UPDATE edits SET source = (SELECT string_agg(md5(n::text), '') FROM generate_series(1, 40000) n)")
+    environment = os.environ | {"MELO_DATABASE_URL": database_url, "MELO_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", FULL, str(tmp_path / "b.melo")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE / 5)
+    assert done.returncode == 1, done.stderr
+    assert "The file cannot be written" in done.stderr and "File too large" in done.stderr
+    assert "Traceback" not in done.stderr and "ignored" not in done.stderr
+    assert list(tmp_path.glob("*.melo*")) == []
 
 
 def test_what_was_forged_before_the_backup_is_named_after_the_restoration(used, engine, tmp_path, elsewhere, tamper):
@@ -226,7 +303,7 @@ def test_what_was_forged_before_the_backup_is_named_after_the_restoration(used, 
 
 def test_a_backup_of_an_older_schema_is_restored_and_migrated(used, engine, backed_up, elsewhere, next_release):
     next_release()
-    upgrade(elsewhere.url.render_as_string(hide_password=False))  # a new database, as `melo up` makes it
+    upgrade(url_of(elsewhere))  # a new database, as `melo up` makes it
     report = service.restore(elsewhere, backed_up, None, unwatched)
     assert (report.ok, report.findings) == (True, [])
     assert schema_state(elsewhere).current
