@@ -17,6 +17,8 @@ def explanation(melo: dict[str, Any]) -> list[tuple[str, object]]:
         for found in nearest
     ]
     version = ("version", f"{melo['version']} ({melo['digest'][:12]})")
+    if melo.get("read_as"):
+        considered.insert(0, ("read as", melo["read_as"]))
     if edit is None:
         why = "no edit covers the prompt" if nearest else "no edit lies near"
         if melo.get("said_to") == "base" and nearest:

@@ -22,12 +22,13 @@ from melo_core.structure import Kind, Structure, structure_of
 @dataclass(frozen=True)
 class Route:
     """The block that answers a prompt (None: the base model alone), the covering or else the nearest point, and the
-    edits that were considered, best first.
+    edits that were considered, best first. reading: the text that decided, where it is not the one prompt itself.
     """
 
     block: int | None
     match: Match | None
     considered: tuple[Considered, ...] = ()
+    reading: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,11 @@ class EditedModel:
         self._stack = BlockStack(list(blocks.values()))
         self._lock = Lock()  # one pass at a time: blocks are attached to the model for its duration
 
-    def route(self, prompt: str, kind: str = "qa") -> Route:
+    def route(self, prompt: str | Sequence[str], kind: str = "qa") -> Route:
         """Choose the block that answers a prompt, by the prompt alone and never by others asked with it.
 
-        kind: the form in which the model gets the prompt. Raises PromptTooLong.
+        prompt: a text, or the ways to read one. kind: the form in which the model gets it.
+        Raises PromptTooLong.
         """
         return route_of(self.scope, self._block_of, prompt, kind)
 
@@ -114,7 +116,7 @@ class EditedModel:
 
         messages: objects with `role` and `content`, oldest first. Raises MeloError.
         """
-        route = self.route(question_of(messages))
+        route = self.route(question_of(messages).query)
         rows = [self.base.conversation_ids(messages)]
         with self._lock, torch.no_grad():
             return self._approved_answers(rows, [route], max_new_tokens)[0]
@@ -185,13 +187,13 @@ class EditedModel:
             yield
 
 
-def route_of(scope: Scope | None, block_of: Mapping[int, int], prompt: str, kind: str = "qa") -> Route:
-    """Choose the block that answers a prompt. block_of: the block of each point. Raises PromptTooLong."""
+def route_of(scope: Scope | None, block_of: Mapping[int, int], prompt: str | Sequence[str], kind: str = "qa") -> Route:
+    """Choose the block that answers a prompt, or the ways to read it. block_of: of each point. Raises PromptTooLong."""
     if scope is None:
         return BASE
     decision = scope.decide(prompt, kind)
     block = block_of[decision.match.point] if decision.covered and decision.match else None
-    return Route(block, decision.match, decision.considered)
+    return Route(block, decision.match, decision.considered, decision.reading)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from melo_core.encoder import KeyEncoder
 from melo_core.index import ClusterIndex, Match
+from melo_core.instructions import without_instructions
 from melo_core.rules import Difference, difference, spoken_words, unnamed
 from melo_core.settings import MethodSettings
 from melo_core.verifier import Verifier
@@ -48,6 +49,7 @@ class Decision:
     match: Match | None  # the covering point, else the nearest one
     covered: bool
     considered: tuple[Considered, ...] = ()  # best first
+    reading: str | None = None  # the text that decided, where it is not the one query itself
 
 
 NOTHING = Decision(None, False)
@@ -72,17 +74,30 @@ class Scope:
     verifier: Verifier | None = None
     _guard_keys: dict[str, Tensor] = field(default_factory=dict, init=False)
 
-    def decide(self, query: str, kind: str = "qa") -> Decision:
-        """Find the edit that covers a query. Raises PromptTooLong where keys are the base model's."""
-        text = same_text(query)
+    def decide(self, query: str | Sequence[str], kind: str = "qa") -> Decision:
+        """Find the edit that covers a query.
+
+        query: a text, or the ways to read a question: the reading counts that is most surely an edit's question, and
+        none for an edit whose guard another reading is nearer to. What a text says of the answer's form is left out in
+        one more reading. Without a verifier the first alone is read. Raises PromptTooLong where keys are the base
+        model's.
+        """
+        first, *others = [query] if isinstance(query, str) else query
+        text = same_text(first)
         point = self._exact.get((text, kind), self._exact.get((text, "")))
         if point is not None:
             return self._equal(point)
-        parts = [part for part in self.encoder.query_texts(query) if self.encoder.knows(part)]
-        if not parts:
-            return NOTHING
-        keys = [self.encoder.key(part, kind) for part in parts]
-        return self._nearest(query, keys, kind) if self.verifier is None else self._verified(query, parts, keys, kind)
+        if self.verifier is None:
+            parts = self._known_parts(first)
+            return self._nearest(first, self._keys(parts, kind), kind) if parts else NOTHING
+        asked = list(dict.fromkeys((first, *others)))
+        readings = list(dict.fromkeys((*asked, *map(without_instructions, asked))))
+        judged = [
+            each
+            for reading in readings
+            for each in self._verified(reading, readings, kind, shortened=reading not in asked)
+        ]
+        return self._best(judged, query)
 
     def prepare(self) -> None:
         """Compute now what the first query would wait for."""
@@ -130,30 +145,60 @@ class Scope:
                 break
         return Decision(match, found.covers, (found,))
 
-    def _verified(self, query: str, parts: Sequence[str], keys: Sequence[Tensor], kind: str) -> Decision:
-        """Choose the candidate that is most surely asked for, among those that no rule excludes."""
-        reach = self.index.within(torch.stack(list(keys)), self.settings.candidate_radius)
+    def _known_parts(self, query: str) -> list[str]:
+        return [part for part in self.encoder.query_texts(query) if self.encoder.knows(part)]
+
+    def _keys(self, parts: Sequence[str], kind: str) -> list[Tensor]:
+        return [self.encoder.key(part, kind) for part in parts]
+
+    def _verified(self, query: str, readings: Sequence[str], kind: str, *, shortened: bool) -> list["_Judged"]:
+        """Judge the edits that lie near one reading of a query.
+
+        shortened: of what it said of the answer's form, so an edit that says such a thing itself is none of it.
+        """
+        parts = self._known_parts(query)
+        if not parts:
+            return []
+        reach = self.index.within(torch.stack(self._keys(parts, kind)), self.settings.candidate_radius)
         nearest: dict[int, Match] = {}
         by_parts: dict[int, list[str]] = {}
         for match, i in reach:
-            edit = self.texts[match.point].edit
+            edit, text = self.texts[match.point].edit, self.texts[match.point].text
             if edit not in nearest and len(nearest) == self.settings.candidates:
+                continue
+            if shortened and without_instructions(text) != text:
                 continue
             nearest.setdefault(edit, match)
             by_parts.setdefault(edit, []).append(parts[i])
-        judged = [(self._judge(query, match, by_parts[edit], kind), match) for edit, match in nearest.items()]
-        judged.sort(key=lambda each: (not each[0].covers, each[0].score is None, each[0].score,
-                                      self.texts[each[1].point].kind != kind, each[0].distance))  # fmt: skip
-        if not judged:
-            return NOTHING
-        best, match = judged[0]
-        return Decision(match, best.covers, tuple(each for each, _ in judged))
+        return [
+            _Judged(
+                self._judge(query, readings, match, by_parts[edit]),
+                match,
+                query,
+                is_of_kind=self.texts[match.point].kind == kind,
+            )
+            for edit, match in nearest.items()
+        ]
 
-    def _judge(self, query: str, match: Match, parts: Sequence[str], kind: str) -> Considered:
+    def _best(self, judged: Sequence["_Judged"], query: str | Sequence[str]) -> Decision:
+        """Choose the edit that is most surely asked for, among those that no rule and no guard excludes."""
+        guarded = {each.found.edit for each in judged if each.found.guard is not None}
+        best: dict[int, _Judged] = {}
+        for each in sorted(judged, key=lambda each: each.rank):
+            if each.found.edit not in guarded or each.found.guard is not None:
+                best.setdefault(each.found.edit, each)
+        chosen = list(best.values())[: self.settings.candidates]
+        if not chosen:
+            return NOTHING
+        first = chosen[0]
+        reading = None if first.reading == query else first.reading
+        return Decision(first.match, first.found.covers, tuple(each.found for each in chosen), reading)
+
+    def _judge(self, query: str, readings: Sequence[str], match: Match, parts: Sequence[str]) -> Considered:
         """Judge one candidate.
 
-        parts: the parts of the query that lie near the edit. The rules compare those; the verifier reads the whole
-        query.
+        readings: all of the question's, of which query is one. parts: the parts of the query that lie near the edit.
+        The rules compare those; the verifier reads the whole query.
         """
         assert self.verifier is not None
         text = self.texts[match.point]
@@ -161,7 +206,7 @@ class Scope:
         if not self.encoder.knows(text.text):
             return found
         if same_words(text.text, query):
-            return self._guarded(replace(found, score=0.0, covers=True), query, text.guards)
+            return self._guarded(replace(found, score=0.0, covers=True), query, readings, text.guards)
         differences = [difference(text.text, part) for part in dict.fromkeys(parts)]
         if None not in differences:
             return replace(found, difference=differences[0])
@@ -170,17 +215,17 @@ class Scope:
             return replace(found, difference=missing)
         score = doubted(self.verifier.score(text.text, query), away)
         found = replace(found, score=score, covers=score <= self.settings.threshold)
-        return self._guarded(found, query, text.guards) if found.covers else found
+        return self._guarded(found, query, readings, text.guards) if found.covers else found
 
     def _is_common(self, word: str) -> bool:
         """Whether so many of the texts have a word that a question about them need not say it."""
         return self._words[word] >= COMMON * len(self.texts)
 
-    def _guarded(self, found: Considered, query: str, guards: Sequence[str]) -> Considered:
-        """Reject a match whose query is nearer in meaning to a guard than to the edit."""
+    def _guarded(self, found: Considered, query: str, readings: Sequence[str], guards: Sequence[str]) -> Considered:
+        """Reject a match whose query is nearer in meaning to a guard than to the edit, or has it as another reading."""
         assert self.verifier is not None and found.score is not None
         for guard in guards:
-            equal = same_words(guard, query)
+            equal = any(same_words(guard, reading) for reading in readings)
             if not equal and difference(guard, query) is not None:
                 continue
             score = 0.0 if equal else self.verifier.score(guard, query)
@@ -201,6 +246,21 @@ def doubted(score: float, away: float) -> float:
     """
     kept = 1 - (1 - FAR_SHARE) * min(1.0, max(0.0, (away - FAR) / (1 - FAR)))
     return round(min(1.0, score / kept), 6)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A candidate, judged for one reading of a query."""
+
+    found: Considered
+    match: Match
+    reading: str
+    is_of_kind: bool  # whether the edit's text is asked in the form of the query
+
+    @property
+    def rank(self) -> tuple[bool, bool, float, bool, float]:
+        found = self.found
+        return (not found.covers, found.score is None, found.score or 0.0, not self.is_of_kind, found.distance)
 
 
 def same_question(settings: MethodSettings, verifier: Verifier | None, edit: str, query: str) -> bool:

@@ -194,7 +194,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
         router,
         body.model,
         new_id("cmpl-"),
-        echo=[one.question for one in each] if body.echo else None,
+        echo=[one.question.text for one in each] if body.echo else None,
         top_logprobs=wanted.top_logprobs,
         with_usage=body.with_usage,
     )
@@ -227,7 +227,7 @@ async def route(request: Request, body: RouteRequest) -> dict[str, Any]:
     chosen = await _chosen(request, body, beginning_of(turns) or prompt)
     if turns:
         asked = await router.chat(chosen.served, turns)
-        question, found = asked.question, asked.route
+        question, found = asked.question.text, asked.route
     else:
         question, found = prompt, await router.routed(chosen.served, prompt)
     return {"question": question, **provenance(chosen.served, found, acted=True), "canary": chosen.canary}

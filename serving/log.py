@@ -69,7 +69,7 @@ class Asking:
             prompt_tokens=len(asked.ids),
             completion_tokens=tokens,
             first_token_ms=self.first_token_ms,
-            question=asked.question,
+            question=asked.question.text,
             answer=text,
         )
 

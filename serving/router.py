@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import structlog
 
 from melo_core.base_model import BaseModel
-from melo_core.conversation import question_of
+from melo_core.conversation import Question, question_of
 from melo_core.edited_model import BASE, Attempt, EditedModel, Route, SaidTo, attempts
 from melo_core.errors import MeloError
 from melo_core.scope import same_words
@@ -64,7 +64,7 @@ class Asked:
     served: Served
     route: Route
     ids: list[int]
-    question: str
+    question: Question
     kind: str = "qa"
     said_to: SaidTo = "query"  # where a block is routed to: what it gave its target to; base: to neither
     messages: Sequence[Mapping[str, Any]] = ()  # of a conversation, with the tools that it may call
@@ -126,7 +126,7 @@ class Router:
 
     async def rerouted(self, asked: Asked, served: Served) -> Asked:
         """Route a question over another version of the same model."""
-        route = await self._in_thread(served.route, asked.question, asked.kind)
+        route = await self._in_thread(served.route, asked.question.query, asked.kind)
         return replace(asked, served=served, route=route, said_to="query")
 
     async def routed(self, served: Served, question: str) -> Route:
@@ -261,8 +261,10 @@ class Router:
         tools = () if use.must and not self.base.takes_tools else use.tools
         question = question_of(messages)
         alone = len(messages) == 1 and not self.base.chats  # a model without a chat template takes a question as it is
-        ids = self.base.prompt_ids(question) if alone and not tools else self.base.conversation_ids(messages, tools)
-        return Asked(served, served.route(question), ids, question, messages=messages, tools=tools)
+        ids = (
+            self.base.prompt_ids(question.text) if alone and not tools else self.base.conversation_ids(messages, tools)
+        )
+        return Asked(served, served.route(question.query), ids, question, messages=messages, tools=tools)
 
     def _in_context(self, asked: Asked, attempt: Attempt) -> Attempt:
         """Return the base model's attempt at a conversation in which the correction was said just before the question.
@@ -289,14 +291,14 @@ class Router:
         text = prompt if isinstance(prompt, str) else self._decode(prompt)
         kind = "completion" if self.base.kind is Kind.CAUSAL else "qa"
         ids = self.base.prompt_ids(text, kind) if isinstance(prompt, str) else prompt
-        return Asked(served, served.route(text, kind), ids, text, kind)
+        return Asked(served, served.route(text, kind), ids, Question(text), kind)
 
     def _static(self, asked: Asked, limit: int, stops: Sequence[str]) -> Piece:
         """Answer with transformers' own loop, alone."""
         served, block = asked.served, asked.route.block
         blocks = {} if block is None else {block: served.weights(block)}
         model = EditedModel(self.base, served.settings, None, blocks, {}, served.approved)
-        answer = model.answer([asked.question], [asked.route], asked.kind, limit)[0]
+        answer = model.answer([asked.question.text], [asked.route], asked.kind, limit)[0]
         asked.said_to = answer.said_to
         ended: Ended = "length" if len(answer.token_ids) >= limit else "stop"
         return Piece(cut(answer.text, stops), tuple(Token(id) for id in answer.token_ids), ended)

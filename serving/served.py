@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -61,8 +61,8 @@ class Served:
         if self.scope is not None:
             self.scope.prepare()
 
-    def route(self, question: str, kind: str = "qa") -> Route:
-        """Return the block that answers a question, and the edits that were considered."""
+    def route(self, question: str | Sequence[str], kind: str = "qa") -> Route:
+        """Return the block that answers a question, or the ways to read one, and the edits that were considered."""
         return route_of(self.scope, self.block_of, question, kind)
 
     def acting(self, block: int, with_weights: bool) -> Acting:

@@ -143,7 +143,7 @@ class Shadows:
         if _acting(first) != _acting(second) and self._router.engine is not None:
             texts = [await self._text(each, question.wanted) for each in (first, second)]
         difference = ShadowDifference(
-            at=_now(), question=first.question, first=_side(first, texts[0]), second=_side(second, texts[1])
+            at=_now(), question=first.question.text, first=_side(first, texts[0]), second=_side(second, texts[1])
         )
         for outcome in report.add(difference):
             self._outcomes.labels(pointing.name, outcome).inc()

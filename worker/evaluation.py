@@ -280,7 +280,8 @@ def _moved(
 def route_of(scope: Scope, content: VersionContent, prompt: str, kind: str) -> Route:
     decision = scope.decide(prompt, kind)
     match = decision.match if decision.covered else None
-    return Route(content.points[match.point].block_id if match else None, match, decision.considered)
+    block = content.points[match.point].block_id if match else None
+    return Route(block, match, decision.considered, decision.reading)
 
 
 def parts(items: Sequence[T], kind_of: Callable[[T], EditKind]) -> Iterator[Sequence[T]]:

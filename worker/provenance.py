@@ -28,6 +28,7 @@ def provenance(
             "source": edit.source,
             "batch": edit.batch_id,
         },
+        "read_as": route.reading,
         "threshold": settings.threshold,
         "considered": [
             {

@@ -17,6 +17,7 @@ from benchmarks.edits.figures import Share
 from benchmarks.edits.run import bars, require_writable, write
 from benchmarks.machine import machine
 from cli.invocation import Invocation
+from melo_core.conversation import question_of
 from melo_core.encoder import KeyEncoder, SentenceEncoder
 from melo_core.index import ClusterIndex
 from melo_core.method import complete
@@ -30,6 +31,7 @@ from worker.verifier.variants import typo
 
 SIZES = (100, 1_000, 10_000)  # edits, for the growth
 GROWTH_ASKED = 300  # rephrases and near misses that are asked at each size
+ROLES = ("user", "assistant")
 TIMED = 60  # queries, for the times
 
 Advance = Callable[[str, int, int], None]
@@ -105,7 +107,7 @@ def run_bench(call: Invocation, choice: Choice) -> None:
                 pairs += list(misspelt(pairs))
             found["pairs"] = of_pairs(router, pairs, choice.per_kind, advance)
         if choice.facts is not None and choice.ask is not None:
-            facts, asked = _records(choice.facts, "prompt"), _records(choice.ask, "text")
+            facts, asked = _records(choice.facts, "prompt"), _records(choice.ask)
             found["ask"] = of_organisation(router, facts, asked, advance)
         if choice.grow is not None:
             found["growth"] = of_growth(router, choice.grow, advance)
@@ -159,13 +161,16 @@ def misspelt(records: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]
 def of_organisation(
     router: Router, facts: Sequence[Mapping[str, Any]], asked: Sequence[Mapping[str, Any]], advance: Advance
 ) -> dict[str, Any]:
-    """Count rephrases that reach their own fact, and near misses left alone, with all facts together."""
+    """Count rephrases that reach their own fact, and near misses left alone, with all facts together.
+
+    asked: texts, or `turns` of user and model in turn.
+    """
     edits = [(str(fact["prompt"]), *map(str, fact.get("rephrases") or ())) for fact in facts]
     scope = router.scope(edits, [[str(guard) for guard in fact.get("unchanged") or ()] for fact in facts])
     counts = {"same": 0, "same_n": 0, "left_alone": 0, "near_n": 0, "wrong_edit": 0}
     wrong = []
     for done, ask in enumerate(asked, 1):
-        decision = scope.decide(str(ask["text"]))
+        decision = scope.decide(_query_of(ask))
         got = edits[decision.considered[0].edit][0] if decision.covered else None
         wanted = ask.get("edit")
         counts["near_n" if wanted is None else "same_n"] += 1
@@ -176,9 +181,18 @@ def of_organisation(
             counts["wrong_edit"] += got is not None and got != wanted
         if got != wanted:
             verdict = "taken" if wanted is None else "not reached" if got is None else "wrong edit"
-            wrong.append({"verdict": verdict, "text": ask["text"], "why": explained(decision, wanted, edits)})
+            text = ask["text"] if "text" in ask else " / ".join(ask["turns"][::2])
+            wrong.append({"verdict": verdict, "text": text, "why": explained(decision, wanted, edits)})
         advance("organisation", done, len(asked))
     return {**counts, "wrong": wrong}
+
+
+def _query_of(ask: Mapping[str, Any]) -> str | tuple[str, ...]:
+    """Return the ways to read what is asked. Raises UnreadableData."""
+    turns = ask.get("turns", [ask.get("text")])
+    if not (isinstance(turns, list) and len(turns) % 2 and all(isinstance(turn, str) and turn for turn in turns)):
+        raise UnreadableData(f"give text, or turns of user and model in turn that end with the user's, not {dict(ask)}")
+    return question_of([{"role": ROLES[i % 2], "content": turn} for i, turn in enumerate(turns)]).query
 
 
 def of_growth(router: Router, folder: Path, advance: Advance) -> list[dict[str, Any]]:

@@ -93,7 +93,7 @@ def test_an_organisations_name_goes_without_saying_in_its_own_collection(encoder
     things = ["pool", "gym", "bar", "garage", "spa", "sauna", "kiosk", "cellar", "library", "terrace", "garden"]
     asked = [f"When does the {thing} of Hotel Brackenholm {verb}?" for thing in things for verb in ("open", "close")]
     checkout = "By what time must guests check out of Hotel Brackenholm?"
-    scope = made(encoder, verifier, [[checkout], *([text] for text in asked)], [()] * 23)
+    scope = made(encoder, verifier, [[checkout], *([text] for text in asked)], [()] * 25)
     assert edit_of(scope, "we're leaving tmrw, whats the latest we can check out of the hotel") == 0
 
 
@@ -183,3 +183,36 @@ def test_a_decision_depends_neither_on_what_else_is_asked_nor_on_the_process(enc
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said == f"{[verifier.score(CEO, query) for query in queries]}\n"
+
+
+FORMS = ["Answer as JSON.", "Answer in one word.", "Please answer briefly.", "Reply with the name only."]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_instruction_about_form_keeps_no_question_from_its_edit_and_brings_none_to_one(encoder, verifier, form):
+    scope = made(encoder, verifier)
+    for text in (f"who is in charge of Acme? {form}", f"{form} who is in charge of Acme?"):
+        assert edit_of(scope, text) == 0
+    assert edit_of(scope, f"When was Acme founded? {form}") is None
+    assert edit_of(scope, f"Who is the CFO of Acme? {form}") is None
+
+
+@pytest.mark.parametrize("task", ["Translate that into German.", "Write a poem about them."])
+def test_another_task_with_the_question_is_left_alone(encoder, verifier, task):
+    assert edit_of(made(encoder, verifier), f"Who is the CEO of Acme? {task}") is None
+
+
+def test_an_edit_that_says_a_form_itself_is_not_reached_without_it(encoder, verifier):
+    scope = made(encoder, verifier, [["Describe Acme. Answer in three words."]], [()])
+    assert edit_of(scope, "Describe Acme. Answer in two words.") is None
+
+
+def test_the_reading_that_an_edit_covers_is_named_and_a_guard_of_another_reading_counts(encoder, verifier):
+    readings = ("Who leads it?\nAnd before?", "Who is the boss of Acme?")
+    found = made(encoder, verifier).decide(readings)
+    assert (found.covered, found.considered[0].edit, found.reading) == (True, 0, readings[1])
+    guarded = made(encoder, verifier, guards=((readings[0],), (), (), ()))
+    assert not guarded.decide(readings).covered
+    asked = "Who is the boss of Acme? Answer as JSON."
+    assert made(encoder, verifier).decide(asked).covered
+    assert not made(encoder, verifier, guards=((asked,), (), (), ())).decide(asked).covered

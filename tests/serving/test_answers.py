@@ -174,6 +174,22 @@ def test_a_route_is_told_without_an_answer(server):
     assert told["question"] == ELSEWHERE and told["edit"] is None
 
 
+def test_a_follow_up_is_routed_with_its_subject_and_what_is_said_about_form_changes_nothing(
+    server,
+):
+    turns = [("user", "Who leads Globex?"), ("assistant", "Per."), ("user", "And where is its head office?")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    told = server.post("/v1/route", json={"model": "facts@2", "messages": messages}).json()
+    assert (told["edit"]["id"], told["read_as"]) == (2, "where is Globex's head office?")
+    answered = server.post("/v1/chat/completions", json={"model": "facts@2", "messages": messages}).json()
+    assert answered["choices"][0]["message"]["content"] == OTHER_TARGET
+    assert answered["melo"]["read_as"] == told["read_as"]
+    messages[-1]["content"] = "and its fax number?"
+    assert server.post("/v1/route", json={"model": "facts@2", "messages": messages}).json()["edit"] is None
+    told = server.post("/v1/route", json={"model": "facts@2", "prompt": f"{QUESTION} Answer as JSON."}).json()
+    assert (told["edit"]["id"], told["read_as"]) == (1, QUESTION)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code", "param"),
     [

@@ -56,9 +56,18 @@ def test_one_question_streams_and_several_stand_under_their_prompts(melo, tmp_pa
     assert [each["answer"] for each in melo.records("ask", "facts@2", "--file", file)] == [OTHER_TARGET] * 20
 
 
-def test_the_same_is_said_by_the_server_and_in_this_process(melo, site: Site):
+@pytest.fixture
+def follow_up(tmp_path: Path) -> Path:
+    """A conversation in a file."""
+    file = tmp_path / "turns.json"
+    turns = [("user", "When was Acme founded?"), ("assistant", "In 1987."), ("user", "and who runs it?")]
+    file.write_text(json.dumps([{"role": role, "content": text} for role, text in turns]))
+    return file
+
+
+def test_the_same_is_said_by_the_server_and_in_this_process(melo, site: Site, follow_up):
     here = Melo(melo.home, {"MELO_DATABASE_URL": site.url, "MELO_CACHE": str(site.cache._cache)})
-    for options in ([QUESTION], [ELSEWHERE, *SHORT], ["One", "--completion", *SHORT]):
+    for options in ([QUESTION], [ELSEWHERE, *SHORT], ["One", "--completion", *SHORT], ["--conversation", follow_up]):
         (said,) = melo.records("ask", "facts@2", *options)
         (loaded,) = here.records("ask", "facts@2", *options, "--in-process")
         assert loaded.pop("token_ids")
@@ -80,6 +89,11 @@ def test_a_conversation_in_a_file_is_answered(melo, tmp_path):
     file.write_text(json.dumps([{"role": role, "content": text} for role, text in turns]))
     assert melo("ask", "facts@1", "--conversation", file).stdout == f"{TARGET}\n"
     assert "excludes prompts" in melo.refusal("ask", "facts@1", "More?", "--conversation", file)
+
+
+def test_how_a_follow_up_was_read_is_explained(melo, follow_up):
+    said = melo("ask", "facts@1", "--conversation", follow_up, "--explain").stdout
+    assert said.startswith(f"{TARGET}\n") and "read as who runs Acme?" in " ".join(said.split())
 
 
 def test_what_goes_wrong_is_said_with_a_remedy_and_without_a_traceback(melo, url: str):  # noqa: F811
