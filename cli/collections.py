@@ -25,11 +25,19 @@ LeftAlone = typer.Option(
     "--left-alone", metavar="SHARE", min=0, max=1, help="Share of near misses that a batch has to leave alone; 0: any."
 )
 
+PreflightLimit = typer.Option(
+    "--preflight-limit",
+    metavar="NAME=MOST",
+    help="The most seconds, near_misses, tokens or steps of a preflight; may be repeated. none: the operator's.",
+)
+
 LogShare = typer.Option(
     "--log", metavar="off|full|SHARE", help="What the server logs of answers: nothing, all, or a share such as 0.1."
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from registry.collections.schemas import CollectionView
@@ -104,6 +112,7 @@ def policy(
     ] = None,
     preflight: Annotated[Preflight | None, PreflightDepth] = None,
     left_alone: Annotated[float | None, LeftAlone] = None,
+    preflight_limit: Annotated[list[str] | None, PreflightLimit] = None,
     log: Annotated[str | None, LogShare] = None,
     log_text: Annotated[
         bool | None, typer.Option("--log-text/--no-log-text", help="Does the log keep questions and answers?")
@@ -123,6 +132,7 @@ def policy(
         self_approval=self_approval,
         preflight=preflight,
         left_alone_needed=left_alone,
+        preflight_limits=_limits(preflight_limit),
         log_share=_share(log),
         log_text=log_text,
         log_days=log_days,
@@ -177,7 +187,23 @@ def _policy(found: "CollectionView") -> str:
     }
     needed = found.left_alone_needed
     alone = "" if needed is None else f", and at least {needed:.0%} of near misses are to be left alone"
-    return f"{many} {who}, {own}; {preflight[found.preflight]}{alone}"
+    least = ", ".join(f"{most:,} {name.replace('_', ' ')}" for name, most in sorted(found.preflight_limits.items()))
+    within = f", within {least}" if least else ""
+    return f"{many} {who}, {own}; {preflight[found.preflight]}{within}{alone}"
+
+
+def _limits(given: "Sequence[str] | None") -> dict[str, int] | None:
+    """Read limits of preflights, each as NAME=MOST; the word none stands for no limits. Raises typer.BadParameter."""
+    if given is None:
+        return None
+    if given == ["none"]:
+        return {}
+    try:
+        return {name.replace("-", "_"): int(most) for name, most in (each.split("=") for each in given)}
+    except ValueError:
+        raise typer.BadParameter(
+            "give seconds=300, near_misses=500, tokens=20000 or steps=1000, or none", param_hint="--preflight-limit"
+        ) from None
 
 
 def _share(text: str | None) -> float | None:

@@ -344,6 +344,7 @@ CREATE TABLE collections (
     approvers text[] DEFAULT '{}'::text[] NOT NULL,
     preflight text DEFAULT 'keys'::text NOT NULL,
     left_alone_needed double precision,
+    preflight_limits jsonb DEFAULT '{}'::jsonb NOT NULL,
     log_share double precision DEFAULT 0 NOT NULL,
     log_text boolean DEFAULT false NOT NULL,
     log_days integer DEFAULT 30 NOT NULL,

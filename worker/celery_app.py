@@ -25,6 +25,7 @@ from registry.base.settings import Settings
 from registry.collections import repository as collections
 from registry.jobs import outbox
 from registry.jobs import service as jobs
+from registry.jobs.budget import PreflightBudget
 from registry.metrics.exposition import shown
 from worker.consuming import Consumed, consume, listen_to_signals
 from worker.fault_points import FaultPoint, passing
@@ -107,6 +108,12 @@ def serve(
         libraries={name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
         retry_seconds=settings.retry_seconds,
         job_seconds=settings.job_seconds,
+        preflight=PreflightBudget(
+            settings.preflight_seconds,
+            settings.preflight_near_misses,
+            settings.preflight_tokens,
+            settings.preflight_steps,
+        ),
         models=digests or None,
         stop=stop,
         at=at,

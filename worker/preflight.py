@@ -14,6 +14,7 @@ from melo_core.settings import MethodSettings
 from registry.base.vocabulary import PointRole, Preflight
 from registry.edits import repository as edit_rows
 from registry.edits.validation import same_target
+from registry.jobs.budget import steps_of
 from registry.jobs.claiming import Claim, ClaimedEdit
 from registry.jobs.preflights import Tried, remedies
 from registry.jobs.schemas import EditPreflight, EditReport, NearEdit
@@ -45,7 +46,7 @@ def run_preflight(worker: Worker, claim: Claim, watch: Watch) -> None:
     """Ask the newest version, find near edits, train the blocks where the policy says so, try near misses; write it
     down."""
     settings = MethodSettings.from_json(claim.settings)
-    trains = claim.preflight is Preflight.TRAIN
+    trains = claim.preflight is Preflight.TRAIN and _may_train(claim, watch)
     with watch.stage("load"):
         base = worker.base(claim)
         require_askable(base, claim.edits)
@@ -63,7 +64,7 @@ def run_preflight(worker: Worker, claim: Claim, watch: Watch) -> None:
     with watch.stage("near misses"):
         after = applied(content, result, claim.edits) if result else None
         blocks = partial(stored_blocks, worker)
-        misses = try_near_misses(base, scope, claim.edits, claim.seed, content, after, keys, blocks, watch.count)
+        misses = try_near_misses(base, scope, claim.edits, claim.seed, content, after, keys, blocks, watch)
     mine = {edit.id for edit in claim.edits}
     found = [
         EditPreflight(
@@ -96,6 +97,21 @@ def run_preflight(worker: Worker, claim: Claim, watch: Watch) -> None:
     worker.at(FaultPoint.FINISHED)
     worker.metrics.ended(claim.kind, Outcome.REPORTED)
     log.info("reported", edits=len(found), seconds=watch.timings)
+
+
+def _may_train(claim: Claim, watch: Watch) -> bool:
+    """Tell whether the training is within what nobody has approved may take; the batch's readers are told."""
+    steps, most = steps_of(claim.settings), watch.budget.steps
+    if steps > most:
+        watch.note(
+            f"the blocks are not trained before the approval: their settings ask for up to {_in_words(steps)} steps "
+            f"each, and a preflight may take {most:,}"
+        )
+    return steps <= most
+
+
+def _in_words(number: int) -> str:
+    return f"{number:,}" if number < 10**12 else f"{number:.0e}"
 
 
 def _newest(worker: Worker, claim: Claim) -> VersionContent:

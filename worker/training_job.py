@@ -12,6 +12,7 @@ from worker.applying import apply
 from worker.failures import STILL_TO_DO, answered_for, give_back
 from worker.fault_points import FaultPoint
 from worker.group import Prepared, prepare, train_all
+from worker.interrupting import asked_by_models
 from worker.preflight import run_preflight
 from worker.retry import patiently
 from worker.watch import Watch, Worker, kept
@@ -80,6 +81,7 @@ def _work_on(worker: Worker, claims: Sequence[Claim]) -> None:
     with (
         structlog.contextvars.bound_contextvars(job=first.job_id, batch=first.batch_id, attempt=first.attempt),
         kept(worker, claims) as watches,
+        asked_by_models(lambda: _require_wanted(watches)),
     ):
         for watch in watches:
             worker.metrics.claimed(watch.claim.kind, watch.waited_seconds)
@@ -88,6 +90,13 @@ def _work_on(worker: Worker, claims: Sequence[Claim]) -> None:
                 run_preflight(worker, first, watches[0])
         else:
             _train_and_apply(worker, watches)
+
+
+def _require_wanted(watches: Sequence[Watch]) -> None:
+    """Raise, as `Watch.may_go_on`, where none of the jobs is wanted any more: one that still is, must not pay."""
+    left = [watch for watch in watches if watch.outcome is None]
+    if left and (len(left) == 1 or all(watch.lost.is_set() for watch in left)):
+        left[0].may_go_on()
 
 
 def _train_and_apply(worker: Worker, watches: Sequence[Watch]) -> None:

@@ -20,8 +20,8 @@ from worker.candidate import CollectionScope
 from worker.evaluation import ASKED_TOGETHER, blocks_of, parts, serving
 from worker.loader import index_of, point_content, texts_of
 from worker.near_misses import MOST, QUESTIONS, Asked, Made, is_about, loose, near_misses, questions_in, subject_of
+from worker.watch import Watch
 
-MOST_TRIED = 2_000  # near misses of a batch, some minutes: a larger batch gets fewer for each edit
 MOST_ANSWERED = 200  # of those that an edit covers
 ANSWER_TOKENS = 32
 OTHERS = 200  # edits whose subjects replace others
@@ -56,7 +56,7 @@ def try_near_misses(
     after: VersionContent | None,
     keys: Keys,
     stored_blocks: StoredBlocks,
-    on_progress: Callable[[int, int], None],
+    watch: Watch,
 ) -> dict[int, list[NearMiss]]:
     """Return, by edit, the near misses of its prompt, with who would answer each of them. Raises CorruptBlock.
 
@@ -64,20 +64,18 @@ def try_near_misses(
     Leaves out what another edit asks, or covers and is about: that edit may rightly answer it.
     """
     asking = [edit for edit in edits if edit.kind is not EditKind.CLASSIFICATION]
-    made = _made(base, scope, asking, seed, before, on_progress)
+    made = _within(base, asking, _made(base, scope, asking, seed, before, watch), watch)
     router = scope.of(after) if after else _with_keys(base, scope, before, edits, keys)
     subjects = {each.id: subject_of(each.prompt) for each in _all(before, edits)}
     content = after or before
     routed: list[_Routed] = []
     for done, edit in enumerate(asking, 1):
         for miss in made[edit.id]:
-            if _room(base, [miss.text], edit.kind) == 0:  # longer than the prompt, it does not fit
-                continue
             found = _routed(router, content, edit, miss)
             about = None if found.by_edit in (None, edit.id) else subjects[found.by_edit]
             if about is None or not is_about(miss.text, about):
                 routed.append(found)
-        on_progress(done, len(asking))
+        watch.count(done, len(asking))
     covered = [each for each in routed if each.route.block is not None][:MOST_ANSWERED]
     answers = _answers(base, scope, covered, content, stored_blocks)
     told: dict[int, list[NearMiss]] = {edit.id: [] for edit in asking}
@@ -113,21 +111,50 @@ def _made(
     edits: Sequence[ClaimedEdit],
     seed: int,
     before: VersionContent,
-    on_progress: Callable[[int, int], None],
+    watch: Watch,
 ) -> dict[int, list[Made]]:
     """Make near misses, without those that one of the edits asks in its prompt or a rephrase."""
     prompts = {each.id: each.prompt for each in _all(before, edits)}
     ids = sorted(prompts)
     others = {id: Asked.of(prompts[id]) for id in sorted(Random(seed).sample(ids, min(OTHERS, len(ids))))}
     theirs = {loose(text) for each in _all(before, edits) for text in (each.prompt, *each.rephrases)}
-    most = max(1, min(MOST, MOST_TRIED // max(1, len(edits))))
-    questions = _questions(base, scope, edits[:ASKING], lambda: on_progress(0, len(edits)))
+    most = max(1, min(MOST, watch.budget.near_misses // max(1, len(edits))))
+    questions = _questions(base, scope, edits[:ASKING], lambda: watch.count(0, len(edits)))
     made = {}
     for edit in edits:
         beside = {id: other for id, other in others.items() if id not in (edit.id, edit.replaces)}
         of_edit = near_misses(edit.prompt, edit.target, beside, seed, questions.get(edit.id, ()), most)
         made[edit.id] = [each for each in of_edit if loose(each.text) not in theirs]
     return made
+
+
+def _within(
+    base: BaseModel, edits: Sequence[ClaimedEdit], made: Mapping[int, Sequence[Made]], watch: Watch
+) -> dict[int, list[Made]]:
+    """Leave out near misses for which the budget does not suffice: first the later ones of each edit.
+
+    So an edit with a prompt of thousands of tokens takes no other edit's near misses away.
+    """
+    tokens, count, left_out = watch.budget.tokens, watch.budget.near_misses, 0
+    kept: dict[int, list[Made]] = {edit.id: [] for edit in edits}
+    for turn in range(max(map(len, made.values()), default=0)):
+        for edit in edits:
+            for miss in made[edit.id][turn : turn + 1]:
+                room = _room(base, [miss.text], edit.kind)
+                if room == 0:  # longer than the prompt, it does not fit
+                    continue
+                needed = base.window - room
+                if count == 0 or needed > tokens:
+                    left_out += 1
+                    continue
+                kept[edit.id].append(miss)
+                tokens, count = tokens - needed, count - 1
+    if left_out:
+        watch.note(
+            f"{left_out} near misses are not tried: a preflight may try {watch.budget.near_misses:,}, with "
+            f"{watch.budget.tokens:,} tokens together"
+        )
+    return kept
 
 
 def _all(before: VersionContent, edits: Sequence[ClaimedEdit]) -> list[EditContent | ClaimedEdit]:

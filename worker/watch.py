@@ -21,6 +21,7 @@ from registry.base.database import UNREACHABLE
 from registry.base.errors import LeaseLost, first_line
 from registry.base.vocabulary import JobKind
 from registry.jobs import service as jobs
+from registry.jobs.budget import PreflightBudget
 from registry.jobs.claiming import Claim, not_ready
 from registry.jobs.schemas import Progress
 from worker.fault_points import FaultPoint, passing
@@ -48,6 +49,7 @@ class Worker:
     libraries: dict[str, str]
     retry_seconds: float = 5
     job_seconds: float = 6 * 3600
+    preflight: PreflightBudget = field(default_factory=PreflightBudget)
     models: frozenset[str] | None = None  # digests of the base models to work for; None: all
     stop: Stop = field(default_factory=Stop)
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics.make)
@@ -87,6 +89,17 @@ class Watch:
     def named(self) -> dict[str, int]:
         """Fields that identify the job in the log."""
         return {"job": self.claim.job_id, "batch": self.claim.batch_id, "attempt": self.claim.attempt}
+
+    @property
+    def budget(self) -> PreflightBudget:
+        """The most that the job may take if it is a preflight."""
+        return self.worker.preflight.lowered(self.claim.preflight_limits)
+
+    @property
+    def seconds_allowed(self) -> float:
+        """The longest time of the job: less where nobody has approved its batch."""
+        most = self.worker.job_seconds
+        return min(most, self.budget.seconds) if self.claim.kind is JobKind.PREFLIGHT else most
 
     @property
     def waited_seconds(self) -> float:
@@ -181,13 +194,20 @@ class Watch:
             raise not_ready(self.claim)
 
     def overran(self) -> bool:
-        return self.used + self.share * self.running > self.worker.job_seconds
+        return self.used + self.share * self.running > self.seconds_allowed
 
     def is_stuck(self) -> bool:
         """Tell whether the current work should have ended, or reached a step, long ago."""
-        return self.working_since is not None and self.used + self.running > self.worker.job_seconds + STUCK_SECONDS
+        return self.working_since is not None and self.used + self.running > self.seconds_allowed + STUCK_SECONDS
 
     def out_of_time(self) -> OutOfTime:
+        if self.seconds_allowed < self.worker.job_seconds:
+            return OutOfTime(
+                f"The preflight took longer than the {self.seconds_allowed:g} s that a batch may take before anybody "
+                "has approved it.",
+                "Decide without it, submit the edits in smaller batches, or raise the limit: MELO_PREFLIGHT_SECONDS, "
+                "and the policy's `preflight_limits`.",
+            )
         return OutOfTime(
             f"The job took longer than MELO_JOB_SECONDS={self.worker.job_seconds:g}.",
             "Submit its edits in smaller batches, or let jobs take longer.",

@@ -82,6 +82,7 @@ def _collections() -> None:
         _list("approvers", sa.Text),
         _text("preflight", "IN ('none', 'keys', 'train')", server_default="keys"),
         sa.Column("left_alone_needed", sa.Double),
+        _json("preflight_limits", server_default="{}"),
         sa.Column("log_share", sa.Double, nullable=False, server_default=sa.text("0")),
         sa.Column("log_text", sa.Boolean, nullable=False, server_default=sa.false()),
         _integer("log_days", "log_days BETWEEN 1 AND 3650", server_default=sa.text("30")),

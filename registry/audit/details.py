@@ -113,6 +113,7 @@ class Policy(Part):
     self_approval: bool
     preflight: str
     left_alone_needed: str | None  # a share, as float.hex()
+    preflight_limits: dict[str, int]
     log_share: str  # of responses whose answers are logged, as float.hex()
     log_text: bool
     log_days: int

@@ -69,6 +69,12 @@ class Settings(BaseSettings):
         default=5, description="pause after a failure that may pass; twice as long each further time"
     )
     job_seconds: PositiveFloat = Field(default=6 * 3600, description="longest work on one job")
+    preflight_seconds: PositiveFloat = Field(default=1_800, description="longest preflight of a batch")
+    preflight_near_misses: PositiveInt = Field(default=2_000, description="most near misses that a preflight tries")
+    preflight_tokens: PositiveInt = Field(default=40_000, description="most tokens of a preflight's near misses")
+    preflight_steps: PositiveInt = Field(
+        default=10_000, description="most steps of a block's training in a preflight; more wait for the approval"
+    )
     stop_seconds: PositiveFloat = Field(
         default=15, description="how long a worker that is told to stop may go on, before it gives its job back"
     )

@@ -85,16 +85,24 @@ class Corrections:
         self_approval: bool | None = None,
         preflight: Preflight | str | None = None,
         left_alone_needed: float | None = None,
+        preflight_limits: Mapping[str, int] | None = None,
         log_share: float | None = None,
         log_text: bool | None = None,
         log_days: int | None = None,
     ) -> Exchange[CollectionView]:
         """Change the policy. Omitted arguments stay as they are.
 
-        left_alone_needed: 0 removes the requirement. log_share: of responses, from 0 (off) to 1 (all).
+        left_alone_needed: 0 removes the requirement. preflight_limits: all that hold, of `seconds`, `near_misses`,
+        `tokens` and `steps`; those not given are the operator's. log_share: of responses, from 0 (off) to 1 (all).
         """
         body: dict[str, Any] = {"reason": reason, **_policy(approvals_needed, approvers, preflight, left_alone_needed)}
-        more = {"self_approval": self_approval, "log_share": log_share, "log_text": log_text, "log_days": log_days}
+        more = {
+            "self_approval": self_approval,
+            "preflight_limits": None if preflight_limits is None else dict(preflight_limits),
+            "log_share": log_share,
+            "log_text": log_text,
+            "log_days": log_days,
+        }
         body |= {given: value for given, value in more.items() if value is not None}
         return one(CollectionView, "PATCH", at(name, "policy"), json=body)
 

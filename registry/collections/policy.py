@@ -25,6 +25,7 @@ def of(collection: Collection) -> details.Policy:
         self_approval=collection.self_approval,
         preflight=str(collection.preflight),
         left_alone_needed=settings_of(collection.left_alone_needed),
+        preflight_limits=dict(collection.preflight_limits),
         log_share=settings_of(collection.log_share),
         log_text=collection.log_text,
         log_days=collection.log_days,

@@ -37,6 +37,17 @@ LeftAlone = Annotated[
 ]
 
 
+class PreflightLimits(Body):
+    """Limits of a preflight that are lower than the operator's (MELO_PREFLIGHT_SECONDS, …); null: these."""
+
+    seconds: int | None = Field(default=None, ge=1, le=86_400, description="longest preflight")
+    near_misses: int | None = Field(default=None, ge=1, le=100_000, description="most near misses that it tries")
+    tokens: int | None = Field(default=None, ge=1, le=10_000_000, description="most tokens of its near misses")
+    steps: int | None = Field(
+        default=None, ge=1, le=100_000_000, description="most steps of a block's training; more wait for the approval"
+    )
+
+
 LogShare = Annotated[
     float,
     Field(
@@ -84,6 +95,9 @@ class PolicyChange(Body):
     self_approval: bool | None = Field(default=None, description="whether submitters may approve their own batches")
     preflight: PreflightDepth | None = None
     left_alone_needed: LeftAlone | None = None
+    preflight_limits: PreflightLimits | None = Field(
+        default=None, description="what a preflight may take: all limits of the policy", examples=[{"seconds": 300}]
+    )
     log_share: LogShare | None = None
     log_text: bool | None = Field(default=None, description="whether the log keeps questions and answers")
     log_days: LogDays | None = None
@@ -115,6 +129,7 @@ class CollectionView(Answer):
     left_alone_needed: float | None = Field(
         description="share of near misses that a batch has to leave alone to be approved; null: none is asked for"
     )
+    preflight_limits: dict[str, int] = Field(description="what a preflight may take, where less than the operator lets")
     log_share: LogShare
     log_text: bool = Field(description="whether the log of answers keeps questions and answers")
     log_days: LogDays

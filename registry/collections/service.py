@@ -200,6 +200,7 @@ def views(session: Session, found: Sequence[Collection]) -> list[CollectionView]
             approvers=each.approvers,
             preflight=Preflight(each.preflight),
             left_alone_needed=each.left_alone_needed,
+            preflight_limits=each.preflight_limits,
             log_share=each.log_share,
             log_text=each.log_text,
             log_days=each.log_days,

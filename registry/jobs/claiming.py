@@ -66,6 +66,7 @@ class Claim:
     job_id: int
     kind: JobKind
     preflight: Preflight  # what a preflight has to do, by the policy
+    preflight_limits: dict[str, int]  # what it may take, by the policy
     token: UUID
     attempt: int
     worker: str
@@ -279,6 +280,7 @@ def _take(session: Session, collection: CollectionRow, batch: Batch, job: Job, b
         job_id=job.id,
         kind=JobKind(job.kind),
         preflight=Preflight(collection.preflight),
+        preflight_limits=dict(collection.preflight_limits),
         token=token,
         attempt=job.attempt,
         worker=by.name,

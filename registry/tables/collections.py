@@ -26,6 +26,7 @@ class Collection(Base):
     approvers: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")  # empty: everybody with the role
     preflight: Mapped[str] = mapped_column(server_default="keys")
     left_alone_needed: Mapped[float | None] = mapped_column(Double)  # share of near misses needed for an approval
+    preflight_limits: Mapped[Json] = mapped_column(server_default="{}")  # lower than the operator's settings
     # What is kept of answers, under the same policy.
     log_share: Mapped[float] = mapped_column(Double, server_default="0")  # of responses; 0: off, 1: all
     log_text: Mapped[bool] = mapped_column(server_default=false())  # whether with question and answer

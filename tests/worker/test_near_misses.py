@@ -1,9 +1,12 @@
 """Near misses of a batch's edits: which are made, and who would answer them in the version with the batch."""
 
+from dataclasses import replace
+
 import pytest
 
 from registry.base.vocabulary import Preflight
 from registry.batches import deciding
+from registry.jobs.budget import PreflightBudget
 from registry.jobs.schemas import NearMiss
 from tests.registry.workflow import BEN, Workflow
 from tests.worker.test_candidates import approve, submit, through_preflight, view, with_preflight
@@ -163,8 +166,8 @@ def test_the_base_model_is_asked_about_the_subjects_and_its_questions_are_tried(
     assert asked == [(1, "Is Acme rich?")]
 
 
-def test_a_large_batch_has_fewer_near_misses_for_each_edit(tiny_workflow, worker, monkeypatch):
-    monkeypatch.setattr(trial, "MOST_TRIED", 4)
+def test_a_large_batch_has_fewer_near_misses_for_each_edit(tiny_workflow, worker):
+    worker = replace(worker, preflight=PreflightBudget(near_misses=4))
     with_preflight(tiny_workflow, Preflight.KEYS)
     large = submit(tiny_workflow, *PAIRS)
     found = through_preflight(tiny_workflow, worker, large).preflight.report
