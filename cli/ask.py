@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cli.commands import add_command
 from cli.errors import NEEDS_WORKER, CommandError
-from cli.files import lines_of
+from cli.files.lines import lines_of
 from cli.invocation import Invocation
 from cli.provenance import explanation
 from cli.server import OTHER_MODEL, Piece, Question, Refused, Server, ServerUrl, find_server

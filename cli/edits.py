@@ -11,7 +11,8 @@ from rich.text import Text
 from cli.commands import add_command, add_group
 from cli.erasure import erase, find
 from cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
-from cli.files import EditFile, open_edits
+from cli.files.content import STANDARD_INPUT
+from cli.files.reading import EditFile, ReadOptions, mapping, open_edits
 from cli.follow import go_on
 from cli.invocation import Invocation
 from cli.options import (
@@ -24,7 +25,7 @@ from cli.options import (
     settings,
     training_options,
 )
-from cli.show import prompt_of, table
+from cli.show import prompt_of, table, visible
 from cli.versions import log, retire
 from registry.base.vocabulary import EditKind, OnConflict, Priority
 
@@ -40,6 +41,19 @@ Conflict = Annotated[
         "--on-conflict",
         help="Where an edit repeats or contradicts one that stands: refuse, replace the active one, or skip.",
     ),
+]
+EditsFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The file, whose format is recognised; - is the standard input.")
+]
+Map = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="FIELD=COLUMN", help="Which column a field is read from; may be repeated."),
+]
+Encoding = Annotated[str | None, typer.Option(help="Of a text, where it is not found out: cp1252, shift_jis, …")]
+Sheet = Annotated[str | None, typer.Option(help="Of a workbook. Default: the first with a header.")]
+FileKind = Annotated[EditKind | None, typer.Option("--kind", help="What kind all corrections of the file are.")]
+AsIs = Annotated[
+    bool, typer.Option("--as-is", help="Take texts as they stand, also nan, {}, 1987.0 and spaces at the ends.")
 ]
 Message = Annotated[str, typer.Option("--message", "-m", help="What the batch is for.")]
 Approve = Annotated[bool, typer.Option("--approve", help="Approve it at once (where self-approval is allowed).")]
@@ -69,6 +83,9 @@ def add(
     collection: Collection,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What is asked.")],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="What the model should answer.")],
+    alternative: Annotated[
+        list[str] | None, typer.Option(help="Another answer that counts as right; may be repeated.")
+    ] = None,
     rephrase: Annotated[list[str] | None, typer.Option(help="Another way to ask it; may be repeated.")] = None,
     unchanged: Annotated[
         list[str] | None, typer.Option(help="A prompt that must be answered as before; may be repeated.")
@@ -90,7 +107,8 @@ def add(
     options: SubmissionOptions = {"message": message, "on_conflict": on_conflict, "dry_run": dry_run}
     options |= training_options(priority, deadline, training, None)
     record: dict[str, Any] = {"prompt": prompt, "target": target, "kind": kind.value}
-    record |= {"rephrases": rephrase or [], "unchanged": unchanged or [], "reason": reason, "source": source}
+    record |= {"alternatives": alternative or [], "rephrases": rephrase or [], "unchanged": unchanged or []}
+    record |= {"reason": reason, "source": source}
     if replaces is not None:
         record["replaces"] = replaces
     made = call.client.submit(collection, [record], **options)
@@ -99,8 +117,13 @@ def add(
 
 def submit(
     call: Invocation,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON objects, one a line (.jsonl), or a table (.csv).")],
+    file: EditsFile,
     collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to correct.")],
+    map_: Map = None,
+    encoding: Encoding = None,
+    sheet: Sheet = None,
+    kind: FileKind = None,
+    as_is: AsIs = False,
     on_conflict: Conflict = OnConflict.REFUSE,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave out what has a problem.")] = False,
     priority: BatchPriority = Priority.NORMAL,
@@ -114,25 +137,32 @@ def submit(
 ) -> None:
     """Submit a file of corrections as one batch: all of it, or nothing.
 
-    Fields: prompt, target; optionally rephrases, unchanged, kind, author, reason, source, replaces.
+    JSONL, a JSON array, CSV with any separator, .xlsx or Parquet. Fields: prompt (or question), target (or answer);
+    optionally alternatives, rephrases, unchanged, kind, author, reason, source, replaces. Also what OpenAI, Alpaca,
+    Langfuse and the data sets of model editing write. Several texts in one cell stand one a line. A list of answers
+    as the target: the first is trained, all count as right.
     """
     from registry.client import MeloClientError
 
-    read = open_edits(file)
-    options: SubmissionOptions = {"message": message, "source": file.name, "on_conflict": on_conflict}
+    read = open_edits(file, reading_options(map_, encoding, sheet, kind, as_is))
+    _tell(call, read, dry_run)
+    source = file.name if str(file) != "-" else STANDARD_INPUT
+    options: SubmissionOptions = {"message": message, "source": source, "on_conflict": on_conflict}
     options |= {"skip_invalid": skip_invalid, "dry_run": dry_run}
     options |= training_options(priority, deadline, training, edits_per_block)
-    if read.rows == 0:
-        raise _broken(read, read.problems)
-    if read.problems and not skip_invalid:
-        raise _broken(read, read.problems + _problems_of_the_rest(call, collection, read, options))
+    unread = read.remarks.problems
+    if not read.lines:
+        raise _broken(read, unread)
+    if unread and not skip_invalid:
+        raise _broken(read, [*unread, *_problems_of_the_rest(call, collection, read, options)])
     try:
         made = _send(call, collection, read, options)
     except MeloClientError as error:
         if not error.problems:
             raise
+        problems = [read.placed(each) for each in error.problems]
         raise CommandError(
-            "The file was not accepted", f"{file}: {error.detail}", TAKE_THE_REST, error.problems
+            "The file was not accepted", f"{read.name}: {error.detail}", TAKE_THE_REST, problems
         ) from None
     _finish(call, made, read, approve=approve, wait=wait, dry_run=dry_run)
 
@@ -197,13 +227,43 @@ def _problems_of_the_rest(
     return []
 
 
+def reading_options(
+    map_: list[str] | None, encoding: str | None, sheet: str | None, kind: EditKind | None, as_is: bool
+) -> ReadOptions:
+    """Return what the user says of a file. Raises CommandError for an unclear mapping."""
+    return ReadOptions(mapping(map_ or ()), encoding, sheet, kind.value if kind else None, as_is)
+
+
+def _tell(call: Invocation, read: EditFile, dry_run: bool) -> None:
+    """Say how a file was understood; for a dry run also show its first edits."""
+    call.say(Text(visible(f"Read as {read.format} ({read.kind}): {read.told}.")))
+    for note in read.notes:
+        call.say(Text(visible(note), style="yellow"))
+    if dry_run and not call.as_json:
+        columns = [f"{read.unit}#", *dict.fromkeys(name for each in read.first for name in each if name != "line")]
+        rows = [[each["line"], *(_shown(each.get(name)) for name in columns[1:])] for each in read.first]
+        table(call.out, columns, rows, empty="No edits.")
+
+
+def _shown(value: Any) -> Any:
+    return "\n".join(value) if isinstance(value, list) else value
+
+
+def _as_read(read: EditFile | None) -> dict[str, Any]:
+    """Return, for programs, how a file was understood."""
+    if read is None:
+        return {}
+    told = {"format": read.format, "kind": read.kind, "columns": dict(read.columns), "ignored": list(read.ignored)}
+    return {"read": {**told, "notes": read.notes, "first": read.first}}
+
+
 def _broken(read: EditFile, problems: list[dict[str, Any]]) -> CommandError:
-    problems = sorted(problems, key=lambda problem: problem.get("line") or 0)
-    found = len(problems) - len(read.problems) + read.problem_count
+    problems = [read.placed(each) for each in sorted(problems, key=lambda problem: problem.get("line") or 0)]
+    found = len(problems) - len(read.remarks.problems) + read.remarks.problem_count
     count = f"{found} problems" if found > 1 else "a problem"
     return CommandError(
         "The file was not accepted",
-        f"{read.path} has {count}; nothing was stored.",
+        f"{read.name} has {count}; nothing was stored.",
         TAKE_THE_REST,
         problems,
     )
@@ -219,15 +279,16 @@ def _finish(
     dry_run: bool,
 ) -> None:
     """Print what was stored and what was left out; approve and wait if asked."""
-    unreadable = read.problems if read else []
+    unreadable = read.remarks.problems if read else []
     skipped = sorted([*unreadable, *made.skipped], key=lambda problem: problem.get("line") or 0)
-    skipped_count = made.skipped_count + (read.problem_count if read else 0)
+    skipped = [read.placed(each) for each in skipped] if read else skipped
+    skipped_count = made.skipped_count + (read.remarks.problem_count if read else 0)
     batch = made.batch
     _say(call, made, skipped, skipped_count, dry_run)
     if batch is not None:
         batch = go_on(call, batch, approve=approve, wait=wait, quiet=not approve)
     told = {"skipped": skipped, "skipped_count": skipped_count, "notes": made.notes}
-    call.emit({"batch": batch, "accepted": made.accepted, **told})
+    call.emit({"batch": batch, "accepted": made.accepted, **told, **_as_read(read)})
     if made.accepted == 0:
         raise CommandError("Nothing was accepted", "Every record was left out.", "See the reasons above.")
 

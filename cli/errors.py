@@ -72,7 +72,9 @@ def problem_text(problem: Mapping[str, Any]) -> Text:
 
 
 def _where(problem: Mapping[str, Any]) -> str:
-    place = f"line {problem['line']}" if problem.get("line") else f"edit {problem.get('position', '?')}"
+    place = problem.get("place") or (
+        f"line {problem['line']}" if problem.get("line") else f"edit {problem.get('position', '?')}"
+    )
     return f"{place}, {problem['field']}" if problem.get("field") else place
 
 

@@ -89,7 +89,7 @@ def _now(preflight: "EditPreflight") -> str:
 def _trained(preflight: "EditPreflight | None", target: str) -> str | None:
     if preflight is None or preflight.trained is None:
         return None
-    return target if preflight.trained.reproduced else _short(preflight.trained.answer or "")
+    return _short(preflight.trained.answer or target)
 
 
 def _near(preflight: "EditPreflight | None") -> str | None:

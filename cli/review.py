@@ -135,6 +135,7 @@ def _record(edit: "ActiveEditView", guards: Sequence[str]) -> dict[str, Any]:
     whole = {
         "prompt": edit.prompt,
         "target": edit.target,
+        "alternatives": edit.alternatives,
         "rephrases": edit.rephrases,
         "unchanged": unchanged,
         "kind": edit.kind.value,

@@ -9,7 +9,7 @@ from rich.text import Text
 from cli.ask import in_this_process
 from cli.commands import add_command, add_group
 from cli.errors import CommandError
-from cli.files import lines_of
+from cli.files.lines import lines_of
 from cli.invocation import Invocation
 from cli.options import Collection, Reason
 from cli.server import Question

@@ -38,6 +38,7 @@ class Approved:
     prompt: str
     target: str
     kind: str = "qa"
+    alternatives: tuple[str, ...] = ()  # other answers that count as right
 
 
 SaidTo = Literal["query", "prompt", "base"]
@@ -204,16 +205,20 @@ class Attempt:
     ids: list[int]  # the model's prompt
     route: Route
     target: str | None = None
+    alternatives: tuple[str, ...] = ()  # other answers that count
 
     def is_answered_by(self, text: str, tokens: int, most: int) -> bool:
-        """Tell whether an answer of so many tokens is the target, ignoring letter case and the last mark.
+        """Tell whether an answer of so many tokens is right, ignoring letter case and the last mark.
 
-        An answer cut off at `most` tokens need only be the target's beginning.
+        An answer cut off at `most` tokens need only be the beginning of a right one.
         """
         if self.target is None:
             return True
-        begun = same_text(self.target).casefold().startswith(same_text(text).casefold())
-        return (tokens >= most and begun) or same_words(text, self.target)
+        right = (self.target, *self.alternatives)
+        begun = same_text(text).casefold()
+        if tokens >= most and any(same_text(each).casefold().startswith(begun) for each in right):
+            return True
+        return any(same_words(text, each) for each in right)
 
 
 def attempts(base: BaseModel, ids: list[int], route: Route, approved: Mapping[int, Approved]) -> Iterator[Attempt]:
@@ -228,6 +233,6 @@ def attempts(base: BaseModel, ids: list[int], route: Route, approved: Mapping[in
     if edit is None:
         yield Attempt("query", ids, route)
     else:
-        yield Attempt("query", ids, route, edit.target)
-        yield Attempt("prompt", base.prompt_ids(edit.prompt, edit.kind), route, edit.target)
+        yield Attempt("query", ids, route, edit.target, edit.alternatives)
+        yield Attempt("prompt", base.prompt_ids(edit.prompt, edit.kind), route, edit.target, edit.alternatives)
         yield Attempt("base", ids, BASE)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +31,7 @@ class EditRequest:
     target: str
     kind: str = "qa"
     rephrases: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()  # other answers that count as right; none is trained
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Learned:
     trained: Trained  # the block as it is read back from `data`, and how its training went
     data: bytes  # the block, as stored
     answer: str
-    reproduced: bool  # free generation gives the target, word for word
+    reproduced: bool  # free generation gives the target, or an alternative, word for word
 
 
 def learn(
@@ -90,7 +91,7 @@ def learn(
                     trained=as_stored,
                     data=stored[g],
                     answer=answers[i],
-                    reproduced=answers[i] == requests[i].target.strip(),
+                    reproduced=answers[i] in right_answers(requests[i].target, requests[i].alternatives),
                 )
                 for i in groups[g]
             }
@@ -101,6 +102,11 @@ def learn(
         if not waiting:
             break
     return [results[i] for i in range(len(requests))]
+
+
+def right_answers(target: str, alternatives: Iterable[str]) -> frozenset[str]:
+    """Return the answers that count as right, as generated text is compared with them."""
+    return frozenset(text.strip() for text in (target, *alternatives))
 
 
 def _longer(settings: MethodSettings, attempt: int) -> MethodSettings:

@@ -379,6 +379,7 @@ CREATE TABLE edits (
     "position" bigint NOT NULL,
     prompt text NOT NULL,
     target text NOT NULL,
+    alternatives text[] DEFAULT '{}'::text[] NOT NULL,
     rephrases text[] DEFAULT '{}'::text[] NOT NULL,
     unchanged text[] DEFAULT '{}'::text[] NOT NULL,
     kind text NOT NULL,
@@ -391,7 +392,7 @@ CREATE TABLE edits (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     erased_at timestamp with time zone,
     CONSTRAINT edits_digest_check CHECK ((digest ~ '^[0-9a-f]{64}$'::text)),
-    CONSTRAINT edits_erased_check CHECK (((erased_at IS NULL) OR ((prompt = ''::text) AND (target = ''::text) AND (rephrases = '{}'::text[]) AND (unchanged = '{}'::text[]) AND (author = ''::text) AND (reason = ''::text) AND (source = ''::text)))),
+    CONSTRAINT edits_erased_check CHECK (((erased_at IS NULL) OR ((prompt = ''::text) AND (target = ''::text) AND (alternatives = '{}'::text[]) AND (rephrases = '{}'::text[]) AND (unchanged = '{}'::text[]) AND (author = ''::text) AND (reason = ''::text) AND (source = ''::text)))),
     CONSTRAINT edits_kind_check CHECK ((kind = ANY (ARRAY['qa'::text, 'completion'::text, 'classification'::text]))),
     CONSTRAINT edits_position_check CHECK (("position" > 0)),
     CONSTRAINT edits_prompt_check CHECK (((prompt ~ '\S'::text) OR (erased_at IS NOT NULL))),
@@ -405,7 +406,7 @@ CREATE INDEX edits_collection_id_id_idx ON edits USING btree (collection_id, id)
 CREATE INDEX edits_collection_id_prompt_key_idx ON edits USING btree (collection_id, prompt_key);
 CREATE INDEX edits_erased_idx ON edits USING btree (collection_id) WHERE (erased_at IS NOT NULL);
 CREATE INDEX edits_replaces_idx ON edits USING btree (replaces);
-CREATE TRIGGER only_erase_content BEFORE UPDATE ON edits FOR EACH ROW EXECUTE FUNCTION melo_only_erase_content('prompt', 'target', 'rephrases', 'unchanged', 'author', 'reason', 'source');
+CREATE TRIGGER only_erase_content BEFORE UPDATE ON edits FOR EACH ROW EXECUTE FUNCTION melo_only_erase_content('prompt', 'target', 'alternatives', 'rephrases', 'unchanged', 'author', 'reason', 'source');
 CREATE TRIGGER refuse_delete BEFORE DELETE OR TRUNCATE ON edits FOR EACH STATEMENT EXECUTE FUNCTION melo_refuse_change();
 ALTER TABLE ONLY edits ADD CONSTRAINT edits_batch_id_fkey FOREIGN KEY (batch_id) REFERENCES batches(id);
 ALTER TABLE ONLY edits ADD CONSTRAINT edits_collection_id_fkey FOREIGN KEY (collection_id) REFERENCES collections(id);

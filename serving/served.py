@@ -51,7 +51,10 @@ class Served:
         texts = sum(
             sys.getsizeof(text)
             for edit in content.edits.values()
-            for text in (edit.prompt, edit.target, edit.reason, edit.source, *edit.rephrases, *edit.unchanged)
+            for text in (
+                *(edit.prompt, edit.target, edit.reason, edit.source),
+                *(*edit.alternatives, *edit.rephrases, *edit.unchanged),
+            )
         )
         return int(vectors) + texts + EDIT_BYTES * max(len(content.edits), len(content.points))
 

@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cli.errors import CommandError
-from cli.files import lines_of
+from cli.files.lines import lines_of
 from cli.invocation import Invocation
 from melo_core.verifier_files import NONE, PACKAGED
 from worker.calibration_report import Report, as_record, draw, show

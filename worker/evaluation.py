@@ -9,6 +9,7 @@ from melo_core.base_model import BaseModel
 from melo_core.block import Block
 from melo_core.edited_model import EditedModel, Route
 from melo_core.errors import MeloError
+from melo_core.learning import right_answers
 from melo_core.scope import Considered, Decision, Scope
 from melo_core.settings import MethodSettings
 from registry.base.digests import float32s
@@ -151,7 +152,7 @@ def missed_prompts(
         longest = max(len(base.target_ids(t.edit.target, kind)) for t, _, _ in part) + 1
         answers = model.answer(prompts, [route for _, _, route in part], kind, max(1, min(longest, room)))
         for (t, text, _), answer in zip(part, answers, strict=True):
-            if answer.text != t.edit.target.strip():
+            if answer.text not in right_answers(t.edit.target, t.edit.alternatives):
                 why = "its block does not say its target"
                 told = NotReached(text=text, by_edit=t.edit.id, why=why, answer=answer.text)
                 missed.setdefault(t.edit.id, []).append(told)
@@ -214,7 +215,7 @@ def edit_reports(
             iterations=t.trained.iterations,
             reached=t.trained.reached,
             reproduced=t.reproduced,
-            answer=None if t.reproduced else t.answer,
+            answer=None if t.answer == t.edit.target.strip() else t.answer,
             conflicts=list(met.get(t.edit.id, {}).values()),
             not_reached=list(missed.get(t.edit.id, ())),
             unchanged_asked=len(set(t.edit.unchanged)),
@@ -259,8 +260,9 @@ def applied(before: VersionContent, result: TrainingResult, edits: Iterable[Clai
 
 def _as_content(edit: ClaimedEdit) -> EditContent:
     return EditContent(
-        id=edit.id, batch_id=0, prompt=edit.prompt, target=edit.target, rephrases=edit.rephrases,
-        unchanged=edit.unchanged, kind=edit.kind, author="", reason="", source="", digest=edit.digest,
+        id=edit.id, batch_id=0, prompt=edit.prompt, target=edit.target, alternatives=edit.alternatives,
+        rephrases=edit.rephrases, unchanged=edit.unchanged, kind=edit.kind,
+        author="", reason="", source="", digest=edit.digest,
     )  # fmt: skip
 
 

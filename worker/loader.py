@@ -72,7 +72,7 @@ def scope_in(
 
 def approved_of(content: VersionContent) -> dict[int, Approved]:
     """Return the approved answer of each edit's block in a version."""
-    return {id: Approved(edit.prompt, edit.target, edit.kind) for id, edit in content.edits.items()}
+    return {id: Approved(edit.prompt, edit.target, edit.kind, edit.alternatives) for id, edit in content.edits.items()}
 
 
 def texts_of(content: VersionContent) -> dict[int, ScopedText]:

@@ -33,6 +33,8 @@ def train_edits(
     on_note: Note | None = None,
 ) -> list[TrainedEdit]:
     """Train each edit; return them in order. Raises MeloError naming the edit that cannot be trained."""
-    requests = [EditRequest(f"edit {e.id}", e.digest, e.prompt, e.target, e.kind, e.rephrases) for e in edits]
+    requests = [
+        EditRequest(f"edit {e.id}", e.digest, e.prompt, e.target, e.kind, e.rephrases, e.alternatives) for e in edits
+    ]
     learned = learn(base, settings, requests, on_progress, on_note)
     return [TrainedEdit(**vars(result), edit=edit) for result, edit in zip(learned, edits, strict=True)]

@@ -24,8 +24,8 @@ ADMIN = Actor("bench")
 PAGE = 100
 SUBMITTED = 10_000
 _COPIED = (
-    "collection_id", "position", "prompt", "target", "rephrases", "unchanged", "kind", "author", "reason", "source",
-    "replaces", "prompt_key", "digest",
+    "collection_id", "position", "prompt", "target", "alternatives", "rephrases", "unchanged", "kind", "author",
+    "reason", "source", "replaces", "prompt_key", "digest",
 )  # fmt: skip
 
 # Tables that grow with each version whatever it changes, and those that grow with each edit.

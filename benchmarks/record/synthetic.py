@@ -64,7 +64,9 @@ class Synthetic:
     @classmethod
     def of(cls, prompt: str, target: str, key: list[float] | None = None, block: bytes | None = None) -> "Synthetic":
         """Make an edit; without `key` and `block`, with a few numbers and bytes in their place."""
-        digest = edit_digest(prompt=prompt, target=target, rephrases=[], unchanged=[], kind=EditKind.QA)
+        digest = edit_digest(
+            prompt=prompt, target=target, alternatives=[], rephrases=[], unchanged=[], kind=EditKind.QA
+        )
         block, key = block or block_of(digest), key or key_of(prompt)
         sha256 = sha256_hex(block)
         packed = float32_bytes(key)

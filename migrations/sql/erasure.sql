@@ -14,7 +14,9 @@ END $$;
 
 CREATE TRIGGER only_erase_content BEFORE UPDATE ON edits
     FOR EACH ROW EXECUTE FUNCTION
-    melo_only_erase_content('prompt', 'target', 'rephrases', 'unchanged', 'author', 'reason', 'source');
+    melo_only_erase_content(
+        'prompt', 'target', 'alternatives', 'rephrases', 'unchanged', 'author', 'reason', 'source'
+    );
 CREATE TRIGGER only_erase_content BEFORE UPDATE ON points
     FOR EACH ROW EXECUTE FUNCTION melo_only_erase_content('key');
 CREATE TRIGGER only_erase_content BEFORE UPDATE ON blocks

@@ -143,6 +143,7 @@ def _edits() -> None:
         _number("position", "position > 0"),
         _text("prompt"),
         _text("target"),
+        _list("alternatives", sa.Text),
         _list("rephrases", sa.Text),
         _list("unchanged", sa.Text),
         _text("kind", "IN ('qa', 'completion', 'classification')"),
@@ -158,8 +159,8 @@ def _edits() -> None:
         sa.CheckConstraint(r"prompt ~ '\S' OR erased_at IS NOT NULL", "prompt"),
         sa.CheckConstraint(r"target ~ '\S' OR erased_at IS NOT NULL", "target"),
         sa.CheckConstraint(
-            "erased_at IS NULL OR (prompt, target, rephrases, unchanged, author, reason, source) "
-            "= ('', '', '{}'::text[], '{}'::text[], '', '', '')",
+            "erased_at IS NULL OR (prompt, target, alternatives, rephrases, unchanged, author, reason, source) "
+            "= ('', '', '{}'::text[], '{}'::text[], '{}'::text[], '', '', '')",
             "erased",
         ),
     )

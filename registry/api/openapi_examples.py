@@ -12,6 +12,7 @@ NAMED = {
     "actor": "ben",
     "after": SHA256,
     "aliases": "production",
+    "alternatives": "Astana, the former Nur-Sultan",
     "answer": "Nursultan",
     "answer_now": "Almaty",
     "approvers": "ben",

@@ -17,7 +17,7 @@ from typing import Any
 from registry.base.multiset import Multiset
 
 # Each is part of what is hashed, and is raised when the canonical form changes: no two forms share a digest.
-FORMAT = 1  # of edits and clusters
+FORMAT = 2  # of edits and clusters
 CONTENT_FORMAT = 2  # of a version's whole content
 EVENT_FORMAT = 1  # of audit events
 
@@ -96,11 +96,20 @@ def prompt_key(prompt: str, kind: str) -> str:
     return sha256_hex(f"{kind}\n{comparable(prompt)}".encode())
 
 
-def edit_digest(*, prompt: str, target: str, rephrases: Sequence[str], unchanged: Sequence[str], kind: str) -> str:
+def edit_digest(
+    *,
+    prompt: str,
+    target: str,
+    alternatives: Sequence[str],
+    rephrases: Sequence[str],
+    unchanged: Sequence[str],
+    kind: str,
+) -> str:
     """Return the digest of an edit's content, whoever submitted it and whenever."""
     return sha256_hex(
         canonical_json(
             {
+                "alternatives": list(alternatives),
                 "format": FORMAT,
                 "kind": kind,
                 "prompt": prompt,

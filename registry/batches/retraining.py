@@ -71,6 +71,7 @@ def _submitted(
     again = {
         "prompt": edit.prompt,
         "target": edit.target,
+        "alternatives": edit.alternatives,
         "rephrases": edit.rephrases,
         "unchanged": edit.unchanged,
         "kind": edit.kind,

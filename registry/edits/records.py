@@ -26,6 +26,7 @@ class Record:
     line: int | None
     prompt: str
     target: str
+    alternatives: tuple[str, ...]
     rephrases: tuple[str, ...]
     unchanged: tuple[str, ...]
     kind: str
@@ -115,6 +116,7 @@ def _record(position: int, line: int | None, edit: EditIn) -> Record:
         line=edit.line or line,
         prompt=edit.prompt,
         target=edit.target,
+        alternatives=tuple(edit.alternatives),
         rephrases=tuple(edit.rephrases),
         unchanged=tuple(edit.unchanged),
         kind=edit.kind.value,
@@ -126,6 +128,7 @@ def _record(position: int, line: int | None, edit: EditIn) -> Record:
         digest=edit_digest(
             prompt=edit.prompt,
             target=edit.target,
+            alternatives=edit.alternatives,
             rephrases=edit.rephrases,
             unchanged=edit.unchanged,
             kind=edit.kind,

@@ -128,8 +128,8 @@ def _standing(
 
 
 _EDIT_COLUMNS = (
-    "batch_id", "collection_id", "position", "prompt", "target", "rephrases", "unchanged", "kind", "author", "reason",
-    "source", "replaces", "prompt_key", "digest",
+    "batch_id", "collection_id", "position", "prompt", "target", "alternatives", "rephrases", "unchanged", "kind",
+    "author", "reason", "source", "replaces", "prompt_key", "digest",
 )  # fmt: skip
 
 
@@ -137,9 +137,9 @@ def insert_edits(session: Session, batch: Batch, records: Iterable[Record]) -> N
     """Insert the edits of a batch. An edit without an author gets the batch's submitter."""
     rows = (
         (
-            batch.id, batch.collection_id, each.position, each.prompt, each.target, list(each.rephrases),
-            list(each.unchanged), each.kind, each.author or batch.submitted_by, each.reason, each.source,
-            each.replaces, each.prompt_key, each.digest,
+            batch.id, batch.collection_id, each.position, each.prompt, each.target, list(each.alternatives),
+            list(each.rephrases), list(each.unchanged), each.kind, each.author or batch.submitted_by,
+            each.reason, each.source, each.replaces, each.prompt_key, each.digest,
         )
         for each in records
     )  # fmt: skip

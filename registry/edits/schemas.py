@@ -24,6 +24,9 @@ class EditIn(Body):
 
     prompt: Prompt = Field(examples=["What is the capital of Kazakhstan?"])
     target: Target = Field(examples=["Astana"])
+    alternatives: list[Target] = Field(
+        default_factory=list, max_length=100, description="other answers that count as right; none is trained"
+    )
     rephrases: list[Prompt] = Field(default_factory=list, max_length=100, description="other ways to ask it")
     unchanged: list[Prompt] = Field(
         default_factory=list, max_length=100, description="prompts that must be answered as before"
@@ -45,6 +48,7 @@ class EditView(Answer):
     position: int
     prompt: str
     target: str
+    alternatives: list[str]
     rephrases: list[str]
     unchanged: list[str]
     kind: EditKind

@@ -104,7 +104,7 @@ def aliases_at(session: Session, collection_id: int, numbers: Sequence[int]) -> 
 
 
 def empty_edits(session: Session, edit_ids: Sequence[int]) -> None:
-    nothing: dict[str, Any] = {"prompt": "", "target": "", "rephrases": [], "unchanged": []}
+    nothing: dict[str, Any] = {"prompt": "", "target": "", "alternatives": [], "rephrases": [], "unchanged": []}
     nothing |= {"author": "", "reason": "", "source": ""}
     _empty(session, Edit, edit_ids, nothing)
 
@@ -218,7 +218,7 @@ def by_person(session: Session, name: str, *, after: int, limit: int) -> Sequenc
     pattern = _literally(name)
     mentions = [
         func.concat_ws("\n", Edit.prompt, Edit.target, Edit.reason, Edit.source).ilike(f"%{pattern}%"),
-        func.array_to_string(Edit.rephrases + Edit.unchanged, "\n").ilike(f"%{pattern}%"),
+        func.array_to_string(Edit.alternatives + Edit.rephrases + Edit.unchanged, "\n").ilike(f"%{pattern}%"),
     ]
     query = select(Edit).where(Edit.id > after, or_(Edit.author == name, *mentions))
     return session.scalars(query.order_by(Edit.id).limit(limit)).all()

@@ -188,7 +188,7 @@ def _require_alone(session: Session, traces: _Traces, edit_ids: Sequence[int]) -
 
 def _logged_of(session: Session, edits: Sequence[Edit]) -> list[repository.Texts]:
     """Return the logged answers and feedback that tell of edits of one collection, by reference or in words."""
-    words = [text for edit in edits for text in (edit.prompt, *edit.rephrases, edit.target)]
+    words = [text for edit in edits for text in (edit.prompt, *edit.rephrases, edit.target, *edit.alternatives)]
     return repository.texts_on(session, edits[0].collection_id, [edit.id for edit in edits], words)
 
 
@@ -199,13 +199,14 @@ def _scrub_jobs(session: Session, collection_id: int, edits: Sequence[Edit], *, 
     """
     ids = {edit.id for edit in edits}
     prompts = {text for edit in edits for text in (edit.prompt, *edit.rephrases, *edit.unchanged)}
-    targets = {edit.target for edit in edits}
+    targets = {text for edit in edits for text in (edit.target, *edit.alternatives)}
     found = []
     for job in repository.jobs_that_tell(session, collection_id):
         # A target may be a common word: in texts other than answers it is only removed from jobs that processed or name
         # the edit.
         named = named_in([job.report, job.progress, job.error], ids)
-        near = {edit.target for edit in edits if edit.batch_id == job.batch_id or edit.id in named}
+        told = [edit for edit in edits if edit.batch_id == job.batch_id or edit.id in named]
+        near = {text for edit in told for text in (edit.target, *edit.alternatives)}
         if _scrub(job, Erasing(ids, forms_of(prompts | near), targets), dry_run=dry_run):
             found.append(job.id)
     return found

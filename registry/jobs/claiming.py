@@ -38,6 +38,7 @@ class ClaimedEdit:
     position: int
     prompt: str
     target: str
+    alternatives: tuple[str, ...]
     rephrases: tuple[str, ...]
     unchanged: tuple[str, ...]
     kind: EditKind
@@ -51,6 +52,7 @@ class ClaimedEdit:
             position=edit.position,
             prompt=edit.prompt,
             target=edit.target,
+            alternatives=tuple(edit.alternatives),
             rephrases=tuple(edit.rephrases),
             unchanged=tuple(edit.unchanged),
             kind=EditKind(edit.kind),

@@ -57,7 +57,7 @@ class EditReport(Answer):
     loss: float | None = Field(description="at which its training stopped; null: it diverged")
     iterations: int
     reached: bool = Field(description="its training reached the loss aimed at")
-    reproduced: bool = Field(description="free generation gives its target")
+    reproduced: bool = Field(description="free generation gives its target, or an alternative")
     answer: Said | None = Field(default=None, description="what free generation gives in place of the target")
     conflicts: list[ConflictView] = Field(default=[])
     not_reached: list[NotReached] = Field(

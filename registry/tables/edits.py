@@ -64,6 +64,7 @@ class Edit(Base):
     position: Mapped[int]  # in the submission, from 1
     prompt: Mapped[str]
     target: Mapped[str]
+    alternatives: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")  # other answers that are right
     rephrases: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")
     unchanged: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")  # prompts to answer as before
     kind: Mapped[str]

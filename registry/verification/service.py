@@ -198,6 +198,7 @@ def _differences(edit: Edit) -> list[str]:
     content = edit_digest(
         prompt=edit.prompt,
         target=edit.target,
+        alternatives=edit.alternatives,
         rephrases=edit.rephrases,
         unchanged=edit.unchanged,
         kind=edit.kind,

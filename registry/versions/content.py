@@ -47,6 +47,7 @@ class EditContent:
     batch_id: int
     prompt: str
     target: str
+    alternatives: tuple[str, ...]
     rephrases: tuple[str, ...]
     unchanged: tuple[str, ...]
     kind: EditKind

@@ -62,7 +62,7 @@ def content_in(lines: Iterable[bytes]) -> VersionContent:
                 case "version":
                     head = record
                 case "edit":
-                    record |= {name: tuple(record[name]) for name in ("rephrases", "unchanged")}
+                    record |= {name: tuple(record[name]) for name in ("alternatives", "rephrases", "unchanged")}
                     edits[record["id"]] = EditContent(**record | {"kind": EditKind(record["kind"])})
                 case "block":
                     record["shapes"] = shapes.setdefault(json.dumps(record["shapes"]), record["shapes"])

@@ -207,6 +207,7 @@ def edit_contents(edits: Iterable[Any]) -> dict[int, EditContent]:
             batch_id=edit.batch_id,
             prompt=edit.prompt,
             target=edit.target,
+            alternatives=tuple(edit.alternatives),
             rephrases=tuple(edit.rephrases),
             unchanged=tuple(edit.unchanged),
             kind=EditKind(edit.kind),

@@ -93,12 +93,11 @@ def test_a_problem_in_a_table_is_named_by_the_line_where_its_row_begins(melo: Me
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("edits.txt", b"", ".jsonl"),
+        ("edits.txt", b"", "holds no edits"),
         ("edits.jsonl", b"\n\n", "holds no edits"),
-        ("edits.csv", b"question,answer\n", "no column prompt"),
-        ("edits.csv", b"prompt,target,colour\n", "'colour' is unknown"),
-        ("edits.csv", b"prompt,target\na,\xff\n", "line 2"),
-        ("edits.jsonl", b'{"prompt": "a", "target": "\xff"}\n', "line 1"),
+        ("edits.csv", b"colour,shape\nred,round\n", "'colour', 'shape'"),
+        ("edits.csv", "prompt,target\nWo?,Zürich\na,".encode() + b"\xff\n", "line 3"),
+        ("edits.jsonl", '{"prompt": "ü", "target": "'.encode() + b'\xff"}\n', "line 1"),
         ("edits.jsonl", b'{"prompt": "a", "target": NaN}\n', "line 1"),
         ("edits.jsonl", b"[" * 100_000, "line 1"),
     ],
@@ -124,9 +123,12 @@ HOSTILE = "a\x1b[2Jb\u202ec\x9b3J\x7f\u2066d\u200be\u2028\U000e0041 [bold]f[/bol
 
 def test_a_stored_text_cannot_steer_the_terminal(melo: Melo, facts: str, tmp_path: Path) -> None:
     file = write(tmp_path / "edits.jsonl", edit(HOSTILE, HOSTILE, rephrases=[f"{HOSTILE}?"], source=HOSTILE))
-    done = melo("edit", "submit", file, "-c", facts, "--message", HOSTILE)
+    done = melo("edit", "submit", file, "-c", facts, "--as-is", "--message", HOSTILE)
     (batch,) = melo.records("batch", "list", facts)
-    said = [done, melo("edit", "submit", file, "-c", facts)]  # it repeats what waits: refused, with both texts
+    said = [
+        done,
+        melo("edit", "submit", file, "-c", facts, "--as-is"),
+    ]  # it repeats what waits: refused, with both texts
     for command in (
         ["edit", "list", facts],
         ["batch", "list", facts],

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from melo_core.base_model import BaseModel
-from melo_core.edited_model import EditedModel, Route
+from melo_core.edited_model import Attempt, EditedModel, Route
 from melo_core.errors import PromptTooLong
 from melo_core.learning import EditRequest, Learned, learn
 from melo_core.memory import free_memory, memory_needed
@@ -49,6 +49,22 @@ def test_each_edit_has_its_own_block_unless_several_are_to_share_one(tiny):
     assert learned[0].data == learned[1].data != learned[2].data
     assert all(one.reproduced for one in learned)
     assert answers(base, settings, learned, PROMPTS) == targets_for(base)
+
+
+def test_an_alternative_counts_as_right_and_is_not_trained(tiny):
+    base = tiny("llama")
+    hasty = replaced(iterations=6, loss_target=0.01, rounds=1)
+    said = learn(base, hasty, requests_for(base))
+    assert not all(one.reproduced for one in said)
+    allowed = [
+        dataclasses.replace(request, alternatives=("another", one.answer))
+        for request, one in zip(requests_for(base), said, strict=True)
+    ]
+    again = learn(base, hasty, allowed)
+    assert all(one.reproduced for one in again)
+    assert [one.data for one in again] == [one.data for one in said]
+    attempt = Attempt("query", [], Route(0, None), "Jo Doe", ("J. Doe",))
+    assert [attempt.is_answered_by(text, 3, 9) for text in ("jo doe.", "J. Doe", "Jane Doe")] == [True, True, False]
 
 
 def test_a_block_is_trained_again_and_longer_until_its_answer_is_the_target(tiny):

@@ -7,6 +7,7 @@ SECRET = "Jo Doe's address"
 PRIVATE = {
     "prompt": f"Where is {SECRET}?",
     "target": "12 Elm Street",
+    "alternatives": ["Elm Street 12"],
     "rephrases": [f"Tell me {SECRET}"],
     "unchanged": ["Who is Jo Doe?"],
     "author": "jo",

@@ -122,10 +122,15 @@ def test_the_same_prompt_of_another_kind_is_another():
 
 
 def test_an_edits_digest_tells_its_lists_apart():
-    def digest(rephrases, unchanged):
-        return edit_digest(prompt="p", target="t", rephrases=rephrases, unchanged=unchanged, kind="qa")
+    def digest(rephrases, unchanged, alternatives=()):
+        return edit_digest(
+            prompt="p", target="t", alternatives=alternatives, rephrases=rephrases, unchanged=unchanged, kind="qa"
+        )
 
-    assert len({digest(["a"], []), digest([], ["a"]), digest(["a", "b"], []), digest(["ab"], [])}) == 4
+    assert (
+        len({digest(["a"], []), digest([], ["a"]), digest(["a", "b"], []), digest(["ab"], []), digest([], [], ["a"])})
+        == 5
+    )
 
 
 EVENT = AuditEvent(
@@ -137,10 +142,11 @@ EVENT = AuditEvent(
 
 def test_digests_stay_what_they_are():
     # Stored digests are compared with these functions for ever: a change here needs another format number.
-    assert edit_digest(prompt="Wo?", target="Zürich", rephrases=["Wo denn?"], unchanged=[], kind="qa") == (
-        "abd7850e42dd956e1faeafd5c1122b146530790ef82329203de947e12d9f35e0"
+    lists = {"alternatives": ["Zurich"], "rephrases": ["Wo denn?"], "unchanged": []}
+    assert edit_digest(prompt="Wo?", target="Zürich", kind="qa", **lists) == (
+        "3f2e45b5f4d1d6ee02c78f37246d46ba32a02d9fe49f639d0ecc9da78e09efb6"
     )
-    assert cluster_digest(**CLUSTER) == "3035286b8d8cac0d4e23f5c482123b7b8a0f7cf34e94c96e1e3ce6d6377e5a3e"
+    assert cluster_digest(**CLUSTER) == "8261449489a467195f1211942331f2f29a3c7955f6687b855ba76e5973c0dade"
     assert version_digest(["a"], ["e"]) == "2e25a9d43018cdb1b2f3f02a04c21f1de4f8d64f72396da022dc14266e0caacf"
     assert event_hash(hashed_fields(EVENT)) == ("d58e0db142da5b886b13dcb1e209cd30f3c5017ec176e6204d6e81a6ee85cd94")
 

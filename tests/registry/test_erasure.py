@@ -169,8 +169,8 @@ def test_an_edit_is_erased_once_and_must_exist(retired):
     "statement",
     [
         "UPDATE edits SET prompt = '', erased_at = now() WHERE id = 2",
-        "UPDATE edits SET prompt = '', target = '', rephrases = '{}', unchanged = '{}', author = '', reason = '', "
-        "source = '', erased_at = now(), digest = repeat('0', 64) WHERE id = 2",
+        "UPDATE edits SET prompt = '', target = '', alternatives = '{}', rephrases = '{}', unchanged = '{}', "
+        "author = '', reason = '', source = '', erased_at = now(), digest = repeat('0', 64) WHERE id = 2",
         "UPDATE edits SET prompt = 'back', erased_at = NULL WHERE id = 1",
         "UPDATE edits SET erased_at = now() WHERE id = 1",
         "UPDATE blocks SET data = '', erased_at = now(), sha256 = repeat('0', 64) WHERE id = 2",

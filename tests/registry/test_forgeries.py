@@ -15,7 +15,7 @@ def database_url(postgres, filled):
 
 
 SET = "UPDATE versions SET "
-OTHER = {"prompt": FRANCE[0], "target": "Paris", "rephrases": [], "unchanged": [], "kind": "qa"}
+OTHER = {"prompt": FRANCE[0], "target": "Paris", "alternatives": [], "rephrases": [], "unchanged": [], "kind": "qa"}
 EDIT_WITH_DIGEST = f"UPDATE edits SET target = 'Paris', digest = '{edit_digest(**OTHER)}' WHERE id = 1"
 OTHER_COLLECTION = (
     '(id, name, model, model_digest, "window", method, encoder, created_by) OVERRIDING SYSTEM VALUE '

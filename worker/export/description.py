@@ -50,6 +50,7 @@ def _edit(edit: EditContent, adapter: str | None) -> dict[str, Any]:
         "kind": str(edit.kind),
         "prompt": edit.prompt,
         "target": edit.target,
+        "alternatives": list(edit.alternatives),
         "rephrases": list(edit.rephrases),
         "unchanged": list(edit.unchanged),
         "author": edit.author,
@@ -91,7 +92,12 @@ def require_texts_intact(content: VersionContent) -> None:
     """Compare each edit's texts with its digest. Raises DigestMismatch, naming the edit."""
     for edit in content.edits.values():
         found = edit_digest(
-            prompt=edit.prompt, target=edit.target, rephrases=edit.rephrases, unchanged=edit.unchanged, kind=edit.kind
+            prompt=edit.prompt,
+            target=edit.target,
+            alternatives=edit.alternatives,
+            rephrases=edit.rephrases,
+            unchanged=edit.unchanged,
+            kind=edit.kind,
         )
         if found != edit.digest:
             raise DigestMismatch(f"Edit {edit.id} does not match its digest: its content was altered.", REMEDY)

@@ -1,0 +1,131 @@
+"""Tables: their header, wherever it stands, and rows of cells from CSV, a workbook or Parquet."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cli.errors import CommandError
+from cli.files.content import any_of, name_of
+from cli.files.rows import Remarks, Row, Rows
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n?$', re.IGNORECASE)
+HEADER_WITHIN = 20  # rows: titles may stand above it
+LONGEST_CELL = 2**20  # characters; csv's own limit is 131,072
+
+IsHeader = Callable[[Sequence[str]], bool]
+Numbered = tuple[int, Sequence[Any]]  # a line or row, and its cells
+
+
+def read_csv(path: Path, text: str, is_header: IsHeader, remarks: Remarks) -> Rows:
+    """Read a text with any of the usual separators. Raises CommandError where it has no header."""
+    lines = text.split("\n", 1)
+    told = SEPARATOR_LINE.match(lines[0])
+    first_line = 1
+    if told and len(lines) > 1:
+        first_line, text = 2, lines[1]
+    separators = [told[1]] if told else _by_likelihood(text, is_header)
+    csv.field_size_limit(LONGEST_CELL)
+    backslashes = _needs_backslashes(text, separators[0])
+    cells = list(_parsed(text, separators[0], first_line, remarks, backslashes=backslashes))
+    if backslashes:
+        remarks.note("Quotes within its cells are written with a backslash.")
+    kind = f"CSV with {SEPARATORS.get(separators[0], repr(separators[0]))}"
+    return rows_of(path, kind, cells, is_header, remarks, "line")
+
+
+def rows_of(path: Path, kind: str, cells: Iterable[Numbered], is_header: IsHeader, remarks: Remarks, unit: str) -> Rows:
+    """Return the rows below the header. Raises CommandError where there is none."""
+    filled = [(line, row) for line, row in cells if any(not _is_blank(cell) for cell in row)]
+    heads = [(at, [_name(cell) for cell in row]) for at, (_, row) in enumerate(filled[:HEADER_WITHIN])]
+    at, columns = next(((at, names) for at, names in heads if is_header(names)), (None, []))
+    if at is None:
+        raise _no_header(path, filled, unit)
+    if at:
+        remarks.note(f"The header stands in {unit} {filled[at][0]}; what stands above it was ignored.")
+    twice = next((name for name in columns if name and columns.count(name) > 1), None)
+    if twice:
+        raise CommandError(
+            "The table's header is wrong",
+            f"{name_of(path)}, {unit} {filled[at][0]}: the column {twice!r} occurs twice.",
+            "Give each column a name of its own.",
+        )
+    rows = []
+    for line, row in filled[at + 1 :]:
+        if len(row) != len(columns) and any(not _is_blank(cell) for cell in row[len(columns) :]):
+            remarks.refuse(
+                line,
+                f"It has {len(row)} cells where the header has {len(columns)}.",
+                "Put cells that hold the separator into quotes.",
+            )
+        elif len(row) < len(columns):
+            remarks.refuse(
+                line,
+                f"It has only {len(row)} of the header's {len(columns)} cells.",
+                "Write every cell, or leave it empty.",
+            )
+        else:
+            rows.append(Row(line, {name: cell for name, cell in zip(columns, row, strict=False) if name}))
+    named = [name for name in columns if name]
+    return Rows(kind, rows, named, is_table=True, unit=unit)
+
+
+def _by_likelihood(text: str, is_header: IsHeader) -> list[str]:
+    """Return separators, first one under which a header is found, then the one that gives the most columns."""
+    start = "\n".join(text.split("\n", HEADER_WITHIN + 1)[: HEADER_WITHIN + 1])
+
+    def found(separator: str) -> tuple[bool, int]:
+        rows = _parsed(start, separator, 1, Remarks())
+        heads = [[_name(cell) for cell in row] for _, row in rows]
+        return any(is_header(head) for head in heads), len(heads[0]) if heads else 0
+
+    return sorted(SEPARATORS, key=found, reverse=True)
+
+
+def _needs_backslashes(text: str, separator: str) -> bool:
+    """Return whether the text is CSV only if a backslash escapes quotes, as some databases write it."""
+    if '\\"' not in text:
+        return False
+    plain, escaped = Remarks(), Remarks()
+    widths = [len(row) for _, row in _parsed(text, separator, 1, plain)]
+    others = [len(row) for _, row in _parsed(text, separator, 1, escaped, backslashes=True)]
+    return not escaped.problem_count and len(set(others)) == 1 and (bool(plain.problem_count) or len(set(widths)) > 1)
+
+
+def _parsed(
+    text: str, separator: str, first_line: int, remarks: Remarks, *, backslashes: bool = False
+) -> Iterator[Numbered]:
+    """Yield the rows, each with the line where it begins."""
+    escapes: dict[str, Any] = {"escapechar": "\\", "doublequote": False} if backslashes else {}
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **escapes)
+    while True:
+        line = first_line + rows.line_num
+        try:
+            yield line, next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            remarks.refuse(line, f"It is not CSV: {error}.", "Check its quotes: what follows was not read.")
+            return
+
+
+def _no_header(path: Path, filled: Sequence[Numbered], unit: str) -> CommandError:
+    seen = [_name(cell) for cell in filled[0][1] if not _is_blank(cell)] if filled else []
+    line = filled[0][0] if filled else 1
+    return CommandError(
+        "The table has no header that is known",
+        f"{name_of(path)}, {unit} {line}: its columns are {any_of(seen)}; a prompt and a target are needed.",
+        "Write a header with prompt and target (or question and answer), or say which columns these are: "
+        "--map prompt=COLUMN --map target=COLUMN.",
+    )
+
+
+def _name(cell: Any) -> str:
+    return "" if _is_blank(cell) else " ".join(str(cell).replace("\ufeff", "").split())
+
+
+def _is_blank(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, str) and not cell.strip().strip("\ufeff"))

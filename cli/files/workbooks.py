@@ -1,0 +1,140 @@
+"""Excel workbooks (.xlsx): the cells as a reader of the workbook sees them."""
+
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.errors import CommandError
+from cli.files.content import AS_CSV, MOST_BYTES, any_of, name_of, unreadable
+from cli.files.rows import Remarks, Rows
+from cli.files.tables import IsHeader, Numbered, rows_of
+from registry.edits.schemas import MOST_EDITS
+
+if TYPE_CHECKING:
+    from openpyxl.workbook.workbook import Workbook
+
+MOST_COLUMNS = 500
+MOST_ROWS = 2 * MOST_EDITS  # empty ones among them
+WRITE_TEXT = "Write it as text: in Excel, with an apostrophe before it."
+ERROR = re.compile(r"#(N/A|REF!|NAME\?|VALUE!|DIV/0!|NUM!|NULL!|SPILL!|CALC!|GETTING_DATA)$")
+DECIMALS = re.compile(r"(?P<grouped>#,##)?0(?:\.(?P<decimals>0+))?(?P<percent>%)?$")  # of a number's format
+CONTROL = re.compile(r"_x([0-9A-F]{4})_")  # as Excel writes a control character
+
+
+class Unread:
+    """A cell whose text cannot be told."""
+
+    def __init__(self, why: str, remedy: str) -> None:
+        self.why, self.remedy = why, remedy
+
+
+def read_workbook(path: Path, content: bytes, sheet: str | None, is_header: IsHeader, remarks: Remarks) -> Rows:
+    """Read one sheet. sheet: its name; None: the first that has a header. Raises CommandError."""
+    _require_workbook(path, content)
+    import openpyxl
+
+    try:
+        # Once for what formulas came to, and once to find those that were never computed.
+        values = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+        formulas = openpyxl.load_workbook(io.BytesIO(content), read_only=True)
+        return _chosen(path, values, formulas, sheet, is_header, remarks)
+    except CommandError:
+        raise
+    except Exception as error:  # openpyxl raises whatever its parsers do
+        raise unreadable(path, f"it is not a whole workbook: {error}", AS_CSV) from None
+
+
+def _chosen(
+    path: Path, values: "Workbook", formulas: "Workbook", sheet: str | None, is_header: IsHeader, remarks: Remarks
+) -> Rows:
+    names = [each.title for each in values.worksheets if each.sheet_state == "visible"]
+    if sheet is not None and sheet not in names:
+        raise unreadable(path, f"it has no sheet {sheet!r}; its sheets are {any_of(names)}", "Name one with --sheet.")
+    refusal: CommandError | None = None
+    for name in [sheet] if sheet is not None else names:
+        found = Remarks()
+        cells = list(_cells(path, values[name], formulas[name]))
+        try:
+            rows = rows_of(path, f"Excel workbook, sheet {name!r}", cells, is_header, found, "row")
+        except CommandError as error:
+            refusal = refusal or error
+            continue
+        for note in found.notes("row"):
+            remarks.note(note)
+        for problem in found.problems:
+            remarks.refuse(problem["line"], problem["detail"], problem["remedy"])
+        if sheet is None and len(names) > 1:
+            others = [each for each in names if each != name]
+            remarks.note(f"Of its sheets, {name!r} was read, and not {any_of(others)}: --sheet names another.")
+        return rows
+    raise refusal or unreadable(path, "it has no sheet", AS_CSV)
+
+
+def _cells(path: Path, values: Any, formulas: Any) -> Iterator[Numbered]:
+    for each in (values, formulas):
+        each.reset_dimensions()  # those that the file declares may be wrong
+    pairs = zip(
+        values.iter_rows(max_col=MOST_COLUMNS), formulas.iter_rows(max_col=MOST_COLUMNS, values_only=True), strict=False
+    )
+    width = 0
+    for number, (row, written) in enumerate(pairs, start=1):
+        if number > MOST_ROWS:
+            raise CommandError(
+                "The file is too large", f"{name_of(path)} has more than {MOST_ROWS:,} rows.", "Split it."
+            )
+        cells = [_cell(cell, formula) for cell, formula in zip(row, written, strict=False)]
+        if any(cell not in (None, "") for cell in cells):
+            width = max(width, len(cells))
+            yield number, cells + [None] * (width - len(cells))
+
+
+def _cell(cell: Any, written: Any) -> Any:
+    value = cell.value
+    if isinstance(written, str) and written.startswith("=") and value is None:
+        return Unread(
+            "is a formula that was never computed", "Open it in a spreadsheet and save it, or write the text."
+        )
+    if isinstance(value, str):
+        if ERROR.match(value):
+            return Unread(f"is the error {value}", "Correct the formula, or write the text.")
+        return CONTROL.sub(lambda found: chr(int(found[1], 16)), value)
+    if isinstance(value, bool):
+        return Unread(f"is the truth value {str(value).upper()}", "Write it as text.")
+    if isinstance(value, int | float):
+        return _number(value, str(cell.number_format or "General"))
+    if isinstance(value, datetime | date | time | timedelta):
+        return Unread(f"is a date or a time ({value}), whose text depends on its format", WRITE_TEXT)
+    return value
+
+
+def _number(value: float, shown_as: str) -> Any:
+    """Return the number's text as the sheet shows it, or what says that it cannot be told."""
+    if shown_as in ("General", "@"):
+        return value if isinstance(value, int) else float(f"{value:.15g}")
+    found = DECIMALS.match(shown_as)
+    if not found:
+        return Unread(f"is the number {value:.15g} in the format {shown_as!r}", WRITE_TEXT)
+    scaled = value * 100 if found["percent"] else value
+    grouped = "," if found["grouped"] else ""
+    return f"{scaled:{grouped}.{len(found['decimals'] or '')}f}{found['percent'] or ''}"
+
+
+def _require_workbook(path: Path, content: bytes) -> None:
+    """Raise CommandError for another kind of archive, or one that unpacks to too much."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            parts = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise unreadable(path, f"it is an incomplete archive: {error}", AS_CSV) from None
+    names = {part.filename for part in parts}
+    if "xl/workbook.xml" not in names:
+        what = "a spreadsheet of another kind (OpenDocument)" if "content.xml" in names else "a ZIP archive"
+        raise unreadable(path, f"it is {what}", AS_CSV if "content.xml" in names else "Unpack it.")
+    if sum(part.file_size for part in parts) > MOST_BYTES:
+        raise CommandError(
+            "The file is too large", f"{name_of(path)} unpacks to more than {MOST_BYTES // 2**20} MiB.", "Split it."
+        )
