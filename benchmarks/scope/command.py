@@ -24,7 +24,8 @@ def scope(
     ] = None,
     facts: Annotated[Path | None, typer.Option(metavar="FILE", help="JSONL: prompt, rephrases, unchanged.")] = None,
     ask: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSONL: text or turns, edit (a fact's prompt, or null), kind.")
+        Path | None,
+        typer.Option(metavar="FILE", help="JSONL: text, turns or question; edit (a fact's prompt, or null)."),
     ] = None,
     grow: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Public files: routing against the number of edits.")

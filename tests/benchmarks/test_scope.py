@@ -60,6 +60,17 @@ def test_pairs_are_counted_by_kind_and_an_organisations_questions_by_where_they_
     assert all(found[name] > 0 for name in ("verify_ms", "key_ms", "lookup_ms"))
 
 
+def test_a_public_file_of_questions_is_asked_as_near_misses(tmp_path):
+    facts = lines(tmp_path / "facts.jsonl", [{"prompt": CEO}, {"prompt": HOURS}])
+    questions = [
+        {"question": "who sings the song let me love you", "answer": ["x"]},
+        {"question": CEO, "answer": ["y"]},
+    ]
+    ask = bench(tmp_path, "--facts", facts, "--ask", lines(tmp_path / "questions.jsonl", questions))["ask"]
+    assert (ask["same_n"], ask["left_alone"], ask["near_n"]) == (0, 1, 2)
+    assert [(w["verdict"], w["text"]) for w in ask["wrong"]] == [("taken", CEO)]
+
+
 @pytest.mark.long
 def test_without_a_verifier_near_misses_are_taken_which_the_bench_sees(tmp_path):
     pairs = lines(tmp_path / "pairs.jsonl", PAIRS)
