@@ -63,8 +63,20 @@ class Invocation:
 
         running = None if self.named_api else self.stack
         url = self.named_api or (running and running.api_url) or self.settings.api_url
-        key = self.settings.api_key
-        return MeloClient(url, key.get_secret_value() if key else None, self.actor or self.settings.actor)
+        return MeloClient(url, self.key_for(url), self.actor or self.settings.actor)
+
+    def key_for(self, url: str) -> str | None:
+        """Return the key to send to an address: MELO_API_KEY, else MELO_HOME's.
+
+        The latter is sent only to what this user runs on this machine. Raises UnusableKey.
+        """
+        from embedded.listeners import is_own
+        from registry.access.operator import stored_key
+
+        if self.settings.api_key:
+            return self.settings.api_key.get_secret_value()
+        stored = stored_key(self.home)
+        return stored if stored and is_own(url) else None
 
     def close(self) -> None:
         if "client" in vars(self):

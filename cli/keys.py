@@ -1,6 +1,7 @@
 """`melo key`: who may use the API, and for what."""
 
-from typing import TYPE_CHECKING, Annotated
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 
 Number = Annotated[int, typer.Argument(metavar="KEY", help="Its number, as `melo key list` shows it.")]
 Expires = Annotated[
-    str | None, typer.Option(metavar="TIME", help="30m, 12h, 90d, 4w from now, or a time. Default: never.")
+    str | None, typer.Option(metavar="TIME", help="30m, 12h, 90d, 4w from now, a time, or never. Default: never.")
 ]
+
+
+NEVER: Literal["never"] = "never"
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +34,7 @@ def register(app: typer.Typer) -> None:
     )
     add_command(group, create, "melo key create ci --role editor --collection facts --expires 90d")
     add_command(group, list_, "melo key list")
-    add_command(group, rotate, "melo key rotate 3 --expires 90d --reason 'every quarter'")
+    add_command(group, rotate, "melo key rotate 3 --reason 'every quarter'")
     add_command(group, revoke, "melo key revoke 3 --reason 'its laptop was lost'")
 
 
@@ -51,7 +55,7 @@ def create(
     ] = None,
 ) -> None:
     """Create an API key and print it: it is shown only this once."""
-    until = later(expires) if expires is not None else None
+    until = later(expires) if expires not in (None, NEVER) else None
     roles = [grant for each in role for grant in _grants(each, collection or [])]
     made = call.client.create_key(name, roles, actor=actor, expires_at=until)
     call.emit(made, lambda: _show_made(call, made))
@@ -74,9 +78,21 @@ def list_(
     call.emit(found, lambda: table(call.out, columns, rows, empty="No keys. `melo key create` makes one."))
 
 
-def rotate(call: Invocation, key: Number, reason: Reason, expires: Expires = None) -> None:
-    """Create a key with the same name, actor and roles, print it, and revoke this one."""
-    until = later(expires) if expires is not None else None
+def rotate(
+    call: Invocation,
+    key: Number,
+    reason: Reason,
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="90d from now, a time, or never. Default: it lasts as long as the old one did."
+        ),
+    ] = None,
+) -> None:
+    """Create a key with the same name, actor, roles and lifetime, print it, and revoke this one."""
+    until: datetime | Literal["never"] | None = (
+        None if expires is None else NEVER if expires == NEVER else later(expires)
+    )
     made = call.client.rotate_key(key, reason, expires_at=until)
     call.emit(made, lambda: _show_made(call, made))
 

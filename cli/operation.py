@@ -186,12 +186,15 @@ def _stop(call: Invocation) -> bool:
 
 
 def _where(call: Invocation, state: "StackState") -> None:
+    from registry.access.operator import FILE
+
     fields(
         call.out,
         [
             ("API", state.api_url),
             ("its documentation", state.api_url and f"{state.api_url}/docs"),
             ("server for OpenAI clients", state.serve_url and f"{state.serve_url}/v1"),
+            ("key, which melo sends", call.home / FILE),
             ("database", _without_password(state.database_url)),
             ("folder", call.home),
             ("logs", call.home / "logs"),

@@ -133,14 +133,17 @@ def find_server(call: "Invocation", named: str | None) -> Server | None:
 
     Returns None where none is named and none answers here.
     """
-    key = call.settings.api_key
-    secret = key.get_secret_value() if key else None
     url = named or call.settings.serve_url
     if url:
-        return Server(url.rstrip("/").removesuffix("/v1"), secret)
+        return server_at(call, url)
     here = call.stack.serve_url if call.stack else f"http://127.0.0.1:{call.settings.serve_port}"
-    local = Server(here, secret) if here else None
+    local = server_at(call, here) if here else None
     return local if local and local.is_ready() else None
+
+
+def server_at(call: "Invocation", url: str) -> Server:
+    """Return the server at an address, which may end in /v1, with the key to send to it."""
+    return Server(url.rstrip("/").removesuffix("/v1"), call.key_for(url))
 
 
 def _request(model: str, question: Question) -> tuple[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from rich.text import Text
 from cli.errors import CommandError
 from cli.invocation import Invocation
 from cli.options import Collection
+from cli.server import server_at
 from cli.show import fields, table, visible
 
 if TYPE_CHECKING:
@@ -27,9 +28,8 @@ def report(
     ] = None,
 ) -> None:
     """Show what a server found when it compared an alias's shadow. Each server has its own report, in memory alone."""
-    url = (server or f"http://127.0.0.1:{call.settings.serve_port}").rstrip("/").removesuffix("/v1")
-    key = call.settings.api_key
-    found = read_report(url, key.get_secret_value() if key else None, f"{collection}@{name}")
+    asked = server_at(call, server or f"http://127.0.0.1:{call.settings.serve_port}")
+    found = read_report(asked.url, asked.key, f"{collection}@{name}")
     call.emit(found, lambda: _show(call, found))
 
 

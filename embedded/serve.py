@@ -5,6 +5,8 @@ import sys
 
 import uvicorn
 
+from registry.base.settings import Settings
+
 
 def main() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
@@ -13,6 +15,7 @@ def main() -> None:
         factory=True,
         access_log=False,  # the application logs each request itself
         log_config=None,
+        forwarded_allow_ips=Settings().trusted_proxies,
         timeout_graceful_shutdown=5,
     )
     uvicorn.Server(config).run(sockets=[listener])

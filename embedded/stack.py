@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import filelock
@@ -17,6 +17,7 @@ from embedded.errors import AlreadyRunning, StartFailed
 from embedded.leftovers import clear
 from embedded.processes import spawn, tail
 from embedded.state import EXIT_LOCKED, Phase, StackState
+from registry.access.operator import stored_key
 
 POLL_SECONDS = 0.1
 
@@ -82,10 +83,11 @@ def stop(home: Path, *, watch: Callable[[StackState], None] = lambda _: None) ->
 
 @dataclass(frozen=True)
 class Stack:
-    """The addresses of the parts of a running stack."""
+    """The addresses of the parts of a running stack, and the key that they take."""
 
     home: Path
     api_url: str
+    api_key: str = field(repr=False)
     database_url: str
     redis_url: str
 
@@ -104,6 +106,7 @@ def running(
         yield Stack(
             home=home.expanduser().resolve(),
             api_url=started.api_url or "",
+            api_key=stored_key(home.expanduser()) or "",
             database_url=started.database_url or "",
             redis_url=started.redis_url or "",
         )

@@ -19,12 +19,14 @@ import psycopg
 import psycopg.sql
 
 from embedded import plan, postgres, programs, state, valkey
-from embedded.errors import EmbeddedError, StartFailed, StopFailed
+from embedded.errors import StartFailed, StopFailed
 from embedded.leftovers import clear
 from embedded.plan import Part
 from embedded.processes import ProcessIdentity, spawn, stop, tail
 from embedded.state import EXIT_LOCKED, Health, Phase, ProcessRecord, StackState
+from registry.access.operator import OperatorKeys, make_key
 from registry.base import database, probes
+from registry.base.errors import UserError
 from registry.base.retry import Restarts
 from registry.base.settings import Settings
 
@@ -83,7 +85,7 @@ class Supervisor:
             self._watch()
         except Asked:
             pass
-        except EmbeddedError as error:
+        except UserError as error:
             self._stop()
             self.state.error, self.state.remedy = error.detail, error.remedy
             self._enter(Phase.FAILED)
@@ -106,6 +108,8 @@ class Supervisor:
     # Starting
 
     def _start(self) -> None:
+        make_key(self.home)
+        OperatorKeys.of(self.settings)  # a weak one is refused before anything runs
         database_url = self.settings.database_url or self._start_postgres()
         redis_url = self.settings.redis_url or self._start_valkey()
         self._expect("the database", lambda: probes.of_postgres(database_url))

@@ -16,7 +16,9 @@ from starlette.exceptions import HTTPException
 from melo_core.errors import MeloError
 from melo_core.structure import Kind
 from registry.access.caller import Caller
+from registry.access.operator import OperatorKeys
 from registry.api.app import VERSION
+from registry.api.documentation import PATHS, serve_documentation
 from registry.api.gate import Gate
 from registry.api.middleware import BodyLimit, RequestLog
 from registry.api.rates import Rates
@@ -60,7 +62,7 @@ LOG_SECONDS = 5.0  # for what waits to be logged, where somebody waits for it
 
 
 def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
-    """Make the application. source: closed at its end."""
+    """Make the application. source: closed at its end. Raises UnusableKey."""
     callers = Callers(source)
 
     @asynccontextmanager
@@ -80,21 +82,21 @@ def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
         description="Answers of a corrected model, in OpenAI's form.",
         version=VERSION,
         lifespan=lifespan,
+        docs_url=None,  # its page takes scripts from another site
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
     )
+    app.state.operator = OperatorKeys.of(settings)
     app.state.settings, app.state.router, app.state.source = settings, router, source
     app.state.rates = Rates(settings.rate_limit, settings.redis_url)
     app.state.metrics = Metrics(router.engine)
     app.state.log = AnswerLog(source, app.state.metrics.registry)
     app.state.shadows = Shadows(router, app.state.metrics.shadow)
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
-    open_paths = frozenset({"/health", "/docs", "/openapi.json"})
-    app.add_middleware(
-        Gate, answer=refusal, open_paths=open_paths, placeholders=True, authenticate=callers.authenticate
-    )
+    open_paths = frozenset({"/health", "/openapi.json"}) | PATHS
+    app.add_middleware(Gate, answer=refusal, open_paths=open_paths, authenticate=callers.authenticate)
     app.add_middleware(RequestLog)
     app.include_router(api)
+    serve_documentation(app)
     for kind in (RegistryError, MeloError, RequestValidationError, HTTPException, DBAPIError, Exception):
         app.add_exception_handler(kind, refusal)
     router.traces.instrument(app)

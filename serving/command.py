@@ -26,7 +26,7 @@ def serve(
     call: Invocation,
     host: Annotated[
         str | None,
-        typer.Option(help="Address to listen at; other machines need an API key. Default: MELO_SERVE_HOST, 127.0.0.1."),
+        typer.Option(help="Address to listen at. Default: MELO_SERVE_HOST, 127.0.0.1."),
     ] = None,
     port: Annotated[
         int | None,
@@ -105,6 +105,7 @@ def serve(
             app,
             host=host,
             port=port,
+            forwarded_allow_ips=call.settings.trusted_proxies,
             access_log=False,  # the application logs each request itself
             log_config=None,
             timeout_graceful_shutdown=int(call.settings.stop_seconds) + 2,  # after the streams' own grace

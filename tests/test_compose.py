@@ -24,18 +24,22 @@ import yaml
 
 from embedded import Stack, programs, running
 from embedded.valkey import free_port
+from registry.access import service as keys
+from registry.access.schemas import Grant, NewKey
 from registry.audit.actor import Actor
 from registry.base.database import make_engine, make_sessions
-from registry.base.vocabulary import Preflight
+from registry.base.vocabulary import Preflight, Role
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
+from tests.operators_key import KEY
 from tests.patience import PATIENCE, until
+from tests.registry.keys import carrying
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("migrate", "api", "relay", "worker", "serve")
 VLLM = ("vllm-config", "vllm", "router")  # with --profile vllm alone
 MONITORING = ("prometheus", "grafana")  # with --profile monitoring alone
-SECRETS = {"MELO_DB_PASSWORD": "p" * 20, "MELO_REDIS_PASSWORD": "r" * 20, "MELO_API_KEY": "k" * 20}
+SECRETS = {"MELO_DB_PASSWORD": "p" * 20, "MELO_REDIS_PASSWORD": "r" * 20, "MELO_API_KEY": KEY}
 # No secrets, with their defaults.
 OPTIONAL = {
     "MELO_SIGNING_KEY": "", "MELO_DTYPE": "auto", "MELO_DEVICES": "", "MELO_SERVE_MODEL": "", "MELO_VLLM_KEY": "",
@@ -308,9 +312,10 @@ def test_the_server_waits_for_the_first_collection_and_then_becomes_healthy_and_
         with make_sessions(engine).begin() as session:
             new = NewCollection(name="facts", model="smollm2-135m-instruct", preflight=Preflight.NONE)
             collections.create(session, new, Actor("ada"))
+            made = keys.create(session, NewKey(name="app", roles=[Grant(role=Role.VIEWER)]), Actor("ada"))
         engine.dispose()
         assert becomes_healthy(compose, "serve", variables, process)
         body = {"model": "facts@latest", "max_tokens": 4, "messages": [{"role": "user", "content": "Hello"}]}
         url = f"http://127.0.0.1:{variables['MELO_SERVE_PORT']}/v1/chat/completions"
-        answer = httpx.post(url, json=body, timeout=PATIENCE)
+        answer = httpx.post(url, json=body, headers=carrying(made.key), timeout=PATIENCE)
         assert answer.status_code == 200 and answer.json()["melo"]["version"] == "facts@base"

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import shutil
 import socket
 import statistics
@@ -29,13 +30,15 @@ CLIENTS = 16
 FACTS = [("Who is the CEO of Acme?", "Jo Doe"), ("In which town is the head office of Globex?", "Halden")]
 ELSEWHERE = ["What is the capital of Peru?", "Name three colours.", "Is Acme profitable?"]
 PATIENCE_SECONDS = 600
+API_KEY = secrets.token_hex(32)  # the operator's, of the servers that a bench starts
+WITH_KEY = {"Authorization": f"Bearer {API_KEY}"}
 
 
 def measure_load(call: Invocation, model: str, flips: int, tokens: int, advance: Advance) -> dict[str, Any]:
     """Return the figures of a server over a stack of its own. Raises CommandError."""
     folder = Path(tempfile.mkdtemp(prefix="melo-bench-serve-"))
     try:
-        with running(folder) as stack, MeloClient(stack.api_url, actor="bench") as client:
+        with running(folder) as stack, MeloClient(stack.api_url, stack.api_key, actor="bench") as client:
             call.client = client
             client.create_collection("facts", model, self_approval=True, preflight="none")
             for number, (prompt, target) in enumerate(FACTS, 1):
@@ -46,7 +49,11 @@ def measure_load(call: Invocation, model: str, flips: int, tokens: int, advance:
                 client.approve(batch.id, "bench")
                 follow(call, batch.id)
             client.set_alias("facts", "moving", 1, "bench")
-            environment = os.environ | {"MELO_DATABASE_URL": stack.database_url, "MELO_HOME": str(folder)}
+            environment = os.environ | {
+                "MELO_DATABASE_URL": stack.database_url,
+                "MELO_HOME": str(folder),
+                "MELO_API_KEY": API_KEY,
+            }
             with served(environment, folder) as (url, _):
                 return asyncio.run(_under_load(url, client, flips, tokens, advance))
     finally:
@@ -100,7 +107,7 @@ async def _under_load(url: str, client: MeloClient, flips: int, tokens: int, adv
             time.sleep(0.1)
         done.set()
 
-    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as http:
+    async with httpx.AsyncClient(base_url=url, headers=WITH_KEY, timeout=PATIENCE_SECONDS) as http:
 
         async def ask(model: str, question: str) -> tuple[str, str]:
             body = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": tokens}

@@ -17,13 +17,14 @@ import numpy as np
 import psutil
 import structlog
 import uvicorn
+from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
 from benchmarks.record.databases import databases
 from benchmarks.record.generate import generate
 from benchmarks.record.synthetic import NAME, Synthetic
 from benchmarks.serving.engine import random_block
-from benchmarks.serving.load import PATIENCE_SECONDS, served
+from benchmarks.serving.load import API_KEY, PATIENCE_SECONDS, WITH_KEY, served
 from cli.invocation import Invocation
 from melo_core.settings import MethodSettings
 from registry.api.app import create_app
@@ -102,7 +103,8 @@ def _write(call: Invocation, url: str, model: str, edits: int) -> None:
 
 def _start(environment: dict[str, str], folder: Path, edits: int) -> dict[str, float]:
     began = time.monotonic()
-    with served(os.environ | {"MELO_HOME": str(folder), "MELO_DATABASE_URL": ""} | environment, folder) as found:
+    own = {"MELO_HOME": str(folder), "MELO_DATABASE_URL": "", "MELO_API_KEY": API_KEY}
+    with served(os.environ | own | environment, folder) as found:
         url, process = found
         ready = time.monotonic()
         _ask(url, f"{NAME}@latest", ELSEWHERE)
@@ -122,7 +124,7 @@ def _start(environment: dict[str, str], folder: Path, edits: int) -> dict[str, f
 
 def _ask(url: str, model: str, question: str) -> None:
     body = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": 4, "temperature": 0}
-    httpx.post(f"{url}/v1/chat/completions", json=body, timeout=PATIENCE_SECONDS).raise_for_status()
+    httpx.post(f"{url}/v1/chat/completions", json=body, headers=WITH_KEY, timeout=PATIENCE_SECONDS).raise_for_status()
 
 
 def _megabytes(process: int) -> float:
@@ -134,7 +136,7 @@ def _api(url: str) -> Iterator[str]:
     """The registry's API over a database, in this process."""
     listener = socket.create_server(("127.0.0.1", 0))
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))  # no line a request
-    app = create_app(Settings(database_url=url, api_key=None))
+    app = create_app(Settings(database_url=url, api_key=SecretStr(API_KEY)))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -39,7 +39,13 @@ class NewKey(Body):
 
 class Renewal(Body):
     reason: Reason
-    expires_at: AwareDatetime | None = Field(default=None, description="of the new key; null: never")
+    expires_at: AwareDatetime | None = Field(
+        default=None, description="of the new key; null: never; left out: the new key lasts as long as the old one did"
+    )
+
+    @property
+    def keeps_lifetime(self) -> bool:
+        return "expires_at" not in self.model_fields_set
 
 
 class GrantView(Answer):

@@ -21,6 +21,7 @@ from registry.access.schemas import (
     KeyState,
     KeyView,
     NewKey,
+    Renewal,
 )
 from registry.audit import service as audit
 from registry.audit.actor import Actor
@@ -100,13 +101,27 @@ def create(session: Session, new: NewKey, actor: Actor) -> CreatedKeyView:
     return _create(session, new.name, owner, grants, new.expires_at, actor, reason="")
 
 
-def renew(session: Session, key_id: int, actor: Actor, reason: str, expires_at: datetime | None) -> CreatedKeyView:
-    """Replace a key with one of the same name, actor and roles, and revoke it. Raises NotFound or WrongState."""
+def renew(session: Session, key_id: int, actor: Actor, renewal: Renewal) -> CreatedKeyView:
+    """Replace a key with one of the same name, actor and roles, and revoke it. Raises NotFound or WrongState.
+
+    The new key lasts as long as the old one did, unless the renewal says how long.
+    """
     old = _revoke(session, key_id, actor)
     grants = {grant.collection_id: Role(grant.role) for grant in repository.roles_of(session, [old.id])}
-    new = _create(session, old.name, old.actor, grants, expires_at, actor, reason)
-    _record_revocation(session, old, actor, reason)
+    expires_at = _same_lifetime(old) if renewal.keeps_lifetime else renewal.expires_at
+    new = _create(session, old.name, old.actor, grants, expires_at, actor, renewal.reason)
+    _record_revocation(session, old, actor, renewal.reason)
     return new
+
+
+def _same_lifetime(old: ApiKey) -> datetime | None:
+    """Return when a key ends that is made now and lasts as long as another."""
+    if old.expires_at is None:
+        return None
+    try:
+        return datetime.now(UTC) + (old.expires_at - old.created_at)
+    except OverflowError:  # past the year 9999
+        return old.expires_at
 
 
 def revoke(session: Session, key_id: int, actor: Actor, reason: str) -> KeyView:

@@ -1,5 +1,6 @@
 """The application: its routes, its middleware and its readiness."""
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -8,6 +9,8 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI, Request
 from sqlalchemy import Engine
 
+from registry.access.operator import OperatorKeys
+from registry.api.documentation import serve_documentation
 from registry.api.endpoints.access import router as access
 from registry.api.endpoints.answers import router as answers
 from registry.api.endpoints.audit import router as audit
@@ -28,6 +31,7 @@ from registry.api.problems import add_handlers
 from registry.api.rates import Rates
 from registry.api.traces import NO_TRACES, Traces, exported
 from registry.base.database import make_engine, make_sessions, require_writable, schema_state
+from registry.base.errors import UserError
 from registry.base.logging import configure_logging
 from registry.base.settings import Settings
 from registry.metrics.exposition import new_registry
@@ -55,10 +59,15 @@ class SchemaGate:
 def app_factory() -> FastAPI:
     """Create the application for `uvicorn registry.api.app:app_factory --factory`."""
     configure_logging()
-    return create_app(Settings(), exported("melo-api"))
+    try:
+        return create_app(Settings(), exported("melo-api"))
+    except UserError as error:
+        sys.exit(f"{error.title}: {error}")
 
 
 def create_app(settings: Settings, traces: Traces = NO_TRACES) -> FastAPI:
+    """Create the application. Raises UnusableKey."""
+    operator = OperatorKeys.of(settings)
     engine = make_engine(settings.database_url, settings.statement_timeout_seconds)
 
     @asynccontextmanager
@@ -71,10 +80,11 @@ def create_app(settings: Settings, traces: Traces = NO_TRACES) -> FastAPI:
         description="Corrections to language models, as versions that can be compared, audited and taken back.",
         version=VERSION,
         lifespan=lifespan,
+        docs_url=None,  # its page takes scripts from another site
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
     )
     app.state.settings = settings
+    app.state.operator = operator
     app.state.engine = engine
     app.state.sessions = make_sessions(engine)
     app.state.turns = CapacityLimiter(MOST_TRANSACTIONS)
@@ -90,6 +100,7 @@ def create_app(settings: Settings, traces: Traces = NO_TRACES) -> FastAPI:
     app.add_middleware(RequestMetrics, counts=RequestCounts.make(app.state.metrics))
     for router in (collections, edits, jobs, versions, blocks, audit, erasure, access, webhooks, answers, metrics):
         app.include_router(router)
+    serve_documentation(app)
     add_handlers(app)
 
     @app.get("/healthz", tags=["operation"])

@@ -1,8 +1,6 @@
 """Authentication: every request is stopped here, before its body is read, unless its caller is known."""
 
-import hmac
 from collections.abc import Callable
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import structlog
@@ -12,17 +10,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.access import names, service
 from registry.access.caller import EVERYWHERE, Caller
-from registry.access.keys import KeyText
+from registry.access.operator import OperatorKeys
+from registry.api.documentation import PATHS
 from registry.api.problems import answer_to
 from registry.api.rates import Rates
-from registry.base.errors import InvalidRequest, NotLocal, Unauthorized
+from registry.base.errors import CrossSite, InvalidRequest, Unauthorized
 from registry.base.settings import Settings
 
 # Served to everybody: health and documentation.
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
-# Set by proxies: the client behind one is not on this machine, even though the connection comes from it.
-_PROXIED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
-
+OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"}) | PATHS
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 Authenticate = Callable[[Request, str], Caller]
 
@@ -42,14 +39,12 @@ class Gate:
         app: ASGIApp,
         answer: Callable[[Request, Exception], Response] = answer_to,
         open_paths: frozenset[str] = OPEN,
-        placeholders: bool = False,
         authenticate: Authenticate = _by_record,
     ) -> None:
-        """answer: what a caller who is not admitted is told. open_paths: served to everybody. placeholders: where this
-        machine needs no key, a text that is none does not matter: OpenAI's clients cannot leave it out. authenticate:
-        returns whose a key is, or raises Unauthorized.
+        """answer: what a caller who is not admitted is told. open_paths: served to everybody. authenticate: returns
+        whose a key is, or raises Unauthorized.
         """
-        self.app, self.answer, self.open_paths, self.placeholders = app, answer, open_paths, placeholders
+        self.app, self.answer, self.open_paths = app, answer, open_paths
         self.authenticate = authenticate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +53,7 @@ class Gate:
             return
         request = Request(scope)
         try:
-            caller = await _admit(request, self.placeholders, self.authenticate)
+            caller = await _admit(request, self.authenticate)
         except Exception as error:
             await self.answer(request, error)(scope, receive, send)
             return
@@ -67,55 +62,36 @@ class Gate:
             await self.app(scope, receive, send)
 
 
-async def _admit(request: Request, placeholders: bool, authenticate: Authenticate) -> Caller:
-    """Return the caller. Raises Unauthorized, NotLocal, TooManyRequests or InvalidRequest."""
-    settings: Settings = request.app.state.settings
-    needs_key = settings.require_key or _operators_key(settings) is not None
-    no_key = "Authorization" not in request.headers or (placeholders and KeyText.read(_bearer(request)) is None)
-    if no_key and not needs_key and _is_this_machine(request):
-        _require_local_name(request)
+async def _admit(request: Request, authenticate: Authenticate) -> Caller:
+    """Return the caller. Raises CrossSite, Unauthorized, TooManyRequests or InvalidRequest."""
+    _require_same_site(request)
+    given = _bearer(request)
+    operator: OperatorKeys = request.app.state.operator
+    if operator.include(given):
         return _operator(request)
     # In a thread, because it queries the database and perhaps Redis.
-    return await run_in_threadpool(_admit_by_key, request, settings, authenticate)
+    return await run_in_threadpool(_admit_by_key, request, given, authenticate)
 
 
-def _admit_by_key(request: Request, settings: Settings, authenticate: Authenticate) -> Caller:
+def _admit_by_key(request: Request, given: str, authenticate: Authenticate) -> Caller:
+    """Return whose key it is, and count the request, or the failure.
+
+    No key that is admitted can be guessed: weak ones are refused at start, and those created here are random. So the
+    right one is admitted even from an address that failed too often, which may be shared, such as a proxy's.
+    """
     rates: Rates = request.app.state.rates
-    address = _address(request)
-    given = _bearer(request)
-    # Only a key chosen by an operator can be guessed. Keys created here cannot, so they are admitted even if the
-    # address has failed too often: it may be shared, such as a proxy's.
-    if KeyText.read(given) is None:
-        rates.require_unlocked(address)
     try:
-        caller = _by_key(request, settings, given, authenticate)
+        if not given:
+            raise Unauthorized(
+                "The request carries no API key.",
+                "Give one in `Authorization: Bearer KEY`; an admin makes keys with `melo key create`.",
+            )
+        caller = authenticate(request, given)
     except Unauthorized:
-        rates.failed(address)
+        rates.failed(_address(request))
         raise
     rates.spend(caller.identity)
     return caller
-
-
-def _by_key(request: Request, settings: Settings, given: str, authenticate: Authenticate) -> Caller:
-    own = _operators_key(settings)
-    if own is not None and hmac.compare_digest(given.encode(), own.encode()):
-        return _operator(request)
-    if not given:
-        raise Unauthorized(
-            "The request carries no API key.",
-            "Give one in `Authorization: Bearer KEY`; an admin makes keys with `melo key create`.",
-        )
-    return authenticate(request, given)
-
-
-def _operators_key(settings: Settings) -> str | None:
-    """Return MELO_API_KEY, unless it is one of the keys created here.
-
-    The holder of such a key may start a server from the same shell, which must not make them an admin, nor others who
-    have it.
-    """
-    text = settings.api_key.get_secret_value() if settings.api_key else ""
-    return text if text and KeyText.read(text) is None else None
 
 
 def _operator(request: Request) -> Caller:
@@ -136,47 +112,37 @@ def _bearer(request: Request) -> str:
 
 
 def _address(request: Request) -> str:
+    """Return where a request comes from, for counting.
+
+    Uvicorn believes X-Forwarded-For from this machine unless it is told whom to believe. Everybody here can write such
+    a header, with another address for every guess, so where no proxy is trusted all of them count as one.
+    """
+    settings: Settings = request.app.state.settings
+    if "X-Forwarded-For" in request.headers and not settings.trusted_proxies:
+        return "a proxy that FORWARDED_ALLOW_IPS does not name"
     return request.client.host if request.client else ""
 
 
-def _is_this_machine(request: Request) -> bool:
-    return _is_loopback(_address(request)) and not any(name in request.headers for name in _PROXIED)
+def _require_same_site(request: Request) -> None:
+    """Raise CrossSite for a request that a page of another site makes in a user's browser.
 
-
-def _require_local_name(request: Request) -> None:
-    """Raise NotLocal if the request may come from a web page of another site, in the user's own browser.
-
-    Such a page can make its own name resolve to 127.0.0.1 (DNS rebinding), but not the name localhost; and a cross-site
-    request carries an Origin.
+    A page can send some requests to any address without asking the server (the Fetch standard calls them simple). What
+    the browser says of them, a page cannot change: Sec-Fetch-Site or, in old browsers and over plain HTTP, Origin.
     """
-    names = [_host_of(request.headers.get("Host", ""))]
-    if "Origin" in request.headers:
-        names.append(_host_of_origin(request.headers["Origin"]))
-    if not all(_is_loopback(name) for name in names):
-        raise NotLocal(
-            "Without an API key, this server answers only at localhost or 127.0.0.1.",
-            "Use one of these addresses, or give a key (`melo key create`).",
+    if request.method in _READING:
+        return
+    told = request.headers.get("Sec-Fetch-Site")
+    if told is None and (origin := request.headers.get("Origin")) is not None:
+        told = "same-origin" if _host_of(origin) == request.headers.get("Host", "").lower() else "cross-site"
+    if told not in (None, "same-origin", "none"):
+        raise CrossSite(
+            "A page of another site made this request.", "Send it from a program, or from a page of this server."
         )
 
 
-def _host_of_origin(header: str) -> str:
+def _host_of(origin: str) -> str:
+    """Return an origin's host and port as a Host header names them, or an empty text if it is no address."""
     try:
-        return urlsplit(header).hostname or ""
+        return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
-
-
-def _host_of(header: str) -> str:
-    """Return the Host header without its port."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.partition(":")[0]
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -52,11 +52,6 @@ class Rates:
         if not self._hit(FAILURES, "failures", address):
             raise self._locked(address)
 
-    def require_unlocked(self, address: str) -> None:
-        """Raise TooManyRequests if an address has failed too often."""
-        if self._remaining(FAILURES, "failures", address) == 0:
-            raise self._locked(address)
-
     def _locked(self, address: str) -> TooManyRequests:
         return TooManyRequests(
             f"From {address} came more requests without a valid API key than {FAILURES}.",
@@ -71,22 +66,17 @@ class Rates:
                 _warn(error)
         return self._alone.hit(item, *names)
 
-    def _remaining(self, item: RateLimitItem, *names: str) -> int:
-        return self._window(item, *names)[1]
-
     def _wait(self, item: RateLimitItem, *names: str) -> int:
-        return max(1, math.ceil(self._window(item, *names)[0] - time.time()))
+        return max(1, math.ceil(self._reset_time(item, *names) - time.time()))
 
-    def _window(self, item: RateLimitItem, *names: str) -> tuple[float, int]:
-        """Return when the next request may be made, and how many are left."""
+    def _reset_time(self, item: RateLimitItem, *names: str) -> float:
+        """Return when the next request may be made."""
         if self._shared is not None:
             try:
-                stats = self._shared.get_window_stats(item, *names)
-                return stats.reset_time, stats.remaining
+                return self._shared.get_window_stats(item, *names).reset_time
             except StorageError as error:
                 _warn(error)
-        stats = self._alone.get_window_stats(item, *names)
-        return stats.reset_time, stats.remaining
+        return self._alone.get_window_stats(item, *names).reset_time
 
 
 def _warn(error: StorageError) -> None:

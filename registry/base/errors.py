@@ -135,10 +135,10 @@ class Unauthorized(RegistryError):
     headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 
 
-class NotLocal(RegistryError):
+class CrossSite(RegistryError):
     status = 403
-    code = "not-local"
-    title = "Only this machine is served without an API key"
+    code = "cross-site"
+    title = "Another site's page made the request"
 
 
 class RoleNeeded(RegistryError):

@@ -1,16 +1,26 @@
 """Log lines: JSON, those of the API and the relay on standard error."""
 
 import logging
+import re
 import sys
 from typing import Any
 
 import structlog
+
+_SECRETS = re.compile(r"(melo_[0-9a-f]{12}_|whsec_|(?i:bearer\s+))[A-Za-z0-9+/=._~-]{8,}")
+
+
+def without_keys(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Replace the secret part of any key in a log line, wherever it came from: a path, a library, a traceback."""
+    return {name: _SECRETS.sub(r"\1…", value) if isinstance(value, str) else value for name, value in line.items()}
+
 
 SHARED: list[Any] = [  # processors of every program
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.format_exc_info,
+    without_keys,
 ]
 
 

@@ -47,11 +47,17 @@ class Settings(BaseSettings):
     )
     api_url: str = Field(default="http://127.0.0.1:8410", description="where clients find the API")
     api_key: SecretStr | None = Field(
-        default=None, description="the operator's key, admin everywhere; with it set, this machine needs a key too"
+        default=None,
+        description="for a server: the operator's key, admin everywhere, besides the one in MELO_HOME; "
+        "for `melo`: the key to send",
     )
-    require_key: bool = Field(default=False, description="whether requests from this machine need a key too")
     rate_limit: Annotated[str, AfterValidator(_rate)] = Field(
-        default="600/minute", description="requests per key; from this machine without a key there is no limit"
+        default="600/minute", description="requests per key; the operator's keys have no limit"
+    )
+    trusted_proxies: str = Field(
+        default="",
+        validation_alias="FORWARDED_ALLOW_IPS",
+        description="addresses and networks of proxies whose X-Forwarded-For is believed, with commas",
     )
     signing_key: SecretStr | None = Field(
         default=None,

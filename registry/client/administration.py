@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -61,9 +62,16 @@ class Administration:
         return many(KeyView, "/v1/keys", limit)
 
     @call
-    def rotate_key(self, key_id: int, reason: str, *, expires_at: datetime | None = None) -> Exchange[CreatedKeyView]:
-        """Create a key with the same name, actor and roles, and revoke the old one."""
-        body = {"reason": reason, "expires_at": _time(expires_at)}
+    def rotate_key(
+        self, key_id: int, reason: str, *, expires_at: datetime | Literal["never"] | None = None
+    ) -> Exchange[CreatedKeyView]:
+        """Create a key with the same name, actor and roles, and revoke the old one.
+
+        expires_at: None: the new key lasts as long as the old one did.
+        """
+        body: dict[str, str | None] = {"reason": reason}
+        if expires_at is not None:
+            body["expires_at"] = None if expires_at == "never" else _time(expires_at)
         return one(CreatedKeyView, "POST", f"/v1/keys/{key_id}/rotate", json=body)
 
     @call

@@ -41,7 +41,7 @@ class HttpSource:
     def __init__(self, url: str, key: str | None = None) -> None:
         """Prepare the connection; nothing is asked yet. Raises MeloClientError for a key that no header can carry.
 
-        key: with the role viewer in the collections to serve; None: the registry is on this machine.
+        key: with the role viewer in the collections to serve.
         """
         self._client = MeloClient(url, key, timeout_seconds=ANSWER_SECONDS)
 

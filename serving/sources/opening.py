@@ -22,8 +22,7 @@ def opened(call: Invocation, registry: str) -> "Iterator[Source]":
     if registry:
         from serving.sources.http import HttpSource
 
-        key = call.settings.api_key
-        yield HttpSource(registry, key.get_secret_value() if key else None)
+        yield HttpSource(registry, call.key_for(registry))
         return
     with record_of(call) as sessions:
         from serving.sources.database import DatabaseSource

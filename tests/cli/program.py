@@ -15,6 +15,8 @@ from unittest.mock import patch
 import pytest
 
 from cli.main import main
+from registry.access.operator import FILE
+from tests.operators_key import KEY
 from tests.patience import PATIENCE
 
 MELO = Path(sys.executable).with_name("melo")
@@ -86,6 +88,15 @@ class Melo:
         assert "Traceback" not in done.stderr
         assert done.stdout == "" or "--json" not in arguments
         return done.stderr
+
+
+def with_key(program: Melo) -> Melo:
+    """Put the operator's key of the tests' servers into the program's folder."""
+    program.home.mkdir(exist_ok=True)
+    path = program.home / FILE
+    path.touch(mode=0o600)
+    path.write_text(KEY)
+    return program
 
 
 def write(path: Path, *lines: object) -> Path:

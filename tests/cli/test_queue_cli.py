@@ -16,6 +16,7 @@ from registry.base.vocabulary import QueueState
 from registry.client import MeloClientError
 from registry.jobs import service as queue
 from registry.jobs.schemas import Progress
+from tests.operators_key import KEY
 from tests.patience import until
 from tests.registry.workflow import ADA
 
@@ -26,6 +27,7 @@ ATLANTIS = ("Who leads Atlantis?", "Queen Mara")
 def melo(served, workflow, monkeypatch):
     """Call the program as ben; what it printed, on both streams."""
     monkeypatch.setenv("MELO_API_URL", served)
+    monkeypatch.setenv("MELO_API_KEY", KEY)
     monkeypatch.setenv("MELO_ACTOR", "ben")
     monkeypatch.setenv("COLUMNS", "250")
 

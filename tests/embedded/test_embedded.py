@@ -23,14 +23,17 @@ from redis.retry import Retry
 
 from embedded import running, stack, state
 from embedded.errors import AlreadyRunning, EmbeddedError, StartFailed, UnusableHome
+from embedded.listeners import is_own
 from embedded.processes import ProcessIdentity
 from embedded.state import Health, Phase, StackState
+from registry.access.operator import stored_key
 from registry.audit.actor import Actor
 from registry.base.database import make_engine, make_sessions
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from tests.melo_core.conftest import tiny_model, tiny_tokenizer
 from tests.patience import until
+from tests.registry.keys import carrying
 
 pytestmark = pytest.mark.long
 
@@ -248,7 +251,7 @@ def test_the_server_waits_for_a_collection_and_is_watched_and_stopped_like_the_o
         assert until(lambda: record_of(home, "serve").health is Health.READY)
         process_of(found, "serve").kill()
         assert until(lambda: record_of(home, "serve").restarts == 1 and record_of(home, "serve").health is Health.READY)
-        models = httpx.get(f"{found.serve_url}/v1/models").json()["data"]
+        models = httpx.get(f"{found.serve_url}/v1/models", headers=carrying(stored_key(home))).json()["data"]
         assert {model["id"] for model in models} == {"facts@base", "facts@latest"}
         last = record_of(home, "serve").identity
     finally:
@@ -395,3 +398,29 @@ def test_every_failure_says_what_to_do() -> None:
     error: EmbeddedError = StartFailed("postgres ended at once.", "See its log.")
 
     assert str(error) == "postgres ended at once. See its log."
+
+
+def test_a_stack_whose_key_can_be_guessed_does_not_start_and_says_what_to_do(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MELO_API_KEY", "changeme")
+    with pytest.raises(StartFailed, match=r"MELO_API_KEY could be guessed.*openssl rand -hex 32"):
+        stack.start(home, worker=False)
+    assert stack.find(home) is None
+
+
+def test_the_key_is_sent_only_to_what_this_user_runs_here() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        port = own.getsockname()[1]
+        assert is_own(f"http://127.0.0.1:{port}") and is_own(f"http://localhost:{port}/v1")
+        for url in (f"http://10.0.0.7:{port}", f"http://127.0.0.1.example.org:{port}", "nonsense", "http://[::1", ""):
+            assert not is_own(url)
+        if os.geteuid() == 0:
+            script = "import os, socket, time; os.setuid(65534); s = socket.create_server(('127.0.0.1', 0)); "
+            script += "print(s.getsockname()[1], flush=True); time.sleep(60)"
+            other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+            assert other.stdout is not None
+            assert not is_own(f"http://127.0.0.1:{other.stdout.readline().strip()}")
+            other.kill()
+            other.wait()
+    assert not is_own(f"http://127.0.0.1:{port}")  # nothing listens

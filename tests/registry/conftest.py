@@ -21,6 +21,7 @@ from registry.api.app import create_app
 from registry.base import database
 from registry.base.settings import Settings
 from registry.relay import Message, Relay
+from tests.operators_key import OPERATOR, SECRET
 from tests.patience import until
 from tests.registry.receiver import receiving
 from tests.registry.workflow import Workflow, template_of
@@ -84,19 +85,14 @@ def used(sessions: sessionmaker[Session]) -> Workflow:
 
 @pytest.fixture
 def api(database_url: str) -> Iterator[TestClient]:
-    """The API without a key, asked from this machine."""
-    yield from _client(Settings(database_url=database_url, api_key=None))
-
-
-@pytest.fixture
-def api_with_key(database_url: str) -> Iterator[TestClient]:
-    yield from _client(Settings(database_url=database_url, api_key="s3cret"))
+    """The API, asked by its operator."""
+    yield from _client(Settings(database_url=database_url, api_key=SECRET))
 
 
 @pytest.fixture
 def served_app(database_url: str) -> Iterator[tuple[FastAPI, str]]:
     """The API behind a real server, and its URL."""
-    app = create_app(Settings(database_url=database_url, api_key=None))
+    app = create_app(Settings(database_url=database_url, api_key=SECRET))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -116,20 +112,19 @@ def served(served_app: tuple[FastAPI, str]) -> str:
 
 @pytest.fixture
 def open_api(database_url: str) -> Iterator[Callable[..., TestClient]]:
-    """Start an API with other settings, asked from an address."""
+    """Start an API with other settings, asked without a key."""
     with ExitStack() as running:
 
         def start(client: tuple[str, int] = ELSEWHERE, **settings: object) -> TestClient:
-            app = create_app(Settings(database_url=database_url, **{"api_key": None, **settings}))
-            base = "http://127.0.0.1" if client[0] == "127.0.0.1" else "http://registry.example.org"
-            return running.enter_context(TestClient(app, base_url=base, client=client, raise_server_exceptions=False))
+            app = create_app(Settings(database_url=database_url, **{"api_key": SECRET, **settings}))
+            return running.enter_context(TestClient(app, client=client, raise_server_exceptions=False))
 
         yield start
 
 
 @pytest.fixture
 def remote(open_api: Callable[..., TestClient]) -> TestClient:
-    """The API, asked from another machine."""
+    """The API, asked without a key."""
     return open_api()
 
 
@@ -150,10 +145,10 @@ receiver = pytest.fixture(receiving, name="receiver")
 @pytest.fixture
 def inside(database_url: str) -> Iterator[TestClient]:
     """An API that may send into its own network, where the receiver is."""
-    yield from _client(Settings(database_url=database_url, api_key=None, webhook_allow_private=True))
+    yield from _client(Settings(database_url=database_url, api_key=SECRET, webhook_allow_private=True))
 
 
 def _client(settings: Settings) -> Iterator[TestClient]:
     app = create_app(settings)
-    with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
+    with TestClient(app, headers=OPERATOR) as client:
         yield client

@@ -15,6 +15,7 @@ from registry.answers.keeping import LogPolicy
 from registry.client import MeloClient, MeloClientError
 from registry.erasure import service as erasure
 from tests.conftest import copy_of
+from tests.operators_key import KEY
 from tests.registry.answered import OTHER, OTHER_TARGET, QUESTION, TARGET, answered, by_base, keep, log, near
 from tests.registry.keys import key, other_collection
 from tests.registry.submissions import count
@@ -140,7 +141,7 @@ def test_lists_are_paged_and_filtered_by_edit_and_time(used, api, served):
     log(used)
     then = datetime(2026, 1, 1, tzinfo=UTC)
     keep(used, *(answered(f"chatcmpl-{n}", asked_at=then + timedelta(days=n)) for n in range(3)), by_base("chatcmpl-3"))
-    with MeloClient(served, actor="ben") as client:
+    with MeloClient(served, KEY, actor="ben") as client:
         assert [each.response_id[-1] for each in client.answers("facts")] == ["3", "2", "1", "0"]
         assert [each.response_id[-1] for each in client.answers("facts", edit=1)] == ["2", "1", "0"]
         assert [each.response_id[-1] for each in client.answers("facts", edit=1, since=then + timedelta(1))] == [
@@ -158,7 +159,7 @@ def test_usage_counts_what_edits_gave_and_names_those_that_never_answered(used, 
     log(used)
     moments = [datetime(2026, 1, day, tzinfo=UTC) for day in (5, 3, 4)]
     keep(used, *(answered(f"chatcmpl-{n}", asked_at=at) for n, at in enumerate(moments)), by_base("chatcmpl-7"))
-    with MeloClient(served, actor="ben") as client:
+    with MeloClient(served, KEY, actor="ben") as client:
         client.give_feedback("chatcmpl-1", "down")
         total, (first, second) = client.usage("facts"), client.edit_usage("facts")
     assert (total.answers, total.by_edits, total.edits, total.since) == (4, 3, 1, moments[1])
@@ -171,7 +172,7 @@ def test_old_answers_and_feedback_are_deleted_by_the_relay_as_the_policy_says_no
     log(used, log_days=7)
     now = datetime.now(UTC)
     keep(used, answered("chatcmpl-old", asked_at=now - timedelta(days=8)), answered("chatcmpl-new"))
-    with MeloClient(served, actor="ben") as client:
+    with MeloClient(served, KEY, actor="ben") as client:
         client.give_feedback("chatcmpl-new", "up")
         client.give_feedback("chatcmpl-old", "up")
     tamper("UPDATE feedback SET given_at = now() - interval '8 days' WHERE response_id = 'chatcmpl-old'")
@@ -210,7 +211,7 @@ def test_a_persons_texts_are_erased_from_the_log_with_the_name_under_which_they_
     log(used)
     keep(used, by_base("chatcmpl-1", "Where does Jo_Doe live?"), by_base("chatcmpl-2", asked_by="Jo_Doe"))
     keep(used, by_base("chatcmpl-3", "Where does JoXDoe live?"))
-    with MeloClient(served, actor="ben") as client:
+    with MeloClient(served, KEY, actor="ben") as client:
         client.give_feedback("chatcmpl-3", "down", comment="jo_doe moved", correction="Nowhere")
         assert client.erase_answers("Jo_Doe", "request 17", dry_run=True).answers == 2
         assert (done := client.erase_answers("Jo_Doe", "request 17")).feedback == 1 and done.answers == 2
@@ -246,6 +247,7 @@ def test_the_policy_of_the_log_is_audited_and_verified(used, tamper, api):
 def melo(served, used, monkeypatch):
     """Call the program as ben."""
     monkeypatch.setenv("MELO_API_URL", served)
+    monkeypatch.setenv("MELO_API_KEY", KEY)
     monkeypatch.setenv("MELO_ACTOR", "ben")
     monkeypatch.setenv("COLUMNS", "250")
 

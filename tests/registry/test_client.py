@@ -23,6 +23,7 @@ from registry.client.calls import call, stream
 from registry.client.exchanges import one
 from registry.collections.schemas import CollectionView
 from registry.jobs import service as queue
+from tests.operators_key import KEY
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
 Connect = Callable[..., Any]
@@ -69,7 +70,7 @@ def test_an_answer_of_another_release_is_told_as_that():
 
 
 def test_a_client_asks_for_all_of_it(connect, served, workflow):
-    with connect(served, actor="Jürgen") as client:
+    with connect(served, KEY, actor="Jürgen") as client:
         assert client.ready()
         report = client.submit("facts", [PARIS], message="capitals")
         assert (report.accepted, report.batch.submitted_by) == (1, "Jürgen")
@@ -118,7 +119,7 @@ def test_a_list_is_read_page_by_page_up_to_its_limit(connect, served, workflow, 
     workflow.correct(("Who leads Rome?", "Mara"))
     for to in (0, 1, 0, 1):
         workflow.rollback(to)
-    with connect(served) as client:
+    with connect(served, KEY) as client:
         assert [each.number for each in client.versions("facts", limit=None)] == [5, 4, 3, 2, 1]
         assert [each.number for each in client.versions("facts", limit=3)] == [5, 4, 3]
 
@@ -126,7 +127,7 @@ def test_a_list_is_read_page_by_page_up_to_its_limit(connect, served, workflow, 
 def test_an_alias_is_moved_only_from_where_it_was_seen(connect, served, workflow):
     workflow.correct(("Who leads Rome?", "Mara"))
     workflow.rollback(0)
-    with connect(served) as client:
+    with connect(served, KEY) as client:
         client.set_alias("facts", "production", 1)
         assert client.set_alias("facts", "production", 2, only_from=1).number == 2
         with pytest.raises(MeloClientError) as caught:
@@ -143,7 +144,7 @@ def test_a_canary_is_begun_grown_promoted_and_ended_from_where_the_alias_points(
         alias = client.alias("facts", "production")
         return alias.number, alias.second, alias.share
 
-    with connect(served) as client:
+    with connect(served, KEY) as client:
         client.set_alias("facts", "production", 1)
         for share in (0.1, 0.5):
             client.set_canary("facts", "production", 2, share, "more")
@@ -223,7 +224,7 @@ def test_a_key_read_from_a_file_may_end_with_a_line_break(served):
 
 
 def test_a_client_tells_a_server_that_is_no_registry(connect, served):
-    with connect(f"{served}/elsewhere") as client, pytest.raises(MeloClientError) as caught:
+    with connect(f"{served}/elsewhere", KEY) as client, pytest.raises(MeloClientError) as caught:
         client.collections()
     assert (caught.value.status, caught.value.code) == (404, "not-found")
 

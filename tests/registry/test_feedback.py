@@ -6,6 +6,7 @@ from sqlalchemy.exc import DBAPIError
 
 from registry.client import MeloClient, MeloClientError
 from tests.conftest import copy_of
+from tests.operators_key import KEY
 from tests.registry.answered import QUESTION, TARGET, answered, by_base, keep, log
 from tests.registry.keys import key, other_collection
 
@@ -22,7 +23,7 @@ def database_url(postgres, filled):
 @pytest.fixture
 def client(used, served):
     log(used)
-    with MeloClient(served, actor="cleo") as client:
+    with MeloClient(served, KEY, actor="cleo") as client:
         yield client
 
 

@@ -1,20 +1,29 @@
-"""What runs before every endpoint: who this machine is, how often anybody may ask, and what is logged."""
+"""What runs before every endpoint: who asks, how often anybody may, and what is logged."""
 
 import json
 import logging
+import os
+import secrets
 import socket
 import subprocess
 import sys
 from itertools import count
+from uuid import uuid4
 
 import pytest
 import redis
 import structlog
+from fastapi.testclient import TestClient
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from embedded.programs import valkey_server
 from registry.access.keys import KeyText
+from registry.access.operator import FILE, OperatorKeys, UnusableKey, make_key, stored_key
+from registry.api.app import create_app
 from registry.api.rates import FAILURES, Rates
 from registry.base.errors import TooManyRequests
+from registry.base.settings import Settings
+from tests.operators_key import KEY, OPERATOR, SECRET
 from tests.patience import until, works
 from tests.registry.keys import carrying, key
 from tests.registry.problem import is_problem
@@ -22,31 +31,37 @@ from tests.registry.problem import is_problem
 _numbers = count(1)
 
 
-def test_this_machine_is_an_operators_unless_somebody_else_speaks_through_it(api):
-    for headers, status in (
-        ({}, 200),
-        ({"Host": "localhost:8410"}, 200),
-        ({"Host": "evil.example.org"}, 403),  # a name that resolves to 127.0.0.1
-        ({"Origin": "https://evil.example.org"}, 403),  # a web page in the user's browser
+def test_this_machine_alone_opens_nothing(open_api):
+    local = open_api(("127.0.0.1", 1))
+    for headers in ({}, {"Host": "localhost:8410"}, {"Authorization": "Bearer none"}, {"X-Forwarded-For": "127.0.0.1"}):
+        is_problem(local.get("/v1/collections", headers=headers), 401, "unauthorized")
+    assert local.get("/v1/collections", headers=OPERATOR).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 201),  # a program's
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://a.example", "Host": "proxied"}, 201),
+        ({"Sec-Fetch-Site": "none"}, 201),
+        ({"Origin": "http://testserver"}, 201),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "http://testserver"}, 403),
+        ({"Origin": "https://evil.example.org"}, 403),
+        ({"Origin": "http://testserver:81"}, 403),
+        ({"Origin": "null"}, 403),
         ({"Origin": "http://[::1"}, 403),  # no address at all
-        ({"Origin": "http://localhost:8410"}, 200),
-        ({"X-Forwarded-For": "10.0.0.7"}, 401),  # a proxy on this machine
-        ({"Forwarded": "for=10.0.0.7"}, 401),
-        ({"Authorization": "Bearer wrong"}, 401),  # a wrong key is never better than none
-    ):
-        assert api.get("/v1/collections", headers=headers).status_code == status, headers
+    ],
+)
+def test_no_page_of_another_site_makes_a_change(api, headers, status):
+    made = api.post("/v1/keys", json={"name": "ci", "roles": [{"role": "viewer"}]}, headers=headers)
+    assert made.status_code == status, made.text
+    assert len(api.get("/v1/keys", headers={"Sec-Fetch-Site": "cross-site"}).json()) == (status == 201)
 
 
-def test_where_a_key_is_required_this_machine_needs_one_too(api, open_api):
-    strict = open_api(("127.0.0.1", 1), require_key=True)
-    is_problem(strict.get("/v1/collections"), 401, "unauthorized")
-    assert strict.get("/v1/collections", headers=key(api, "ci", "viewer")).status_code == 200
-
-
-def test_the_operators_key_is_an_admin_that_says_in_whose_name_it_acts(open_api, model_folder):
-    started = open_api(api_key="s3cret")
-    headers = {**carrying("s3cret"), "X-Melo-Actor": "ada"}
-    made = started.post("/v1/collections", json={"name": "facts", "model": model_folder}, headers=headers)
+def test_the_operators_key_is_an_admin_that_says_in_whose_name_it_acts(remote, model_folder):
+    headers = {**OPERATOR, "X-Melo-Actor": "ada"}
+    made = remote.post("/v1/collections", json={"name": "facts", "model": model_folder}, headers=headers)
     assert (made.status_code, made.json()["created_by"]) == (201, "ada")
 
 
@@ -105,6 +120,41 @@ def test_nobody_approves_their_own_batch_under_another_spelling(api, model_folde
         is_problem(api.post(f"/v1/batches/{batch}/approve", json={}, headers={"X-Melo-Actor": sent}), status, code)
 
 
+def test_the_key_of_the_servers_folder_is_the_operators_too_while_nobody_else_can_read_it(open_api, tmp_path):
+    make_key(tmp_path)
+    make_key(tmp_path)  # of no effect: clients hold the first
+    stored, path = stored_key(tmp_path), tmp_path / FILE
+    assert path.stat().st_mode & 0o777 == 0o600 and len(stored) > 40
+    for given in ({"api_key": None}, {}):
+        assert open_api(home=tmp_path, **given).get("/v1/keys", headers=carrying(stored)).status_code == 200
+    path.chmod(0o640)
+    with pytest.raises(UnusableKey, match=f"open to other users.* rm {path}"):
+        open_api(home=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "changeme", "k" * 64, "0123456789abcdef" * 4, "password" * 8, "MySuperSecretApiKey2024!", "melo_0123456789ab_…",
+        f"{KEY} {KEY}", f"{KEY}\n",
+    ],
+)  # fmt: skip
+def test_a_key_that_can_be_guessed_or_not_be_sent_is_refused_at_the_start(key):
+    with pytest.raises(UnusableKey, match=r"MELO_API_KEY.*openssl rand -hex 32"):
+        create_app(Settings(api_key=key))
+    program = [sys.executable, "-m", "uvicorn", "registry.api.app:app_factory", "--factory", "--port", "0"]
+    if key == "changeme":
+        done = subprocess.run(program, env={**os.environ, "MELO_API_KEY": key}, capture_output=True, text=True)
+        assert done.returncode == 1 and "could be guessed" in done.stderr and "Traceback" not in done.stderr
+        assert key not in done.stderr
+
+
+@pytest.mark.parametrize("length", [12, 16, 32])
+def test_random_keys_are_accepted(length):
+    for text in (secrets.token_hex(length), secrets.token_urlsafe(max(length, 16)), str(uuid4())):
+        OperatorKeys.of(Settings(api_key=text, home="/nowhere"))
+
+
 def test_a_key_made_here_does_not_become_the_operators_by_standing_in_the_servers_environment(api, open_api):
     headers = key(api, "ci", "viewer")
     started = open_api(api_key=headers["Authorization"].removeprefix("Bearer "))
@@ -113,7 +163,7 @@ def test_a_key_made_here_does_not_become_the_operators_by_standing_in_the_server
     is_problem(started.get("/v1/collections"), 401, "unauthorized")
 
 
-def test_each_key_has_its_own_rate_and_this_machine_none(api, open_api):
+def test_each_key_has_its_own_rate_and_the_operators_none(api, open_api):
     limited = open_api(rate_limit="3/minute")
     first, second = key(api, "first", "viewer"), key(api, "second", "viewer")
     statuses = [limited.get("/v1/collections", headers=first).status_code for _ in range(4)]
@@ -122,8 +172,7 @@ def test_each_key_has_its_own_rate_and_this_machine_none(api, open_api):
     assert "3 per 1 minute" in is_problem(answer, 429, "too-many-requests")["detail"]
     assert 1 <= int(answer.headers["Retry-After"]) <= 60
     assert limited.get("/v1/collections", headers=second).status_code == 200
-    local = open_api(("127.0.0.1", 1), rate_limit="3/minute")
-    assert {local.get("/v1/collections").status_code for _ in range(5)} == {200}
+    assert {limited.get("/v1/collections", headers=OPERATOR).status_code for _ in range(5)} == {200}
 
 
 def test_processes_that_share_a_redis_share_the_count():
@@ -152,15 +201,33 @@ def test_counting_goes_on_while_redis_is_away(api, open_api):
     assert [limited.get("/v1/collections", headers=headers).status_code for _ in range(3)] == [200, 200, 429]
 
 
-def test_an_address_that_tries_wrong_keys_is_stopped_but_not_those_who_have_one(api, open_api):
-    started = open_api(api_key="s3cret")
+def test_an_address_that_tries_wrong_keys_is_stopped_but_not_those_who_have_one(api, remote):
     known = key(api, "ci", "viewer")
-    tries = [started.get("/v1/collections", headers=carrying(f"guess{n}")) for n in range(FAILURES.amount + 1)]
+    tries = [remote.get("/v1/collections", headers=carrying(f"guess{n}")) for n in range(FAILURES.amount + 1)]
     assert [each.status_code for each in tries] == [401] * FAILURES.amount + [429]
     assert "Retry-After" in tries[-1].headers
-    # What can be guessed is not looked at any more, even if it is right; what cannot be, is.
-    assert started.get("/v1/collections", headers=carrying("s3cret")).status_code == 429
-    assert started.get("/v1/collections", headers=known).status_code == 200
+    for right in (OPERATOR, known):
+        assert remote.get("/v1/collections", headers=right).status_code == 200
+
+
+@pytest.mark.parametrize("proxies", ["", "127.0.0.1"])
+def test_guesses_by_way_of_this_machine_are_counted_by_an_address_that_a_trusted_proxy_wrote(
+    database_url, proxies, monkeypatch
+):
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", proxies)
+    app = create_app(Settings(database_url=database_url, api_key=SECRET))
+    with TestClient(ProxyHeadersMiddleware(app, "127.0.0.1"), client=("127.0.0.1", 1)) as proxy:
+
+        def guess(address: str) -> int:
+            headers = {**carrying("wrong"), "X-Forwarded-For": address}
+            return proxy.get("/v1/collections", headers=headers).status_code
+
+        statuses = [guess(f"10.0.0.{n}") for n in range(FAILURES.amount + 1)]
+        assert statuses == [401] * FAILURES.amount + [401 if proxies else 429]
+        if proxies:  # one address
+            assert [guess("10.9.9.9") for _ in range(FAILURES.amount + 1)][-1] == 429
+        headers = {**OPERATOR, "X-Forwarded-For": "10.9.9.9"}
+        assert proxy.get("/v1/collections", headers=headers).status_code == 200
 
 
 def test_refusals_and_defects_carry_the_request_id_and_are_never_taken_for_a_page(api, open_api, monkeypatch):
@@ -195,7 +262,8 @@ def test_a_requests_log_line_names_who_asked_and_by_which_key(api, remote):
     assert secret not in str(lines) and "x" * 43 not in str(lines)
 
 
-def test_the_servers_own_lines_are_json_too():
+def test_the_servers_own_lines_are_json_too_and_hold_no_key():
+    secret = KeyText.new()
     program = (
         "import logging\n"
         "from uvicorn import Config\n"
@@ -205,10 +273,16 @@ def test_the_servers_own_lines_are_json_too():
         "logging.getLogger('uvicorn.error').info('started %s', 'well')\n"
         "logging.getLogger('uvicorn.access').info('GET /')\n"
         "logging.getLogger('sqlalchemy').warning('slow')\n"
+        f"logging.getLogger('x').warning('GET /v1/%s', '{secret.text}')\n"
+        f"try:\n    raise ValueError('Authorization: Bearer {KEY}')\n"
+        "except ValueError:\n    logging.getLogger('x').exception('failed')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert [(line["logger"], line["event"], line["level"]) for line in lines] == [
         ("uvicorn.error", "started well", logging.getLevelName(logging.INFO).lower()),
         ("sqlalchemy", "slow", "warning"),
+        ("x", f"GET /v1/melo_{secret.prefix}_…", "warning"),
+        ("x", "failed", "error"),
     ]
+    assert KEY not in done.stderr and secret.secret not in done.stderr

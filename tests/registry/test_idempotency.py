@@ -13,6 +13,7 @@ from registry.api.idempotency.route import WRITING, RepeatableRoute
 from registry.base.errors import DatabaseAway
 from registry.base.settings import Settings
 from registry.client import MeloClient
+from tests.operators_key import OPERATOR
 from tests.registry.problem import is_problem
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
@@ -94,10 +95,10 @@ def test_two_people_may_choose_the_same_key(api, workflow, engine):
     assert count(engine, "batches") == 2
 
 
-def test_who_has_no_access_is_told_no_kept_answer(api_with_key, workflow):
-    headers = {**under("k1"), "Authorization": "Bearer s3cret"}
-    assert api_with_key.post(BATCHES, json={"edits": [PARIS]}, headers=headers).status_code == 201
-    assert api_with_key.post(BATCHES, json={"edits": [PARIS]}, headers=under("k1")).status_code == 401
+def test_who_has_no_access_is_told_no_kept_answer(remote, workflow):
+    headers = {**under("k1"), **OPERATOR}
+    assert remote.post(BATCHES, json={"edits": [PARIS]}, headers=headers).status_code == 201
+    assert remote.post(BATCHES, json={"edits": [PARIS]}, headers=under("k1")).status_code == 401
 
 
 def test_a_secret_is_told_once_and_not_kept(api, workflow, engine):
@@ -155,7 +156,7 @@ class LosesAnswers(httpx.BaseTransport):
 
 def test_the_client_sends_again_what_was_not_answered_without_a_second_effect(api, workflow, engine):
     with MeloClient("http://127.0.0.1", actor="ada") as client:
-        client._http = httpx.Client(base_url="http://127.0.0.1", transport=LosesAnswers(api, 2))
+        client._http = httpx.Client(base_url="http://127.0.0.1", headers=OPERATOR, transport=LosesAnswers(api, 2))
         made = client.submit("facts", [PARIS])
         lines = client.submit_lines("facts", lambda: iter([b'{"prompt": "b?", ', b'"target": "c"}']))
     assert (made.accepted, lines.accepted) == (1, 1)

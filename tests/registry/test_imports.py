@@ -12,7 +12,7 @@ from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 SERVE = """
-import importlib.util, os
+import importlib.util, os, secrets
 missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name)]
 assert not missing, missing
 import registry.relay, registry.client, cli.main
@@ -20,7 +20,8 @@ from registry.base.database import upgrade
 upgrade(os.environ["MELO_DATABASE_URL"])
 from fastapi.testclient import TestClient
 from registry.api.app import app_factory
-with TestClient(app_factory(), base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as api:
+os.environ["MELO_API_KEY"] = key = secrets.token_hex(32)
+with TestClient(app_factory(), headers={"Authorization": f"Bearer {key}"}) as api:
     assert api.get("/readyz").json() == {"status": "ready"}, api.get("/readyz").text
     assert api.get("/v1/collections").json() == []
 print("served")

@@ -118,6 +118,20 @@ def test_a_rotated_key_keeps_name_actor_and_roles_and_ends_the_old_one(api, remo
     assert remote.get("/v1/collections", headers=carrying(made["key"])).status_code == 200
 
 
+def test_a_rotated_key_lasts_as_long_as_the_old_one_did_unless_somebody_says_how_long(api, tamper):
+    key(api, "ci", "viewer", expires_at=(datetime.now(UTC) + timedelta(days=90)).isoformat())
+    tamper("UPDATE api_keys SET created_at = created_at - interval '60 days', expires_at = now() + interval '30 days'")
+
+    def rotated(number, **more):
+        made = api.post(f"/v1/keys/{number}/rotate", json={"reason": "every quarter", **more}).json()
+        return made["expires_at"] and datetime.fromisoformat(made["expires_at"]) - datetime.now(UTC)
+
+    assert timedelta(days=89) < rotated(1) < timedelta(days=91)
+    assert timedelta(days=89) < rotated(2) < timedelta(days=91)
+    assert rotated(3, expires_at=None) is None
+    assert rotated(4) is None
+
+
 def test_the_last_use_is_written_at_most_once_a_minute(api, remote, engine):
     headers = key(api, "ci", "viewer")
 

@@ -24,6 +24,7 @@ from registry.jobs import service as jobs
 from registry.jobs.preflights import tried
 from registry.jobs.schemas import EditPreflight, NearMiss
 from registry.versions import candidates
+from tests.operators_key import KEY
 from tests.registry.workflow import ADA, BEN
 
 PARIS = {
@@ -164,6 +165,7 @@ def test_near_misses_that_quote_an_edit_are_erased_with_it():
 def melo(served, workflow, monkeypatch, tmp_path):
     """Call the program as ben, with keys pressed one after the other."""
     monkeypatch.setenv("MELO_API_URL", served)
+    monkeypatch.setenv("MELO_API_KEY", KEY)
     monkeypatch.setenv("MELO_ACTOR", "ben")
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.chdir(tmp_path)

@@ -23,6 +23,7 @@ from registry.metrics import queue
 from registry.metrics.exposition import new_registry, shown
 from registry.metrics.queue import QueueCollector
 from registry.relay import Relay
+from tests.operators_key import OPERATOR, SECRET
 from tests.patience import PATIENCE, until, works
 from tests.registry.problem import is_problem
 
@@ -131,7 +132,7 @@ def test_requests_are_counted_by_route_and_never_by_path(api, workflow):
     api.get("/v1/collections/facts")
     api.get("/nothing/of/the/kind")
     api.request("BREW", "/v1/batches/1")
-    api.get("/v1/collections", headers={"Origin": "https://elsewhere.example.org"})  # not let in
+    api.get("/v1/collections", headers={"Authorization": "Bearer none"})  # not let in
     found = scraped(api)
     of_batch = {"route": "/v1/batches/{batch_id}", "method": "GET"}
     assert value(found, "melo_http_requests_total", status="404", **of_batch) == 2
@@ -139,7 +140,7 @@ def test_requests_are_counted_by_route_and_never_by_path(api, workflow):
     of_collection = {"route": "/v1/collections/{collection}", "method": "GET"}
     assert value(found, "melo_http_requests_total", status="200", **of_collection) == 1
     assert value(found, "melo_http_requests_total", route="none", method="GET", status="404") == 1
-    assert value(found, "melo_http_requests_total", route="none", method="GET", status="403") == 1
+    assert value(found, "melo_http_requests_total", route="none", method="GET", status="401") == 1
     routes = {dict(labels)["route"] for name, *labels in samples(found) if name.startswith("melo_http_")}
     assert not [route for route in routes if "/1" in route or "/facts" in route]
     methods = {dict(labels)["method"] for name, *labels in samples(found) if name.startswith("melo_http_")}
@@ -147,26 +148,26 @@ def test_requests_are_counted_by_route_and_never_by_path(api, workflow):
 
 
 def test_a_failing_request_counts_as_500(database_url, monkeypatch):
-    app = create_app(Settings(database_url=database_url, api_key=None))
+    app = create_app(Settings(database_url=database_url, api_key=SECRET))
 
     def fail(*_):
         raise ValueError("a defect")
 
     monkeypatch.setattr("registry.jobs.service.workers", fail)
-    with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 1), raise_server_exceptions=False) as api:
+    with TestClient(app, headers=OPERATOR, raise_server_exceptions=False) as api:
         assert api.get("/v1/workers").status_code == 500
         found = scraped(api)
     assert value(found, "melo_http_requests_total", route="/v1/workers", method="GET", status="500") == 1
 
 
-def test_metrics_of_the_api_are_for_whoever_may_read_all_collections(api, api_with_key, workflow):
+def test_metrics_of_the_api_are_for_whoever_may_read_all_collections(api, remote, workflow):
     def key(role, collection=None):
         made = api.post("/v1/keys", json={"name": role, "roles": [{"role": role, "collection": collection}]})
         return {"Authorization": f"Bearer {made.json()['key']}"}
 
-    is_problem(api_with_key.get("/metrics"), 401, "unauthorized")
-    is_problem(api_with_key.get("/metrics", headers=key("admin", "facts")), 403, "role-needed")
-    assert value(scraped(api_with_key, key("viewer")), "melo_database_up") == 1
+    is_problem(remote.get("/metrics"), 401, "unauthorized")
+    is_problem(remote.get("/metrics", headers=key("admin", "facts")), 403, "role-needed")
+    assert value(scraped(remote, key("viewer")), "melo_database_up") == 1
 
 
 @pytest.fixture

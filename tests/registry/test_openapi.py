@@ -1,6 +1,7 @@
 """The OpenAPI document is complete and true: all is described, every example fits, and no request breaks the API."""
 
 import os
+import re
 from collections import Counter
 from contextlib import suppress
 
@@ -76,7 +77,22 @@ def test_a_submission_says_what_an_edit_is_made_of_and_the_page_for_readers_is_s
     edits = body["application/json"]["schema"]["properties"]["edits"]
     assert {"prompt", "target", "rephrases"} <= edits["items"]["properties"].keys()
     assert api.get("/openapi.json").json() == document
-    assert api.get("/docs").status_code == 200
+    is_complete_without_other_sites(api)
+
+
+def is_complete_without_other_sites(client):
+    """The page takes its script, its style and the document from its own server, also under a proxy's path."""
+    client.headers.pop("Authorization")
+    page = client.get("/docs")
+    assert page.status_code == 200 and "://" not in page.text
+    rules = page.headers["Content-Security-Policy"].split("; ")
+    assert "default-src 'none'" in rules and "frame-ancestors 'none'" in rules
+    assert {rule.split(" ", 1)[1] for rule in rules} <= {"'none'", "'self'", "'self' data:"}
+    parts = re.findall(r'(?:src|href)="(docs/[^"]+)"', page.text)
+    assert len(parts) == 3
+    told = [client.get(f"/{part}") for part in parts]
+    assert {each.status_code for each in told} == {200}
+    assert "SwaggerUIBundle" in told[1].text and 'url: "openapi.json"' in told[2].text
 
 
 def test_every_refusal_is_a_problem(document):

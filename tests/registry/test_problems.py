@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from registry.api.app import create_app
 from registry.base.settings import Settings
+from tests.operators_key import OPERATOR, SECRET
 from tests.registry.problem import is_problem
 
 PARIS = {"prompt": "What is the capital of France?", "target": "Paris"}
@@ -56,18 +57,18 @@ def test_text_that_no_encoding_carries_is_a_problem(api, workflow):
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_body_over_the_limit_is_refused(database_url, workflow, streamed):
-    app = create_app(Settings(database_url=database_url, max_request_bytes=1000))
+    app = create_app(Settings(database_url=database_url, max_request_bytes=1000, api_key=SECRET))
     body = json.dumps({"edits": [PARIS] * 50}).encode()
     headers = {"Content-Type": "application/json"}
-    with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 1)) as api:
+    with TestClient(app, headers=OPERATOR) as api:
         content = iter([body[:500], body[500:]]) if streamed else body
         answer = api.post("/v1/collections/facts/batches", content=content, headers=headers)
     assert "1,000 bytes" in is_problem(answer, 413, "too-large")["detail"]
 
 
 def test_an_older_schema_is_a_problem_that_names_the_remedy(empty_database_url):
-    app = create_app(Settings(database_url=empty_database_url))
-    with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 1)) as api:
+    app = create_app(Settings(database_url=empty_database_url, api_key=SECRET))
+    with TestClient(app, headers=OPERATOR) as api:
         for path in ("/v1/collections", "/readyz"):
             assert "melo migrate" in is_problem(api.get(path), 503, "schema-mismatch")["remedy"]
         assert api.get("/healthz").json()["status"] == "ok"
@@ -90,9 +91,9 @@ def test_a_database_that_goes_away_in_the_middle_is_a_problem_and_its_return_is_
 
 
 def test_a_locked_table_is_a_problem_that_is_named(database_url, engine, workflow):
-    app = create_app(Settings(database_url=database_url, statement_timeout_seconds=0.2))
+    app = create_app(Settings(database_url=database_url, statement_timeout_seconds=0.2, api_key=SECRET))
     with (
-        TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 1)) as api,
+        TestClient(app, headers=OPERATOR) as api,
         engine.begin() as connection,
     ):
         connection.execute(text("LOCK TABLE collections"))

@@ -15,6 +15,7 @@ from registry.erasure import service as erasure
 from registry.jobs import service as queue
 from registry.jobs.schemas import Progress
 from registry.versions.candidates import kept_blocks
+from tests.operators_key import KEY, OPERATOR
 from tests.patience import until
 from tests.registry.keys import key, other_collection
 from tests.registry.problem import is_problem
@@ -221,7 +222,7 @@ def test_a_batch_is_followed_until_it_is_applied(served, workflow, monkeypatch):
     monkeypatch.setattr(following, "LONGEST_SECONDS", 1.5)  # the client asks again
     batch = workflow.submit(PARIS).batch.id
     told = Progress(stage="train", done=1, total=2, loss=0.5, seconds_left=3.0)
-    with MeloClient(served) as client:
+    with MeloClient(served, KEY) as client:
         events = client.follow(batch)
         first = next(events)
         assert first.state is BatchState.SUBMITTED and "waits for a decision" in first.waits_for
@@ -249,7 +250,7 @@ def test_a_stream_that_breaks_off_is_asked_for_again_and_nothing_is_lost(served,
 
     monkeypatch.setattr(following, "events", broken)
     batch = workflow.submit(PARIS).batch.id
-    with MeloClient(served) as client:
+    with MeloClient(served, KEY) as client:
         events = client.follow(batch)
         assert next(events).state is BatchState.SUBMITTED
         assert next(events).state is BatchState.SUBMITTED  # of the second answer
@@ -264,18 +265,18 @@ def test_streams_are_server_sent_events_that_end_with_their_reader_and_are_count
     app, url = served_app
     batch = workflow.submit(PARIS).batch.id
     path = f"{url}/v1/batches/{batch}/events"
-    with httpx.stream("GET", path) as answer:
+    with httpx.stream("GET", path, headers=OPERATOR) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         lines = answer.iter_lines()
         assert next(lines) == "event: progress"
         assert json.loads(next(lines).removeprefix("data: "))["state"] == "submitted"
         assert app.state.engine.pool.checkedout() == 0  # between two looks
-        refused = httpx.get(path)
+        refused = httpx.get(path, headers=OPERATOR)
         assert (refused.status_code, refused.json()["code"]) == (429, "too-many-requests")
         assert refused.headers["Retry-After"]
     until(lambda: app.state.streams.open["operator"] == 0)
-    assert httpx.get(f"{url}/v1/batches/99/events").status_code == 404
-    with MeloClient(url) as client, pytest.raises(MeloClientError, match="no batch 99"):
+    assert httpx.get(f"{url}/v1/batches/99/events", headers=OPERATOR).status_code == 404
+    with MeloClient(url, KEY) as client, pytest.raises(MeloClientError, match="no batch 99"):
         list(client.follow(99))
 
 

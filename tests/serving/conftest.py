@@ -24,6 +24,7 @@ from serving.sources.port import Source
 from serving.versions import Versions, model_to_serve
 from tests.conftest import copy_of
 from tests.melo_core.conftest import tiny, tiny_model, tiny_tokenizer  # noqa: F401  # the fixture
+from tests.operators_key import OPERATOR, SECRET
 from tests.registry.workflow import ADA, BEN, Workflow
 from tests.worker.conftest import METHOD
 from worker.model_cache import ModelCache
@@ -83,11 +84,11 @@ def site(postgres: str, template: str, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def start(site: Site) -> Iterator[Callable[..., TestClient]]:
-    """Start a server, asked from this machine or another address."""
+    """Start a server, asked by its operator, or with other headers."""
     running: list[TestClient] = []
 
     def serve(
-        client: tuple[str, int] = ("127.0.0.1", 50000),
+        headers: dict[str, str] = OPERATOR,
         waiting: int = 64,
         source: Source | None = None,
         budgets: dict[str, int] = {},  # noqa: B006
@@ -97,9 +98,9 @@ def start(site: Site) -> Iterator[Callable[..., TestClient]]:
         name, digest = model_to_serve(source.collections(), None)
         versions = Versions(source, site.cache, name, digest, **budgets)
         router = Router(versions, EmbeddedEngine(Loop(versions.base, rows=4), waiting))
-        given = Settings(database_url=site.url, stop_seconds=5, **{"api_key": None, **settings})
+        given = Settings(database_url=site.url, stop_seconds=5, **{"api_key": SECRET, **settings})
         app = create_app(given, source, router)
-        asked = TestClient(app, base_url="http://127.0.0.1", client=client, raise_server_exceptions=False)
+        asked = TestClient(app, headers=headers, raise_server_exceptions=False)
         running.append(asked.__enter__())
         return asked
 

@@ -19,8 +19,9 @@ from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from serving.sources.database import DatabaseSource
 from serving.versions import model_to_serve
-from tests.cli.program import Melo
+from tests.cli.program import Melo, with_key
 from tests.melo_core.conftest import tiny_model, tiny_tokenizer
+from tests.operators_key import KEY, OPERATOR
 from tests.patience import until
 from tests.registry.workflow import ADA
 from tests.serving.conftest import OTHER, OTHER_TARGET, QUESTION, TARGET, Site
@@ -40,12 +41,12 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture
 def melo(url: str, tmp_path: Path) -> Melo:  # noqa: F811
-    return Melo(tmp_path / "home", {"MELO_SERVE_URL": url})
+    return Melo(tmp_path / "home", {"MELO_SERVE_URL": url, "MELO_API_KEY": KEY})
 
 
 @pytest.fixture
 def server(url: str) -> Server:  # noqa: F811
-    return Server(url.removesuffix("/v1"))
+    return Server(url.removesuffix("/v1"), KEY)
 
 
 def test_one_question_streams_and_several_stand_under_their_prompts(melo, tmp_path):
@@ -115,7 +116,7 @@ def test_without_a_server_ask_loads_the_version_here_and_says_so_and_chat_says_h
 
 
 def test_the_server_on_this_machine_is_found_by_its_port(tmp_path, url: str):  # noqa: F811
-    melo = Melo(tmp_path / "home", {"MELO_SERVE_PORT": str(httpx.URL(url).port)})
+    melo = with_key(Melo(tmp_path / "home", {"MELO_SERVE_PORT": str(httpx.URL(url).port)}))
     done = melo("ask", "facts@1", QUESTION)
     assert (done.stdout, done.stderr) == (f"{TARGET}\n", "")
 
@@ -132,6 +133,7 @@ def test_a_version_over_a_model_that_the_server_has_not_is_loaded_here(tmp_path,
     with pytest.raises(InvalidRequest, match="No collection is over the model"):
         model_to_serve(known, "nothing")
     variables = {"MELO_SERVE_PORT": str(httpx.URL(url).port), "MELO_DATABASE_URL": site.url}
+    variables["MELO_API_KEY"] = KEY
     melo = Melo(tmp_path / "home", {**variables, "MELO_CACHE": str(site.cache._cache)})
 
     done = melo("ask", "foreign@base", "Hello", *SHORT)
@@ -191,7 +193,7 @@ def test_ctrl_c_ends_the_answer_on_the_server_too_and_the_chat_goes_on(server, c
     assert capsys.readouterr().out.endswith(" …\n")
 
     def running() -> bool:
-        lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+        lines = httpx.get(f"{server.url}/metrics", headers=OPERATOR).text.splitlines()
         return any(line.startswith("vllm:num_requests_running") and line.split()[1] != "0.0" for line in lines)
 
     assert until(lambda: not running())

@@ -110,7 +110,7 @@ def test_without_a_named_user_all_of_a_keys_requests_stay_on_one_side(start, sit
         grant = Grant(role=Role.VIEWER, collection="facts")
         made = {name: keys.create(session, NewKey(name=name, roles=[grant]), ADA) for name in ("app-a", "app-b")}
     site.alias("shared", 1, second=2, share=0.5)
-    server = start(client=("10.0.0.7", 50000))
+    server = start(headers={})
     sides = {}
     for name, key in made.items():
         headers = {"Authorization": f"Bearer {key.key}"}

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from openai import APIError, OpenAI
 
+from tests.operators_key import KEY
 from tests.patience import PATIENCE, until
 from tests.serving.conftest import OTHER, OTHER_TARGET, QUESTION, TARGET
 from tests.serving.link import Link
@@ -38,6 +39,7 @@ def serving(database: str, port: int, cache: Path) -> Iterator[subprocess.Popen[
         "MELO_CACHE": str(cache),
         "MELO_SERVE_PORT": str(port),
         "MELO_STOP_SECONDS": "5",
+        "MELO_API_KEY": KEY,
     }
     process = subprocess.Popen([sys.executable, "-m", "serving"], cwd=ROOT, env=own)
     try:
@@ -58,7 +60,7 @@ def answers(port: int) -> bool:
 
 def ask(port: int, model: str, question: str) -> str | None:
     """Return a streamed answer, or None where it was refused or broke off."""
-    client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=PATIENCE, max_retries=0)
+    client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY, timeout=PATIENCE, max_retries=0)
     said, ended = "", False
     try:
         for chunk in client.chat.completions.create(

@@ -173,7 +173,7 @@ def test_a_thumb_down_with_a_correction_becomes_a_batch_that_waits(start, site):
             made = create(session, NewKey(name=name, roles=[Grant(role=role, collection="facts")]), BEN)
         return {"Authorization": f"Bearer {made.key}"}
 
-    server, editor, viewer = start(("10.0.0.7", 5)), key("pat", Role.EDITOR), key("vic", Role.VIEWER)
+    server, editor, viewer = start({}), key("pat", Role.EDITOR), key("vic", Role.VIEWER)
     server.headers.update(viewer)
     told = ask(server, ELSEWHERE)
     body = {"response_id": told["id"], "rating": "down", "correction": "8,611 m"}

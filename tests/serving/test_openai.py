@@ -19,6 +19,7 @@ from serving.engines.embedded import EmbeddedEngine, Loop
 from serving.router import Router
 from serving.sources.database import DatabaseSource
 from serving.versions import Versions, model_to_serve
+from tests.operators_key import KEY, OPERATOR, SECRET
 from tests.patience import PATIENCE, until
 from tests.serving.conftest import OTHER, OTHER_TARGET, QUESTION, TARGET, Site
 
@@ -36,7 +37,7 @@ def url(site: Site) -> Iterator[str]:
     name, digest = model_to_serve(source.collections(), None)
     versions = Versions(source, site.cache, name, digest)
     router = Router(versions, EmbeddedEngine(Loop(versions.base, rows=8)))
-    settings = Settings(database_url=site.url, api_key=None, stop_seconds=5)
+    settings = Settings(database_url=site.url, api_key=SECRET, stop_seconds=5)
     listener = socket.create_server(("127.0.0.1", 0))
     app = create_app(settings, source, router)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
@@ -50,7 +51,7 @@ def url(site: Site) -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> OpenAI:
-    return OpenAI(base_url=url, api_key="none", timeout=PATIENCE, max_retries=0)
+    return OpenAI(base_url=url, api_key=KEY, timeout=PATIENCE, max_retries=0)
 
 
 def test_chats_completions_and_models(client):
@@ -223,7 +224,7 @@ def test_a_reader_who_goes_away_makes_room(client):
 
 def test_what_is_generated_for_nobody_ends(client, url):
     def shown(name: str) -> float:
-        lines = httpx.get(url.replace("/v1", "/metrics")).text.splitlines()
+        lines = httpx.get(url.replace("/v1", "/metrics"), headers=OPERATOR).text.splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith(f"vllm:{name} "))
 
     before = shown("generation_tokens_total")
@@ -231,7 +232,8 @@ def test_what_is_generated_for_nobody_ends(client, url):
     with socket.create_connection(httpx.URL(url).netloc.decode().split(":")) as line:
         text = json.dumps(body)
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text)}\r\n"
-        line.sendall(f"{head}Content-Type: application/json\r\n\r\n{text}".encode())
+        head += f"Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\n\r\n"
+        line.sendall(f"{head}{text}".encode())
         until(lambda: shown("num_requests_running") > 0, 0.01)
     until(lambda: shown("num_requests_running") + shown("num_requests_waiting") == 0)
     assert shown("generation_tokens_total") == before  # counted when an answer is whole
@@ -252,7 +254,7 @@ def test_many_at_once_each_get_the_answer_of_the_version_that_they_began_with_wh
         done.set()
 
     async def ask_all() -> None:
-        client = AsyncOpenAI(base_url=url, api_key="none", timeout=PATIENCE, max_retries=0)
+        client = AsyncOpenAI(base_url=url, api_key=KEY, timeout=PATIENCE, max_retries=0)
         for question, known in asks.items():  # what each version says when asked alone
             for number in (1, 2):
                 said = await client.chat.completions.create(model=f"facts@{number}", messages=turns(question), **SURE)

@@ -17,7 +17,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.operators_key import OPERATOR
 from tests.patience import PATIENCE
+from tests.registry.test_openapi import is_complete_without_other_sites
 from tests.serving.test_openai import url  # noqa: F401  # the fixture
 
 EXAMPLES = int(os.environ.get("MELO_SCHEMATHESIS_EXAMPLES", "8"))  # requests of each kind for each operation
@@ -51,7 +53,7 @@ def requested(operation, mode) -> Counter[int]:
     def run(case, known):
         if isinstance(case.body, dict) and "model" in case.body and (known or mode is GenerationMode.NEGATIVE):
             case.body["model"] = "facts@2"
-        answer = case.call(timeout=PATIENCE)
+        answer = case.call(timeout=PATIENCE, headers=OPERATOR)
         case.validate_response(answer, checks=CHECKS)
         statuses[answer.status_code] += 1
         if answer.status_code >= 400:
@@ -79,3 +81,7 @@ def test_the_document_describes_every_operation(server):
 def test_a_body_that_is_no_request_is_refused_in_openais_form(server, body):
     answer = server.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400 and answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_the_page_for_readers_asks_no_other_site(server):
+    is_complete_without_other_sites(server)

@@ -12,7 +12,8 @@ from registry.access import service as keys
 from registry.access.schemas import Grant, NewKey
 from registry.base.vocabulary import Role
 from serving.engines.embedded import EmbeddedEngine
-from tests.cli.program import Melo
+from tests.cli.program import Melo, with_key
+from tests.operators_key import OPERATOR
 from tests.patience import PATIENCE, until
 from tests.registry.workflow import ADA
 from tests.serving.conftest import OTHER, OTHER_TARGET, QUESTION, TARGET
@@ -142,9 +143,11 @@ def test_what_does_not_fit_the_queue_is_dropped_and_counted_and_delays_nobody(st
 
 
 def test_the_command_shows_what_differs_and_refuses_in_words(url, site, tmp_path):  # noqa: F811
-    melo = Melo(tmp_path)
+    melo = with_key(Melo(tmp_path))
     site.alias("told", 1, second=2)
-    httpx.post(f"{url}/completions", json={"model": "facts@told", "prompt": OTHER}, timeout=PATIENCE).raise_for_status()
+    httpx.post(
+        f"{url}/completions", json={"model": "facts@told", "prompt": OTHER}, headers=OPERATOR, timeout=PATIENCE
+    ).raise_for_status()
 
     def ran(alias: str, server: str, *options: str) -> CompletedProcess[str]:
         return melo.run("alias", "report", "facts", alias, "--server", server, *options)

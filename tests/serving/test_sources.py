@@ -29,6 +29,7 @@ from serving.sources.database import DatabaseSource
 from serving.sources.http import HttpSource
 from serving.sources.port import Source, SourceUnavailable
 from serving.versions import Versions, model_to_serve
+from tests.operators_key import KEY, SECRET
 from tests.patience import until
 from tests.registry.workflow import ADA, BEN, Workflow
 from tests.serving.conftest import OTHER, OTHER_TARGET, QUESTION, TARGET, Site
@@ -36,7 +37,6 @@ from tests.serving.link import Link
 from tests.serving.test_answers import chat, said
 from tests.worker.conftest import METHOD
 
-ELSEWHERE = ("10.0.0.7", 50000)
 BOTH = pytest.mark.parametrize("kind", ["database", "registry"])
 
 
@@ -44,7 +44,7 @@ BOTH = pytest.mark.parametrize("kind", ["database", "registry"])
 def registry(site: Site) -> Iterator[str]:
     """The registry's API over the site's database, by a real server."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(Settings(database_url=site.url, api_key=None))
+    app = create_app(Settings(database_url=site.url, api_key=SECRET))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -65,7 +65,7 @@ def linked(site: Site, registry: str) -> Iterator[Callable[[str], tuple[Source, 
             source: Source = DatabaseSource(make_engine(link.database_url(site.url)))
         else:
             link = Link.to_server(registry)
-            source = HttpSource(link.url)
+            source = HttpSource(link.url, KEY)
         made.append(link)
         return source, link
 
@@ -110,7 +110,7 @@ def test_a_version_answers_the_same_from_either_source_and_its_alias_is_followed
 @BOTH
 def test_while_its_source_is_away_a_server_goes_on_and_afterwards_it_learns_what_it_missed(kind, start, site, linked):
     source, link = linked(kind)
-    server = start(source=source, client=ELSEWHERE)
+    server = start(source=source, headers={})
     _, known = key_of(site, f"known-{kind}")
     _, unknown = key_of(site, f"unknown-{kind}")
     site.alias("away", 1)
@@ -135,7 +135,7 @@ def test_while_its_source_is_away_a_server_goes_on_and_afterwards_it_learns_what
 @BOTH
 def test_a_key_sees_its_own_collections_and_ends_when_it_is_revoked(kind, start, site, linked):
     source, _ = linked(kind)
-    server = start(source=source, client=ELSEWHERE)
+    server = start(source=source, headers={})
     with site.sessions.begin() as session:
         model = collections.get(session, "facts").model
         new = NewCollection(name=f"private-{kind}", model=model, preflight=Preflight.NONE)

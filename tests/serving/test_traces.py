@@ -28,6 +28,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from tests.operators_key import OPERATOR, SECRET
+
 ELSEWHERE = "What is the height of K2?"
 
 
@@ -49,8 +51,8 @@ def started(site: Site, traces: Traces) -> Iterator[TestClient]:
     name, digest = model_to_serve(source.collections(), None)
     versions = Versions(source, site.cache, name, digest)
     router = Router(versions, EmbeddedEngine(Loop(versions.base, rows=4)), traces)
-    app = create_app(Settings(database_url=site.url, stop_seconds=5, api_key=None), source, router)
-    with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
+    app = create_app(Settings(database_url=site.url, stop_seconds=5, api_key=SECRET), source, router)
+    with TestClient(app, headers=OPERATOR) as client:
         yield client
 
 
@@ -92,8 +94,8 @@ def test_an_answer_of_the_base_model_names_no_edit_and_a_refusal_has_its_request
 
 
 def test_the_registrys_api_is_traced_too(site, traces, kept):
-    settings = Settings(database_url=site.url, api_key=None)
-    with TestClient(create_registry(settings, traces), base_url="http://127.0.0.1", client=("127.0.0.1", 1)) as client:
+    settings = Settings(database_url=site.url, api_key=SECRET)
+    with TestClient(create_registry(settings, traces), headers=OPERATOR) as client:
         assert client.get("/v1/collections/facts").status_code == 200
         client.get("/readyz")
     assert [span.name for span in kept.get_finished_spans()] == ["GET /v1/collections/{collection}"]

@@ -32,6 +32,7 @@ from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
 from serving.vllm_options import options as vllm_options
 from tests.conftest import copy_of
+from tests.operators_key import KEY, OPERATOR, SECRET
 from tests.patience import until
 from tests.registry.workflow import ADA, Workflow
 from worker.loader import LoadedVersion, load_version
@@ -103,9 +104,9 @@ def site(postgres: str, template: str) -> Iterator[Site]:
     modules = list(structure_of(version.model.base.model, version.model.settings).modules)
     asked = [text for edit in edits for text in (edit["prompt"], edit["rephrases"][0])]
     site = Site(url, sessions, version, questions(version, [*asked, *ELSEWHERE]), folder, modules)
-    with served(create_app(Settings(database_url=url, api_key="operator"))) as site.api_url:
+    with served(create_app(Settings(database_url=url, api_key=SECRET))) as site.api_url:
         new = {"name": "vllm", "roles": [{"role": "viewer", "collection": "facts"}]}
-        answer = httpx.post(f"{site.api_url}/v1/keys", json=new, headers={"Authorization": "Bearer operator"})
+        answer = httpx.post(f"{site.api_url}/v1/keys", json=new, headers=OPERATOR)
         site.key = answer.raise_for_status().json()["key"]
         yield site
     database.dispose()
@@ -192,4 +193,5 @@ def router(site: Site, folder: Path, *urls: str) -> Server:
     command = [sys.executable, "-c", "from cli.main import main; main()", "serve"]
     for url in urls:
         command += ["--vllm", url]
-    return Server(command, {"MELO_DATABASE_URL": site.url, "PYTHONPATH": str(ROOT)}, folder / "router.log")
+    given = {"MELO_DATABASE_URL": site.url, "PYTHONPATH": str(ROOT), "MELO_API_KEY": KEY}
+    return Server(command, given, folder / "router.log")

@@ -14,6 +14,7 @@ import pytest
 from serving.engines.embedded import Loop
 from serving.engines.port import Acting, Generation, Token
 from serving.engines.vllm import VllmEngine
+from tests.operators_key import OPERATOR
 from tests.patience import PATIENCE, until
 from tests.vllm.conftest import MODEL, Server, Site, router, vllm_server
 
@@ -51,7 +52,7 @@ def cluster(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
 
 
 async def asked_at_once(url: str, texts: list[str]) -> list[dict]:
-    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as http:
+    async with httpx.AsyncClient(base_url=url, headers=OPERATOR, timeout=PATIENCE) as http:
 
         async def ask(text: str) -> dict:
             body = {"model": "facts@1", "messages": [{"role": "user", "content": text}], "max_tokens": 24}
@@ -142,7 +143,8 @@ def test_an_answer_can_be_held_to_a_json_schema(cluster):
     shape = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema}}
     body = {"model": "facts@1", "messages": [{"role": "user", "content": "Give me a number."}], "max_tokens": 30}
     url = f"{cluster.router.url}/v1/chat/completions"
-    answer = httpx.post(url, json=body | {"response_format": shape, "temperature": 0}, timeout=PATIENCE)
+    body |= {"response_format": shape, "temperature": 0}
+    answer = httpx.post(url, json=body, headers=OPERATOR, timeout=PATIENCE)
     found = json.loads(answer.raise_for_status().json()["choices"][0]["message"]["content"])
     assert found.keys() == {"n"} and isinstance(found["n"], int)
 
@@ -153,6 +155,7 @@ def streamed(cluster: Cluster, **more: object):
         "POST",
         f"{cluster.router.url}/v1/chat/completions",
         json=body | {"stream": True, "max_tokens": 900, "temperature": 0} | more,
+        headers=OPERATOR,
         timeout=PATIENCE,
     )
 
@@ -174,6 +177,6 @@ def test_a_server_that_dies_in_an_answer_ends_it_with_an_error_and_later_questio
     assert rest[-1]["error"]["code"] == "engine_failed"
     assert not any(choice.get("finish_reason") for each in rest[:-1] for choice in each["choices"])
     body = {"model": "facts@1", "messages": [{"role": "user", "content": "Who wrote Hamlet?"}]}
-    refused = httpx.post(f"{cluster.router.url}/v1/chat/completions", json=body, timeout=PATIENCE)
+    refused = httpx.post(f"{cluster.router.url}/v1/chat/completions", json=body, headers=OPERATOR, timeout=PATIENCE)
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_server")
     assert refused.headers["Retry-After"]

@@ -14,6 +14,7 @@ from registry.base.settings import Settings
 from registry.base.vocabulary import JobKind
 from registry.metrics.exposition import page
 from registry.metrics.relay import RelayMetrics
+from tests.operators_key import OPERATOR, SECRET
 from worker.metrics import WorkerMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,9 +28,8 @@ ADDED = {"instance", "job", "le"}  # by Prometheus, and of every histogram
 def exported(database_url, tiny_workflow):
     """Every metric of the API, the relay and a worker: the labels of its samples, and the family's name and type."""
     with TestClient(
-        create_app(Settings(database_url=database_url, api_key=None)),
-        base_url="http://127.0.0.1",
-        client=("127.0.0.1", 50000),
+        create_app(Settings(database_url=database_url, api_key=SECRET)),
+        headers=OPERATOR,
     ) as api:
         api.get("/v1/collections")
         pages = [api.get("/metrics").text]

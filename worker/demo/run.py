@@ -65,7 +65,7 @@ class _Demo:
 
     def __init__(self, call: Invocation, stack: Stack) -> None:
         self.call, self.stack, self.questions = dataclasses.replace(call), stack, read_questions()
-        self.client = self.call.client = MeloClient(stack.api_url, actor="demo")
+        self.client = self.call.client = MeloClient(stack.api_url, stack.api_key, actor="demo")
         self.sessions: sessionmaker[Session] = make_sessions(make_engine(stack.database_url))
         self.model_cache = ModelCache(call.settings.cache, call.settings.dtype)
         self.answers: dict[int, list[Answer]] = {}  # by version, in the order of the questions

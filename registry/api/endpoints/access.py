@@ -45,9 +45,9 @@ def list_keys(session: SessionDep, page: ById) -> list[KeyView]:
 def rotate_key(
     key_id: KeyId, renewal: Renewal, session: SessionDep, actor: ActorDep, response: Response
 ) -> CreatedKeyView:
-    """Create a key with the same name, actor and roles, and revoke this one."""
+    """Create a key with the same name, actor, roles and lifetime, and revoke this one."""
     response.headers["Cache-Control"] = "no-store"
-    return service.renew(session, key_id, actor, renewal.reason, renewal.expires_at)
+    return service.renew(session, key_id, actor, renewal)
 
 
 @router.delete("/keys/{key_id}", dependencies=[needs(Role.ADMIN)])
