@@ -186,7 +186,7 @@ def test_ctrl_c_ends_the_answer_on_the_server_too_and_the_chat_goes_on(server, c
                     raise KeyboardInterrupt
                 yield piece
 
-    talk = _Chat(Invocation(), Interrupted(server.url), None)
+    talk = _Chat(Invocation(), Interrupted(server.url, KEY), None)
     talk.use("facts@1")
     talk._answer(ELSEWHERE)
     assert talk.turns[-1]["content"] and talk.melo is None
