@@ -12,6 +12,7 @@ from registry.audit.changes import listening
 from registry.base.database import make_engine, require_no_drift, upgrade
 from registry.base.settings import Settings
 from tests.conftest import copy_of
+from tests.operators_key import OPERATOR, SECRET
 from tests.registry.workflow import Workflow
 from tests.servers import pooled
 
@@ -31,8 +32,8 @@ def test_160_requests_at_once_are_served_through_a_pooler(pooler, workflow, sess
         record = {"prompt": f"Who leads company {number}?", "target": f"Person {number}"}
         return api.post("/v1/collections/facts/batches", json={"edits": [record]}).status_code
 
-    app = create_app(Settings(database_url=pooler, api_key=None))
-    with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 1)) as api:
+    app = create_app(Settings(database_url=pooler, api_key=SECRET))
+    with TestClient(app, headers=OPERATOR) as api:
         with ThreadPoolExecutor(160) as threads:
             assert list(threads.map(ask, range(160))) == [201, 200] * 80
         assert api.get("/readyz").status_code == 200
