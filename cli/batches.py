@@ -6,11 +6,10 @@ import typer
 
 from cli import review
 from cli.commands import add_command, add_group
-from cli.edits import Wait
 from cli.findings import show_findings
 from cli.follow import approved, follow, notes_of
 from cli.invocation import Invocation
-from cli.options import Collection, Reason
+from cli.options import Collection, Reason, Wait
 from cli.preflight import SHOWN_EDITS, show_preflight
 from cli.show import fields, prompt_of, table
 from registry.base.vocabulary import BatchState, Priority

@@ -10,8 +10,9 @@ from rich.text import Text
 from cli import queues
 from cli.commands import add_command, add_group
 from cli.errors import CommandError
+from cli.follow import go_on
 from cli.invocation import Invocation
-from cli.options import Collection
+from cli.options import Approve, Collection, Wait
 from cli.options import settings as json_settings
 from cli.show import fields, table
 from registry.base.vocabulary import Preflight
@@ -51,6 +52,7 @@ def register(app: typer.Typer) -> None:
         "melo collection create facts --model smollm2-135m-instruct",
     )
     add_command(group, create, "melo collection create facts --model smollm2-135m-instruct --self-approval")
+    add_command(group, copy, "melo collection copy facts facts-large --model smollm2-360m-instruct")
     add_command(group, policy, "melo collection policy facts --approvals 2 --reason 'two pairs of eyes'")
     add_command(group, list_, "melo collection list --json")
     add_command(group, show, "melo collection show facts")
@@ -98,6 +100,36 @@ def create(
         left_alone_needed=left_alone,
     )
     call.emit(made, lambda: call.out.print(f"Collection {made.name} was made, over {made.model}."))
+
+
+def copy(
+    call: Invocation,
+    source: Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection to copy.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new collection's name.")],
+    model: Annotated[str | None, typer.Option(help="Its base model. Default: the same.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Sentence encoder of its keys. Default: the same.")] = None,
+    radius: Annotated[float | None, typer.Option(help="Its radius. Default: the same.")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="JSON", help="Other settings of the method that are to differ.")
+    ] = None,
+    approve: Approve = False,
+    wait: Wait = False,
+) -> None:
+    """Copy a collection's active edits into a new one, over another base model or with other settings.
+
+    Everything is trained anew: the edits are one batch, which is decided on as the policy says, which is the source's.
+    """
+    changes = (json_settings(method, "--method", '{"rank": 4}') or {}) | ({} if radius is None else {"radius": radius})
+    made = call.client.copy_collection(source, name, model=model, encoder=encoder, method=changes)
+    call.say(f"Collection {name} was made, over {made.collection.model}.")
+    batch = made.batch
+    if batch is None:
+        call.say(f"{source} has no active edit to copy.")
+    else:
+        count = "1 edit" if batch.edit_count == 1 else f"{batch.edit_count:,} edits"
+        call.say(f"Batch {batch.id} was submitted with {count}.")
+        batch = go_on(call, batch, approve=approve, wait=wait)
+    call.emit({"collection": made.collection, "batch": batch})
 
 
 def policy(

@@ -5,11 +5,10 @@ from typing import Annotated
 import typer
 
 from cli.commands import add_command, add_group
-from cli.edits import Approve, Wait
 from cli.errors import CommandError
 from cli.follow import go_on
 from cli.invocation import Invocation
-from cli.options import Reason
+from cli.options import Approve, Reason, Wait
 from cli.show import table
 
 

@@ -26,6 +26,10 @@ Deadline = Annotated[
 ]
 EditsPerBlock = Annotated[int | None, typer.Option(min=1, help="Edits that share a block. Default: the collection's.")]
 
+Message = Annotated[str, typer.Option("--message", "-m", help="What the batch is for.")]
+Approve = Annotated[bool, typer.Option("--approve", help="Approve it at once (where self-approval is allowed).")]
+Wait = Annotated[bool, typer.Option("--wait", help="Follow the job until it is applied or has failed.")]
+
 
 def require_confirmed(question: str, otherwise: str) -> None:
     """Ask; raise CommandError, whose title is `otherwise`, where the answer is no, or nobody can answer."""

@@ -96,6 +96,7 @@ class OnConflict(StrEnum):
     REFUSE = "refuse"  # a contradiction or duplicate is a problem; nothing is stored
     REPLACE = "replace"  # the new edit replaces the active one it contradicts
     SKIP = "skip"  # contradictions and duplicates are skipped, the rest is stored
+    SYNC = "sync"  # as a list that is submitted again: changed edits are replaced, equal and waiting ones left alone
 
 
 class WebhookEvent(StrEnum):

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, Json, WithJsonSchema
 
 from registry.base.vocabulary import BatchState, JobKind, OnConflict, Priority
-from registry.base.wire import Answer, Body, Id, Reason, Settings, ShortText, standalone_schema
+from registry.base.wire import Answer, Body, Id, Name, Reason, Settings, ShortText, standalone_schema
+from registry.collections.schemas import CollectionView
 from registry.edits.schemas import MOST_EDITS, ApprovalView, EditIn, EditView, Prompt
 from registry.jobs.schemas import JobView, PreflightView, Progress
 
@@ -126,6 +127,36 @@ class BatchProgress(Answer):
     version: int | None = Field(description="the version that it made")
 
 
+class Replacement(Answer):
+    """An edit of a list that differs from the active one for the same prompt."""
+
+    line: int | None = Field(description="of the file")
+    edit: int = Field(description="the active edit that it replaces")
+    prompt: str
+    target: str = Field(description="from now on")
+    before: str = Field(description="the target of the active edit", examples=["Nursultan"])
+
+
+class SyncView(Answer):
+    """What a list changes in a collection, under `on_conflict=sync`."""
+
+    added: int = Field(description="new edits")
+    replaced: int = Field(description="edits that replace an active one")
+    unchanged: int = Field(description="records that say what is active, or waits already")
+    replacements: list[Replacement] = Field(description=f"the first {MOST_PROBLEMS:,} of those replaced")
+    missing: list[int] = Field(description="active edits whose prompts the list does not have; they stay active")
+
+
+class CollectionCopy(Body):
+    source: Name = Field(description="the collection whose active edits are copied", examples=["facts"])
+    name: Name = Field(description="of the new collection", examples=["facts-large"])
+    model: ShortText | None = Field(default=None, min_length=1, description="null: the source's")
+    encoder: ShortText | None = Field(default=None, min_length=1, description="null: the source's")
+    method: Settings = Field(
+        default_factory=dict, description="settings that differ from the source's", examples=[{"radius": 0.9}]
+    )
+
+
 class SubmissionView(Answer):
     """The stored batch, and what was left out of it."""
 
@@ -133,7 +164,15 @@ class SubmissionView(Answer):
     accepted: int
     skipped: list[dict[str, Any]] = Field(description=f"why records were left out: the first {MOST_PROBLEMS} reasons")
     skipped_count: int = Field(description="how many records were left out")
+    sync: SyncView | None = Field(default=None, description="under `on_conflict=sync`")
     notes: list[str] = Field(default=[], description="what whoever submits should know of the records")
+
+
+class CopyView(Answer):
+    """A new collection, and the batch of the edits that were copied into it."""
+
+    collection: CollectionView
+    batch: BatchView | None = Field(description="null: the source has no active edit")
 
 
 class Decision(Body):

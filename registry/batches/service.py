@@ -6,7 +6,16 @@ from sqlalchemy.orm import Session
 
 from registry.base.errors import NotFound
 from registry.base.vocabulary import BatchState, JobKind
-from registry.batches.schemas import SHOWN_EDITS, BatchProgress, BatchSummary, BatchView
+from registry.batches.schemas import (
+    MOST_PROBLEMS,
+    SHOWN_EDITS,
+    BatchProgress,
+    BatchSummary,
+    BatchView,
+    Replacement,
+    SyncView,
+)
+from registry.batches.syncing import SyncPlan
 from registry.collections import repository as collections
 from registry.edits import repository
 from registry.edits.schemas import ActiveEditView, ApprovalView, EditView
@@ -53,6 +62,21 @@ def view(session: Session, batch: Batch) -> BatchView:
         job=JobView.model_validate(job) if job else None,
         version=repository.version_of_batch(session, batch.id),
         waits_for=_waits_for(session, batch, counted, needed, preflight, job),
+    )
+
+
+def sync_view(plan: SyncPlan) -> SyncView:
+    """Return what a list changes."""
+    changed = [(record, edit) for record in plan.records if (edit := plan.replaced.get(record.position))]
+    return SyncView(
+        added=len(plan.records) - len(changed),
+        replaced=len(changed),
+        unchanged=plan.unchanged,
+        replacements=[
+            Replacement(line=record.line, edit=edit.id, prompt=record.prompt, target=record.target, before=edit.target)
+            for record, edit in changed[:MOST_PROBLEMS]
+        ],
+        missing=plan.missing,
     )
 
 

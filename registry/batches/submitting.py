@@ -13,13 +13,15 @@ from registry.base.digests import edits_digest, settings_of
 from registry.base.errors import InvalidEdits, InvalidRequest, RecordProblem, UnknownModel
 from registry.base.model_files import RESERVED_TOKENS, count_tokens, find_encoder, find_model, unread
 from registry.base.vocabulary import BatchState, OnConflict, Priority
+from registry.batches import syncing
 from registry.batches.schemas import MOST_PROBLEMS
+from registry.batches.syncing import SyncPlan
 from registry.batches.training import AS_USUAL, Training
 from registry.collections import repository as collections
 from registry.edits import repository
 from registry.edits.records import Raw, Record, read_records
 from registry.edits.repository import StandingEdit
-from registry.edits.validation import COLLISIONS, collisions_with, collisions_within, replacing, too_long
+from registry.edits.validation import COLLISIONS, CONTRADICTION, collisions_with, collisions_within, replacing, too_long
 from registry.jobs import service as queue
 from registry.jobs.collection_queue import require_open
 from registry.tables.collections import Collection
@@ -38,6 +40,7 @@ class Report:
     skipped: list[RecordProblem] = field(default_factory=list)  # the first MOST_PROBLEMS problems
     skipped_count: int = 0  # records left out
     notes: tuple[str, ...] = ()  # notes for the submitter
+    plan: SyncPlan | None = None  # what a list changes, under OnConflict.SYNC
 
 
 @dataclass
@@ -102,6 +105,11 @@ def submit(
     findings.add(_too_long(collection, records))  # slow, so it runs before the lock
     # Two simultaneous submissions of the same prompt must not both find it free.
     require_open(collections.lock(session, collection.id))
+    plan = None
+    if on_conflict == OnConflict.SYNC:
+        findings.add(each for each in collisions_within(records) if each.code == CONTRADICTION)
+        plan = syncing.plan(session, collection.id, records)
+        records = plan.records
     records = _validated(session, collection, records, on_conflict, findings)
     refused, left_out = findings.refused, findings.skippable
     if refused.count:
@@ -113,8 +121,10 @@ def submit(
             refused.listed(),
         )
     accepted = [record for record in records if record.position not in left_out.positions]
-    notes = _notes(collection, accepted)
-    report = Report(None, len(accepted), left_out.listed(), len(left_out.positions), notes)
+    notes = (*_notes(collection, accepted), *(plan.notes() if plan else ()))
+    skipped = [*left_out.listed(), *(plan.left_out if plan else ())][:MOST_PROBLEMS]
+    skipped_count = len(left_out.positions) + (len(plan.left_out) if plan else 0)
+    report = Report(None, len(accepted), skipped, skipped_count, notes, plan)
     if dry_run or not accepted:
         return report
     batch = _store(session, collection, accepted, actor, message, source, training)

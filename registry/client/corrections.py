@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, TypedDict, Unpack
 
 from registry.base.vocabulary import BatchState, OnConflict, Preflight, Priority
-from registry.batches.schemas import BatchSummary, BatchView, SubmissionView
+from registry.batches.schemas import BatchSummary, BatchView, CopyView, SubmissionView
 from registry.client.calls import call
 from registry.client.exchanges import Exchange, at, many, one
 from registry.collections.schemas import CollectionView
@@ -65,6 +65,23 @@ class Corrections:
             body["calibration"] = b64encode(calibration).decode()
         body |= _policy(approvals_needed, approvers, preflight, left_alone_needed)
         return one(CollectionView, "POST", "/v1/collections", json=body)
+
+    @call
+    def copy_collection(
+        self,
+        source: str,
+        name: str,
+        *,
+        model: str | None = None,
+        encoder: str | None = None,
+        method: Mapping[str, Any] | None = None,
+    ) -> Exchange[CopyView]:
+        """Copy a collection's active edits into a new one, as a batch. Omitted arguments are the source's.
+
+        method: the settings that differ.
+        """
+        body = {"source": source, "name": name, "model": model, "encoder": encoder, "method": dict(method or {})}
+        return one(CopyView, "POST", "/v1/collections/copies", json=body)
 
     @call
     def collections(self) -> Exchange[list[CollectionView]]:

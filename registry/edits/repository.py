@@ -1,5 +1,6 @@
 """Queries on edits and batches."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -164,6 +165,22 @@ def batches(
     if before is not None:
         query = query.where(Batch.id < before)
     return session.scalars(query).all()
+
+
+def active_without(session: Session, collection_id: int, prompt_keys: Iterable[str]) -> list[int]:
+    """Return the ids of the active edits for other prompts than these."""
+    query = select(Edit.id, Edit.prompt_key).join(Activation, _is_active(collection_id))
+    known = set(prompt_keys)
+    found = session.execute(query.where(Edit.collection_id == collection_id).order_by(Edit.id))
+    return [edit_id for edit_id, prompt_key in found if prompt_key not in known]
+
+
+def waiting_without(session: Session, collection_id: int, prompt_keys: Iterable[str]) -> dict[int, int]:
+    """Return, by batch, how many edits wait for other prompts than these."""
+    query = select(Edit.batch_id, Edit.prompt_key).join(Batch, Batch.id == Edit.batch_id)
+    known = set(prompt_keys)
+    waiting = query.where(Edit.collection_id == collection_id, Batch.state.in_(PENDING)).order_by(Edit.batch_id)
+    return Counter(batch_id for batch_id, prompt_key in session.execute(waiting) if prompt_key not in known)
 
 
 def of_batch(session: Session, batch_id: int, limit: int | None = None) -> Sequence[Edit]:

@@ -6,6 +6,9 @@ from registry.api.http import ActorDep, CollectionDep, SessionDep, VisibleDep, n
 from registry.api.idempotency.route import RepeatableRoute
 from registry.api.pages import ByName
 from registry.base.vocabulary import Role
+from registry.batches import copying
+from registry.batches import service as batches
+from registry.batches.schemas import CollectionCopy, CopyView
 from registry.collections import policy, service
 from registry.collections.schemas import CollectionView, NewCollection, PolicyChange, QueueChange
 from registry.jobs import collection_queue as queue
@@ -19,6 +22,16 @@ router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=R
 def create_collection(new: NewCollection, session: SessionDep, actor: ActorDep) -> CollectionView:
     """Create a collection, a line of versions over a base model."""
     return service.view(session, service.create(session, new, actor))
+
+
+@router.post("/copies", status_code=201, dependencies=[needs(Role.ADMIN)])
+def copy_collection(wanted: CollectionCopy, session: SessionDep, actor: ActorDep) -> CopyView:
+    """Copy a collection's active edits into a new one, over another model or with other settings.
+
+    They are one batch, which is decided on, trained and applied as any other.
+    """
+    made, batch = copying.copy(session, wanted, actor)
+    return CopyView(collection=service.view(session, made), batch=batches.view(session, batch) if batch else None)
 
 
 @router.get("", dependencies=[needs(Role.VIEWER, anywhere=True)])

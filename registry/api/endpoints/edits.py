@@ -59,6 +59,7 @@ def submit_edits(
         accepted=report.accepted,
         skipped=[problem.as_json() for problem in report.skipped],
         skipped_count=report.skipped_count,
+        sync=service.sync_view(report.plan) if report.plan else None,
         notes=list(report.notes),
     )
 

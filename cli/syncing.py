@@ -1,0 +1,173 @@
+"""`melo edit sync`, `melo edit export`: a list that is kept elsewhere, and a collection's edits as such a list."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
+from cli.files.content import STANDARD_INPUT
+from cli.files.reading import EXPORTED, EditFile, open_edits
+from cli.files.shapes import FIELDS
+from cli.follow import go_on
+from cli.invocation import Invocation
+from cli.options import (
+    Approve,
+    BatchPriority,
+    Collection,
+    Deadline,
+    EditsPerBlock,
+    Message,
+    TrainingSettings,
+    Wait,
+    training_options,
+)
+from cli.sending import AsIs, EditsFile, Encoding, FileKind, Map, Sheet, as_read, reading_options, send, tell
+from cli.show import table, visible
+from registry.base.vocabulary import OnConflict, Priority
+
+if TYPE_CHECKING:
+    from registry.batches.schemas import SubmissionView, SyncView
+    from registry.client import SubmissionOptions
+    from registry.edits.schemas import ActiveEditView
+
+COLUMNS = tuple(name for name in FIELDS if name in EXPORTED)
+
+
+def sync(
+    call: Invocation,
+    file: EditsFile,
+    collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to correct.")],
+    retire_missing: Annotated[
+        bool, typer.Option("--retire-missing", help="Retire the active edits whose prompts the file does not have.")
+    ] = False,
+    map_: Map = None,
+    encoding: Encoding = None,
+    sheet: Sheet = None,
+    kind: FileKind = None,
+    as_is: AsIs = False,
+    priority: BatchPriority = Priority.NORMAL,
+    deadline: Deadline = None,
+    edits_per_block: EditsPerBlock = None,
+    training: TrainingSettings = None,
+    message: Message = "",
+    approve: Approve = False,
+    wait: Wait = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")] = False,
+) -> None:
+    """Bring a collection up to a file: add what is new, replace what changed, leave what is equal. Done twice, it
+    does nothing the second time, also while the first batch still waits.
+
+    The changes are one batch. A file that says nothing of rephrases or alternatives leaves them as they are; guards
+    are only ever added. --retire-missing then makes a version in which the others no longer act.
+    """
+    read = open_edits(file, reading_options(map_, encoding, sheet, kind, as_is))
+    tell(call, read, dry_run)
+    name = file.name if str(file) != "-" else STANDARD_INPUT
+    options: SubmissionOptions = {"message": message, "source": name, "on_conflict": OnConflict.SYNC}
+    options |= training_options(priority, deadline, training, edits_per_block)
+    planned = send(call, collection, read, {**options, "dry_run": True})
+    assert planned.sync is not None
+    missing, reason = planned.sync.missing, message or f"not in {name}"
+    if missing and retire_missing:  # whoever may not retire is told so before anything is stored
+        call.client.plan_retire(collection, missing, reason)
+    made = planned if dry_run or not planned.accepted else send(call, collection, read, options)
+    changes = made.sync or planned.sync
+    retired = call.client.retire(collection, missing, reason) if missing and retire_missing and not dry_run else None
+    _say(call, collection, read, made, changes, retire_missing=retire_missing, dry_run=dry_run)
+    if retired is not None:
+        call.say(f"{_edits(len(missing))} retired: {collection}@{retired.number}.")
+    batch = go_on(call, made.batch, approve=approve, wait=wait) if made.batch is not None else None
+    skipped = [read.placed(each) for each in made.skipped]
+    call.emit(
+        {"batch": batch, "sync": changes, "retired": retired.number if retired else None, "skipped": skipped}
+        | {"notes": made.notes, **as_read(read)}
+    )
+
+
+def export(
+    call: Invocation,
+    collection: Collection,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file: .csv for a table, otherwise JSON lines.")],
+) -> None:
+    """Write a collection's active edits to a file that `melo edit submit` and `melo edit sync` take again."""
+    edits = call.client.edits(collection, active=True, limit=None)
+    try:
+        if file.suffix.lower() == ".csv":
+            # With a byte order mark, without which spreadsheets take it for another encoding.
+            with file.open("x", encoding="utf-8-sig", newline="") as stream:
+                rows = csv.writer(stream)
+                rows.writerow(COLUMNS)
+                rows.writerows([_cell(each) for each in _record(edit).values()] for edit in edits)
+        else:
+            with file.open("x", encoding="utf-8") as stream:
+                stream.writelines(json.dumps(_record(edit), ensure_ascii=False) + "\n" for edit in edits)
+    except FileExistsError:
+        raise CommandError("The file exists", f"{file} is not overwritten.", "Choose another name.") from None
+    except OSError as error:
+        raise CommandError("The file cannot be written", f"{file}: {error.strerror}.", "Try another folder.") from None
+    call.say(f"{_edits(len(edits))} of {collection} written to {file}.")
+    call.emit({"file": str(file), "edits": len(edits)})
+
+
+def _record(edit: "ActiveEditView") -> dict[str, Any]:
+    whole = edit.model_dump(mode="json")
+    return {name: whole[name] for name in COLUMNS}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False) if value else ""
+    return str(value)
+
+
+def _say(
+    call: Invocation,
+    collection: str,
+    read: EditFile,
+    made: "SubmissionView",
+    changes: "SyncView",
+    *,
+    retire_missing: bool,
+    dry_run: bool,
+) -> None:
+    """Say what changes, or would change."""
+    would = "would be " if dry_run else ""
+    call.say(
+        f"{_edits(changes.added)} {would}added, {changes.replaced:,} {would}replaced; {changes.unchanged:,} unchanged."
+    )
+    if not call.as_json and changes.replacements:
+        _replacements(call, read, changes)
+    for problem in made.skipped[:SHOWN_PROBLEMS]:
+        call.say(problem_text(read.placed(problem)))
+    for note in made.notes:
+        call.say(Text(visible(note), style="yellow"))
+    if made.batch is not None:
+        call.say(f"Batch {made.batch.id} was submitted with {_edits(made.accepted)}.")
+    if changes.missing and (dry_run or not retire_missing):
+        _missing(call, collection, changes.missing, retire_missing=retire_missing)
+
+
+def _replacements(call: Invocation, read: EditFile, changes: "SyncView") -> None:
+    columns = [f"{read.unit}#", "prompt", "before", "after", "replaces edit#"]
+    rows = [[each.line, each.prompt, each.before, each.target, each.edit] for each in changes.replacements]
+    table(call.out, columns, rows[:SHOWN_PROBLEMS], empty="")
+
+
+def _missing(call: Invocation, collection: str, missing: Sequence[int], *, retire_missing: bool) -> None:
+    """List the active edits that the file does not have."""
+    what = "would be retired" if retire_missing else "stay active: --retire-missing retires them"
+    call.say(f"{_edits(len(missing))} missing from the file {what}.")
+    if not call.as_json:
+        wanted = set(missing)
+        edits = [each for each in call.client.edits(collection, active=True, limit=None) if each.id in wanted]
+        rows = [[each.id, each.prompt, each.target] for each in edits[:SHOWN_PROBLEMS]]
+        table(call.out, ["edit#", "prompt", "target"], rows, empty="")
+
+
+def _edits(count: int) -> str:
+    return "1 edit" if count == 1 else f"{count:,} edits"
