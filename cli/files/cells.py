@@ -26,6 +26,8 @@ BREAKLESS = re.compile("[\u00a0\u2007\u202f]")
 UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")
 SEVERAL = re.compile(r"[?.!]\s*[|;/]\s*\S")  # "Who leads it? | Who runs it?"
 NO_COMMAS = re.compile(r"""['"]\s+['"]""")  # a list as numpy writes it
+ERROR = re.compile(r"#(?:N/A|REF!|NAME\?|VALUE!|DIV/0!|NUM!|NULL!|SPILL!|CALC!)$|#{3,}$")  # of a spreadsheet
+ROUNDED = re.compile(r"-?\d(?:[.,]\d+)?E[+-]?\d{2,}$")  # a long number, as a spreadsheet shows it
 AS_IS = "If that is what it should say, submit with --as-is."
 ONE_A_LINE = 'Write one a line within the cell, or a JSON list: ["…", "…"].'
 
@@ -139,6 +141,9 @@ class Cells:
             return found[1].strip()
         if self.is_table and FORMULA.match(bare):
             raise Unusable("is a formula", f"Write what it comes to. {AS_IS}")
+        if self.is_table and (ERROR.match(bare) or ROUNDED.match(bare)):
+            why = "is an error of a spreadsheet" if bare.startswith("#") else "is a number of which digits were lost"
+            raise Unusable(f"{why}, {bare}", f"Write the text. {AS_IS}")
         if WHOLE_FLOAT.fullmatch(bare):
             return self._whole(line, column, bare)
         return bare

@@ -96,7 +96,9 @@ def open_edits(path: Path, options: ReadOptions) -> EditFile:
         raise _unrecognised(path, rows, options)
     file_format = _named(shape, rows)
     used = {*shape.used, *map(normal, options.mapped.values())}
-    ignored = [name for name in rows.columns if normal(name) not in used and not is_index(name)]
+    ignored = (
+        [] if not rows.rows else [name for name in rows.columns if normal(name) not in used and not is_index(name)]
+    )
     if ignored:
         remarks.note(f"Ignored: {any_of(ignored)}.")
     file = EditFile(

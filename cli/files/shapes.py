@@ -22,7 +22,8 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "target": (
         ("target",),
         ("target_new", "correct_answer", "corrected_answer", "right_answer", "new_answer", "expected_answer",
-         "correction", "expected_output", "corrected_output", "chosen", "targets"),
+         "correction", "expected", "expected_output", "corrected_output", "ideal", "ground_truth", "reference",
+         "chosen", "targets"),
         ("answer", "answers", "completion", "response", "output", "reply", "a"),
     ),
     "alternatives": (

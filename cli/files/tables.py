@@ -17,6 +17,9 @@ HEADER_WITHIN = 20  # rows: titles may stand above it
 LONGEST_CELL = 2**20  # characters; csv's own limit is 131,072
 
 IsHeader = Callable[[Sequence[str]], bool]
+Style = dict[str, Any]  # arguments of csv.reader
+BACKSLASHES: Style = {"escapechar": "\\", "doublequote": False}
+UNQUOTED: Style = {"quoting": csv.QUOTE_NONE}
 Numbered = tuple[int, Sequence[Any]]  # a line or row, and its cells
 
 
@@ -29,10 +32,8 @@ def read_csv(path: Path, text: str, is_header: IsHeader, remarks: Remarks) -> Ro
         first_line, text = 2, lines[1]
     separators = [told[1]] if told else _by_likelihood(text, is_header)
     csv.field_size_limit(LONGEST_CELL)
-    backslashes = _needs_backslashes(text, separators[0])
-    cells = list(_parsed(text, separators[0], first_line, remarks, backslashes=backslashes))
-    if backslashes:
-        remarks.note("Quotes within its cells are written with a backslash.")
+    style = _style(text, separators[0], remarks)
+    cells = list(_parsed(text, separators[0], first_line, remarks, style))
     kind = f"CSV with {SEPARATORS.get(separators[0], repr(separators[0]))}"
     return rows_of(path, kind, cells, is_header, remarks, "line")
 
@@ -85,22 +86,33 @@ def _by_likelihood(text: str, is_header: IsHeader) -> list[str]:
     return sorted(SEPARATORS, key=found, reverse=True)
 
 
-def _needs_backslashes(text: str, separator: str) -> bool:
-    """Return whether the text is CSV only if a backslash escapes quotes, as some databases write it."""
-    if '\\"' not in text:
-        return False
-    plain, escaped = Remarks(), Remarks()
-    widths = [len(row) for _, row in _parsed(text, separator, 1, plain)]
-    others = [len(row) for _, row in _parsed(text, separator, 1, escaped, backslashes=True)]
-    return not escaped.problem_count and len(set(others)) == 1 and (bool(plain.problem_count) or len(set(widths)) > 1)
+def _style(text: str, separator: str, remarks: Remarks) -> Style:
+    """Return how cells are quoted: as usual, unless the text is a table only if they are quoted otherwise."""
+    if text.lstrip()[:1] == "'":
+        return {"quotechar": "'"}
+    if _is_table(text, separator, {}):
+        return {}
+    if '\\"' in text and _is_table(text, separator, BACKSLASHES):
+        remarks.note("Quotes within its cells are written with a backslash.")
+        return BACKSLASHES
+    if separator == "\t" and _is_table(text, separator, UNQUOTED):
+        remarks.note("Its cells are not quoted: quotes are taken as they stand.")
+        return UNQUOTED
+    return {}
+
+
+def _is_table(text: str, separator: str, style: Style) -> bool:
+    """Return whether the text can be read, with rows of one width."""
+    remarks = Remarks()
+    widths = {len(row) for _, row in _parsed(text, separator, 1, remarks, style) if any(row)}
+    return not remarks.problem_count and len(widths) <= 1
 
 
 def _parsed(
-    text: str, separator: str, first_line: int, remarks: Remarks, *, backslashes: bool = False
+    text: str, separator: str, first_line: int, remarks: Remarks, style: Style | None = None
 ) -> Iterator[Numbered]:
     """Yield the rows, each with the line where it begins."""
-    escapes: dict[str, Any] = {"escapechar": "\\", "doublequote": False} if backslashes else {}
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **escapes)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **(style or {}))
     while True:
         line = first_line + rows.line_num
         try:

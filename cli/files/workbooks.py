@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cli.errors import CommandError
 from cli.files.content import AS_CSV, MOST_BYTES, any_of, name_of, unreadable
 from cli.files.rows import Remarks, Rows
-from cli.files.tables import IsHeader, Numbered, rows_of
+from cli.files.tables import HEADER_WITHIN, IsHeader, Numbered, rows_of
 from registry.edits.schemas import MOST_EDITS
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 MOST_COLUMNS = 500
 MOST_ROWS = 2 * MOST_EDITS  # empty ones among them
 WRITE_TEXT = "Write it as text: in Excel, with an apostrophe before it."
-ERROR = re.compile(r"#(N/A|REF!|NAME\?|VALUE!|DIV/0!|NUM!|NULL!|SPILL!|CALC!|GETTING_DATA)$")
 DECIMALS = re.compile(r"(?P<grouped>#,##)?0(?:\.(?P<decimals>0+))?(?P<percent>%)?$")  # of a number's format
 CONTROL = re.compile(r"_x([0-9A-F]{4})_")  # as Excel writes a control character
 
@@ -77,19 +76,25 @@ def _chosen(
 def _cells(path: Path, values: Any, formulas: Any) -> Iterator[Numbered]:
     for each in (values, formulas):
         each.reset_dimensions()  # those that the file declares may be wrong
-    pairs = zip(
-        values.iter_rows(max_col=MOST_COLUMNS), formulas.iter_rows(max_col=MOST_COLUMNS, values_only=True), strict=False
-    )
-    width = 0
+    # As wide as its header: every row is filled up to that width.
+    start = values.iter_rows(max_col=MOST_COLUMNS, max_row=HEADER_WITHIN, values_only=True)
+    width = max((at for row in start for at, value in enumerate(row, start=1) if value is not None), default=1)
+    pairs = zip(values.iter_rows(max_col=width), formulas.iter_rows(max_col=width, values_only=True), strict=False)
+    blank: Any = None  # the row that stands for all those that are not in the file
+    filled = 0
     for number, (row, written) in enumerate(pairs, start=1):
-        if number > MOST_ROWS:
+        if row is blank:
+            continue
+        filled += 1
+        if filled > MOST_ROWS:
             raise CommandError(
                 "The file is too large", f"{name_of(path)} has more than {MOST_ROWS:,} rows.", "Split it."
             )
         cells = [_cell(cell, formula) for cell, formula in zip(row, written, strict=False)]
         if any(cell not in (None, "") for cell in cells):
-            width = max(width, len(cells))
-            yield number, cells + [None] * (width - len(cells))
+            yield number, cells
+        else:
+            blank = row
 
 
 def _cell(cell: Any, written: Any) -> Any:
@@ -99,8 +104,6 @@ def _cell(cell: Any, written: Any) -> Any:
             "is a formula that was never computed", "Open it in a spreadsheet and save it, or write the text."
         )
     if isinstance(value, str):
-        if ERROR.match(value):
-            return Unread(f"is the error {value}", "Correct the formula, or write the text.")
         return CONTROL.sub(lambda found: chr(int(found[1], 16)), value)
     if isinstance(value, bool):
         return Unread(f"is the truth value {str(value).upper()}", "Write it as text.")

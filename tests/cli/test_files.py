@@ -110,6 +110,8 @@ def test_other_headers_are_mapped(read):
 
 
 def test_a_wrong_answer_beside_the_correct_one_is_not_taken(read):
+    assert pairs(read(in_lines({"input": "a?", "output": "wrong", "expected": "right"}))) == [("a?", "right")]
+    assert pairs(read("question,answer,ground_truth\na?,wrong,right\n")) == [("a?", "right")]
     file = read("question,answer,correct_answer\na?,wrong,right\n")
     assert pairs(file) == [("a?", "right")]
     assert file.notes == ["Ignored: 'answer'."]
@@ -144,6 +146,8 @@ def test_quotes_line_breaks_and_backslashes_in_cells_are_read(read):
     file = read('prompt,target\n"What is \\"Pro\\", then?",b\n"Plain?",d\n')
     assert pairs(file) == [('What is "Pro", then?', "b"), ("Plain?", "d")]
     assert read("prompt,target\r a?,b\rc?,d\r").lines != []
+    assert pairs(read("'prompt','target'\n'a, or b?','c'\n")) == [("a, or b?", "c")]
+    assert pairs(read('id\tprompt\ttarget\n1\ta?\t"b\n2\tc "d"?\te\n')) == [("a?", '"b'), ('c "d"?', "e")]
 
 
 @pytest.mark.parametrize(
@@ -212,6 +216,17 @@ def test_cells_whose_text_cannot_be_told_are_refused(read):
     assert [(row, column) for row, column, _ in refusals(file)] == [(row, "target") for row in (2, 3, 4, 5, 7)]
     told = {each["prompt"]: each["target"] for each in map(json.loads, file.lines)}
     assert told == {"4?": "50%", "6?": "1987", "7?": "0.3"}
+
+
+def test_a_workbook_with_a_few_cells_far_away_is_read_at_once(read):
+    book = openpyxl.load_workbook(io.BytesIO(workbook(("prompt", "target"), *PAIRS)))
+    sheet = book.active
+    sheet["XFD2"], sheet["A1000000"], sheet["B1000000"] = "x", "far?", "away"
+    out = io.BytesIO()
+    book.save(out)
+    file = read(out.getvalue(), "e.xlsx")
+    assert pairs(file) == [*PAIRS, ("far?", "away")]
+    assert json.loads(file.lines[-1])["line"] == 1_000_000
 
 
 def test_archives_that_unpack_to_too_much_or_are_no_workbook_are_refused(read, monkeypatch):
@@ -409,7 +424,8 @@ def test_other_lists_in_a_cell_are_refused(read, cell):
 
 
 @pytest.mark.parametrize("cell", ["nan", "NaN", "None", "null", "NULL", "<NA>", "NaT", "N/A", "", " ", "{}", "{name}",
-                                  "The {0} of it", "{{ answer }}", '=HYPERLINK("x")', "=A1", "2.0"])  # fmt: skip
+                                  "The {0} of it", "{{ answer }}", '=HYPERLINK("x")', "=A1", "2.0",
+                                  "#REF!", "#####", "4.91761E+11"])  # fmt: skip
 @pytest.mark.parametrize("at", [0, 1])
 def test_what_programs_leave_in_cells_is_refused_by_row_and_column(read, cell, at):
     row = ["a?", "b"]
