@@ -11,13 +11,14 @@ from cli.follow import approved, follow, notes_of
 from cli.invocation import Invocation
 from cli.options import Collection, Reason, Wait
 from cli.preflight import SHOWN_EDITS, show_preflight
-from cli.show import fields, prompt_of, table
+from cli.show import asked_of, fields, table
+from cli.warnings import show_warnings
 from registry.base.vocabulary import BatchState, Priority
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from registry.batches.schemas import BatchView
+    from registry.batches.schemas import BatchView, PolicyChangeView
     from registry.edits.schemas import ApprovalView
     from registry.jobs.schemas import JobView, PreflightView
 
@@ -103,6 +104,10 @@ def _approval(each: "ApprovalView") -> str:
     return f"{each.created_at.astimezone():%Y-%m-%d %H:%M:%S} by {each.actor} ({each.role}){without}{why}"
 
 
+def _policy_change(each: "PolicyChangeView") -> str:
+    return f"{each.detail} Changed by {each.by}: {each.reason}"
+
+
 def _preflight(preflight: "PreflightView") -> str:
     return f"{preflight.state.value}: {preflight.error}" if preflight.error else preflight.state.value
 
@@ -129,6 +134,7 @@ def _show(console: "Console", batch: "BatchView", findings: bool) -> None:
                 "approvals",
                 "\n".join([f"{batch.approvals_counted} of {batch.approvals_needed}", *map(_approval, batch.approvals)]),
             ),
+            ("policy", "\n".join(map(_policy_change, batch.policy_changes))),
             ("left out", ", ".join(map(str, batch.declined))),
             ("priority", batch.priority.value if batch.priority is not Priority.NORMAL else None),
             ("deadline", batch.deadline),
@@ -152,9 +158,10 @@ def _show(console: "Console", batch: "BatchView", findings: bool) -> None:
     else:
         columns = ["edit#", "prompt", "target", "replaces#", "author"]
         rows = [
-            [each.id, prompt_of(each), each.target, each.replaces, each.author] for each in batch.edits[:SHOWN_EDITS]
+            [each.id, asked_of(each), each.target, each.replaces, each.author] for each in batch.edits[:SHOWN_EDITS]
         ]
         table(console, columns, rows, empty="No edits.")
+        show_warnings(console, batch)
     if len(batch.edits) > SHOWN_EDITS:
         console.print(f"… and {len(batch.edits) - SHOWN_EDITS} more: --json prints all.")
     if findings:

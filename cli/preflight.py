@@ -7,7 +7,8 @@ from rich.text import Text
 
 from cli.errors import in_flags
 from cli.findings import SHOWN, show_reports
-from cli.show import prompt_of, table, visible
+from cli.show import asked_of, table, visible
+from cli.warnings import show_warnings
 from registry.base.vocabulary import JobState
 from registry.jobs.preflights import tried
 
@@ -37,8 +38,9 @@ def show_preflight(console: "Console", batch: "BatchView") -> None:
         preflight = found.get(edit.id)
         trained = [_trained(preflight, edit.target)] if has_trained else []
         now, near = preflight and _now(preflight), _near(preflight)
-        rows.append([edit.id, prompt_of(edit), now, edit.target, *trained, near, _verdict(batch, edit.id, preflight)])
+        rows.append([edit.id, asked_of(edit), now, edit.target, *trained, near, _verdict(batch, edit.id, preflight)])
     table(console, columns, rows, empty="No edits.")
+    show_warnings(console, batch)
     if batch.job is not None:  # it is decided
         return
     ways = [(edit_id, way) for edit_id, each in found.items() for way in each.remedies if edit_id not in batch.declined]

@@ -14,6 +14,7 @@ from cli.errors import CommandError
 from cli.invocation import Invocation
 from cli.preflight import is_in_preflight, taken
 from cli.show import visible
+from cli.warnings import show_warnings
 from registry.base.vocabulary import BatchState, Priority
 
 if TYPE_CHECKING:
@@ -37,11 +38,19 @@ def review(
 ) -> None:
     """Choose guards among the near misses that the batch's edits would answer, and write the batch with them to a file.
 
+    Before them it shows what the edits replace, and warnings of what cannot be seen in their texts.
+
     Nothing is changed: the last lines say how to reject the batch and submit the file.
     """
     found = call.client.batch(batch)
+    if not call.as_json:
+        show_warnings(call.out, found)
     misses = _taken(found)
-    records = [{"edit": edit_id, **miss.model_dump(mode="json")} for edit_id, miss in misses]
+    records = {
+        "near_misses": [{"edit": edit_id, **miss.model_dump(mode="json")} for edit_id, miss in misses],
+        "replacements": found.replacements,
+        "warnings": found.warnings,
+    }
     call.emit(records, lambda: _review(call, found, misses))
 
 

@@ -90,6 +90,13 @@ def prompt_of(edit: "EditView") -> str | Text:
     return edit.prompt if edit.erased_at is None else Text("erased", style="dim")
 
 
+def asked_of(edit: "EditView") -> str | Text:
+    """Return the prompt with all its rephrases, as a reviewer has to read them."""
+    if edit.erased_at is not None:
+        return prompt_of(edit)
+    return "\n".join([edit.prompt, *(f"or: {rephrase}" for rephrase in edit.rephrases)])
+
+
 def visible(text: str) -> str:
     """Escape control and direction characters: a stored prompt must not control the reader's terminal."""
     return _each_unseen(text, _escape)

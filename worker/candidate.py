@@ -32,6 +32,11 @@ class CollectionScope:
         """Build the scope of a version, which decides which edit covers a query."""
         return scope_in(content, self.settings, self.encoder, self.verifier)
 
+    @property
+    def reach(self) -> float:
+        """The distance within which an edit may answer what is asked of another."""
+        return self.settings.candidate_radius if self.verifier else self.settings.radius
+
     def same_question(self, one: str, other: str) -> bool:
         """Tell whether one edit would answer the other's question if no nearer edit did."""
         return same_question(self.settings, self.verifier, one, other)

@@ -28,6 +28,7 @@ from worker.evaluation import ASKED_TOGETHER, applied, reports_of, require_askab
 from worker.fault_points import FaultPoint
 from worker.metrics import Outcome
 from worker.reuse import reused
+from worker.reviewing import Theirs, warnings_and_distances
 from worker.scoping import fixed_scope_of, stored_blocks
 from worker.training import train_edits
 from worker.trial import try_near_misses
@@ -56,8 +57,10 @@ def run_preflight(worker: Worker, claim: Claim, watch: Watch) -> None:
         keys = scope.keys_of(claim.edits)
     worker.at(FaultPoint.SCOPED)
     with watch.stage("near"):
-        near = _near(worker, claim, scope, keys, watch)
+        near, theirs = _near(worker, claim, scope, keys, watch)
     content = _newest(worker, claim)
+    with watch.stage("review"):
+        warned, distances = warnings_and_distances(worker, claim, scope, content, keys, theirs, watch)
     with watch.stage("ask"):
         now = _answers_now(worker, claim, base, settings, scope, content, watch)
     result, reports = _trained(worker, claim, base, settings, scope, content, keys, watch) if trains else (None, {})
@@ -72,6 +75,8 @@ def run_preflight(worker: Worker, claim: Claim, watch: Watch) -> None:
             answer_now=now[edit.id][0],
             answered_by=now[edit.id][1],
             near=near[edit.id],
+            replaced_distance=distances.get(edit.id),
+            warnings=warned.get(edit.id, []),
             remedies=remedies(claim.batch_id, edit.id, near[edit.id], alone=len(claim.edits) == 1),
             trained=reports.get(edit.id),
             near_misses=misses.get(edit.id, []),
@@ -121,13 +126,20 @@ def _newest(worker: Worker, claim: Claim) -> VersionContent:
         return version_queries.version_content(session, claim.collection_id, number, block_bytes=False)
 
 
-def _near(worker: Worker, claim: Claim, scope: CollectionScope, keys: Keys, watch: Watch) -> dict[int, list[NearEdit]]:
-    """Find the edits near each of the batch's: active ones of the newest version, and others of the batch in reach."""
+def _near(
+    worker: Worker, claim: Claim, scope: CollectionScope, keys: Keys, watch: Watch
+) -> tuple[dict[int, list[NearEdit]], dict[int, list[list[Theirs]]]]:
+    """Find the edits near each of the batch's: active ones of the newest version, and others of the batch in reach.
+
+    Also returns, by edit, what lies nearest each of its rephrases.
+    """
     owners = [edit.id for edit in claim.edits for _ in keys[edit.id]]
     all_keys = torch.stack([key for edit in claim.edits for _, key in keys[edit.id]])  # (n, d)
-    standing = _least(owners, _standing(worker, claim, all_keys, watch))
-    reach = scope.settings.candidate_radius if scope.verifier else scope.settings.radius
-    together = _least(owners, _together(owners, all_keys, reach, watch))
+    by_key = _standing(worker, claim, all_keys, watch)
+    standing = _least(owners, by_key)
+    reach = scope.reach
+    of_batch = _together(owners, all_keys, reach, watch)
+    together = _least(owners, of_batch)
     others = {edit_id for found in (*standing.values(), *together.values()) for edit_id in found}
     with worker.sessions() as session:
         told = {edit.id: edit for edit in edit_rows.by_ids(session, others)}
@@ -148,12 +160,17 @@ def _near(worker: Worker, claim: Claim, scope: CollectionScope, keys: Keys, watc
             for other, away in sorted(found.items(), key=lambda item: (item[1], item[0]))[:NEAR]
         ]
 
-    return {
+    found = {
         edit.id: sorted(
             near(edit, standing.get(edit.id, {})) + near(edit, together.get(edit.id, {})), key=lambda n: n.distance
         )
         for edit in claim.edits
     }
+    theirs: dict[int, list[list[Theirs]]] = {}
+    for owner, *of_key in zip(owners, by_key, of_batch, strict=True):
+        nearest = [Theirs(other, told[other].prompt, away) for each in of_key for other, away in each if away <= reach]
+        theirs.setdefault(owner, []).append(nearest)
+    return found, theirs
 
 
 def _standing(worker: Worker, claim: Claim, keys: Tensor, watch: Watch) -> list[list[tuple[int, float]]]:

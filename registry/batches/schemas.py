@@ -9,7 +9,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict,
 from registry.base.vocabulary import BatchState, JobKind, OnConflict, Priority
 from registry.base.wire import Answer, Body, Id, Name, Reason, Settings, ShortText, standalone_schema
 from registry.collections.schemas import CollectionView
-from registry.edits.schemas import MOST_EDITS, ApprovalView, EditIn, EditView, Prompt
+from registry.edits.schemas import MOST_EDITS, ApprovalView, EditIn, EditView, EditWarning, Prompt
 from registry.jobs.schemas import JobView, PreflightView, Progress
 
 MOST_PROBLEMS = 1_000  # listed per submission; the others are only counted
@@ -95,9 +95,39 @@ class BatchSummary(Answer):
     training: dict[str, Any] = Field(description="settings of training that differ from the collection's")
 
 
+class ReplacingEdit(Answer):
+    """An edit of the batch that takes the place of another one, and what it replaces."""
+
+    edit_id: int
+    prompt: str
+    target: str
+    replaced_id: int
+    replaced_prompt: str
+    replaced_target: str
+    same_prompt: bool = Field(description="both have the same prompt")
+    distance: float | None = Field(description="between their prompts, as the encoder reads them; null: not known yet")
+
+
+class PolicyChangeView(Answer):
+    """A change of the policy that decisions on the batch may have been made for."""
+
+    at: datetime
+    by: str
+    reason: str
+    before: dict[str, Any] = Field(description="what was changed, as it was", examples=[{"approvals_needed": 2}])
+    after: dict[str, Any] = Field(examples=[{"approvals_needed": 1}])
+    detail: str = Field(examples=["The policy was 2 approvals until 2026-11-17 14:03 UTC, then 1 approval."])
+
+
 class BatchView(BatchSummary):
     collection: str
     edits: list[EditView] = Field(description=f"the first {SHOWN_EDITS:,}; the collection's edits?batch= has all")
+    replacements: list[ReplacingEdit] = Field(description=f"what its edits replace: the first {SHOWN_EDITS:,}")
+    replacement_count: int = Field(description="how many of its edits replace one")
+    warnings: list[EditWarning] = Field(description="what a reviewer could not see in its edits")
+    policy_changes: list[PolicyChangeView] = Field(
+        description="changes of what decisions need, from a day before the submission to a day after the decision"
+    )
     approvals: list[ApprovalView] = Field(description="who approved it, in order")
     approvals_counted: int = Field(description="how many of them count, by the policy of now or of its approval")
     approvals_needed: int = Field(description="by how many different people it has to be approved")

@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from registry.base.errors import NotFound
 from registry.base.vocabulary import BatchState, JobKind
+from registry.batches import reviewing
 from registry.batches.schemas import (
     MOST_PROBLEMS,
     SHOWN_EDITS,
@@ -50,15 +51,23 @@ def view(session: Session, batch: Batch) -> BatchView:
     counted, needed = _approvals(session, collection, batch)
     preflight = jobs.latest_of_batch(session, batch.id, JobKind.PREFLIGHT)
     job = jobs.latest_of_batch(session, batch.id, JobKind.TRAIN)
+    edits = repository.of_batch(session, batch.id, SHOWN_EDITS)
+    preflight_view = PreflightView.model_validate(preflight) if preflight else None
+    report = (preflight_view and preflight_view.report) or []
+    replacements, replacement_count = reviewing.replacements(session, batch, report)
     return BatchView(
         **BatchSummary.model_validate(batch).model_dump(),
         collection=collection.name,
-        edits=[EditView.model_validate(edit) for edit in repository.of_batch(session, batch.id, SHOWN_EDITS)],
+        edits=[EditView.model_validate(edit) for edit in edits],
+        replacements=replacements,
+        replacement_count=replacement_count,
+        warnings=reviewing.warnings(session, batch, edits, report),
+        policy_changes=reviewing.policy_changes(session, batch),
         approvals=approvals,
         approvals_counted=counted,
         approvals_needed=needed,
         declined=sorted({edit_id for approval in approvals for edit_id in approval.declined}),
-        preflight=PreflightView.model_validate(preflight) if preflight else None,
+        preflight=preflight_view,
         job=JobView.model_validate(job) if job else None,
         version=repository.version_of_batch(session, batch.id),
         waits_for=_waits_for(session, batch, counted, needed, preflight, job),

@@ -1,6 +1,7 @@
 """API schemas of edits and of their approvals."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -59,6 +60,26 @@ class EditView(Answer):
     digest: str
     created_at: datetime
     erased_at: datetime | None = Field(default=None, description="since then its content is gone; the digest stays")
+
+
+class WarningCode(StrEnum):
+    """What a reviewer could not see of an edit."""
+
+    FAR = "far-from-replaced"  # it takes the place of an edit that is asked something else
+    ANOTHERS = "asked-of-another"  # its rephrase is the prompt of another edit, or lies at it
+    ALIKE = "looks-like-another"  # a text differs from another edit's only by what looks alike or is not seen
+    HIDDEN = "hidden-characters"  # of no width, of control, or of direction
+    BORROWED = "look-alike-letters"  # of another script than they seem to be
+
+
+class EditWarning(Answer):
+    """What a reviewer should know of an edit, and could not see in its texts."""
+
+    edit_id: int
+    code: str = Field(description=", ".join(WarningCode), examples=[str(WarningCode.FAR)])  # a text: it may be erased
+    field: str | None = Field(default=None, description="the text that it is about", examples=["rephrases.0"])
+    other_edit_id: int | None = Field(default=None, description="the other edit that it is about")
+    detail: str = Field(examples=["Its rephrase 1 is the prompt of edit 5."])
 
 
 class ActiveEditView(EditView):

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field
 
 from registry.base.vocabulary import JobKind, JobState, Priority, QueueState
 from registry.base.wire import Answer
+from registry.edits.schemas import EditWarning
 
 # A model may answer anything, but PostgreSQL cannot store the character NUL.
 Said = Annotated[str, BeforeValidator(lambda text: text.replace("\x00", "\ufffd"))]
@@ -114,6 +115,10 @@ class EditPreflight(Answer):
     answer_now: Said = Field(description="what the newest version answers to its prompt")
     answered_by: int | None = Field(default=None, description="the edit that gives that answer; null: the base model")
     near: list[NearEdit] = Field(default=[], description="the nearest edits, nearest first")
+    replaced_distance: float | None = Field(
+        default=None, description="between its prompt and that of the edit whose place it takes; null: there is none"
+    )
+    warnings: list[EditWarning] = Field(default=[], description="what a reviewer could not see in its texts")
     remedies: list[str] = Field(default=[], description="what can be done about near duplicates and contradictions")
     trained: EditReport | None = Field(
         default=None,

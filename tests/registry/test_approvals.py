@@ -224,11 +224,11 @@ def test_a_policy_changes_with_a_reason_and_an_event_that_tells_both(workflow):
     assert (event.action, event.actor, event.reason) == ("collection:policy:change", "root", "two pairs of eyes")
     assert event.details["before"] == {
         "approvals_needed": 1, "approvers": [], "self_approval": False, "preflight": "none",
-        "left_alone_needed": None, "log_share": "0x0.0p+0", "log_text": False, "log_days": 30,
+        "left_alone_needed": None, "preflight_limits": {}, "log_share": "0x0.0p+0", "log_text": False, "log_days": 30,
     }  # fmt: skip
     assert event.details["after"] == {
         "approvals_needed": 2, "approvers": ["ben", "cleo"], "self_approval": False, "preflight": "train",
-        "left_alone_needed": None, "log_share": "0x0.0p+0", "log_text": False, "log_days": 30,
+        "left_alone_needed": None, "preflight_limits": {}, "log_share": "0x0.0p+0", "log_text": False, "log_days": 30,
     }  # fmt: skip
     with pytest.raises(InvalidRequest, match="only 2 may"):
         change(workflow, approvals_needed=3)

@@ -227,7 +227,7 @@ def test_a_review_that_is_left_or_chooses_nothing_writes_nothing(melo, reviewed,
 
 def test_a_review_prints_what_it_would_ask_as_json(melo, reviewed):
     found = json.loads(melo("batch", "review", reviewed, "--json"))
-    assert [(each["edit"], each["text"]) for each in found] == [(1, POEM), (1, FLAG)]
+    assert [(each["edit"], each["text"]) for each in found["near_misses"]] == [(1, POEM), (1, FLAG)]
 
 
 def test_a_batch_that_is_decided_or_had_no_preflight_cannot_be_reviewed(melo, workflow, reviewed):
