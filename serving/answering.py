@@ -1,8 +1,8 @@
 """Answers to a request, whole or streamed, with where each came from."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import structlog
 from fastapi import Request, Response
@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
 from melo_core.edited_model import Route
+from registry.base.errors import ClientLeft
 from serving.canary import Chosen
 from serving.log import AnswerLog, Asking
 from serving.router import Asked, Piece, Router, Wanted
@@ -18,6 +19,8 @@ from serving.shapes import Said, Shape, Usage
 from worker.provenance import provenance as provenance_of
 
 log = structlog.get_logger("melo.serve")
+
+Result = TypeVar("Result")
 
 
 def provenance(version: Served, route: Route, *, acted: bool) -> dict[str, Any]:
@@ -161,6 +164,19 @@ class Answering:
         edits = sorted({asked.edit.id for asked in self.asked if asked.edit is not None})
         headers = {"X-Melo-Version": version.name, "X-Melo-Digest": version.content.content_digest}
         return headers | ({"X-Melo-Edit": ",".join(map(str, edits))} if edits else {})
+
+
+async def while_wanted(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return what the work returns. Raises ClientLeft, and ends the work, where nobody waits for it any more."""
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientLeft("The client went away, so the work for it was stopped.")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
 async def _gone(request: Request) -> None:

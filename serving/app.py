@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,9 +18,10 @@ from melo_core.structure import Kind
 from registry.access.caller import Caller
 from registry.access.operator import OperatorKeys
 from registry.api.app import VERSION
+from registry.api.bodies import BoundedRoute
 from registry.api.documentation import PATHS, serve_documentation
 from registry.api.gate import Gate
-from registry.api.middleware import BodyLimit, RequestLog
+from registry.api.middleware import RequestLog
 from registry.api.rates import Rates
 from registry.base.errors import NotFound, RegistryError, RoleNeeded
 from registry.base.settings import Settings
@@ -28,7 +29,7 @@ from registry.base.vocabulary import EditKind, Role
 from registry.feedback.schemas import GivenView, NewFeedback
 from registry.versions.reading import NamedVersion
 from registry.versions.schemas import ShadowReport
-from serving.answering import Answering, provenance
+from serving.answering import Answering, provenance, while_wanted
 from serving.callers import Callers
 from serving.canary import Chosen, beginning_of, user_of
 from serving.engines.grammar import require_schema
@@ -36,7 +37,7 @@ from serving.following import Follower
 from serving.log import AnswerLog, Asking
 from serving.metrics import Metrics
 from serving.refusals import Refused, refusal
-from serving.router import Router, Wanted
+from serving.router import Asked, Piece, Router, Wanted
 from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, FromUser, ResponseRequest, RouteRequest
 from serving.served import Served
 from serving.shadow import Shadows
@@ -57,7 +58,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 SHOWN: dict[int | str, dict[str, Any]] = {
     200: {"description": "Metrics in Prometheus' format", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }
-api = APIRouter(responses=REFUSED)
+api = APIRouter(responses=REFUSED, route_class=BoundedRoute)
 LOG_SECONDS = 5.0  # for what waits to be logged, where somebody waits for it
 
 
@@ -91,9 +92,9 @@ def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
     app.state.metrics = Metrics(router.engine)
     app.state.log = AnswerLog(source, app.state.metrics.registry)
     app.state.shadows = Shadows(router, app.state.metrics.shadow)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
     open_paths = frozenset({"/health", "/openapi.json"}) | PATHS
-    app.add_middleware(Gate, answer=refusal, open_paths=open_paths, authenticate=callers.authenticate)
+    ends = frozenset({"GET", "POST"})
+    app.add_middleware(Gate, answer=refusal, open_paths=open_paths, ends=ends, authenticate=callers.authenticate)
     app.add_middleware(RequestLog)
     app.include_router(api)
     serve_documentation(app)
@@ -190,7 +191,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     """Continue prompts as they are."""
     router, wanted = _router(request), _wanted(body)
     chosen = await _chosen(request, body, str(body.prompts[0]))
-    asked = [await router.complete(chosen.served, prompt) for prompt in body.prompts]
+    asked = await while_wanted(request, _completed(router, chosen.served, body.prompts))
     each = [one for one in asked for _ in range(body.choices)]
     shape = TextShape(
         router,
@@ -201,6 +202,10 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
         with_usage=body.with_usage,
     )
     return await Answering(request, chosen, each, wanted, shape).respond(stream=body.stream)
+
+
+async def _completed(router: Router, served: Served, prompts: Sequence[str | list[int]]) -> list[Asked]:
+    return [await router.complete(served, prompt) for prompt in prompts]
 
 
 @api.post("/v1/responses", tags=["answers"], responses=STREAMED)
@@ -243,12 +248,10 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
     if router.base.kind is not Kind.CLASSIFIER:
         raise MeloError(f"{body.model} generates text; ask it at /v1/chat/completions")
     names = list((router.base.model.config.label2id or {}).keys())
-    data = []
     asking = Asking(new_id("classify-"), body.model, request.state.caller.actor)
-    answers = []
-    for index, text in enumerate(texts):
-        asked = await router.complete(chosen.served, text)
-        (piece,) = [piece async for piece in router.answer(asked, Wanted())]
+    found = await while_wanted(request, _classified(router, chosen.served, texts))
+    data, answers = [], []
+    for index, (asked, piece) in enumerate(found):
         request.app.state.shadows.offer(chosen.pointing, asked, Wanted())
         acted = asked.edit is not None
         answers.append(asking.answered(index, asked, piece.text, len(piece.tokens), EditKind.CLASSIFICATION))
@@ -268,6 +271,14 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
         "model": body.model,
         "data": data,
     }
+
+
+async def _classified(router: Router, served: Served, texts: Sequence[str]) -> list[tuple[Asked, Piece]]:
+    found = []
+    for text in texts:
+        asked = await router.complete(served, text)
+        found += [(asked, piece) async for piece in router.answer(asked, Wanted())]
+    return found
 
 
 @api.post("/v1/feedback", status_code=201, tags=["answers"])

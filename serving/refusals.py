@@ -11,6 +11,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 
 from melo_core.errors import MeloError
+from registry.api.bodies import BodyRefused
 from registry.base.errors import DatabaseAway, NotFound, NotLogged, RegistryError
 
 log = structlog.get_logger("melo.serve")
@@ -65,6 +66,8 @@ def refused(error: Exception) -> tuple[int, dict[str, Any]]:
             param = "model"
         case DBAPIError():
             return refused(DatabaseAway("The registry's database does not answer.", "Ask again later."))
+        case BodyRefused():
+            return refused(error.error)
         case HTTPException():
             status, code, message = error.status_code, "http_error", str(error.detail)
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")

@@ -32,6 +32,7 @@ log = structlog.get_logger("melo.serve")
 
 Result = TypeVar("Result")
 
+MOST_CHARACTERS = 64  # of a token, on average; more only where one character is repeated
 SPARE_TOKENS = 8  # beyond its target's, before a block is held not to say it
 SPARE_TOKENS_IN_JSON = 248
 
@@ -130,6 +131,7 @@ class Router:
         return replace(asked, served=served, route=route, said_to="query")
 
     async def routed(self, served: Served, question: str) -> Route:
+        self._require_countable(len(question))
         return await self._in_thread(served.route, question)
 
     def room(self, asked: Asked, limit: int | None) -> int:
@@ -259,6 +261,7 @@ class Router:
     def _chat(self, served: Served, messages: Sequence[Mapping[str, Any]], use: ToolUse) -> Asked:
         # A call that must be made needs no place in the template: a grammar holds the model to it.
         tools = () if use.must and not self.base.takes_tools else use.tools
+        self._require_countable(sum(len(message["content"] or "") for message in messages))
         question = question_of(messages)
         alone = len(messages) == 1 and not self.base.chats  # a model without a chat template takes a question as it is
         ids = (
@@ -288,10 +291,21 @@ class Router:
                 f"The prompt holds a token that the model does not have: its tokens are 0 to {known - 1}.",
                 "Send the prompt as text, or as tokens of this model.",
             )
+        self._require_countable(len(prompt))
         text = prompt if isinstance(prompt, str) else self._decode(prompt)
         kind = "completion" if self.base.kind is Kind.CAUSAL else "qa"
         ids = self.base.prompt_ids(text, kind) if isinstance(prompt, str) else prompt
         return Asked(served, served.route(text, kind), ids, Question(text), kind)
+
+    def _require_countable(self, length: int) -> None:
+        """Refuse a prompt that cannot fit into the window, before its tokens are made. length: in characters."""
+        most = self.base.window * MOST_CHARACTERS
+        if length > most:
+            raise InvalidRequest(
+                f"The prompt has {length:,} characters, more than can fit into the model's window of "
+                f"{self.base.window:,} tokens.",
+                "Shorten the prompt.",
+            )
 
     def _static(self, asked: Asked, limit: int, stops: Sequence[str]) -> Piece:
         """Answer with transformers' own loop, alone."""

@@ -14,6 +14,7 @@ from serving.tools import ToolUse
 MOST_CHOICES = 16
 MOST_LOGPROBS = 20
 MOST_TOOLS = 128
+MOST_PROMPTS = 256
 
 Model = Annotated[
     str,
@@ -238,7 +239,12 @@ class ChatRequest(_Generating, _WithTools):
 class CompletionRequest(_Generating):
     """A request for /v1/completions. The prompt is continued as it is, without a chat template."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: (
+        str
+        | Annotated[list[str], Field(max_length=MOST_PROMPTS)]
+        | list[int]
+        | Annotated[list[list[int]], Field(max_length=MOST_PROMPTS)]
+    )
     max_tokens: Annotated[int, Field(ge=1)] | None = 16
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     echo: bool = False
@@ -399,4 +405,4 @@ class RouteRequest(FromUser):
 class ClassifyRequest(FromUser):
     """A request for /v1/classify."""
 
-    input: str | list[str]
+    input: str | Annotated[list[str], Field(max_length=MOST_PROMPTS)]

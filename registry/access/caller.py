@@ -26,6 +26,11 @@ class Caller:
         return _highest(found)
 
     @property
+    def owner(self) -> str:
+        """Who makes the request, also where many people share an operator's key."""
+        return f"{self.identity} {self.actor}"
+
+    @property
     def highest(self) -> Role | None:
         return _highest(list(self.roles.values()))
 

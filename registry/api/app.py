@@ -25,7 +25,7 @@ from registry.api.endpoints.webhooks import router as webhooks
 from registry.api.following import Streams
 from registry.api.gate import Gate
 from registry.api.http import MOST_TRANSACTIONS
-from registry.api.middleware import BodyLimit, RequestCounts, RequestLog, RequestMetrics
+from registry.api.middleware import RequestCounts, RequestLog, RequestMetrics
 from registry.api.openapi import complete
 from registry.api.problems import add_handlers
 from registry.api.rates import Rates
@@ -93,8 +93,7 @@ def create_app(settings: Settings, traces: Traces = NO_TRACES) -> FastAPI:
     app.state.metrics.register(QueueCollector(app.state.sessions))
     app.state.rates = Rates(settings.rate_limit, settings.redis_url)
     app.state.streams = Streams()
-    # The last middleware added runs first: a request gets an id, is then authenticated, and then its body is read.
-    app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
+    # The last middleware added runs first: a request gets an id, and is then authenticated.
     app.add_middleware(Gate)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestMetrics, counts=RequestCounts.make(app.state.metrics))

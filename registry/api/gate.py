@@ -14,6 +14,7 @@ from registry.access.operator import OperatorKeys
 from registry.api.documentation import PATHS
 from registry.api.problems import answer_to
 from registry.api.rates import Rates
+from registry.api.watch import Watch
 from registry.base.errors import CrossSite, InvalidRequest, Unauthorized
 from registry.base.settings import Settings
 
@@ -39,12 +40,13 @@ class Gate:
         app: ASGIApp,
         answer: Callable[[Request, Exception], Response] = answer_to,
         open_paths: frozenset[str] = OPEN,
+        ends: frozenset[str] = _READING,
         authenticate: Authenticate = _by_record,
     ) -> None:
-        """answer: what a caller who is not admitted is told. open_paths: served to everybody. authenticate: returns
-        whose a key is, or raises Unauthorized.
+        """answer: what a caller who is not admitted is told. open_paths: served to everybody. ends: methods whose
+        requests end when the caller's key does. authenticate: returns whose a key is, or raises Unauthorized.
         """
-        self.app, self.answer, self.open_paths = app, answer, open_paths
+        self.app, self.answer, self.open_paths, self.ends = app, answer, open_paths, ends
         self.authenticate = authenticate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +61,13 @@ class Gate:
             return
         request.state.caller = caller
         with structlog.contextvars.bound_contextvars(actor=caller.actor, key=caller.key_prefix):
-            await self.app(scope, receive, send)
+            if caller.key_prefix is None or scope["method"] not in self.ends:
+                await self.app(scope, receive, send)
+                return
+            watch = Watch(lambda: self.authenticate(request, _bearer(request)), caller)
+            await watch.run(self.app, scope, receive, send)
+            if watch.refusal is not None and not watch.started:
+                await self.answer(request, watch.refusal)(scope, receive, send)
 
 
 async def _admit(request: Request, authenticate: Authenticate) -> Caller:

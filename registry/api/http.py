@@ -1,17 +1,19 @@
 """What endpoints get from a request: a session, the actor and role, and parameters that many of them share."""
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from registry.access import repository
 from registry.access.caller import Caller
 from registry.access.names import require_distinct
+from registry.api.bodies import BoundedRoute
 from registry.audit.actor import Actor
 from registry.base.errors import RoleNeeded
 from registry.base.vocabulary import Role
@@ -52,7 +54,11 @@ class Needs:
         self.query = query
         self.anywhere = anywhere
 
-    def __call__(self, request: Request, session: SessionDep) -> None:
+    async def __call__(self, request: Request) -> None:
+        """Confirm that the route was a GuardedRoute, which has required the role before it read the body."""
+        assert request.state.role
+
+    def require(self, request: Request) -> None:
         """Require the role, and store the role that the caller acts in for get_actor. Raises RoleNeeded."""
         caller: Caller = request.state.caller
         role = caller.highest if self.anywhere else caller.role_in(None)
@@ -60,7 +66,9 @@ class Needs:
         # The place is looked up if the caller may have a higher role there, or for the text of a refusal.
         elsewhere = caller.roles.keys() - {None} or not (role and role.covers(self.role))
         if elsewhere and not self.anywhere:
-            words, collection_id = _place_of(session, request, self.query)
+            request.app.state.schema.require_current()
+            with request.app.state.sessions() as session:
+                words, collection_id = _place_of(session, request, self.query)
             role = caller.role_in(collection_id)
         if role is None or not role.covers(self.role):
             raise RoleNeeded(
@@ -68,6 +76,21 @@ class Needs:
                 "Ask an admin for a key that has it (`melo key create`).",
             )
         request.state.role = role
+
+
+class GuardedRoute(BoundedRoute):
+    """A route that requires its role before anything of the body is read."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        needed = [each.dependency for each in self.dependencies if isinstance(each.dependency, Needs)]
+
+        async def handle_guarded(request: Request) -> Response:
+            for needs in needed:
+                await run_in_threadpool(needs.require, request)
+            return await handle(request)
+
+        return handle_guarded
 
 
 def _place_of(session: Session, request: Request, query: str | None) -> tuple[str, int | None]:

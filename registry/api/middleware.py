@@ -1,4 +1,4 @@
-"""Middleware: each request gets an id and a line in the log, is counted, and has a body of limited size."""
+"""Middleware: each request gets an id and a line in the log, and is counted."""
 
 import re
 import time
@@ -9,7 +9,6 @@ from uuid import uuid4
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = structlog.get_logger("melo.api")
@@ -121,33 +120,3 @@ class RequestMetrics:
             if not begun:
                 self.counts.answered(scope, 500, time.perf_counter() - start)
             raise
-
-
-class BodyLimit:
-    """ASGI middleware that rejects a body over the limit as soon as its size is known, whether announced or streamed.
-
-    Starlette's own limit answers in plain text; the exception raised here becomes a problem.
-    """
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app = app
-        self.max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        announced = Headers(scope=scope).get("Content-Length", "0")
-        received = 0
-
-        async def receive_within_limit() -> Message:
-            nonlocal received
-            if announced.isdigit() and int(announced) > self.max_bytes:
-                raise HTTPException(413)
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                raise HTTPException(413)
-            return message
-
-        await self.app(scope, receive_within_limit, send)

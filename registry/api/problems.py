@@ -14,9 +14,10 @@ from sqlalchemy.exc import DataError, DBAPIError, OperationalError, ProgrammingE
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from registry.api.bodies import BodyRefused
 from registry.api.conditional import NotModified
 from registry.base.database_errors import explained, is_named, sqlstate
-from registry.base.errors import InvalidRequest, RegistryError, SchemaMismatch, TooLarge, first_line
+from registry.base.errors import InvalidRequest, RegistryError, SchemaMismatch, first_line
 from registry.base.wire import NOT_BLANK
 
 log = structlog.get_logger("melo.api")
@@ -84,14 +85,8 @@ def _said(error: Mapping[str, Any]) -> str:
 def _http(request: Request, error: Exception) -> JSONResponse:
     """Answer an error of the framework, such as an unknown path or a body over the limit."""
     assert isinstance(error, HTTPException)
-    if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        limit = request.app.state.settings.max_request_bytes
-        return _problem(
-            TooLarge(
-                f"The request is larger than {limit:,} bytes.",
-                "Submit the records in several batches, or raise MELO_MAX_REQUEST_BYTES.",
-            )
-        )
+    if isinstance(error, BodyRefused):
+        return _problem(error.error)
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(error.status_code).phrase,

@@ -1,6 +1,5 @@
 """The two forms of a submission over HTTP: one JSON document, or NDJSON with one edit per line."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from email.message import Message
@@ -11,13 +10,16 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from registry.api.body_file import LoadedBodyDep
-from registry.base.errors import InvalidRequest, WrongMediaType
+from registry.base.errors import InvalidRequest, TooLarge, WrongMediaType
+from registry.base.json_bounds import Bounds
 from registry.base.wire import standalone_schema
 from registry.batches.schemas import LineOptions, Submission
 from registry.edits.records import Raw
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+MOST_JSON = 16 << 20  # bytes; of lines, which are read one by one, there may be more
+_BOUNDS = Bounds(values=1_500_000)
 
 DOCUMENTED: dict[str, Any] = {
     "requestBody": {
@@ -40,13 +42,15 @@ class Submitted:
 
 
 def _submitted(request: Request, body: LoadedBodyDep, options: Annotated[LineOptions, Query()]) -> Submitted:
+    given = request.headers.get("Content-Type")
     header = Message()
-    header["Content-Type"] = request.headers.get("Content-Type", JSON)
+    header["Content-Type"] = given or ""
     kind = header.get_content_type()
-    if kind == NDJSON:
+    if given and kind == NDJSON:
         return Submitted(body.from_start, options)
-    if kind != JSON:
-        raise WrongMediaType(f"The body's content type is {kind}.", f"Send {JSON}, or an edit a line as {NDJSON}.")
+    if not given or kind != JSON:
+        told = f"content type is {kind}" if given else "header Content-Type is missing"
+        raise WrongMediaType(f"The body's {told}.", f"Send {JSON}, or an edit a line as {NDJSON}.")
     if options.model_fields_set:
         raise InvalidRequest(
             f"The query sets {', '.join(sorted(options.model_fields_set))}, but the body is JSON.",
@@ -60,9 +64,13 @@ SubmittedDep = Annotated[Submitted, Depends(_submitted)]
 
 
 def _parsed(text: bytes) -> Submission:
-    """Parse the submission. Raises RequestValidationError, as FastAPI does for its own bodies."""
+    """Parse the submission. Raises TooLarge, or RequestValidationError as FastAPI does for its own bodies."""
+    if len(text) > MOST_JSON:
+        raise TooLarge(
+            f"The submission is JSON of more than {MOST_JSON:,} bytes.", f"Send it as {NDJSON}, an edit a line."
+        )
     try:
-        return Submission.model_validate(json.loads(text))
+        return Submission.model_validate(_BOUNDS.parse(text))
     except ValidationError as error:
         found: list[Any] = [{**each, "loc": ("body", *each["loc"])} for each in error.errors(include_url=False)]
         raise RequestValidationError(found) from None

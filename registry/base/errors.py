@@ -163,6 +163,14 @@ class TooLarge(RegistryError):
     title = "The request is too large"
 
 
+class ClientLeft(RegistryError):
+    """Nobody reads the answer."""
+
+    status = 499
+    code = "client-left"
+    title = "The client went away"
+
+
 class WrongMediaType(RegistryError):
     status = 415
     code = "wrong-media-type"

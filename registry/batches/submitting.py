@@ -1,6 +1,6 @@
 """Submitting corrections: validated as a whole, then stored as one batch that waits for a decision."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 
@@ -26,9 +26,12 @@ from registry.jobs import service as queue
 from registry.jobs.collection_queue import require_open
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
+from registry.tables.orm import in_parts
 
 HIDDEN = "hidden"  # instead of an encoder: the keys are the base model's own states, so no text is unread
 _SHOWN_PLACES = 10
+_READ_AT_ONCE = 100  # records or texts, between two looks at whether to go on
+_BEGINNING = 10_000  # characters
 
 
 @dataclass(frozen=True)
@@ -90,19 +93,23 @@ def submit(
     skip_invalid: bool = False,
     dry_run: bool = False,
     training: Training = AS_USUAL,
+    attend: Callable[[], None] = lambda: None,
 ) -> Report:
     """Validate the records and store them as one batch that waits for a decision.
 
     edits: objects with the fields of EditIn, or lines of NDJSON; read once. Raises InvalidEdits with what is wrong
     with every record, and then nothing is stored; with skip_invalid, or OnConflict.SKIP for duplicates and
     contradictions, the records in question are left out and reported instead. Raises InvalidRequest where a setting
-    of training or the deadline is not such, and QueueClosed where the collection takes nothing in.
+    of training or the deadline is not such, and QueueClosed where the collection takes nothing in. attend: called
+    between the pieces of what takes long, before anything is locked; raises to stop.
     """
     require_open(collection)
     training = training.of(collection)
     findings = Findings(skip_invalid, on_conflict == OnConflict.SKIP)
-    records, total = _read(edits, findings)
-    findings.add(_too_long(collection, records))  # slow, so it runs before the lock
+    records, total = _read(edits, findings, attend)
+    # Slow, so these run before the lock.
+    findings.add(_too_long(collection, records, attend))
+    unread_positions = _unread(collection, records, attend)
     # Two simultaneous submissions of the same prompt must not both find it free.
     require_open(collections.lock(session, collection.id))
     plan = None
@@ -121,7 +128,8 @@ def submit(
             refused.listed(),
         )
     accepted = [record for record in records if record.position not in left_out.positions]
-    notes = (*_notes(collection, accepted), *(plan.notes() if plan else ()))
+    unread_records = [record for record in accepted if record.position in unread_positions]
+    notes = (*_notes(collection, unread_records), *(plan.notes() if plan else ()))
     skipped = [*left_out.listed(), *(plan.left_out if plan else ())][:MOST_PROBLEMS]
     skipped_count = len(left_out.positions) + (len(plan.left_out) if plan else 0)
     report = Report(None, len(accepted), skipped, skipped_count, notes, plan)
@@ -148,12 +156,14 @@ def submit(
     return replace(report, batch=batch)
 
 
-def _read(edits: Iterable[Raw], findings: Findings) -> tuple[list[Record], int]:
+def _read(edits: Iterable[Raw], findings: Findings, attend: Callable[[], None]) -> tuple[list[Record], int]:
     """Return the readable records, and the number of all records. Raises InvalidRequest if there are none."""
     records: list[Record] = []
     total = 0
     for found in read_records(edits):
         total += 1
+        if total % _READ_AT_ONCE == 0:
+            attend()
         if isinstance(found, Record):
             records.append(found)
         else:
@@ -186,28 +196,44 @@ def _validated(
     return records
 
 
-def _too_long(collection: Collection, records: Sequence[Record]) -> Iterator[RecordProblem]:
+def _too_long(collection: Collection, records: Sequence[Record], attend: Callable[[], None]) -> Iterator[RecordProblem]:
     def count(texts: Sequence[str]) -> list[int] | None:
         try:
             return count_tokens(find_model(collection.model), texts)
         except UnknownModel:  # the model is where the workers are: they count exactly
             return None
 
-    return too_long(records, window=collection.window, reserved=RESERVED_TOKENS, count_tokens=count)
+    return too_long(records, window=collection.window, reserved=RESERVED_TOKENS, count_tokens=count, attend=attend)
 
 
-def _notes(collection: Collection, records: Sequence[Record]) -> tuple[str, ...]:
-    """Return notes on parts of prompts and rephrases that the collection's encoder does not read."""
+def _unread(collection: Collection, records: Sequence[Record], attend: Callable[[], None]) -> set[int]:
+    """Return the positions of records whose prompt or rephrases the collection's encoder does not read in full.
+
+    The beginning of a text is judged: an encoder reads no more of it.
+    """
     if collection.encoder == HIDDEN:
-        return ()
+        return set()
     try:
         files = find_encoder(collection.encoder)
     except UnknownModel:  # the encoder is where the workers are
-        return ()
-    asked = [(record, text) for record in records for text in (record.prompt, *record.rephrases)]
-    found = unread(files, [text for _, text in asked])
-    places = list(dict.fromkeys(str(r.line or r.position) for (r, _), is_unread in zip(asked, found or (), strict=False)
-                                if is_unread))  # fmt: skip
+        return set()
+    asked = [
+        (record.position, text[:_BEGINNING])
+        for record in records
+        for text in (record.prompt, *record.rephrases)
+        if not text.isascii()
+    ]
+    found: set[int] = set()
+    for some in in_parts(asked, _READ_AT_ONCE):
+        attend()
+        flags = unread(files, [text for _, text in some]) or ()
+        found.update(position for (position, _), flag in zip(some, flags, strict=False) if flag)
+    return found
+
+
+def _notes(collection: Collection, records: Sequence[Record]) -> tuple[str, ...]:
+    """Return notes on records that the collection's encoder does not read in full."""
+    places = [str(record.line or record.position) for record in records]
     if not places:
         return ()
     shown = ", ".join(places[:_SHOWN_PLACES]) + (", …" if len(places) > _SHOWN_PLACES else "")

@@ -15,6 +15,7 @@ Raw = Mapping[str, Any] | bytes  # an object with the fields of EditIn, or a lin
 _EDIT = TypeAdapter(EditIn)
 _MOST_UNKNOWN = 20  # unknown fields that are each reported as a problem
 _MOST_COLONS = len(EditIn.model_fields) + _MOST_UNKNOWN  # a line with at most this many has at most as many fields
+_LONGEST_LINE = 4 << 20  # bytes
 _WRITE_OBJECT = 'Write one object a line: {"prompt": …, "target": …}.'
 
 
@@ -76,6 +77,8 @@ def read_records(raw: Iterable[Raw]) -> Iterator[Record | list[RecordProblem]]:
 
 
 def _from_line(position: int, line: int, text: bytes) -> Record | list[RecordProblem]:
+    if len(text) > _LONGEST_LINE:
+        return [_broken(position, line, f"It has more than {_LONGEST_LINE:,} bytes.", "Write shorter prompts.")]
     # Pydantic creates a kilobyte of error for each unknown field, so a line that may have many is examined first.
     if text.count(b":") <= _MOST_COLONS:
         try:

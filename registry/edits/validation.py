@@ -5,7 +5,7 @@ Each validation yields its problems in the order of the records, so that the fir
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from unicodedata import normalize
 
 from registry.base.digests import comparable
 from registry.base.errors import RecordProblem
@@ -15,7 +15,9 @@ from registry.edits.repository import StandingEdit
 DUPLICATE = "duplicate"
 CONTRADICTION = "contradiction"
 COLLISIONS = frozenset({DUPLICATE, CONTRADICTION})
-_COUNTED_AT_ONCE = 1_000  # texts whose tokens are held in memory at once
+_COUNTED_AT_ONCE = 1_000  # texts whose tokens are held in memory at once,
+_BYTES_AT_ONCE = 256 << 10  # and the bytes of these texts, but for a longer one alone
+_LONGEST_TOKEN = 200  # bytes; a text whose tokens would have to be longer does not fit
 
 
 def too_long(
@@ -24,24 +26,30 @@ def too_long(
     window: int,
     reserved: int,
     count_tokens: Callable[[Sequence[str]], Sequence[int] | None],
+    attend: Callable[[], None],
 ) -> Iterator[RecordProblem]:
     """Yield prompts that, with their target and the chat template, do not fit into the model's window.
 
-    A tokenizer makes at most one token per byte, so only long texts need to be counted; they are counted many at a
-    time. count_tokens: None if tokens cannot be counted here.
+    A tokenizer makes at most one token per byte of a text in NFKC, into which many bring it first, and where one
+    character may become 18. So only long texts need to be counted, and the longest not either. They are counted some
+    at a time. count_tokens: None if tokens cannot be counted here. attend: called before each count; raises to stop.
     """
-    long = (
-        (record, field, text)
-        for record in records
-        for field, prompt in record.prompts()
-        if len((text := f"{prompt} {record.target}").encode()) + reserved > window
-    )
-    while some := list(islice(long, _COUNTED_AT_ONCE)):
-        counts = count_tokens([text for _, _, text in some])
+    most = window * _LONGEST_TOKEN
+    for some in _pieces(_long(records, window - reserved)):
+        attend()
+        counts = count_tokens([text if size <= most else "" for _, _, text, size in some])
         if counts is None:
             return
-        for (record, field, _), tokens in zip(some, counts, strict=True):
-            if tokens + reserved > window:
+        for (record, field, _, size), tokens in zip(some, counts, strict=True):
+            if size > most:
+                yield record.problem(
+                    "too-long",
+                    f"Its {field} and target have {size:,} bytes, which do not fit into the model's window of {window} "
+                    "tokens.",
+                    "Shorten it.",
+                    field=field,
+                )
+            elif tokens + reserved > window:
                 yield record.problem(
                     "too-long",
                     f"Its {field} and target have {tokens} tokens; with {reserved} for the chat template they do "
@@ -49,6 +57,32 @@ def too_long(
                     f"Shorten it by {tokens + reserved - window} tokens or more.",
                     field=field,
                 )
+
+
+Long = tuple[Record, str, str, int]  # a record, the field, its text with the target, and the bytes of that
+
+
+def _long(records: Iterable[Record], room: int) -> Iterator[Long]:
+    for record in records:
+        for field, prompt in record.prompts():
+            text = f"{prompt} {record.target}"
+            size = len(text if text.isascii() else normalize("NFKC", text).encode())
+            if size > room:
+                yield record, field, text, size
+
+
+def _pieces(long: Iterator[Long]) -> Iterator[list[Long]]:
+    """Gather texts up to as many as may be counted at once."""
+    some: list[Long] = []
+    held = 0
+    for each in long:
+        if some and (len(some) == _COUNTED_AT_ONCE or held + each[3] > _BYTES_AT_ONCE):
+            yield some
+            some, held = [], 0
+        some.append(each)
+        held += each[3]
+    if some:
+        yield some
 
 
 def collisions_within(records: Iterable[Record]) -> Iterator[RecordProblem]:

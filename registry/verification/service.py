@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, func, or_, select
+from sqlalchemy import Connection, Select, and_, func, or_, select, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, aliased
 
@@ -25,6 +25,7 @@ from registry.base.digests import (
     received_vector,
     sha256_hex,
 )
+from registry.base.errors import TooManyRequests
 from registry.base.vocabulary import Action
 from registry.collections.service import foundation_digest
 from registry.tables.audit import AuditEvent
@@ -45,21 +46,35 @@ from registry.versions.repository import sent
 _FEW = 100  # rows at a time, if a row holds a block's bytes or a cluster's members
 _MANY = 2_000
 _PAUSE = 0.5  # seconds between two reports of progress
+_LOCKS = 702637  # the class of the advisory locks: an arbitrary constant of this program
+_AGAIN = 10  # seconds
 _LONGEST_LIST = 1_000  # findings reported; beyond that, more of them say nothing new
 
 
-def verify(session: Session) -> VerificationView:
-    """Verify everything, against one snapshot, or in the transaction that the session's connection has begun."""
-    *_, found = verify_in_steps(session)
-    assert isinstance(found, VerificationView)
-    return found
+def verify(
+    session: Session, asked_by: str | None = None, attend: Callable[[], None] = lambda: None
+) -> VerificationView:
+    """Verify everything, against one snapshot, or in the transaction that the session's connection has begun.
+
+    asked_by: as for verify_in_steps. attend: called after each step; raises to stop.
+    """
+    for step in verify_in_steps(session, asked_by):
+        attend()
+        if isinstance(step, VerificationView):
+            return step
+    raise AssertionError("a verification ends with its result")
 
 
-def verify_in_steps(session: Session) -> Iterator[ProgressView | VerificationView]:
-    """Verify the record and report progress about twice a second; the result comes last."""
+def verify_in_steps(session: Session, asked_by: str | None = None) -> Iterator[ProgressView | VerificationView]:
+    """Verify the record and report progress about twice a second; the result comes last.
+
+    asked_by: who may have only one verification at a time. Raises TooManyRequests while another of theirs runs.
+    """
     bound = session.get_bind()
     if not (isinstance(bound, Connection) and bound.in_transaction()):
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    if asked_by is not None and not _is_alone(session, asked_by):
+        raise TooManyRequests("A verification that you asked for is running, in this or another process.", _AGAIN)
     verifications: dict[str, Callable[[Session], Verified]] = {
         "events": _events,
         "collections": _collections,
@@ -110,6 +125,12 @@ def verify_in_steps(session: Session) -> Iterator[ProgressView | VerificationVie
         head_seq=tip.seq,
         head_hash=tip.hash,
     )
+
+
+def _is_alone(session: Session, asked_by: str) -> bool:
+    """Take the right to verify for somebody, until the transaction ends; tell whether they do not have it already."""
+    query = text("SELECT pg_try_advisory_xact_lock(:class, hashtext(:name))")
+    return bool(session.scalar(query, {"class": _LOCKS, "name": asked_by}))
 
 
 def _stream(session: Session, query: Select[*tuple[Any, ...]], at_once: int) -> Iterator[Any]:

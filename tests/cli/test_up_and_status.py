@@ -6,12 +6,16 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import psycopg
 import pytest
 
 from embedded import stack
+from registry.access.operator import FILE, stored_key
 from tests.cli.program import Melo
 from tests.patience import PATIENCE, until
+from tests.registry.keys import carrying
 
 
 def test_nothing_runs_is_an_answer_too(tmp_path: Path) -> None:
@@ -125,3 +129,22 @@ def test_a_key_that_cannot_be_sent_hides_the_workers_and_status_says_so(melo: Me
     done = Melo(melo.home, {"MELO_API_KEY": "melo_0123456789ab_…"})("status")
     assert "Workers are not shown: The API key" in done.stdout
     assert "No worker was seen" not in done.stdout
+
+
+def test_the_key_of_the_folder_is_its_owners_alone_and_stands_in_no_log_state_or_process_title(melo: Melo) -> None:
+    key = stored_key(melo.home)
+    assert key and (melo.home / FILE).stat().st_mode & 0o777 == 0o600
+    assert melo("collection", "list").returncode == 0
+    api = httpx.Client(base_url=str(melo.records("status")["api_url"]))
+    assert api.get("/v1/collections").status_code == 401
+    assert api.get("/v1/collections", headers=carrying(key)).status_code == 200
+    files = [melo.home / "state.json", *(melo.home / "logs").iterdir()]
+    assert not [path for path in files if key in path.read_text(errors="replace")]
+    assert key not in " ".join(word for each in psutil.process_iter() for word in cmdline(each))
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

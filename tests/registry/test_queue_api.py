@@ -180,7 +180,7 @@ def test_an_edit_gets_more_guards_as_a_batch_that_takes_its_place(api, workflow)
 
     for prompts, told in (
         ((" Who?  ", "Who?"), "has these guards"),
-        (("France's  capital?",), "is what edit 1 corrects"),
+        ((" France's capital? ",), "is what edit 1 corrects"),
     ):
         assert told in is_problem(guard(*prompts), 422, "invalid-request")["detail"]
     batch = guard("Who?", "How old is Paris?", "How old is Paris?").json()
@@ -278,6 +278,30 @@ def test_streams_are_server_sent_events_that_end_with_their_reader_and_are_count
     assert httpx.get(f"{url}/v1/batches/99/events", headers=OPERATOR).status_code == 404
     with MeloClient(url, KEY) as client, pytest.raises(MeloClientError, match="no batch 99"):
         list(client.follow(99))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE api_keys SET revoked_at = now(), revoked_by = 'ada'",
+        "UPDATE api_keys SET created_at = created_at - interval '1 day', expires_at = now()",
+        "UPDATE api_key_roles SET role = 'viewer'",
+        "UPDATE api_key_roles SET collection_id = NULL, key_id = 99",
+    ],
+)
+def test_a_stream_ends_with_its_key_and_breaks_off_so_that_its_part_is_not_taken_for_the_whole(
+    api, served_app, workflow, tamper, change
+):
+    app, url = served_app
+    headers = key(api, "ci", "editor", "facts")
+    batch = workflow.submit(PARIS).batch.id
+    with httpx.stream("GET", f"{url}/v1/batches/{batch}/events", headers=headers) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "event: progress"
+        tamper(change)
+        with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+            list(lines)
+    until(lambda: app.state.streams.open["key/1"] == 0)
 
 
 def test_following_needs_a_role_where_the_batch_is(api, remote, workflow, model_folder):

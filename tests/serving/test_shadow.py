@@ -109,7 +109,7 @@ def test_questions_are_shown_to_those_who_may_correct_answers(start, site):
             role: keys.create(session, NewKey(name=f"shadow-{role}", roles=[Grant(role=role, collection="facts")]), ADA)
             for role in (Role.VIEWER, Role.EDITOR, Role.APPROVER)
         }
-    server = start(client=("10.0.0.7", 50000))
+    server = start(headers={})
     for role, key in made.items():
         server.headers["Authorization"] = f"Bearer {key.key}"
         status = server.get("/v1/shadow/facts@shaded3").status_code

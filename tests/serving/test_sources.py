@@ -11,6 +11,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from registry.access import service as keys
+from registry.access.caller import Caller
 from registry.access.schemas import Grant, NewKey
 from registry.api.app import create_app
 from registry.audit.schemas import ChangesView
@@ -31,6 +32,7 @@ from serving.sources.port import Source, SourceUnavailable
 from serving.versions import Versions, model_to_serve
 from tests.operators_key import KEY, SECRET
 from tests.patience import until
+from tests.registry.keys import carrying
 from tests.registry.workflow import ADA, BEN, Workflow
 from tests.serving.conftest import OTHER, OTHER_TARGET, QUESTION, TARGET, Site
 from tests.serving.link import Link
@@ -325,3 +327,51 @@ def test_an_alias_that_moves_back_while_a_version_loads_is_not_overtaken_by_it(s
     assert versions.get("facts@back").name == "facts@1"
     with pytest.raises(NotFound):
         versions.get("facts@nowhere")
+
+
+class RevokedMeanwhile(DatabaseSource):
+    """Knows a key once, and then no more."""
+
+    asked = 0
+
+    def caller(self, key: str) -> Caller:
+        self.asked += 1
+        if self.asked > 1:
+            raise Unauthorized("The API key app was revoked.", "Ask for another.")
+        return super().caller(key)
+
+
+def test_an_answer_ends_with_its_callers_key(start, site, monkeypatch):
+    monkeypatch.setattr("registry.api.watch.SECONDS", 0.01)
+    monkeypatch.setattr("serving.callers.FRESH_SECONDS", 0)
+    _, secret = key_of(site, "ending")
+    server = start(source=RevokedMeanwhile(make_engine(site.url)), headers=carrying(secret))
+    body = {"model": "facts@base", "messages": [{"role": "user", "content": "Hi"}], "n": 16, "max_tokens": 220}
+    for more in ({"stream": True}, {"stream": False}):
+        answer = server.post("/v1/chat/completions", json=body | more)
+        whole = answer.status_code == 200 and ("[DONE]" in answer.text or "usage" in answer.text)
+        assert not whole, answer.text[-500:]
+
+
+def test_more_prompts_or_characters_than_may_be_routed_are_refused_before_their_tokens_are_made(server):
+    for path, body in (
+        ("/v1/completions", {"prompt": ["\ufdfa"] * 257}),
+        ("/v1/classify", {"input": ["\ufdfa"] * 257}),
+    ):
+        refused = server.post(path, json={"model": "facts@1", **body})
+        assert refused.status_code == 400 and "at most 256 items" in refused.json()["error"]["message"]
+    long = "\ufdfa" * (64 * server.app.state.router.base.window + 1)
+    for path, body in (
+        ("/v1/completions", {"prompt": ["Hi", long]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": long}]}),
+        ("/v1/responses", {"input": long}),
+        ("/v1/route", {"prompt": long}),
+    ):
+        refused = server.post(path, json={"model": "facts@1", **body})
+        assert refused.status_code == 400 and "characters, more than" in refused.json()["error"]["message"], path
+    deep = b'{"model": "facts@1", "messages": ' + b"[" * 200 + b"]" * 200 + b"}"
+    headers = {"Content-Type": "application/json"}
+    refused = server.post("/v1/chat/completions", content=deep, headers=headers)
+    assert refused.status_code == 400 and "nested more than 100 deep" in refused.json()["error"]["message"]
+    large = server.post("/v1/chat/completions", content=b" " * (2 << 20) + b"{}", headers=headers)
+    assert large.status_code == 413 and large.json()["error"]["code"] == "too_large"

@@ -1,13 +1,15 @@
 """/v1/audit"""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
+from registry.api.attention import ReaderDep
 from registry.api.following import changes_after
-from registry.api.http import SessionDep, VisibleDep, needs
+from registry.api.http import CallerDep, SessionDep, VisibleDep, needs
 from registry.api.idempotency.route import RepeatableRoute
 from registry.api.pages import ById
 from registry.audit import checkpoint, export, service
@@ -58,9 +60,9 @@ async def await_changes(
 
 
 @router.get("/verify", dependencies=[needs(Role.VIEWER)])
-def verify_record(session: SessionDep) -> VerificationView:
-    """Recompute every digest and the chain of events."""
-    return verification.verify(session)
+def verify_record(session: SessionDep, caller: CallerDep, attention: ReaderDep) -> VerificationView:
+    """Recompute every digest and the chain of events. A caller may have one verification at a time."""
+    return verification.verify(session, caller.owner, attention.require)
 
 
 @router.get(
@@ -69,16 +71,21 @@ def verify_record(session: SessionDep) -> VerificationView:
     response_class=StreamingResponse,
     responses={200: {"content": {LINES: STEPS}, "description": "ProgressView lines, the last a VerificationView"}},
 )
-def verify_record_in_steps(request: Request) -> StreamingResponse:
-    """Verify the record, which may take minutes, and stream progress: one JSON object per line, the result last."""
+def verify_record_in_steps(request: Request, caller: CallerDep) -> StreamingResponse:
+    """Verify the record, which may take minutes, and stream progress: one JSON object per line, the result last.
+
+    A caller may have one verification at a time.
+    """
     request.app.state.schema.require_current()
 
     def lines() -> Iterator[str]:
         with request.app.state.sessions() as session:
-            for step in verification.verify_in_steps(session):
+            for step in verification.verify_in_steps(session, caller.owner):
                 yield step.model_dump_json() + "\n"
 
-    return StreamingResponse(lines(), media_type=LINES)
+    found = lines()
+    first = next(found)  # what is refused is refused before the answer begins
+    return StreamingResponse(chain([first], found), media_type=LINES)
 
 
 @router.get(

@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 
 from registry.api.conditional import IfNoneMatch, NotModified
-from registry.api.http import SessionDep, VisibleDep, needs
+from registry.api.http import GuardedRoute, SessionDep, VisibleDep, needs
 from registry.base.etags import is_named
 from registry.base.vocabulary import Role
 from registry.versions import blocks
 
-router = APIRouter(prefix="/v1/blocks", tags=["versions"])
+router = APIRouter(prefix="/v1/blocks", tags=["versions"], route_class=GuardedRoute)
 
 FOREVER = "private, max-age=31536000, immutable"  # a digest never names anything else
 BYTES = {"schema": {"type": "string", "format": "binary"}, "example": "safetensors: A and B of each module"}

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter
 
+from registry.api.bodies import body_up_to
 from registry.api.http import ActorDep, CollectionDep, SessionDep, VisibleDep, needs
 from registry.api.idempotency.route import RepeatableRoute
 from registry.api.pages import ByName
@@ -18,7 +19,8 @@ from registry.jobs.schemas import QueueView
 router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=RepeatableRoute)
 
 
-@router.post("", status_code=201, dependencies=[needs(Role.ADMIN)])
+# With a calibration.
+@router.post("", status_code=201, dependencies=[needs(Role.ADMIN), body_up_to(None)])
 def create_collection(new: NewCollection, session: SessionDep, actor: ActorDep) -> CollectionView:
     """Create a collection, a line of versions over a base model."""
     return service.view(session, service.create(session, new, actor))

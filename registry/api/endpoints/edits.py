@@ -6,6 +6,8 @@ from fastapi import APIRouter, Depends, Query, Request
 from sse_starlette import EventSourceResponse
 
 from registry.api import following
+from registry.api.attention import SubmitterDep
+from registry.api.bodies import body_up_to
 from registry.api.body_file import loaded
 from registry.api.http import ActorDep, BatchId, CollectionDep, EditId, SessionDep, needs
 from registry.api.idempotency.route import RepeatableRoute
@@ -34,11 +36,15 @@ router = APIRouter(prefix="/v1", tags=["edits"], route_class=RepeatableRoute)
 @router.post(
     "/collections/{collection}/batches",
     status_code=201,
-    dependencies=[Depends(loaded), needs(Role.EDITOR)],
+    dependencies=[needs(Role.EDITOR), body_up_to(None), Depends(loaded)],
     openapi_extra=DOCUMENTED,
 )
 def submit_edits(
-    submitted: SubmittedDep, collection: CollectionDep, session: SessionDep, actor: ActorDep
+    submitted: SubmittedDep,
+    attention: SubmitterDep,
+    collection: CollectionDep,
+    session: SessionDep,
+    actor: ActorDep,
 ) -> SubmissionView:
     """Submit up to 100,000 corrections. If any are invalid, the answer lists the problems and nothing is stored."""
     options = submitted.options
@@ -53,6 +59,7 @@ def submit_edits(
         skip_invalid=options.skip_invalid,
         dry_run=options.dry_run,
         training=Training(options.priority, options.deadline, options.training, options.edits_per_block),
+        attend=attention.require,
     )
     return SubmissionView(
         batch=service.view(session, report.batch) if report.batch else None,

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import AwareDatetime
 
-from registry.api.http import JobId, SessionDep, VisibleDep, needs
+from registry.api.http import GuardedRoute, JobId, SessionDep, VisibleDep, needs
 from registry.api.pages import ById, Page, pages
 from registry.base.vocabulary import JobKind, JobState, Role
 from registry.base.wire import Name, Text
@@ -14,7 +14,7 @@ from registry.collections import service as collections
 from registry.jobs import listing, service
 from registry.jobs.schemas import JobRecord, JobSummary, WorkerView
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"], route_class=GuardedRoute)
 
 BySign = Annotated[Page[tuple[datetime, str]], pages(tuple[AwareDatetime, Text])]
 

@@ -2,11 +2,11 @@
 
 from fastapi import APIRouter, Request, Response
 
-from registry.api.http import needs
+from registry.api.http import GuardedRoute, needs
 from registry.base.vocabulary import Role
 from registry.metrics import exposition
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 
 
 # Not in the OpenAPI document: only Prometheus requests it.

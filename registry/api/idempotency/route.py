@@ -7,11 +7,10 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.params import Depends as Dependency
-from fastapi.routing import APIRoute
 
 from registry.access.caller import Caller
 from registry.api.body_file import BodyFileDep
-from registry.api.http import SessionDep
+from registry.api.http import GuardedRoute, SessionDep
 from registry.api.idempotency import service
 from registry.tables.idempotency import KeptAnswer
 
@@ -54,15 +53,13 @@ def _claim(
     if key is None or digest is None:
         return
     caller: Caller = request.state.caller
-    # Many people share an operator's key, so idempotency keys are separate for each name.
-    scope = f"{caller.identity} {caller.actor}"
-    found = service.claim(session, scope, key, request.method, request.url.path, digest)
+    found = service.claim(session, caller.owner, key, request.method, request.url.path, digest)
     if isinstance(found, KeptAnswer):
         raise _Replay(found)
     request.state.idempotency = found
 
 
-class RepeatableRoute(APIRoute):
+class RepeatableRoute(GuardedRoute):
     """A route that answers a writing request under an Idempotency-Key once, and repeats the same bytes after that.
 
     The last of a route's dependencies claims the key, after access has been granted. The answer is stored in the
