@@ -86,6 +86,7 @@ CREATE TABLE answers (
     kind text NOT NULL,
     edit_id bigint,
     said_to text,
+    canary boolean NOT NULL,
     considered jsonb NOT NULL,
     prompt_tokens bigint NOT NULL,
     completion_tokens bigint NOT NULL,

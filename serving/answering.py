@@ -137,7 +137,7 @@ class Answering:
         """Log the answers, as far as anything was told of them."""
         given = zip(self.asked, self.said, strict=True)
         answers = [
-            self.asking.answered(choice, asked, said.text, len(said.tokens))
+            self.asking.answered(choice, asked, said.text, len(said.tokens), canary=self.chosen.canary)
             for choice, (asked, said) in enumerate(given)
             if said.text or said.ended
         ]

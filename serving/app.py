@@ -20,7 +20,7 @@ from registry.access.operator import OperatorKeys
 from registry.api.app import VERSION
 from registry.api.bodies import BoundedRoute
 from registry.api.documentation import PATHS, serve_documentation
-from registry.api.gate import Gate
+from registry.api.gate import Gate, bearer_of
 from registry.api.middleware import RequestLog
 from registry.api.rates import Rates
 from registry.base.errors import NotFound, RegistryError, RoleNeeded
@@ -254,7 +254,11 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
     for index, (asked, piece) in enumerate(found):
         request.app.state.shadows.offer(chosen.pointing, asked, Wanted())
         acted = asked.edit is not None
-        answers.append(asking.answered(index, asked, piece.text, len(piece.tokens), EditKind.CLASSIFICATION))
+        answers.append(
+            asking.answered(
+                index, asked, piece.text, len(piece.tokens), canary=chosen.canary, kind=EditKind.CLASSIFICATION
+            )
+        )
         data.append(
             {
                 "index": index,
@@ -286,7 +290,7 @@ def give_feedback(request: Request, body: NewFeedback) -> GivenView:
     """Say that an answer was right, or wrong. A correction by an editor becomes a batch that waits for approval."""
     request.app.state.log.flush(LOG_SECONDS)  # it may be about the answer before
     source: Source = request.app.state.source
-    return source.feedback(body, request.state.caller, request.state.request_id)
+    return source.feedback(body, request.state.caller, request.state.request_id, bearer_of(request) or None)
 
 
 @api.get("/v1/shadow/{collection}@{alias}", tags=["answers"])

@@ -19,7 +19,7 @@ from serving.sources.port import Source, SourceUnavailable
 log = structlog.get_logger("melo.serve")
 
 TURN_SECONDS = 0.5  # between two looks at the policies; answers are written as often
-MOST_WAITING = 2_000  # answers, of up to 2 * keeping.MOST_TEXT characters; one more is dropped
+MOST_WAITING = 2_000  # answers, of up to 2 * keeping.MOST_CHARACTERS characters; one more is dropped
 AT_ONCE = 200
 
 
@@ -40,7 +40,9 @@ class Asking:
         self.first_token_ms = round(seconds * 1000)
         return seconds
 
-    def answered(self, choice: int, asked: Asked, text: str, tokens: int, kind: str | None = None) -> Answered:
+    def answered(
+        self, choice: int, asked: Asked, text: str, tokens: int, *, canary: bool, kind: str | None = None
+    ) -> Answered:
         """Return an answer for the log. kind: of the question, where it is not the one asked in."""
         edit, content = asked.edit, asked.served.content
         return Answered(
@@ -68,6 +70,7 @@ class Asking:
             ],
             prompt_tokens=len(asked.ids),
             completion_tokens=tokens,
+            canary=canary,
             first_token_ms=self.first_token_ms,
             question=asked.question.text,
             answer=text,
@@ -109,7 +112,7 @@ class AnswerLog:
             room = max(MOST_WAITING - len(self._waiting), 0)
             self._waiting += answers[:room]
             self._added += len(answers[:room])
-        self._drop(len(answers[room:]), "too many wait for the database")
+        self._drop(len(answers[room:]), "too many wait for the registry")
 
     def flush(self, seconds: float) -> None:
         """Wait until what was queued before is written, at most so long, and while the database answers."""

@@ -84,6 +84,7 @@ class Router:
         """engine: None for models that are answered one request at a time (T5, classifiers)."""
         self.versions, self.engine, self.traces = versions, engine, traces
         self.base: BaseModel = versions.base
+        versions.on_forgotten = engine.forget if engine is not None else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="melo-route")
         self._readers = ThreadPoolExecutor(8, thread_name_prefix="melo-read")
 

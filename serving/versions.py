@@ -70,6 +70,7 @@ class Versions:
         self._changes = Counter[str]()  # by collection, how often something changed
         self._lock = threading.Lock()  # of all of these; never held while the source is asked
         self._encoders = threading.Lock()  # of the model cache
+        self.on_forgotten: Callable[[frozenset[str]], None] | None = None  # told the digests of a version's blocks
 
     def names(self, among: frozenset[int] | None) -> list[NamedVersion]:
         """Return the names that can be asked, as they were last known. among: the collections to list; None: all.
@@ -274,8 +275,10 @@ class Versions:
     def _forget(self, key: Key) -> None:
         """Forget a version whose content was erased in part: it must not answer from memory either."""
         with self._lock:
-            self._loaded.pop(key, None)
+            served = self._loaded.pop(key, None)
         self._blocks.forget()
+        if served is not None and self.on_forgotten is not None:
+            self.on_forgotten(frozenset(block.sha256 for block in served.content.blocks.values()))
         log.warning("no longer served: part of its content was erased", version=f"{key[0]}@{key[1]}")
 
     def _changed_so_far(self, collection: str) -> int:

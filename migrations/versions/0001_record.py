@@ -599,6 +599,7 @@ def _answers() -> None:
         _text("kind", "IN ('qa', 'completion', 'classification')"),
         _refers("edit_id", "edits.id", nullable=True),
         _text("said_to", "IN ('query', 'prompt', 'base')", nullable=True),
+        sa.Column("canary", sa.Boolean, nullable=False),
         _json("considered", sa.CheckConstraint("jsonb_typeof(considered) = 'array'", name="considered")),
         _number("prompt_tokens", "prompt_tokens >= 0"),
         _number("completion_tokens", "completion_tokens >= 0"),

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
+from registry.access.caller import Caller
 from registry.answers import repository
-from registry.answers.schemas import Considered
+from registry.answers.schemas import MOST_CHARACTERS, Considered, KeptAnswers, LogPolicyView, NewAnswers
 from registry.base.digests import sha256_hex
+from registry.base.errors import InvalidRequest
+from registry.base.vocabulary import Role
+from registry.edits import repository as edits
 
-MOST_TEXT = 8_000  # characters kept of a question, and of an answer
 CUT = " […]"
 
 
@@ -47,9 +50,15 @@ class Answered:
     considered: Sequence[Considered]
     prompt_tokens: int
     completion_tokens: int
+    canary: bool = False
     first_token_ms: int | None = None
     question: str | None = None
     answer: str | None = None
+
+    @property
+    def edits(self) -> set[int]:
+        """Return the edits that it names."""
+        return {each.edit for each in self.considered} | ({self.edit_id} if self.edit_id is not None else set())
 
     def under(self, policy: LogPolicy) -> "Answered | None":
         """Return what the policy lets be kept of it; None: nothing."""
@@ -75,6 +84,32 @@ def keep(session: Session, answers: Iterable[Answered], found: Mapping[int, LogP
     return len(kept)
 
 
+def receive(session: Session, caller: Caller, given: NewAnswers) -> KeptAnswers:
+    """Log what a server sends, as far as the policies of the caller's collections keep it.
+
+    Raises InvalidRequest where an answer names an edit that its collection does not have.
+    """
+    found = {
+        id: each
+        for id, each in policies(session).items()
+        if (role := caller.role_in(id)) is not None and role.covers(Role.EDITOR)
+    }
+    now = datetime.now(UTC)
+    answers = [
+        Answered(**{**dict(each), "asked_at": min(each.asked_at, now)})  # or it would outlive the policy's days
+        for each in given.answers
+        if each.collection_id in found
+    ]
+    named = {(each.collection_id, edit) for each in answers for edit in each.edits}
+    there = {(edit.collection_id, edit.id) for edit in edits.by_ids(session, {edit for _, edit in named})}
+    if unknown := sorted(named - there):
+        raise InvalidRequest(
+            f"Collection {unknown[0][0]} has no edit {unknown[0][1]}.", "Send an answer to the registry it came from."
+        )
+    shown = {id: LogPolicyView(share=each.share, text=each.text) for id, each in found.items()}
+    return KeptAnswers(policies=shown, kept=keep(session, answers, found))
+
+
 def prune(session: Session, most: int) -> int:
     """Delete answers, and feedback on answers, that are older than the policies say. Returns how many are gone."""
     return repository.delete_old(session, most)
@@ -83,4 +118,4 @@ def prune(session: Session, most: int) -> int:
 def _storable(text: str) -> str:
     """Return a text that PostgreSQL takes, cut to a length that a log has room for."""
     clean = text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
-    return clean if len(clean) <= MOST_TEXT else clean[: MOST_TEXT - len(CUT)] + CUT
+    return clean if len(clean) <= MOST_CHARACTERS else clean[: MOST_CHARACTERS - len(CUT)] + CUT

@@ -1,16 +1,21 @@
 """API schemas of logged answers."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field, model_validator
 
 from registry.base.vocabulary import EditKind
-from registry.base.wire import Answer, Body, Reason, Text
+from registry.base.wire import Answer, Body, Id, Reason, Text, VersionNumber
 from registry.edits.schemas import ApprovalView, EditView
 
+MOST_SENT = 200  # answers in one request
+MOST_CHARACTERS = 8_000  # of a question, and of an answer
 RESPONSE_PATTERN = r"^[A-Za-z0-9_-]{1,100}$"
 ResponseId = Annotated[str, Field(pattern=RESPONSE_PATTERN, examples=["chatcmpl-5f0c6a1e6c3d4d7a9a430d9f6a2f0c11"])]
+LoggedText = Annotated[Text, Field(max_length=MOST_CHARACTERS)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+SaidTo = Literal["query", "prompt", "base"]
 Person = Annotated[Text, Field(min_length=2, max_length=200, examples=["Jo Doe"])]
 
 
@@ -48,6 +53,7 @@ class AnswerView(Answer):
         "neither, so the base model answered; null: no edit covered the question",
         examples=["query"],
     )
+    canary: bool = Field(description="whether the alias's canary answered")
     prompt_tokens: int
     completion_tokens: int
     first_token_ms: int | None = Field(description="from the request to its first text")
@@ -113,3 +119,52 @@ class TextErasureView(Answer):
     dry_run: bool
     answers: int
     feedback: int
+
+
+class NewAnswer(Body):
+    """An answer that a server gave."""
+
+    response_id: ResponseId
+    choice: Count
+    collection_id: Id
+    model: Annotated[Text, Field(min_length=1, max_length=200, examples=["facts@production"])]
+    version: VersionNumber
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", examples=["0" * 64])]
+    asked_at: AwareDatetime
+    asked_by: Annotated[Text, Field(max_length=200, examples=["app"])]
+    kind: EditKind
+    edit_id: Id | None
+    said_to: SaidTo | None = Field(examples=["query"])
+    canary: bool = False
+    considered: list[Considered] = Field(max_length=64)
+    prompt_tokens: Count
+    completion_tokens: Count
+    first_token_ms: Count | None = None
+    question: LoggedText | None = Field(default=None, examples=["Who leads Atlantis?"])
+    answer: LoggedText | None = Field(default=None, examples=["Queen Mara"])
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.edit_id is not None) != (self.said_to in ("query", "prompt")):
+            raise ValueError("edit_id belongs to said_to query or prompt")
+        if (self.question is None) != (self.answer is None):
+            raise ValueError("question and answer belong together")
+        return self
+
+
+class NewAnswers(Body):
+    """What a server hands over to be logged."""
+
+    answers: list[NewAnswer] = Field(max_length=MOST_SENT)
+
+
+class LogPolicyView(Answer):
+    """What a collection keeps of its answers."""
+
+    share: float = Field(description="of responses")
+    text: bool = Field(description="whether with question and answer")
+
+
+class KeptAnswers(Answer):
+    policies: dict[int, LogPolicyView] = Field(description="by id, of those of the caller's collections that log")
+    kept: int = Field(description="how many of these answers the log keeps")

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from registry.access.operator import OperatorKeys
 from registry.api.documentation import serve_documentation
 from registry.api.endpoints.access import router as access
+from registry.api.endpoints.answers import log_router as answer_log
 from registry.api.endpoints.answers import router as answers
 from registry.api.endpoints.audit import router as audit
 from registry.api.endpoints.blocks import router as blocks
@@ -97,7 +98,20 @@ def create_app(settings: Settings, traces: Traces = NO_TRACES) -> FastAPI:
     app.add_middleware(Gate)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestMetrics, counts=RequestCounts.make(app.state.metrics))
-    for router in (collections, edits, jobs, versions, blocks, audit, erasure, access, webhooks, answers, metrics):
+    for router in (
+        collections,
+        edits,
+        jobs,
+        versions,
+        blocks,
+        audit,
+        erasure,
+        access,
+        webhooks,
+        answers,
+        answer_log,
+        metrics,
+    ):
         app.include_router(router)
     serve_documentation(app)
     add_handlers(app)

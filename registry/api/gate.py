@@ -64,7 +64,7 @@ class Gate:
             if caller.key_prefix is None or scope["method"] not in self.ends:
                 await self.app(scope, receive, send)
                 return
-            watch = Watch(lambda: self.authenticate(request, _bearer(request)), caller)
+            watch = Watch(lambda: self.authenticate(request, bearer_of(request)), caller)
             await watch.run(self.app, scope, receive, send)
             if watch.refusal is not None and not watch.started:
                 await self.answer(request, watch.refusal)(scope, receive, send)
@@ -73,7 +73,7 @@ class Gate:
 async def _admit(request: Request, authenticate: Authenticate) -> Caller:
     """Return the caller. Raises CrossSite, Unauthorized, TooManyRequests or InvalidRequest."""
     _require_same_site(request)
-    given = _bearer(request)
+    given = bearer_of(request)
     operator: OperatorKeys = request.app.state.operator
     if operator.include(given):
         return _operator(request)
@@ -113,7 +113,7 @@ def _operator(request: Request) -> Caller:
     return Caller(actor=name, identity="operator", roles=EVERYWHERE)
 
 
-def _bearer(request: Request) -> str:
+def bearer_of(request: Request) -> str:
     """Return the key in the request, or an empty text if there is none."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     return given.strip() if scheme.lower() == "bearer" else ""

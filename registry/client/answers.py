@@ -1,10 +1,19 @@
 """Client methods for logged answers, for how often edits answer, and for feedback."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from registry.answers.schemas import AnswerView, EditUsage, ExplainedResponse, TextErasureView, UsageView
+from registry.answers.schemas import (
+    AnswerView,
+    EditUsage,
+    ExplainedResponse,
+    KeptAnswers,
+    NewAnswer,
+    TextErasureView,
+    UsageView,
+)
 from registry.base.vocabulary import Rating
 from registry.client.calls import call
 from registry.client.exchanges import Exchange, at, many, one
@@ -31,6 +40,12 @@ class Answers:
         return many(AnswerView, at(collection, "answers"), limit, edit=edit, since=moment)
 
     @call
+    def log_answers(self, answers: Sequence[NewAnswer]) -> Exchange[KeptAnswers]:
+        """Log answers that a server gave; returns the policies by which they are kept."""
+        body = {"answers": [each.model_dump(mode="json") for each in answers]}
+        return one(KeptAnswers, "POST", "/v1/answers", json=body)
+
+    @call
     def usage(self, collection: str) -> Exchange[UsageView]:
         return one(UsageView, "GET", at(collection, "usage"))
 
@@ -52,15 +67,17 @@ class Answers:
         correction: str | None = None,
         prompt: str | None = None,
         collection: str | None = None,
+        api_key: str | None = None,
     ) -> Exchange[GivenView]:
         """Say that an answer was right (up) or wrong (down).
 
         correction: the right answer; an editor's becomes a batch. prompt: needed for it where the log keeps no
-        text. collection: needed where the answer is not in the log.
+        text. collection: needed where the answer is not in the log. api_key: in place of the client's own.
         """
         body: dict[str, Any] = {"response_id": response_id, "rating": str(rating), "choice": choice}
         body |= {"comment": comment, "correction": correction, "prompt": prompt, "collection": collection}
-        return one(GivenView, "POST", "/v1/feedback", json=body)
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        return one(GivenView, "POST", "/v1/feedback", json=body, headers=headers)
 
     @call
     def feedback(

@@ -36,6 +36,7 @@ class LoggedAnswer(Base):
     kind: Mapped[str]
     edit_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("edits.id"))  # None: the base model answered
     said_to: Mapped[str | None]  # None: no edit covered the question
+    canary: Mapped[bool]  # whether the alias's canary answered
     considered: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)  # see registry.answers.schemas.Considered
     prompt_tokens: Mapped[int]
     completion_tokens: Mapped[int]

@@ -263,6 +263,9 @@ class EmbeddedEngine:
             )
         self._inbox.put(request)
 
+    def forget(self, digests: frozenset[str]) -> None:
+        """Do nothing: each generation brings its block."""
+
     def stop(self, seconds: float) -> None:
         self._stopping = True
         self._inbox.put(None)

@@ -97,5 +97,8 @@ class Engine(Protocol):
     def submit(self, generation: Generation) -> None:
         """Queue a generation. Raises Overloaded or Stopping."""
 
+    def forget(self, digests: frozenset[str]) -> None:
+        """Have blocks removed from wherever the engine keeps them by digest. Returns at once."""
+
     def stop(self, seconds: float) -> None:
         """Take nothing new in, and end when what is there has been answered, or after some time."""

@@ -115,6 +115,12 @@ class VllmEngine:
         self._open.add(generation)
         self._loop.call_soon_threadsafe(self._begin, generation)
 
+    def forget(self, digests: frozenset[str]) -> None:
+        if self._stopping:
+            return
+        for server in self._servers:
+            self._loop.call_soon_threadsafe(server.forget, digests)
+
     def stop(self, seconds: float) -> None:
         self._stopping = True
         if self._loop.is_closed():

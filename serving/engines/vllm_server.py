@@ -45,6 +45,7 @@ class VllmServer:
         self.url, self.running = url, 0
         self._model, self._end_tokens, self._most_names = model, sorted(end_tokens), most_names
         self._names: OrderedDict[str, int] = OrderedDict()  # answers that use it now; the least recently used first
+        self._forgotten = set[str]()  # of these: to be unloaded when nobody uses them
         self._window: int | None = None  # tokens of prompt and answer together
         self._unloading: set[asyncio.Task[None]] = set()
         self._http = httpx.AsyncClient(
@@ -74,6 +75,7 @@ class VllmServer:
                 f"Start it with the same weights and --served-model-name {self._model}.",
             )
         self._window = told[self._model].get("max_model_len")
+        self._forgotten.clear()
         self._names.clear()  # it may have been started anew
 
     async def generate(self, generation: Generation) -> tuple[Ended, int, int]:
@@ -184,11 +186,19 @@ class VllmServer:
                 self._names[name] -= 1
                 self._unload_unused()
 
+    def forget(self, names: frozenset[str]) -> None:
+        """Have names unloaded, those in use as soon as they are not: their blocks may have been erased."""
+        self._forgotten |= names & self._names.keys()
+        self._unload_unused()
+
     def _unload_unused(self) -> None:
-        """Have the least recently used names unloaded: vLLM keeps every name that it was asked for."""
+        """Have names unloaded that are to be forgotten or least recently used: vLLM keeps all that it was asked for."""
         idle = [name for name, users in self._names.items() if users <= 0]
-        for name in idle[: max(0, len(self._names) - self._most_names)]:
+        gone = [name for name in idle if name in self._forgotten]
+        kept = [name for name in idle if name not in self._forgotten]
+        for name in gone + kept[: max(0, len(self._names) - len(gone) - self._most_names)]:
             del self._names[name]
+            self._forgotten.discard(name)
             task = asyncio.create_task(self._unload(name))
             self._unloading.add(task)
             task.add_done_callback(self._unloading.discard)

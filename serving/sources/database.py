@@ -65,7 +65,7 @@ class DatabaseSource:
             policies = keeping.policies(session)
             return Kept(policies, keeping.keep(session, answers, policies))
 
-    def feedback(self, given: NewFeedback, caller: Caller, request_id: str | None) -> GivenView:
+    def feedback(self, given: NewFeedback, caller: Caller, request_id: str | None, key: str | None) -> GivenView:
         with self._session() as session:
             return feedback.give(session, given, caller, request_id)
 

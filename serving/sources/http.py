@@ -1,20 +1,26 @@
 """Versions from the registry's API, for a server that must not reach the database."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
+
+import structlog
 
 from registry.access.caller import Caller
 from registry.access.keys import KeyText
 from registry.access.service import unknown_key
-from registry.answers.keeping import Answered
+from registry.answers.keeping import OFF, Answered, LogPolicy
+from registry.answers.schemas import MOST_SENT, NewAnswer
 from registry.audit.schemas import ChangesView
 from registry.base.errors import (
     DigestMismatch,
     Erased,
     InvalidRequest,
     NotFound,
+    NotLogged,
     RegistryError,
+    RoleNeeded,
     Unauthorized,
     WrongState,
 )
@@ -27,11 +33,17 @@ from registry.versions.content_lines import content_in
 from registry.versions.schemas import ResolvedView
 from serving.sources.port import Kept, SourceUnavailable
 
+log = structlog.get_logger("melo.serve")
+
 ANSWER_SECONDS = 10.0
+POLICY_SECONDS = 5.0  # between two looks at what is to be logged
 WAIT_SECONDS = 4.0  # for a change, until the registry says that there was none
 CONTENT_SECONDS = 600.0  # until the first line of a large version's content
 _REFUSALS: dict[str, type[RegistryError]] = {
     kind.code: kind for kind in (NotFound, InvalidRequest, Erased, DigestMismatch)
+}
+_ON_FEEDBACK: dict[str, type[RegistryError]] = {NotFound.code: NotLogged} | {
+    kind.code: kind for kind in (InvalidRequest, RoleNeeded, Unauthorized, WrongState)
 }
 
 
@@ -41,9 +53,11 @@ class HttpSource:
     def __init__(self, url: str, key: str | None = None) -> None:
         """Prepare the connection; nothing is asked yet. Raises MeloClientError for a key that no header can carry.
 
-        key: with the role viewer in the collections to serve.
+        key: with the role viewer in the collections to serve, editor where it is to log answers.
         """
         self._client = MeloClient(url, key, timeout_seconds=ANSWER_SECONDS)
+        self._known: Mapping[int, LogPolicy] | None = None  # by collection; None: not asked yet
+        self._asked = 0.0  # when the policies were asked for
 
     def collections(self) -> list[CollectionView]:
         with _answering():
@@ -84,14 +98,48 @@ class HttpSource:
         )
 
     def keep(self, answers: Sequence[Answered]) -> Kept:
-        """Log nothing: the log is written to the database alone."""
-        return Kept({}, 0)
+        """Send answers to the registry's log; between answers, ask for the policies every few seconds.
 
-    def feedback(self, given: NewFeedback, caller: Caller, request_id: str | None) -> GivenView:
-        raise WrongState(
-            "This server does not reach the registry's database, and takes no feedback.",
-            f"Send it to the registry: POST {self._client.api_url}/v1/feedback, with the same key.",
-        )
+        A key below the role editor keeps no log, which is told once.
+        """
+        if self._known is None or self._asked + POLICY_SECONDS < time.monotonic():
+            self._log([])
+        count = 0
+        stripped = (each.under(self._policies.get(each.collection_id, OFF)) for each in answers)
+        kept = [each for each in stripped if each is not None]
+        for start in range(0, len(kept), MOST_SENT):
+            count += self._log(kept[start : start + MOST_SENT])
+        return Kept(self._policies, count)
+
+    def _log(self, answers: Sequence[Answered]) -> int:
+        """Send answers, and learn the policies. Returns how many the registry keeps."""
+        self._asked = time.monotonic()
+        try:
+            found = self._client.log_answers([NewAnswer(**vars(each)) for each in answers])
+        except MeloClientError as error:
+            if error.code != RoleNeeded.code:
+                raise _refused(error, _REFUSALS) from error
+            if self._known != {}:
+                log.warning("answers are not logged: this server's key lacks the role editor", error=error.detail)
+            self._known = {}
+            return 0
+        self._known = {id: LogPolicy(each.share, each.text) for id, each in found.policies.items()}
+        return found.kept
+
+    @property
+    def _policies(self) -> Mapping[int, LogPolicy]:
+        return self._known or {}
+
+    def feedback(self, given: NewFeedback, caller: Caller, request_id: str | None, key: str | None) -> GivenView:
+        if key is None or KeyText.read(key) is None:  # a text that is no key is not passed on
+            raise Unauthorized(
+                "This server hands feedback on to the registry, with the key of whoever gives it; there is none.",
+                "Send a key as `Authorization: Bearer melo_…`.",
+            )
+        try:
+            return self._client.give_feedback(**given.model_dump(mode="json"), api_key=key)
+        except MeloClientError as error:
+            raise _refused(error, _ON_FEEDBACK) from error
 
     def changes(self, after: int | None) -> ChangesView:
         with _answering():
@@ -110,11 +158,14 @@ def _answering(collection: str | None = None) -> Iterator[None]:
     try:
         yield
     except MeloClientError as error:
-        if kind := _REFUSALS.get(error.code):
-            raise kind(error.detail, error.remedy) from error
         if error.status == HTTPStatus.FORBIDDEN and collection is not None:
             raise missing(collection) from error
-        raise _unavailable(error) from error
+        raise _refused(error, _REFUSALS) from error
+
+
+def _refused(error: MeloClientError, kinds: Mapping[str, type[RegistryError]]) -> RegistryError:
+    kind = kinds.get(error.code)
+    return _unavailable(error) if kind is None else kind(error.detail, error.remedy)
 
 
 def _unavailable(error: MeloClientError) -> SourceUnavailable:

@@ -57,8 +57,11 @@ class Source(Protocol):
     def keep(self, answers: Sequence[Answered]) -> Kept:
         """Log answers as the policies of this moment say. The thread of the log calls it."""
 
-    def feedback(self, given: NewFeedback, caller: Caller, request_id: str | None) -> GivenView:
-        """Record feedback. Raises NotFound or InvalidRequest, or WrongState where this source takes none."""
+    def feedback(self, given: NewFeedback, caller: Caller, request_id: str | None, key: str | None) -> GivenView:
+        """Record feedback. key: that the caller sent, if any.
+
+        Raises NotFound or InvalidRequest, or Unauthorized where this source takes it with a key alone.
+        """
 
     def changes(self, after: int | None) -> ChangesView:
         """Return in which collections something changed after an event: at once, or when it does.

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from cli.main import make_app
 from registry.answers import keeping
 from registry.answers.keeping import LogPolicy
+from registry.answers.schemas import NewAnswer
 from registry.client import MeloClient, MeloClientError
 from registry.erasure import service as erasure
 from tests.conftest import copy_of
@@ -66,7 +67,9 @@ def test_an_answer_is_logged_once_however_often_it_is_sent_and_long_or_odd_texts
     keep(used, answered(question="a\x00b\ud800c" + "x" * 20_000))
     keep(used, answered(question="again"))
     ((_, question, _),) = rows(engine)
-    assert question.startswith("a\ufffdb?cxxx") and question.endswith("x […]") and len(question) == keeping.MOST_TEXT
+    assert (
+        question.startswith("a\ufffdb?cxxx") and question.endswith("x […]") and len(question) == keeping.MOST_CHARACTERS
+    )
 
 
 def test_an_answer_is_explained_by_its_edit_with_author_approvals_and_reason(used, api):
@@ -76,7 +79,7 @@ def test_an_answer_is_explained_by_its_edit_with_author_approvals_and_reason(use
     assert (first["choice"], second["choice"], first["model"]) == (0, 1, "facts@production")
     assert first["why"] == (
         "Edit 1 covers the question, at distance 0.250 (probability of asking something else: 0.125, at most the "
-        "threshold 0.6); its block answered."
+        "threshold 0.7); its block answered."
     )
     edit = first["edit"]
     assert (edit["id"], edit["prompt"], edit["target"]) == (1, QUESTION, TARGET)
@@ -95,7 +98,7 @@ def test_an_answer_is_explained_by_its_edit_with_author_approvals_and_reason(use
         ({}, "No edit lies near the question, so the base model answered."),
         (
             {"considered": [near(covers=False, score=0.9)]},
-            "the verifier says that the question asks something else (probability 0.900, above the threshold 0.6)",
+            "the verifier says that the question asks something else (probability 0.900, above the threshold 0.7)",
         ),
         ({"considered": [near(covers=False, score=None, rule="number")]}, "the two differ by the word rule `number`"),
         ({"considered": [near(covers=False, guard=True)]}, "one of its guards is nearer"),
@@ -282,3 +285,21 @@ def test_the_command_line_explains_lists_and_counts(melo, used):
     assert "0.1 of them are logged" in melo(*args, "--log", "0.1")
     assert "none is logged" in melo(*args, "--log", "off")
     assert Workflow(used.sessions).verify().ok
+
+
+def test_a_server_hands_answers_over_as_an_editor_and_none_that_names_an_edit_that_is_not_there(used, api):
+    log(used)
+    one = NewAnswer(**vars(answered("chatcmpl-9", canary=True))).model_dump(mode="json")
+    given = api.post("/v1/answers", json={"answers": [one]})
+    assert given.json() == {"policies": {"1": {"share": 1.0, "text": True}}, "kept": 1}
+    assert api.post("/v1/answers", json={"answers": [one]}).status_code == 200  # sent again, and logged once
+    (found,) = api.get("/v1/answers/chatcmpl-9").json()["answers"]
+    assert (found["asked_by"], found["question"], found["canary"]) == ("app", QUESTION, True)
+    strange = {**one, "response_id": "chatcmpl-10", "considered": [{**one["considered"][0], "edit": 999}]}
+    refused = api.post("/v1/answers", json={"answers": [strange]})
+    assert refused.status_code == 422 and "has no edit 999" in refused.text
+    assert api.get("/v1/answers/chatcmpl-10").status_code == 404
+    late = {**one, "response_id": "chatcmpl-11", "asked_at": "2999-01-01T00:00:00Z"}
+    api.post("/v1/answers", json={"answers": [late]}).raise_for_status()
+    (found,) = api.get("/v1/answers/chatcmpl-11").json()["answers"]
+    assert found["asked_at"] < "2999"

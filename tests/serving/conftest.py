@@ -1,15 +1,19 @@
 """A tiny model with two corrections, trained by the real worker, and a server in front of it."""
 
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
+from registry.api.app import create_app as registry_app
 from registry.base.database import make_engine, make_sessions
 from registry.base.settings import Settings
 from registry.base.vocabulary import Preflight
@@ -25,6 +29,7 @@ from serving.versions import Versions, model_to_serve
 from tests.conftest import copy_of
 from tests.melo_core.conftest import tiny, tiny_model, tiny_tokenizer  # noqa: F401  # the fixture
 from tests.operators_key import OPERATOR, SECRET
+from tests.patience import until
 from tests.registry.workflow import ADA, BEN, Workflow
 from tests.worker.conftest import METHOD
 from worker.model_cache import ModelCache
@@ -80,6 +85,20 @@ def site(postgres: str, template: str, tmp_path_factory: pytest.TempPathFactory)
     yield site
     database.dispose()
     next(made, None)
+
+
+@pytest.fixture(scope="session")
+def registry(site: Site) -> Iterator[str]:
+    """The registry's API over the site's database, by a real server."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = registry_app(Settings(database_url=site.url, api_key=SECRET))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    until(lambda: server.started)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
 
 
 @pytest.fixture

@@ -148,6 +148,10 @@ def test_a_version_whose_content_was_erased_is_not_answered_from_memory_either(s
     workflow = Workflow(site.sessions, "gone")
     site.correct(workflow, QUESTION, TARGET)
     assert said(chat(server, "gone@1", QUESTION)) == TARGET
+    told: list[frozenset[str]] = []
+    versions = server.app.state.router.versions
+    blocks = {block.sha256 for block in versions.get("gone@1").content.blocks.values()}
+    versions.on_forgotten = told.append
     edit = workflow.active()[QUESTION]
     workflow.retire(edit)
     assert said(chat(server, "gone@1", QUESTION)) == TARGET
@@ -156,6 +160,7 @@ def test_a_version_whose_content_was_erased_is_not_answered_from_memory_either(s
     asked = {"model": "gone@1", "messages": [{"role": "user", "content": QUESTION}]}
     until(lambda: server.post("/v1/chat/completions", json=asked).status_code == 410)
     assert said(chat(server, "gone@latest", QUESTION)) != TARGET
+    assert told == [blocks]
 
 
 def test_models_are_listed_with_what_they_stand_on(server):

@@ -1,23 +1,19 @@
 """A server gets versions from the database or from the registry's API: both serve the same, and both may be away."""
 
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
 from registry.access import service as keys
 from registry.access.caller import Caller
 from registry.access.schemas import Grant, NewKey
-from registry.api.app import create_app
 from registry.audit.schemas import ChangesView
 from registry.base.database import make_engine
 from registry.base.errors import DigestMismatch, NotFound, Unauthorized
-from registry.base.settings import Settings
 from registry.base.vocabulary import Preflight, Role
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
@@ -30,7 +26,7 @@ from serving.sources.database import DatabaseSource
 from serving.sources.http import HttpSource
 from serving.sources.port import Source, SourceUnavailable
 from serving.versions import Versions, model_to_serve
-from tests.operators_key import KEY, SECRET
+from tests.operators_key import KEY
 from tests.patience import until
 from tests.registry.keys import carrying
 from tests.registry.workflow import ADA, BEN, Workflow
@@ -40,20 +36,6 @@ from tests.serving.test_answers import chat, said
 from tests.worker.conftest import METHOD
 
 BOTH = pytest.mark.parametrize("kind", ["database", "registry"])
-
-
-@pytest.fixture(scope="module")
-def registry(site: Site) -> Iterator[str]:
-    """The registry's API over the site's database, by a real server."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(Settings(database_url=site.url, api_key=SECRET))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    until(lambda: server.started)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.fixture

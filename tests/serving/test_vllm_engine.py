@@ -272,6 +272,28 @@ def test_names_that_are_not_used_are_unloaded(serve, engine, served, base):
     until(lambda: server.names == [used[1].sha256])
 
 
+def test_blocks_that_are_to_be_forgotten_are_unloaded_those_in_use_after_their_last_answer(serve, engine, served, base):
+    server = serve()
+    asked = engine(server)
+    used = [acting(served, question, with_weights=False) for question in (QUESTION, OTHER)]
+    for block in used:
+        assert not isinstance(Reader(asked, base.prompt_ids(QUESTION), block).why, Exception)
+    asked.forget(frozenset({used[0].sha256, "0" * 64}))
+    until(lambda: server.names == [used[1].sha256])
+    server.held = True
+    reader = Reader.__new__(Reader)
+    reader.tokens, reader.ended = [], threading.Event()
+    reader.generation = Generation(
+        base.prompt_ids(OTHER), 4, used[1], lambda token: False, lambda why: reader.ended.set()
+    )
+    asked.submit(reader.generation)
+    until(lambda: len(server.asked) == 3)
+    asked.forget(frozenset({used[1].sha256}))
+    assert server.names == [used[1].sha256]
+    reader.generation.cancelled = True
+    until(lambda: server.names == [])
+
+
 def test_a_server_of_another_model_or_with_another_key_is_refused_at_the_start(serve, engine, base):
     with pytest.raises(WrongServer, match="serves other, and not tiny"):
         engine(serve(model="other"))

@@ -5,9 +5,26 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import AwareDatetime
 
-from registry.answers import service
-from registry.answers.schemas import AnswerView, EditUsage, ExplainedResponse, ResponseId, UsageView
-from registry.api.http import ActorDep, CallerDep, CollectionDep, FeedbackId, SessionDep, needs
+from registry.answers import keeping, service
+from registry.answers.schemas import (
+    AnswerView,
+    EditUsage,
+    ExplainedResponse,
+    KeptAnswers,
+    NewAnswers,
+    ResponseId,
+    UsageView,
+)
+from registry.api.bodies import body_up_to
+from registry.api.http import (
+    ActorDep,
+    CallerDep,
+    CollectionDep,
+    FeedbackId,
+    GuardedRoute,
+    SessionDep,
+    needs,
+)
 from registry.api.idempotency.route import RepeatableRoute
 from registry.api.pages import ById
 from registry.base.vocabulary import Role
@@ -16,6 +33,9 @@ from registry.feedback import service as feedback
 from registry.feedback.schemas import Draft, FeedbackView, GivenView, NewFeedback
 
 router = APIRouter(prefix="/v1", tags=["answers"], route_class=RepeatableRoute)
+log_router = APIRouter(prefix="/v1", tags=["answers"], route_class=GuardedRoute)  # logging an answer twice logs it once
+
+MOST_BYTES = 16 << 20  # of as many answers as one request may hold, each with as long texts as are kept
 
 
 @router.get("/answers/{response_id}", dependencies=[needs(Role.VIEWER, anywhere=True)])
@@ -24,6 +44,12 @@ def explain_response(
 ) -> ExplainedResponse:
     """Explain a logged response: for each of its choices, the edit that answered, or why none did."""
     return service.explain(session, response_id, caller)
+
+
+@log_router.post("/answers", dependencies=[needs(Role.EDITOR, anywhere=True), body_up_to(MOST_BYTES)])
+def log_answers(given: NewAnswers, session: SessionDep, caller: CallerDep) -> KeptAnswers:
+    """Log answers of a server that does not reach the database, as the policies of the caller's collections say."""
+    return keeping.receive(session, caller, given)
 
 
 @router.get("/collections/{collection}/answers", dependencies=[needs(Role.VIEWER)])
