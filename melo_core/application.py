@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from melo_core.errors import UnsupportedModel
 from melo_core.settings import Positions
 
 
@@ -26,14 +27,20 @@ def applied(
     """
     with ExitStack() as hooks:
         for name, (A, B) in weights.items():
-            hooks.enter_context(_hooked(modules[name], A, B, rows, positions))
+            hooks.enter_context(_hooked(name, modules[name], A, B, rows, positions))
         yield
 
 
 @contextmanager
-def _hooked(module: nn.Module, A: Tensor, B: Tensor, rows: Tensor | None, positions: Positions) -> Iterator[None]:
+def _hooked(
+    name: str, module: nn.Module, A: Tensor, B: Tensor, rows: Tensor | None, positions: Positions
+) -> Iterator[None]:
     def add(_: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
         x = inputs[0]  # (batch, tokens, d_in)
+        if x.dim() != 3:
+            raise UnsupportedModel(
+                f"{name} gets all prompts' tokens in one row, so a block cannot tell prompts apart; name other modules"
+            )
         start = x.shape[1] - 1 if positions == "answer" else 0
         x = x[:, start:] if rows is None else x[rows, start:]  # (k, t, d_in)
         delta = (x.to(A.dtype) @ A.mT @ B.mT).to(out.dtype)  # (k, t, d_out)

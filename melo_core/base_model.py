@@ -22,8 +22,12 @@ from transformers import (
 )
 
 import melo_core.quiet  # noqa: F401  # for its effect
+from melo_core.boundary import continued
 from melo_core.errors import MeloError, PromptTooLong, UnsupportedModel
 from melo_core.structure import Kind, kind_of
+
+PLACE = "MELO"  # of an answer, in a chat that shows what the template puts behind it
+CONTEXT = 8  # tokens of a prompt on which the text of the next ones can depend
 
 
 def choose_device() -> torch.device:
@@ -74,10 +78,44 @@ class BaseModel:
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:
-        """The tokens that end an answer: the tokenizer's, and all of the model's generation settings."""
+        """The tokens that end an answer: the tokenizer's, the chat template's, and all of the generation settings."""
         named = getattr(self.model.generation_config, "eos_token_id", None)
         listed = named if isinstance(named, list) else [named]
-        return frozenset(token for token in (*listed, self.tokenizer.eos_token_id) if token is not None)
+        every = (*listed, self.tokenizer.eos_token_id, self._turn_end)
+        return frozenset(token for token in every if token is not None)
+
+    @cached_property
+    def _turn_end(self) -> int | None:
+        """The token that the chat template puts behind the model's turn; None where it is no token of its own.
+
+        Many a chat model's files name another end alone: a GGUF file of Gemma, that of a whole text.
+        """
+        if not self.chats:
+            return None
+        turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": PLACE}]
+        try:
+            text = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
+        except TemplateError:
+            return None
+        after = text.rpartition(PLACE)[2].lstrip()
+        ids = self.tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+        return ids[0] if ids and ids[0] in self.control_tokens.values() else None
+
+    @cached_property
+    def control_tokens(self) -> dict[str, int]:
+        """The tokens that steer the model rather than stand for text, by how they are written."""
+        added = self.tokenizer.added_tokens_decoder
+        special = {token.content: id for id, token in added.items() if token.special}
+        return special | dict(zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True))
+
+    def require_plain(self, text: str) -> None:
+        """Raise MeloError where a text holds a control token: the model would not read it as text."""
+        found = next((token for token in self.control_tokens if token in text), None)
+        if found is not None:
+            raise MeloError(
+                f"{text[:60]!r} holds the model's control token {found}, which would end or begin a turn rather than "
+                "be read; leave it out"
+            )
 
     def prompt_ids(self, prompt: str, edit_kind: str = "qa") -> list[int]:
         """Return the tokens that the model gets for a prompt.
@@ -118,26 +156,56 @@ class BaseModel:
             )
         return list(ids)
 
-    def target_ids(self, target: str, edit_kind: str = "qa") -> list[int]:
+    def target_ids(self, target: str, edit_kind: str = "qa", prompt: str = "") -> list[int]:
         """Return the tokens of an answer, including the end of sequence; for a classifier, the class number.
 
-        Raises MeloError for a class that the classifier does not have.
+        prompt: what it answers; a text that is continued decides about the space before the answer. Raises MeloError
+        for a class that the classifier does not have.
         """
         if self.kind is Kind.CLASSIFIER:
             labels: dict[str, int] = self.model.config.label2id or {}  # type: ignore[assignment]
             if target not in labels:
                 raise MeloError(f"{target!r} is none of the classifier's classes: {', '.join(map(str, labels))}")
             return [int(labels[target])]
-        if self.kind is Kind.CAUSAL and not (edit_kind == "qa" and self.chats):
-            target = " " + target.lstrip()  # continues from the prompt's last word
-        ids = self.tokenizer(target, add_special_tokens=False)["input_ids"]
-        return [*ids, self.tokenizer.eos_token_id]
+        turn = edit_kind == "qa" and self.chats
+        if self.kind is Kind.CAUSAL and not turn:
+            ids = self._continuation(prompt, continued(prompt, target))
+        else:
+            ids = self.tokenizer(target, add_special_tokens=False)["input_ids"]
+        end = self._turn_end if turn and self._turn_end is not None else self.tokenizer.eos_token_id
+        return [*ids, min(self.end_tokens) if end is None else end]
+
+    def _continuation(self, prompt: str, text: str) -> list[int]:
+        """Return the tokens of a text that reads exactly so behind the prompt's tokens.
+
+        Some tokenizers put a space before every text: such a text is cut out of a longer one.
+        """
+        before = list(self.tokenizer(prompt)["input_ids"]) if prompt else []
+        alone: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        break_ids = self.tokenizer("\n", add_special_tokens=False)["input_ids"]
+        behind_break = self.tokenizer(f"\n{text}", add_special_tokens=False)["input_ids"]
+        whole = self.tokenizer(prompt + text)["input_ids"] if prompt else []
+        ways = [
+            whole[len(before) :] if before and whole[: len(before)] == before else None,
+            alone,
+            behind_break[len(break_ids) :] if behind_break[: len(break_ids)] == break_ids else None,
+        ]
+        return next((ids for ids in ways if ids and self.raw_in(before, ids) == text), alone)
 
     def answer_in(self, generated: list[int]) -> tuple[str, tuple[int, ...]]:
         """Return an answer's text and its tokens, including the end of sequence."""
         end = next((i for i, token in enumerate(generated, 1) if token in self.end_tokens), len(generated))
         generated = generated[:end]
-        return str(self.tokenizer.decode(generated, skip_special_tokens=True)).strip(), tuple(generated)
+        return self.decoded(generated).strip(), tuple(generated)
+
+    def raw_in(self, prompt_ids: Sequence[int], generated: Sequence[int]) -> str:
+        """Return the text of tokens as it continues that of a prompt's, with the white space at the boundary."""
+        before = list(prompt_ids[-CONTEXT:])
+        return self.decoded([*before, *generated])[len(self.decoded(before)) :]
+
+    def decoded(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, without control tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def pad(self, rows: list[list[int]], side: str) -> tuple[Tensor, Tensor]:
         """Pad rows of tokens on the given side; return ids and mask (len(rows), longest) on the model's device."""

@@ -14,7 +14,7 @@ from melo_core.base_model import BaseModel
 from melo_core.block import Block, BlockStack
 from melo_core.conversation import question_of
 from melo_core.index import Match
-from melo_core.scope import Considered, Scope, same_text, same_words
+from melo_core.scope import Considered, Scope, same_text
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, Structure, structure_of
 
@@ -49,6 +49,7 @@ class Answer:
     """An answer and its origin."""
 
     text: str
+    raw: str  # with the white space around it, as it continues its prompt
     token_ids: tuple[int, ...]  # as generated, including the end of sequence; for a classifier, the class
     route: Route
     said_to: SaidTo = "query"
@@ -165,14 +166,18 @@ class EditedModel:
             out = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
         start = ids.shape[1] if self.base.kind is Kind.CAUSAL else 1  # a decoder begins with its start token
         answers = [self.base.answer_in(row) for row in out[:, start:].tolist()]
-        return [Answer(text, ids, route) for (text, ids), route in zip(answers, routes, strict=True)]
+        before = rows if self.base.kind is Kind.CAUSAL else [[]] * len(rows)
+        return [
+            Answer(text, self.base.raw_in(prompt, ids), ids, route)
+            for prompt, (text, ids), route in zip(before, answers, routes, strict=True)
+        ]
 
     def _classify(self, rows: list[list[int]], routes: Sequence[Route]) -> list[Answer]:
         ids, mask = self.base.pad(rows, "right")
         with self.attached(routes):
             classes = self.base.model(input_ids=ids, attention_mask=mask).logits.argmax(-1).tolist()
         names: Mapping[Any, Any] = self.base.model.config.id2label or {}
-        return [Answer(str(names[c]), (c,), route) for c, route in zip(classes, routes, strict=True)]
+        return [Answer(str(names[c]), str(names[c]), (c,), route) for c, route in zip(classes, routes, strict=True)]
 
     @contextmanager
     def attached(self, routes: Sequence[Route]) -> Iterator[None]:
@@ -208,17 +213,15 @@ class Attempt:
     alternatives: tuple[str, ...] = ()  # other answers that count
 
     def is_answered_by(self, text: str, tokens: int, most: int) -> bool:
-        """Tell whether an answer of so many tokens is right, ignoring letter case and the last mark.
+        """Tell whether an answer of so many tokens is right: one of them letter by letter, but for white space around it.
 
         An answer cut off at `most` tokens need only be the beginning of a right one.
         """
         if self.target is None:
             return True
-        right = (self.target, *self.alternatives)
-        begun = same_text(text).casefold()
-        if tokens >= most and any(same_text(each).casefold().startswith(begun) for each in right):
-            return True
-        return any(same_words(text, each) for each in right)
+        right = [same_text(each) for each in (self.target, *self.alternatives)]
+        said = same_text(text)
+        return said in right or (tokens >= most and any(each.startswith(said) for each in right))
 
 
 def attempts(base: BaseModel, ids: list[int], route: Route, approved: Mapping[int, Approved]) -> Iterator[Attempt]:

@@ -14,6 +14,7 @@ from melo_core.block import Block, BlockStack
 from melo_core.edited_model import EditedModel, Route
 from melo_core.errors import MeloError
 from melo_core.memory import Note, in_parts
+from melo_core.scope import same_text
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, structure_of
 from melo_core.training import Example, Progress, Trained, prompt_cache, require_fit, train_blocks
@@ -91,7 +92,7 @@ def learn(
                     trained=as_stored,
                     data=stored[g],
                     answer=answers[i],
-                    reproduced=answers[i] in right_answers(requests[i].target, requests[i].alternatives),
+                    reproduced=same_text(answers[i]) in right_answers(requests[i].target, requests[i].alternatives),
                 )
                 for i in groups[g]
             }
@@ -106,7 +107,7 @@ def learn(
 
 def right_answers(target: str, alternatives: Iterable[str]) -> frozenset[str]:
     """Return the answers that count as right, as generated text is compared with them."""
-    return frozenset(text.strip() for text in (target, *alternatives))
+    return frozenset(same_text(text) for text in (target, *alternatives))
 
 
 def _longer(settings: MethodSettings, attempt: int) -> MethodSettings:
@@ -124,7 +125,9 @@ def _examples(base: BaseModel, settings: MethodSettings, request: EditRequest) -
     if settings.learn_as_question and request.kind == "completion" and base.chats:
         asked.append((request.prompt, "qa"))
     try:
-        examples = [Example(base.prompt_ids(p, kind), base.target_ids(request.target, kind)) for p, kind in asked]
+        for text in (request.prompt, request.target, *request.rephrases, *request.alternatives):
+            base.require_plain(text)
+        examples = [Example(base.prompt_ids(p, kind), base.target_ids(request.target, kind, p)) for p, kind in asked]
         for example in examples:
             require_fit(base, example)
     except MeloError as error:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from melo_core import families
 from melo_core.errors import MeloError
 from melo_core.settings import MOST, PRESETS, MethodSettings
 from melo_core.verifier_files import digest_of
@@ -46,6 +47,11 @@ def for_training(method: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
                 f"method setting {name} is the same for all edits of a collection; {', '.join(OF_TRAINING)} may differ"
             )
     return _within_reason(MethodSettings.from_json({**method, **changes}), changes)
+
+
+def require_editable(config: Mapping[str, Any], method: Mapping[str, Any]) -> None:
+    """Raise MeloError, with the reason, where no block can act in a model of this configuration."""
+    families.require_editable(config, MethodSettings.from_json(method).modules)
 
 
 def edits_together(settings: Mapping[str, Any]) -> int:

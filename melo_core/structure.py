@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from melo_core.application import linear_shape
 from melo_core.errors import UnsupportedModel
+from melo_core.families import FAMILIES, require_editable
 from melo_core.settings import MethodSettings
 
 
@@ -50,20 +51,18 @@ def structure_of(model: PreTrainedModel, settings: MethodSettings) -> Structure:
     """Find the layers and the modules to edit. Raises UnsupportedModel, naming the modules that exist."""
     kind = kind_of(model)
     names, layers = layers_of(model, "decoder" if kind is Kind.SEQ2SEQ else "")
-    width: int = model.config.get_text_config().hidden_size
     if settings.modules:
         available = dict(model.named_modules())
         unknown = [name for name in settings.modules if name not in available or linear_shape(available[name]) is None]
         if unknown:
-            example = _output_projection(layers[-1], width)[0]
-            raise UnsupportedModel(
-                f"{unknown[0]!r} is not a linear layer of the model; a valid name: {names[-1]}.{example}"
-            )
+            inside = [name for name, module in layers[-1].named_modules() if linear_shape(module)]
+            example = f"; a valid name: {names[-1]}.{inside[-1]}" if inside else ""
+            raise UnsupportedModel(f"{unknown[0]!r} is not a linear layer of the model{example}")
         modules = {name: available[name] for name in settings.modules}
     else:
         modules = {}
         for name, layer in list(zip(names, layers, strict=True))[-settings.layers :]:
-            inner, module = _output_projection(layer, width)
+            inner, module = _carrier(layer, model.config.get_text_config().model_type)
             modules[f"{name}.{inner}"] = module
     edited = {id(module) for module in modules.values()}
     holding = [i for i, layer in enumerate(layers) if any(id(m) in edited for m in layer.modules())]
@@ -87,13 +86,15 @@ def layers_of(model: PreTrainedModel, part: str = "") -> tuple[list[str], list[n
     return [f"{name}.{i}" for i in range(len(found))], list(found)
 
 
-def _output_projection(layer: nn.Module, width: int) -> tuple[str, nn.Module]:
-    """Return the linear layer from the MLP back to the model's width: of those, the one with the widest input."""
-    linear = [(name, module, shape) for name, module in layer.named_modules() if (shape := linear_shape(module))]
-    back = [(name, module, shape[0]) for name, module, shape in linear if shape[1] == width]
-    if not back:
+def _carrier(layer: nn.Module, family: str) -> tuple[str, nn.Module]:
+    """Return name and module of the linear layer that carries a block in a layer. Raises UnsupportedModel."""
+    require_editable({"model_type": family})
+    wanted = FAMILIES[family].modules
+    inside = dict(layer.named_modules())
+    names = [name for name in wanted if name in inside and linear_shape(inside[name])]
+    if not names:
         raise UnsupportedModel(
-            f"{type(layer).__name__} has no linear layer of {width} outputs; name the modules to edit"
+            f"{type(layer).__name__} of this {family} model has no linear layer {' or '.join(wanted)}; its "
+            "weights may be quantised"
         )
-    name, module, _ = max(back, key=lambda item: item[2])
-    return name, module
+    return names[0], inside[names[0]]

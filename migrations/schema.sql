@@ -336,6 +336,7 @@ CREATE TABLE collections (
     name text NOT NULL,
     model text NOT NULL,
     model_digest text NOT NULL,
+    model_files jsonb DEFAULT '{}'::jsonb NOT NULL,
     "window" bigint NOT NULL,
     method jsonb NOT NULL,
     encoder text NOT NULL,
@@ -362,6 +363,7 @@ CREATE TABLE collections (
     CONSTRAINT collections_method_check CHECK ((jsonb_typeof(method) = 'object'::text)),
     CONSTRAINT collections_model_check CHECK ((model <> ''::text)),
     CONSTRAINT collections_model_digest_check CHECK ((model_digest ~ '^[0-9a-f]{64}$'::text)),
+    CONSTRAINT collections_model_files_check CHECK ((jsonb_typeof(model_files) = 'object'::text)),
     CONSTRAINT collections_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9._-]{0,62}$'::text)),
     CONSTRAINT collections_preflight_check CHECK ((preflight = ANY (ARRAY['none'::text, 'keys'::text, 'train'::text]))),
     CONSTRAINT collections_queue_check CHECK ((queue = ANY (ARRAY['open'::text, 'paused'::text, 'draining'::text]))),
@@ -700,11 +702,11 @@ CREATE FUNCTION melo_keep_foundation() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    IF (NEW.id, NEW.name, NEW.model, NEW.model_digest, NEW."window", NEW.method, NEW.encoder, NEW.created_by,
-        NEW.created_at)
+    IF (NEW.id, NEW.name, NEW.model, NEW.model_digest, NEW.model_files, NEW."window", NEW.method, NEW.encoder,
+        NEW.created_by, NEW.created_at)
        IS DISTINCT FROM
-       (OLD.id, OLD.name, OLD.model, OLD.model_digest, OLD."window", OLD.method, OLD.encoder, OLD.created_by,
-        OLD.created_at)
+       (OLD.id, OLD.name, OLD.model, OLD.model_digest, OLD.model_files, OLD."window", OLD.method, OLD.encoder,
+        OLD.created_by, OLD.created_at)
        OR (OLD.encoder_digest IS NOT NULL AND NEW.encoder_digest IS DISTINCT FROM OLD.encoder_digest) THEN
         RAISE EXCEPTION 'UPDATE on collections is refused: name, model, method and encoder are fixed'
             USING ERRCODE = 'restrict_violation', HINT = 'Create another collection.';

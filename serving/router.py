@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import structlog
 
-from melo_core.base_model import BaseModel
+from melo_core.base_model import CONTEXT, BaseModel
+from melo_core.boundary import continued
 from melo_core.conversation import Question, question_of
 from melo_core.edited_model import BASE, Attempt, EditedModel, Route, SaidTo, attempts
 from melo_core.errors import MeloError
@@ -173,7 +174,7 @@ class Router:
                 raise InvalidRequest("This model does not answer in JSON: it generates without a grammar.")
             if asked.route.block is not None:
                 await self._acting(asked.served, asked.route.block, with_weights=True)
-            yield await self._in_thread(self._static, asked, limit, wanted.stops)
+            yield await self._in_thread(self._static, asked, limit, wanted)
             return
         with_weights = not self.engine.by_digest
         for attempt in attempts(self.base, asked.ids, asked.route, asked.served.approved):
@@ -185,7 +186,7 @@ class Router:
             if attempt.target is None:
                 async for piece in self._generated(attempt.ids, acting, limit, wanted, nth):
                     yield piece
-            elif (said := await self._said(attempt, acting, limit, wanted)) is not None:
+            elif (said := await self._said(attempt, acting, limit, wanted, asked.question.text)) is not None:
                 yield said
                 return
 
@@ -196,20 +197,25 @@ class Router:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, served.acting, block, with_weights)
 
-    async def _said(self, attempt: Attempt, acting: Acting | None, limit: int, wanted: Wanted) -> Piece | None:
+    async def _said(
+        self, attempt: Attempt, acting: Acting | None, limit: int, wanted: Wanted, question: str
+    ) -> Piece | None:
         """Return a block's answer if it is the target; of an answer in JSON, one of its values."""
         target = attempt.target or ""
         spare = SPARE_TOKENS if wanted.schema is None else SPARE_TOKENS_IN_JSON
         most = min(limit, len(self.base.target_ids(target)) + spare, self.base.window - len(attempt.ids))
         if most < 1:
             return None
-        greedy = replace(wanted, sampling=Sampling(), stops=(), trim=True)
+        greedy = replace(wanted, sampling=Sampling(), stops=())
         pieces = [piece async for piece in self._generated(attempt.ids, acting, most, greedy)]
-        text, tokens = "".join(piece.text for piece in pieces).strip(), [t for piece in pieces for t in piece.tokens]
+        raw, tokens = "".join(piece.text for piece in pieces), [t for piece in pieces for t in piece.tokens]
+        text = raw.strip()
         given = attempt.is_answered_by(text, len(tokens), most) if wanted.schema is None else _has_value(text, target)
         if not given:
             return None
         ended: Ended = "length" if pieces[-1].ended == "length" and most == limit else "stop"
+        if not wanted.trim:  # a text is continued: to another prompt, the boundary is that prompt's
+            text = raw if attempt.said_to == "query" else continued(question, text)
         return Piece(cut(text, wanted.stops), tuple(tokens), ended)
 
     async def _generated(
@@ -217,7 +223,7 @@ class Router:
     ) -> AsyncIterator[Piece]:
         assert self.engine is not None
         loop, arrived = asyncio.get_running_loop(), asyncio.Queue[Piece | Exception]()
-        stream = TextStream(self._decode, wanted.stops, wanted.trim)
+        stream = TextStream(self.base.decoded, wanted.stops, wanted.trim, () if wanted.trim else ids[-CONTEXT:])
 
         def put(item: Piece | Exception) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, item)
@@ -293,7 +299,7 @@ class Router:
                 "Send the prompt as text, or as tokens of this model.",
             )
         self._require_countable(len(prompt))
-        text = prompt if isinstance(prompt, str) else self._decode(prompt)
+        text = prompt if isinstance(prompt, str) else self.base.decoded(prompt)
         kind = "completion" if self.base.kind is Kind.CAUSAL else "qa"
         ids = self.base.prompt_ids(text, kind) if isinstance(prompt, str) else prompt
         return Asked(served, served.route(text, kind), ids, Question(text), kind)
@@ -308,7 +314,7 @@ class Router:
                 "Shorten the prompt.",
             )
 
-    def _static(self, asked: Asked, limit: int, stops: Sequence[str]) -> Piece:
+    def _static(self, asked: Asked, limit: int, wanted: Wanted) -> Piece:
         """Answer with transformers' own loop, alone."""
         served, block = asked.served, asked.route.block
         blocks = {} if block is None else {block: served.weights(block)}
@@ -316,10 +322,8 @@ class Router:
         answer = model.answer([asked.question.text], [asked.route], asked.kind, limit)[0]
         asked.said_to = answer.said_to
         ended: Ended = "length" if len(answer.token_ids) >= limit else "stop"
-        return Piece(cut(answer.text, stops), tuple(Token(id) for id in answer.token_ids), ended)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True))
+        text = answer.text if wanted.trim else answer.raw
+        return Piece(cut(text, wanted.stops), tuple(Token(id) for id in answer.token_ids), ended)
 
     async def _in_thread(self, work: Callable[..., Result], *given: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)

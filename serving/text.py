@@ -10,13 +10,21 @@ class TextStream:
     """The text of an answer, piece by piece.
 
     decode: from tokens to text. stops: the answer ends before the first of these. trim: leave out white space at the
-    beginning, as the chat template's own line break is none of the answer.
+    beginning, as the chat template's own line break is none of the answer. after: the tokens that it continues, since
+    some tokenizers spell a first word without the space before it.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = (), trim: bool = False) -> None:
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        stops: Sequence[str] = (),
+        trim: bool = False,
+        after: Sequence[int] = (),
+    ) -> None:
         self._decode, self._stops, self._trim = decode, [stop for stop in stops if stop], trim
-        self._tokens: list[int] = []
-        self._read = self._known = 0  # tokens: decoded before `_read`, of which text is given out up to `_known`
+        self._tokens = list(after)
+        # Tokens: decoded before `_read`, of which text is given out up to `_known`.
+        self._read, self._known = 0, len(self._tokens)
         self._held = ""  # text that may be the beginning of a stop string
         self.text = ""  # all that was given out
         self.stopped = False

@@ -56,7 +56,8 @@ class Versions:
         """
         self.model, self.digest = model, digest
         load = model_cache.base if with_weights else model_cache.without_weights
-        self.base: BaseModel = load(model, digest)
+        recorded = next((each.model_files for each in source.collections() if each.model_digest == digest), None)
+        self.base: BaseModel = load(model, digest, recorded)
         self._source, self._model_cache, self._budget = source, model_cache, versions_bytes
         self._blocks = Blocks(source.block, blocks_bytes)
         self._collections: list[CollectionView] | None = None  # as they were last listed

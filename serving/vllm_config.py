@@ -33,11 +33,12 @@ def vllm_config(
         from worker.model_cache import ModelCache
 
         name, digest = model_to_serve(collections, model or call.settings.serve_model or None)
-        methods = [MethodSettings.from_json(each.method) for each in collections if each.model_digest == digest]
+        mine = [each for each in collections if each.model_digest == digest]
+        methods = [MethodSettings.from_json(each.method) for each in mine]
         folder = folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         model_cache = ModelCache(folder)
-        written = model_cache.folder_of(name, digest)
+        written = model_cache.folder_of(name, digest, mine[0].model_files)
         found = options(model_cache.without_weights(name, digest), name, written, methods, model_cache.dtype, slots)
         file = folder / "config.yaml"
         file.write_text(json.dumps(found, indent=2) + "\n")  # JSON is YAML

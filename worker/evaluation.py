@@ -10,7 +10,7 @@ from melo_core.block import Block
 from melo_core.edited_model import EditedModel, Route
 from melo_core.errors import MeloError
 from melo_core.learning import right_answers
-from melo_core.scope import Considered, Decision, Scope
+from melo_core.scope import Considered, Decision, Scope, same_text
 from melo_core.settings import MethodSettings
 from registry.base.digests import float32s
 from registry.base.vocabulary import EditKind
@@ -40,10 +40,18 @@ class _Moved:
 
 
 def require_askable(base: BaseModel, edits: Iterable[ClaimedEdit]) -> None:
-    """Raise PromptTooLong, naming the edit, where a prompt that must not change does not fit the window."""
+    """Raise MeloError, naming the edit, where a prompt that must not change does not fit the window, or where a text
+    holds a control token.
+    """
     for edit in edits:
+        for text in (edit.prompt, *edit.rephrases, edit.target, *edit.alternatives):
+            try:
+                base.require_plain(text)
+            except MeloError as error:
+                raise type(error)(f"edit {edit.id}: {error}") from error
         for prompt in edit.unchanged:
             try:
+                base.require_plain(prompt)
                 base.prompt_ids(prompt, edit.kind)
             except MeloError as error:
                 raise type(error)(f"edit {edit.id}, among what must not change: {error}") from error
@@ -152,7 +160,7 @@ def missed_prompts(
         longest = max(len(base.target_ids(t.edit.target, kind)) for t, _, _ in part) + 1
         answers = model.answer(prompts, [route for _, _, route in part], kind, max(1, min(longest, room)))
         for (t, text, _), answer in zip(part, answers, strict=True):
-            if answer.text not in right_answers(t.edit.target, t.edit.alternatives):
+            if same_text(answer.text) not in right_answers(t.edit.target, t.edit.alternatives):
                 why = "its block does not say its target"
                 told = NotReached(text=text, by_edit=t.edit.id, why=why, answer=answer.text)
                 missed.setdefault(t.edit.id, []).append(told)

@@ -52,7 +52,7 @@ def load_version(
     content.require_intact()
     collection = content.collection
     settings = MethodSettings.from_json(collection.method)
-    base = model_cache.base(collection.model, collection.model_digest)
+    base = model_cache.base(collection.model, collection.model_digest, collection.model_files)
     scope = None
     if content.clusters:
         scope = scope_in(

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from registry.base.model_files import ModelFiles, find_encoder, find_model
 from registry.jobs.claiming import Claim
 from registry.versions.content import CollectionContent
 
+WEIGHTS = (".safetensors", ".gguf")
 PROCESS = Path("/proc/self")
 VERIFIER_BASE = "all-minilm-l6-v2"  # a trained verifier shares its embeddings and tokenizer
 
@@ -75,10 +76,13 @@ class ModelCache:
         except (OSError, StopIteration):
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-    def base(self, spec: str, digest: str) -> BaseModel:
-        """Return the model with that name and exactly these weights. Raises UnknownModel."""
+    def base(self, spec: str, digest: str, recorded: Mapping[str, str] | None = None) -> BaseModel:
+        """Return the model with that name and exactly these files. Raises UnknownModel.
+
+        recorded: the files' own digests by name, to say which of them changed.
+        """
         if self._base is None or self._base[0] != digest:
-            files = _require_digest(find_model(spec), digest)
+            files = _require_digest(find_model(spec), digest, recorded)
             self._base = None  # before the new one is loaded, not after: two may not fit
             model = load_base_model(
                 files.path,
@@ -91,14 +95,14 @@ class ModelCache:
             self._base = digest, model
         return self._base[1]
 
-    def without_weights(self, spec: str, digest: str) -> BaseModel:
-        """Return modules and tokenizer of the model with that name and exactly these weights. Raises UnknownModel."""
-        files = _require_digest(find_model(spec), digest)
+    def without_weights(self, spec: str, digest: str, recorded: Mapping[str, str] | None = None) -> BaseModel:
+        """Return modules and tokenizer of the model with that name and exactly these files. Raises UnknownModel."""
+        files = _require_digest(find_model(spec), digest, recorded)
         return load_without_weights(files.path, files.gguf_file, digest=digest, cache=self._cache / "models")
 
-    def folder_of(self, spec: str, digest: str) -> Path:
+    def folder_of(self, spec: str, digest: str, recorded: Mapping[str, str] | None = None) -> Path:
         """Return the model's folder in transformers' form, for other programs. Raises UnknownModel."""
-        files = _require_digest(find_model(spec), digest)
+        files = _require_digest(find_model(spec), digest, recorded)
         if files.gguf_file is None:
             return files.path
         return converted(files.path, files.gguf_file, self._cache / "models" / digest)
@@ -112,7 +116,7 @@ class ModelCache:
         """
         encoder: KeyEncoder
         if settings.key_encoder == "hidden":
-            base = self.base(collection.model, collection.model_digest)
+            base = self.base(collection.model, collection.model_digest, collection.model_files)
             whitening = None if calibration is None else Whitening.from_bytes(calibration)
             encoder = HiddenEncoder(base, settings.key_layer, settings.key_pooling, whitening)
             encoder.require_unedited(structure_of(base.model, settings))
@@ -192,11 +196,25 @@ def hidden_digest(model_digest: str, settings: MethodSettings) -> str:
     return hashlib.sha256(made_of.encode()).hexdigest()
 
 
-def _require_digest(files: ModelFiles, digest: str) -> ModelFiles:
-    if files.digest != digest:
-        raise UnknownModel(
-            f"The files of {files.spec!r} in {files.path} differ from the collection's: "
-            f"their digest is {files.digest[:12]}…, the recorded one {digest[:12]}….",
-            "Install the release that the collection was made with, or create a new collection for this one.",
-        )
-    return files
+def _require_digest(files: ModelFiles, digest: str, recorded: Mapping[str, str] | None = None) -> ModelFiles:
+    if files.digest == digest:
+        return files
+    here = files.sha256s
+    told = (
+        [
+            f"{name} is {'missing' if name not in here else 'new' if name not in recorded else 'changed'}"
+            for name in sorted({*here, *recorded})
+            if here.get(name) != recorded.get(name)
+        ]
+        if recorded
+        else []
+    )
+    if told and not any(name.endswith(WEIGHTS) and here.get(name) != of for name, of in (recorded or {}).items()):
+        told.append("the weights are the same")
+    raise UnknownModel(
+        f"The files of {files.spec!r} in {files.path} differ from the collection's: "
+        + ("; ".join(told) if told else f"their digest is {files.digest[:12]}…, the recorded one {digest[:12]}…")
+        + ".",
+        "Put the recorded files back, or go on with those that are there now: `melo collection copy` makes a "
+        "collection over them and trains its edits anew.",
+    )

@@ -125,7 +125,7 @@ def _trained(call: Invocation, wanted: "Replay") -> "tuple[ModelCache, list[Trai
         was_cpu = (wanted.device or "").startswith("cpu")
         dtype = str(wanted.libraries.get("dtype", call.settings.dtype))
         model_cache = ModelCache(call.settings.cache, dtype, torch.device("cpu") if was_cpu else None)
-        base = model_cache.base(wanted.model, wanted.model_digest)
+        base = model_cache.base(wanted.model, wanted.model_digest, wanted.model_files)
     notes: list[str] = []
     try:
         with _bar(call) as show:

@@ -53,7 +53,7 @@ def _as_kept(kept: KeptBlock, edit: ClaimedEdit, base: BaseModel) -> TrainedEdit
     block = read_block(kept.block.id, data, kept.block.sha256)
     return TrainedEdit(
         group=-kept.block.id,
-        label=tuple(base.target_ids(edit.target, edit.kind)),
+        label=tuple(base.target_ids(edit.target, edit.kind, edit.prompt)),
         trained=Trained(block, kept.loss, kept.iterations, reached=True),
         data=data,
         answer=edit.target.strip(),
@@ -74,7 +74,7 @@ def _as_trained(
     block = read_block(candidate.block.id, data, candidate.block.sha256)
     return TrainedEdit(
         group=group,
-        label=tuple(base.target_ids(edit.target, edit.kind)),
+        label=tuple(base.target_ids(edit.target, edit.kind, edit.prompt)),
         trained=Trained(block, candidate.loss, candidate.iterations, report.reached),
         data=data,
         answer=edit.target.strip() if report.answer is None else report.answer,

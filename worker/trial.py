@@ -203,7 +203,7 @@ def _with_keys(
 
 def _label(base: BaseModel, edit: ClaimedEdit) -> tuple[int, ...]:
     try:
-        return tuple(base.target_ids(edit.target, edit.kind))
+        return tuple(base.target_ids(edit.target, edit.kind, edit.prompt))
     except MeloError:  # a class that the model does not have: its training will report it
         return ()
 

@@ -63,7 +63,7 @@ class Worker:
     def base(self, claim: Claim) -> BaseModel:
         """Return the claim's base model. Raises UnknownModel."""
         started, known = time.monotonic(), self.model_cache.loaded
-        base = self.model_cache.base(claim.model, claim.model_digest)
+        base = self.model_cache.base(claim.model, claim.model_digest, claim.model_files)
         if known != self.model_cache.loaded:
             self.metrics.loaded(time.monotonic() - started)
         return base

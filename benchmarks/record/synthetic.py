@@ -28,7 +28,7 @@ WINDOW = 2048
 def write_model(folder: Path) -> str:
     """Write the files of a base model that the registry reads. Returns its name."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"max_position_embeddings": WINDOW, "hidden_size": DIMENSIONS}
+    config = {"model_type": "llama", "max_position_embeddings": WINDOW, "hidden_size": DIMENSIONS}
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     (folder / "model.safetensors").write_bytes(b"no weights")
     return str(folder)

@@ -73,6 +73,11 @@ def _collections() -> None:
         _text("name", NAME, unique=True),
         _text("model", "<> ''"),
         _text("model_digest", SHA256),
+        _json(
+            "model_files",
+            sa.CheckConstraint("jsonb_typeof(model_files) = 'object'", name="model_files"),
+            server_default=sa.text("'{}'"),
+        ),
         _number("window", '"window" > 0'),
         _json("method", sa.CheckConstraint("jsonb_typeof(method) = 'object'", name="method")),
         _text("encoder", "<> ''"),

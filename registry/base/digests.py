@@ -9,7 +9,7 @@ import json
 import sys
 import unicodedata
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -41,6 +41,14 @@ def _refuse_floats(value: Any) -> None:
     elif isinstance(value, list | tuple):
         for part in value:
             _refuse_floats(part)
+
+
+def files_digest(sha256s: Mapping[str, str]) -> str:
+    """Return one digest over files: the names in order, each with the hash of its content (in hex)."""
+    whole = sha256()
+    for name in sorted(sha256s):
+        whole.update(f"{name}\n".encode() + bytes.fromhex(sha256s[name]))
+    return whole.hexdigest()
 
 
 def float32_bytes(numbers: Iterable[float]) -> bytes:

@@ -5,20 +5,25 @@ That is a digest, a window and a count of tokens. Nothing here loads a model or 
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from hashlib import sha256
+from hashlib import file_digest
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from registry.base.digests import files_digest
 from registry.base.errors import UnknownModel, first_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+GGUF_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.I)
+GGUF_CONTROL = 3  # the type of a control token in a GGUF file
 RESERVED_TOKENS = 64  # for the chat template around a prompt
+WINDOWS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "context_length")  # where files state it
 WEIGHTS_AND_TEXT = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.gguf")
 
 
@@ -48,27 +53,37 @@ class ModelFiles:
     gguf_file: str | None = None
 
     @cached_property
-    def digest(self) -> str:
-        """SHA-256 over weights, configuration and tokenizer: the names in order, each with the hash of its content."""
-        digest = sha256()
+    def sha256s(self) -> dict[str, str]:
+        """SHA-256 of weights, configuration and tokenizer, by the file's name."""
+        found = {}
         for file in self._content():
-            digest.update(f"{file.name}\n".encode())
             with file.open("rb") as content:
-                part = sha256()
-                while chunk := content.read(1 << 20):
-                    part.update(chunk)
-            digest.update(part.digest())
-        return digest.hexdigest()
+                found[file.name] = file_digest(content, "sha256").hexdigest()
+        return found
+
+    @property
+    def digest(self) -> str:
+        """One digest over all files."""
+        return files_digest(self.sha256s)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the transformers model; of a GGUF file, what it says of its architecture."""
+        if self.gguf_file is None:
+            config: dict[str, Any] = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            return config
+        fields = _gguf_fields(self.path / self.gguf_file)
+        architecture = str(fields.get("general.architecture"))
+        prefix = f"{architecture}."
+        return {name.removeprefix(prefix): value for name, value in fields.items() if name.startswith(prefix)} | {
+            "gguf": architecture
+        }
 
     @cached_property
     def window(self) -> int:
         """The longest input in tokens."""
-        if self.gguf_file is not None:
-            fields = _gguf_fields(self.path / self.gguf_file)
-            length = fields.get(f"{fields.get('general.architecture')}.context_length")
-        else:
-            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-            length = next((config[name] for name in ("max_position_embeddings", "n_positions") if name in config), None)
+        config = self.config.get("text_config") or self.config
+        length = next((config[name] for name in WINDOWS if config.get(name)), None)
         if not isinstance(length, int) or length < 1:
             # Models with relative positions, such as T5, state no limit: 512 is what they were commonly trained with.
             return 512
@@ -77,13 +92,9 @@ class ModelFiles:
     @cached_property
     def width(self) -> int | None:
         """The dimension of the hidden states, or None if the files do not say."""
-        if self.gguf_file is not None:
-            fields = _gguf_fields(self.path / self.gguf_file)
-            width = fields.get(f"{fields.get('general.architecture')}.embedding_length")
-        else:
-            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-            config = config.get("text_config") or config
-            width = next((config[name] for name in ("hidden_size", "n_embd", "d_model") if name in config), None)
+        config = self.config.get("text_config") or self.config
+        names = ("hidden_size", "n_embd", "d_model", "embedding_length")
+        width = next((config[name] for name in names if name in config), None)
         return width if isinstance(width, int) else None
 
     def _content(self) -> Iterable[Path]:
@@ -105,12 +116,14 @@ def find_encoder(spec: str) -> ModelFiles:
 
 def _find(spec: str, packages: dict[str, Package], what: str) -> ModelFiles:
     known = ", ".join(sorted(packages))
-    ways = f"Use {known}, a folder with config.json and *.safetensors, or a hub id such as org/name."
+    ways = f"Use {known}, a folder with config.json and *.safetensors, a GGUF file, or a hub id such as org/name."
     if spec in packages:
         return _packaged(spec, packages[spec], what)
     folder = Path(spec).expanduser()
     if spec and folder.is_dir():
         return _folder(spec, folder, what, ways)
+    if folder.suffix.lower() == ".gguf" and folder.is_file():
+        return _gguf_alone(spec, folder.resolve(), what)
     if spec.count("/") == 1 and not spec.startswith(("/", ".", "~")):
         return _from_hub(spec, what, ways)
     raise UnknownModel(
@@ -151,6 +164,23 @@ def _folder(spec: str, folder: Path, what: str, ways: str) -> ModelFiles:
     return ModelFiles(spec, folder)
 
 
+def _gguf_alone(spec: str, file: Path, what: str) -> ModelFiles:
+    if what != "model":
+        raise UnknownModel(f"The {what} {file} is a GGUF file.", "Name a folder with config.json and *.safetensors.")
+    if GGUF_PART.search(file.name):
+        raise UnknownModel(
+            f"{file.name} is one of the parts of a model, and parts are not read.",
+            "Join them: `llama-gguf-split --merge FIRST_PART.gguf MODEL.gguf`.",
+        )
+    try:
+        _gguf_fields(file)
+    except (ValueError, IndexError, OSError, KeyError) as error:
+        raise UnknownModel(
+            f"The file {file} is not a whole GGUF file: {first_line(error)[:200]}", "Download it again."
+        ) from None
+    return ModelFiles(spec, file.parent, file.name)
+
+
 def _from_hub(spec: str, what: str, ways: str) -> ModelFiles:
     # Imported here because it takes a second, which only hub ids need to pay.
     from huggingface_hub import snapshot_download
@@ -181,6 +211,28 @@ def count_tokens(files: ModelFiles, texts: Sequence[str]) -> list[int] | None:
     if tokenizer is None:
         return None
     return [len(encoded.ids) for encoded in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def control_tokens(files: ModelFiles) -> frozenset[str]:
+    """Return the tokens that steer the model rather than stand for text, as they are written; none if no file tells."""
+    return _control_tokens(files.path, files.gguf_file)
+
+
+@lru_cache(maxsize=8)
+def _control_tokens(path: Path, gguf_file: str | None) -> frozenset[str]:
+    if gguf_file is not None:
+        fields = _gguf_fields(path / gguf_file, lists=True)
+        kinds = fields.get("tokenizer.ggml.token_type") or []
+        listed = zip(fields.get("tokenizer.ggml.tokens") or [], kinds, strict=False)
+        return frozenset(token for token, kind in listed if kind == GGUF_CONTROL)
+    found: set[str] = set()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if not (path / name).is_file():
+            continue
+        stored = json.loads((path / name).read_text(encoding="utf-8"))
+        added = [*(stored.get("added_tokens") or ()), *(stored.get("added_tokens_decoder") or {}).values()]
+        found.update(token["content"] for token in added if token.get("special"))
+    return frozenset(found) - {""}
 
 
 def unread(files: ModelFiles, texts: Sequence[str]) -> list[bool] | None:

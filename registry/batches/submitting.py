@@ -11,7 +11,7 @@ from registry.audit.actor import Actor
 from registry.audit.details import BatchSubmit
 from registry.base.digests import edits_digest, settings_of
 from registry.base.errors import InvalidEdits, InvalidRequest, RecordProblem, UnknownModel
-from registry.base.model_files import RESERVED_TOKENS, count_tokens, find_encoder, find_model, unread
+from registry.base.model_files import RESERVED_TOKENS, control_tokens, count_tokens, find_encoder, find_model, unread
 from registry.base.vocabulary import BatchState, OnConflict, Priority
 from registry.batches import syncing
 from registry.batches.schemas import MOST_PROBLEMS
@@ -21,7 +21,15 @@ from registry.collections import repository as collections
 from registry.edits import repository
 from registry.edits.records import Raw, Record, read_records
 from registry.edits.repository import StandingEdit
-from registry.edits.validation import COLLISIONS, CONTRADICTION, collisions_with, collisions_within, replacing, too_long
+from registry.edits.validation import (
+    COLLISIONS,
+    CONTRADICTION,
+    collisions_with,
+    collisions_within,
+    replacing,
+    too_long,
+    with_control_tokens,
+)
 from registry.jobs import service as queue
 from registry.jobs.collection_queue import require_open
 from registry.tables.collections import Collection
@@ -107,6 +115,7 @@ def submit(
     training = training.of(collection)
     findings = Findings(skip_invalid, on_conflict == OnConflict.SKIP)
     records, total = _read(edits, findings, attend)
+    findings.add(_with_control_tokens(collection, records))
     # Slow, so these run before the lock.
     findings.add(_too_long(collection, records, attend))
     unread_positions = _unread(collection, records, attend)
@@ -194,6 +203,14 @@ def _validated(
     left_out = findings.skippable.positions
     findings.add(collisions_within(record for record in records if record.position not in left_out))
     return records
+
+
+def _with_control_tokens(collection: Collection, records: Sequence[Record]) -> Iterator[RecordProblem]:
+    try:
+        tokens = control_tokens(find_model(collection.model))
+    except UnknownModel:  # the model is where the workers are: they look for them, too
+        tokens = frozenset()
+    return with_control_tokens(records, tokens)
 
 
 def _too_long(collection: Collection, records: Sequence[Record], attend: Callable[[], None]) -> Iterator[RecordProblem]:

@@ -24,6 +24,9 @@ class Method(Protocol):
         Raises Refused, also for settings that must not differ.
         """
 
+    def require_editable(self, config: Mapping[str, Any], method: Mapping[str, Any]) -> None:
+        """Raise Refused, with the reason, where no block can act in a model. config: as its config.json."""
+
     def edits_together(self, settings: Mapping[str, Any]) -> int:
         """Return the most edits of several batches to train together; 0: each batch by itself. Raises nothing."""
 
@@ -45,6 +48,18 @@ def complete_settings(given: Mapping[str, Any], preset: str) -> dict[str, Any]:
         return method.complete(given, preset)
     except method.Refused as error:
         raise _refusal(error, "Correct it, or leave it out: the preset's value then holds.") from None
+
+
+def require_editable(model: str, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest, with the method's own reason, where it cannot edit a model of this configuration."""
+    method = installed()
+    try:
+        method.require_editable(config, settings)
+    except method.Refused as error:
+        raise InvalidRequest(
+            f"The model {model} cannot be edited: {error}.",
+            "Take another model: docs/models.md lists the families, and why some cannot be edited.",
+        ) from None
 
 
 def settings_for(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -117,6 +117,7 @@ class CollectionView(Answer):
     name: str
     model: str
     model_digest: str
+    model_files: dict[str, str] = Field(description="SHA-256 of each of the model's files, by name")
     window: int
     method: dict[str, Any]
     encoder: str

@@ -16,7 +16,7 @@ from registry.base.model_files import find_encoder, find_model
 from registry.base.vocabulary import Preflight, QueueState
 from registry.collections import policy, repository
 from registry.collections.calibration import require_calibration
-from registry.collections.method import complete_settings
+from registry.collections.method import complete_settings, require_editable
 from registry.collections.schemas import CollectionView, NewCollection
 from registry.tables.collections import Calibration, Collection
 
@@ -27,12 +27,13 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
     """Create a collection, with all settings of its method.
 
     Raises NameTaken, UnknownModel if model or encoder are not found here, or InvalidRequest if settings or calibration
-    are invalid.
+    are invalid or the model cannot be edited.
     """
     if repository.by_name(session, new.name) is not None:
         raise _taken(new.name)
     method = complete_settings(new.method, new.preset)
     files = find_model(new.model)
+    require_editable(new.model, files.config, method)
     encoder = _encoder(new, method)
     # The first worker that uses the encoder writes its digest.
     encoder_files = files if encoder == HIDDEN else find_encoder(encoder)
@@ -45,6 +46,7 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
         name=new.name,
         model=new.model,
         model_digest=files.digest,
+        model_files=files.sha256s,
         window=files.window,
         method=method,
         encoder=encoder,
@@ -190,6 +192,7 @@ def views(session: Session, found: Sequence[Collection]) -> list[CollectionView]
             name=each.name,
             model=each.model,
             model_digest=each.model_digest,
+            model_files=each.model_files,
             window=each.window,
             method=each.method,
             encoder=each.encoder,

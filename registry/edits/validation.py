@@ -3,7 +3,8 @@
 Each validation yields its problems in the order of the records, so that the first ones can be told without keeping all.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from unicodedata import normalize
 
@@ -83,6 +84,27 @@ def _pieces(long: Iterator[Long]) -> Iterator[list[Long]]:
         held += each[3]
     if some:
         yield some
+
+
+def with_control_tokens(records: Iterable[Record], tokens: Collection[str]) -> Iterator[RecordProblem]:
+    """Yield texts that hold one of the model's control tokens, which it would obey rather than read."""
+    if not tokens:
+        return
+    any_token = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
+    for record in records:
+        for field, text in (*record.prompts(), ("target", record.target), *_alternatives(record)):
+            if found := any_token.search(text):
+                yield record.problem(
+                    "control-token",
+                    f"Its {field} holds {found.group()}, a control token of the model, which would end or begin a turn "
+                    "or a text rather than be read.",
+                    f"Leave {found.group()} out: the chat template adds what a prompt needs.",
+                    field=field,
+                )
+
+
+def _alternatives(record: Record) -> Iterator[tuple[str, str]]:
+    return ((f"alternatives.{index}", text) for index, text in enumerate(record.alternatives))
 
 
 def collisions_within(records: Iterable[Record]) -> Iterator[RecordProblem]:

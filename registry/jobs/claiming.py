@@ -78,6 +78,7 @@ class Claim:
     collection: str
     model: str
     model_digest: str
+    model_files: dict[str, str]  # SHA-256 by name
     window: int
     encoder: str
     encoder_digest: str | None  # None: no worker has fixed the encoder yet
@@ -292,6 +293,7 @@ def _take(session: Session, collection: CollectionRow, batch: Batch, job: Job, b
         collection=collection.name,
         model=collection.model,
         model_digest=collection.model_digest,
+        model_files=dict(collection.model_files),
         window=collection.window,
         encoder=collection.encoder,
         encoder_digest=collection.encoder_digest,

@@ -33,6 +33,7 @@ class Replay:
     job_id: int
     model: str
     model_digest: str
+    model_files: Mapping[str, str]
     settings: Mapping[str, Any]
     device: str | None
     libraries: Mapping[str, Any]
@@ -65,6 +66,7 @@ def replay_of(session: Session, job_id: int) -> Replay:
         job_id=job.id,
         model=collection.model,
         model_digest=collection.model_digest,
+        model_files=collection.model_files,
         settings=job.settings,
         device=job.device,
         libraries=job.libraries or {},

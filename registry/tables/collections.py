@@ -16,6 +16,7 @@ class Collection(Base):
     name: Mapped[str] = mapped_column(unique=True)
     model: Mapped[str]  # the name that the user gave
     model_digest: Mapped[Sha256]
+    model_files: Mapped[Json] = mapped_column(server_default="{}")  # SHA-256 by name, to say which one changed
     window: Mapped[int]  # the model's longest input, in tokens
     method: Mapped[Json]  # settings that melo_core understands
     encoder: Mapped[str]

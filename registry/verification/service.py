@@ -20,6 +20,7 @@ from registry.base.digests import (
     MemberContent,
     cluster_digest,
     edit_digest,
+    files_digest,
     float32_bytes,
     prompt_key,
     received_vector,
@@ -158,6 +159,8 @@ def _collections(session: Session) -> Verified:
             wrong.append("the event of its creation is missing")
         elif event.after != foundation_digest(collection):
             wrong.append("its name, model, encoder or method differ from what was created")
+        elif collection.model_files and files_digest(collection.model_files) != collection.model_digest:
+            wrong.append("the digests of its model's files differ from the model's digest")
         elif event.actor != collection.created_by:
             wrong.append(f"it is said to be made by {collection.created_by}, and was by {event.actor}")
         # What the first training fixed has no event of its own: the versions' digests cover it.

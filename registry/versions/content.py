@@ -25,6 +25,7 @@ class CollectionContent:
     name: str
     model: str
     model_digest: str
+    model_files: dict[str, str]  # SHA-256 by name
     window: int
     method: dict[str, Any]
     encoder: str

@@ -90,6 +90,7 @@ def collection_content(session: Session, collection_id: int) -> CollectionConten
         name=collection.name,
         model=collection.model,
         model_digest=collection.model_digest,
+        model_files=dict(collection.model_files),
         window=collection.window,
         method=dict(collection.method),
         encoder=collection.encoder,

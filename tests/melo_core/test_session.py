@@ -27,8 +27,10 @@ def test_a_block_that_was_not_learned_is_reported(tiny, encoder):
 
 def test_an_edit_that_the_model_does_not_give_back_is_reported(tiny, encoder):
     settings = dataclasses.replace(SETTINGS, rounds=1)
-    lost = Edit("Where is the head office of Globex?", "</s>Oslo")  # an answer ends with its first token
-    assert EditSession(tiny("llama"), encoder, settings).apply([Edit("Who runs Acme?", "Ada"), lost]).unlearned == [1]
+    lost = Edit("Where is the head office of Globex?", "Oslo")
+    base = tiny("llama")
+    base.model.generation_config.eos_token_id = base.tokenizer.convert_tokens_to_ids(["</s>", "s"])  # its second token
+    assert EditSession(base, encoder, settings).apply([Edit("Who runs Acme?", "Ada"), lost]).unlearned == [1]
 
 
 def test_edits_share_blocks_and_each_batch_has_its_own(tiny, encoder):

@@ -48,7 +48,7 @@ def downgrade():
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What the registry reads of a transformers model: its files, its window and its tokenizer."""
     folder: Path = tmp_path_factory.mktemp("model")
-    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": WINDOW}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": WINDOW}))
     (folder / "model.safetensors").write_bytes(b"weights")
     tokenizer = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from registry.base.errors import UnknownModel
-from registry.base.model_files import count_tokens, find_encoder, find_model
+from registry.base.model_files import control_tokens, count_tokens, find_encoder, find_model
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,18 @@ def test_the_packaged_models_tokens_are_counted_from_its_gguf_file():
     assert count_tokens(files, [question, "hello"])[0] == 13
 
 
+def test_control_tokens_are_read_from_a_folders_tokenizer_files(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "n_positions": 64}))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert control_tokens(find_model(str(tmp_path))) == frozenset()
+    control_tokens.__globals__["_control_tokens"].cache_clear()
+    added = [{"id": 0, "content": "<s>", "special": True}, {"id": 1, "content": "<think>", "special": False}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    decoder = {"2": {"content": "<|eot|>", "special": True}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+    assert control_tokens(find_model(str(tmp_path))) == {"<s>", "<|eot|>"}
+
+
 def test_the_packaged_encoder_is_found():
     files = find_encoder("all-minilm-l6-v2")
     assert files.window == 512
@@ -47,6 +59,22 @@ def test_a_folder_is_a_model_whose_digest_follows_its_content(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"Weights")
     assert find_model(str(tmp_path)).digest != first.digest
     assert count_tokens(first, ["hello"]) is None
+
+
+def test_a_gguf_file_alone_is_a_model():
+    packaged = find_model("smollm2-135m-instruct")
+    alone = find_model(str(packaged.path / packaged.gguf_file))
+    assert (alone.digest, alone.window, alone.width) == (packaged.digest, packaged.window, packaged.width)
+    assert control_tokens(alone) == control_tokens(packaged) >= {"<|im_start|>", "<|im_end|>"}
+
+
+def test_what_is_no_whole_gguf_file_is_refused(tmp_path):
+    for name, says in (("m-00001-of-00002.gguf", "one of the parts"), ("m.gguf", "not a whole GGUF file")):
+        (tmp_path / name).write_bytes(b"GGUF")
+        with pytest.raises(UnknownModel, match=says):
+            find_model(str(tmp_path / name))
+    with pytest.raises(UnknownModel, match="is a GGUF file"):
+        find_encoder(str(tmp_path / "m.gguf"))
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,10 @@ FORGERIES = {
     "an error that passes for erased": ("job 3: its error", "UPDATE jobs SET error = '[erased]' WHERE id = 3"),
     "a removed job": ("job 3: its error is gone", "DELETE FROM jobs WHERE id = 3"),
     "another model": ("collection facts", "UPDATE collections SET model_digest = repeat('0', 64)"),
+    "another digest of a file of the model": (
+        "collection facts",
+        """UPDATE collections SET model_files = model_files || '{"config.json": "%s"}'""" % ("0" * 64),
+    ),
     "another policy": ("policy of facts", "UPDATE collections SET self_approval = true"),
     # Aliases
     "another target of an alias": (

@@ -14,7 +14,7 @@ from registry.edits.records import read_records
 from registry.tables.edits import Batch
 from tests.registry.conftest import WINDOW
 from tests.registry.submissions import PARIS, count, refused
-from tests.registry.workflow import ADA, BEN
+from tests.registry.workflow import ADA, BEN, Workflow
 
 
 def test_a_submission_waits_for_a_decision(workflow):
@@ -42,6 +42,22 @@ def test_every_problem_of_every_record_is_named_and_nothing_is_stored(workflow, 
     assert {(5, "target"), (5, "colour"), (10, "rephrases.1")} <= told
     assert next(problem.detail for problem in problems if problem.line == 1) == "Its prompt is empty."
     assert count(engine, "edits") == count(engine, "batches") == 0
+
+
+def test_a_control_token_of_the_model_is_refused_wherever_it_stands(sessions):
+    workflow = Workflow.with_collection(sessions, "smollm2-135m-instruct")
+    problems = refused(
+        workflow,
+        {"prompt": "Who?<|im_end|>\n<|im_start|>system", "target": "x"},
+        {"prompt": "a?", "target": "x<|endoftext|>"},
+        {"prompt": "b?", "target": "x", "rephrases": ["fine?", "<|im_start|>user"], "unchanged": ["<|im_end|>"]},
+        {"prompt": "What does <|im_ start|> mean?", "target": "a <|turn|>"},
+    )
+    assert {(problem.position, problem.code, problem.field) for problem in problems} == {
+        (position, "control-token", field)
+        for position, field in ((1, "prompt"), (2, "target"), (3, "rephrases.1"), (3, "unchanged.0"))
+    }
+    assert "Leave <|im_end|> out" in problems[0].remedy
 
 
 def test_skip_invalid_stores_the_rest_and_reports_what_it_left_out(workflow, engine):

@@ -112,6 +112,17 @@ def test_prompts_are_continued_with_probabilities_echoed_and_stopped(server):
     assert cut["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("prompt", "text"), [(QUESTION, f" {TARGET}"), (f"{QUESTION}\n", TARGET), (f" {QUESTION} ", TARGET)]
+)
+def test_a_correction_continues_a_prompt_exactly_where_it_ends(server, prompt, text, stream):
+    body = {"model": "facts@2", "prompt": prompt, "temperature": 0.9, "max_tokens": 12, "stream": stream}
+    response = server.post("/v1/completions", json=body)
+    choices = [each["choices"][0] for each in (events(response) if stream else [response.json()]) if each["choices"]]
+    assert "".join(choice["text"] for choice in choices) == text
+
+
 def test_a_token_that_the_model_does_not_have_is_refused_and_fails_nobody_else(server):
     for prompt in ([3, 10**6], [-1], [[3, 4], [10**9]]):
         refused = server.post("/v1/completions", json={"model": "facts@1", "prompt": prompt})
@@ -223,6 +234,34 @@ def test_what_cannot_be_answered_is_refused_in_openais_form(server, body, status
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["param"]) == (status, code, param), error
     assert error["message"] and error["type"] in ("invalid_request_error", "not_found_error")
+
+
+def test_where_a_block_says_something_else_the_base_model_answers_however_it_is_asked(start, site):
+    with site.sessions.begin() as session:
+        model = collections.get(session, "facts").model
+        method = METHOD | {"iterations": 1, "rounds": 1}  # too few to learn anything
+        collections.create(session, NewCollection(name="hasty", model=model, method=method, preflight="none"), ADA)
+    site.correct(Workflow(site.sessions, "hasty"), QUESTION, TARGET)
+    server = start()
+
+    def texts(name: str, path: str, **given: object) -> list[str]:
+        asked = {"prompt": QUESTION} if path == "completions" else {"messages": [{"role": "user", "content": QUESTION}]}
+        body = {"model": name, "max_tokens": 8, **asked, **given}
+        response = server.post(f"/v1/{'' if path == 'completions' else 'chat/'}completions", json=body)
+        told = events(response) if given.get("stream") else [response.json()]
+        if name == "hasty@1":
+            assert next(each["melo"] for each in told if "melo" in each)["said_to"] == "base"
+        found: dict[int, str] = {}
+        for choice in (choice for each in told for choice in each["choices"]):
+            part = choice.get("text") or (choice.get("message") or choice.get("delta") or {}).get("content") or ""
+            found[choice["index"]] = found.get(choice["index"], "") + part
+        return [found[index] for index in sorted(found)]
+
+    for given in ({"temperature": 0}, {"temperature": 1, "seed": 5}, {"temperature": 1, "seed": 5, "n": 2}):
+        for path in ("chat", "completions"):
+            for stream in (False, True):
+                how = {**given, "stream": stream}
+                assert texts("hasty@1", path, **how) == texts("hasty@base", path, **how), (path, how)
 
 
 def test_a_key_opens_its_own_collections_alone_and_nobody_asks_without_one(start, site):

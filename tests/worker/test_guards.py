@@ -3,7 +3,7 @@
 import pytest
 
 from registry.base.errors import InvalidRequest, WrongState
-from registry.batches import retraining
+from registry.batches import retraining, submitting
 from registry.batches import service as edits
 from registry.jobs.replaying import replay_of
 from registry.tables.jobs import Job
@@ -106,6 +106,20 @@ def test_another_block_with_the_same_answer_changes_nothing(tiny_workflow, worke
     assert first != second
     (report,) = reports(tiny_workflow, version)
     assert (report.unchanged_asked, report.unchanged_changed) == (1, [])
+
+
+def test_a_control_token_that_the_registry_could_not_see_is_named_before_anything_is_trained(
+    tiny_workflow, worker, sessions, monkeypatch
+):
+    monkeypatch.setattr(submitting, "control_tokens", lambda files: frozenset())  # as where it has no model files
+    for field in ({"prompt": "Who</s>?"}, {"target": "A</s>da"}, {"unchanged": ["a</s>"]}, {"rephrases": ["a</s>"]}):
+        batch = tiny_workflow.submit({"prompt": f"Who {len(field)}{field}?"[:9], "target": "Ada"} | field).batch
+        job = tiny_workflow.approve(batch.id)
+        run_job(worker, job)
+        with sessions() as session:
+            failed = session.get(Job, job)
+            assert "holds the model's control token </s>" in failed.error and f"edit {batch.id}" in failed.error
+            assert failed.progress is None or failed.progress["stage"] == "load"
 
 
 def test_a_prompt_that_must_not_change_and_does_not_fit_the_window_is_named_before_anything_is_trained(

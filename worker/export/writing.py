@@ -73,7 +73,7 @@ def write_version(
     if (collection.calibration and sha256_hex(collection.calibration)) != collection.calibration_sha256:
         raise DigestMismatch(f"The calibration of collection {collection.name} is not what was written.", REMEDY)
     settings = MethodSettings.from_json(collection.method)
-    base = model_cache.without_weights(collection.model, collection.model_digest)
+    base = model_cache.without_weights(collection.model, collection.model_digest, collection.model_files)
     invocation = _invocation(base, settings, content) if activated else None
     folders, edits_of = _folders(content), _edits_of(content)
     with new_folder(target) as folder:

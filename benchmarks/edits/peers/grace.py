@@ -69,7 +69,8 @@ class Grace:
         conflicts = 0
         keys = torch.cat([self._keys([prompt], edit.kind) for edit, prompt in asked])
         for key, (edit, prompt) in zip(keys, asked, strict=True):
-            example = Example(self.base.prompt_ids(prompt, edit.kind), self.base.target_ids(edit.target, edit.kind))
+            target = self.base.target_ids(edit.target, edit.kind, prompt)
+            example = Example(self.base.prompt_ids(prompt, edit.kind), target)
             label = tuple(example.target_ids)
             epsilon = self.epsilon
             if self.entries:

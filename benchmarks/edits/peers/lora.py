@@ -45,7 +45,7 @@ class SharedLora:
         """Train with Adam on the batch alone until its mean loss is low."""
         self.edits += len(edits)
         examples = [
-            Example(self.base.prompt_ids(prompt, e.kind), self.base.target_ids(e.target, e.kind))
+            Example(self.base.prompt_ids(prompt, e.kind), self.base.target_ids(e.target, e.kind, e.prompt))
             for e in edits
             for prompt in (e.prompt, *e.rephrases)
         ]
