@@ -20,6 +20,12 @@ def test_a_collection_is_made_listed_and_shown(melo: Melo, model_folder: str) ->
     assert model_folder in melo("collection", "show", "made").stdout.replace("\n", "").replace(" ", "")
 
 
+def test_a_model_is_named_by_its_path_from_here(melo: Melo, model_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(model_folder).resolve()
+    monkeypatch.chdir(folder.parent)
+    assert melo.records("collection", "create", "from-here", "--model", folder.name)["model"] == str(folder)
+
+
 def test_a_collection_with_a_preset_shows_all_its_settings_and_its_calibration(
     melo: Melo, model_folder: str, tmp_path: Path
 ) -> None:

@@ -19,9 +19,11 @@ CLASSIFIERS = ("bert", "camembert", "deberta-v2", "electra", "roberta", "xlm-rob
 CLASSES = {0: "tax", 1: "privacy", 2: "labour"}
 USUAL: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256, "sliding_window": 16,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256,
 }  # fmt: skip
-EXPERTS: dict[str, Any] = {
+# Taken where a family has them: a cache believes in a window that the model does not look through.
+PERHAPS: dict[str, Any] = {
+    "sliding_window": 16,
     "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
     "top_k": 2, "moe_topk": 2, "moe_k": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
     "shared_intermediate_size": 32, "n_shared_experts": 1, "moe_num_shared_experts": 1, "num_shared_expert": 1,
@@ -69,8 +71,8 @@ def tiny_of(family: str, vocabulary: int) -> PreTrainedModel:
     usual = AutoConfig.for_model(family)
     own = OWN.get(family)
     if own is None:
-        experts = {name: value for name, value in EXPERTS.items() if hasattr(usual, name)}
-        own = USUAL | experts | BESIDE.get(family, {})
+        perhaps = {name: value for name, value in PERHAPS.items() if hasattr(usual, name)}
+        own = USUAL | perhaps | BESIDE.get(family, {})
     given = {"vocab_size": vocabulary, "initializer_range": SPREAD, **ENDS, **own}
     auto: Any = AutoModelForCausalLM
     if family in ENCODER_DECODERS:

@@ -1,5 +1,6 @@
 """Collections: what they are made of, and why one is refused."""
 
+import json
 from base64 import b64encode
 
 import pytest
@@ -50,6 +51,32 @@ def refused_collection(api: TestClient, model: str, **fields: object) -> str:
     )
     assert api.get("/v1/collections").json() == []
     return body["detail"]
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"model_type": "mamba"}, "of the family mamba cannot carry a block: it keeps one state of all that it read"),
+        ({"model_type": "lfm2"}, "some of its layers keep one state"),
+        ({"model_type": "llama", "quantization_config": {"quant_method": "awq"}}, "are quantised (awq)"),
+        ({"model_type": "clip", "architectures": ["CLIPModel"]}, "CLIPModel is not a causal LM"),
+        ({"model_type": "novel"}, "novel is not one of the families"),
+        ({}, "names no model_type"),
+    ],
+)
+def test_a_model_that_cannot_carry_a_block_is_refused_with_the_reason_before_anything_is_stored(
+    api, tmp_path, config, says
+):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert says in refused_collection(api, str(tmp_path))
+
+
+def test_a_family_that_is_not_known_is_taken_with_the_modules_to_edit(api, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "novel"}))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    body = {"name": "facts", "model": str(tmp_path), "method": {"modules": ["model.layers.0.mlp.out"]}}
+    assert api.post("/v1/collections", json=body).status_code == 201
 
 
 def test_a_collection_stores_all_settings_of_its_method_so_that_a_later_default_changes_nothing(api, model_folder):
