@@ -213,7 +213,7 @@ class Attempt:
     alternatives: tuple[str, ...] = ()  # other answers that count
 
     def is_answered_by(self, text: str, tokens: int, most: int) -> bool:
-        """Tell whether an answer of so many tokens is right: one of them letter by letter, but for white space around it.
+        """Tell whether an answer of so many tokens is right, letter by letter but for white space around it.
 
         An answer cut off at `most` tokens need only be the beginning of a right one.
         """
