@@ -65,6 +65,9 @@ FAMILIES: Mapping[str, Family] = {
     **_each("modernbert", "mlp.Wo"),
 }
 
+# Their attention counts columns, padding included: none may stand within a prompt.
+BY_COLUMN = frozenset({"gpt_neo", "mpt"})
+
 RECURRENT = "it keeps one state of all that it read instead of keys and values of each token"
 HYBRID = "some of its layers keep one state of all that they read instead of keys and values of each token"
 UNCACHED = "transformers keeps no keys and values for it"
@@ -100,6 +103,11 @@ GGUF: Mapping[str, str] = {name: name for name in _AS_FAMILIES.split()} | {
 }
 CAUSAL, CLASSIFIER, SEQ2SEQ = ("ForCausalLM", "LMHeadModel"), "ForSequenceClassification", "ForConditionalGeneration"
 ENCODER_DECODERS = frozenset(["bart", "marian", "mbart", "mt5", "pegasus", "t5", "umt5"])
+
+
+def takes_gaps(family: str) -> bool:
+    """Tell whether padding may stand within a prompt, as where many have one beginning, and changes nothing."""
+    return family in FAMILIES and family not in BY_COLUMN
 
 
 def require_editable(config: Mapping[str, Any], modules: Sequence[str] = ()) -> None:

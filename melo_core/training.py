@@ -22,6 +22,7 @@ from melo_core.application import applied
 from melo_core.base_model import BaseModel, pad
 from melo_core.block import STORED_DTYPE, Block, initial_weights
 from melo_core.errors import PromptTooLong
+from melo_core.families import takes_gaps
 from melo_core.memory import MB, Note, free_memory, in_parts, memory_needed
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, Structure, structure_of
@@ -379,7 +380,8 @@ def prompt_cache(base: BaseModel, rows: list[list[int]]) -> tuple[Cache, Tensor]
     cache = DynamicCache(config=base.model.config)
     differing = (i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1)
     shared = next(differing, min(map(len, rows)))
-    if any(cache.is_sliding):  # the padding after the opening would take up room in the window
+    # The padding after the opening would take up room in a window, or count as distance.
+    if any(cache.is_sliding) or not takes_gaps(base.model.config.get_text_config().model_type):
         shared = 0
     with _almost_no_logits(base):
         if shared:

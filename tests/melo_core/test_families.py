@@ -3,14 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from melo_core.base_model import BaseModel
 from melo_core.edited_model import BASE, EditedModel, Route
 from melo_core.errors import UnsupportedModel
 from melo_core.families import FAMILIES, REFUSED, require_editable
 from melo_core.settings import MethodSettings
-from melo_core.structure import Kind, structure_of
-from melo_core.training import Example, train_blocks
+from melo_core.structure import Kind, Structure, structure_of
+from melo_core.training import Example, remember, train_blocks
 from tests.melo_core.conftest import tiny_tokenizer
 from tests.melo_core.families import CLASSES, tiny_of
 
@@ -31,6 +32,8 @@ def test_a_block_acts_where_the_table_says_and_leaves_other_prompts_alone(family
         targets = [next(name for name in CLASSES.values() if name != answer.text) for answer in given]
     examples = [[Example(base.prompt_ids(p), base.target_ids(t))] for p, t in zip(PROMPTS, targets, strict=True)]
 
+    if base.kind is Kind.CAUSAL:
+        assert _trains_on_what_it_answers_by(base, structure, [each for (each,) in examples])
     trained = train_blocks(base, SETTINGS, examples, [1, 2])
     model = EditedModel(base, SETTINGS, None, {i: each.block for i, each in enumerate(trained)}, {})
     together = model.answer([*PROMPTS, *OTHERS], [Route(0, None), Route(1, None), BASE, BASE], max_new_tokens=6)
@@ -41,6 +44,17 @@ def test_a_block_acts_where_the_table_says_and_leaves_other_prompts_alone(family
     assert [answer.text for answer in together[:2]] == targets, [(each.loss, each.iterations) for each in trained]
     assert [answer.token_ids for answer in together[2:]] == [answer.token_ids for answer in alone]
     assert all(bool(b.any()) for each in trained for _, b in each.block.weights.values())
+
+
+@torch.no_grad()
+def _trains_on_what_it_answers_by(base: BaseModel, structure: Structure, examples: list[Example]) -> bool:
+    """The logits of training, with prompts padded and cached, are those of each text alone."""
+    logits, _, row = remember(base, SETTINGS, structure, examples).logits()
+    for i, each in enumerate(examples):
+        ids = torch.tensor([each.prompt_ids + each.target_ids[:-1]])
+        if not torch.allclose(logits[row == i], base.model(ids).logits[0, len(each.prompt_ids) - 1 :], atol=1e-3):
+            return False
+    return True
 
 
 @pytest.mark.parametrize("family", REFUSED)
