@@ -58,7 +58,7 @@ FAMILIES: Mapping[str, Family] = {
     **_each("dbrx", "norm_attn_norm.attn.out_proj"),
     # Encoder-decoders, in the decoder.
     **_each("mt5 t5 umt5", "layer.2.DenseReluDense.wo"),
-    **_each("bart marian mbart pegasus", "fc2"),
+    **_each("mbart pegasus", "fc2"),
     # Classifiers.
     **_each("bert camembert deberta-v2 electra roberta xlm-roberta", "output.dense"),
     **_each("distilbert", "ffn.lin2"),
@@ -102,7 +102,7 @@ GGUF: Mapping[str, str] = {name: name for name in _AS_FAMILIES.split()} | {
     "qwen3moe": "qwen3_moe",
 }
 CAUSAL, CLASSIFIER, SEQ2SEQ = ("ForCausalLM", "LMHeadModel"), "ForSequenceClassification", "ForConditionalGeneration"
-ENCODER_DECODERS = frozenset(["bart", "marian", "mbart", "mt5", "pegasus", "t5", "umt5"])
+ENCODER_DECODERS = frozenset({"mbart", "mt5", "pegasus", "t5", "umt5"})
 
 
 def takes_gaps(family: str) -> bool:
@@ -146,6 +146,6 @@ def require_editable(config: Mapping[str, Any], modules: Sequence[str] = ()) -> 
 
 def _require_task(family: str, architectures: object) -> None:
     named = architectures[0] if isinstance(architectures, list) and architectures else ""
-    generates = family in ENCODER_DECODERS and str(named).endswith((SEQ2SEQ, *CAUSAL, "MTModel"))
+    generates = family in ENCODER_DECODERS and str(named).endswith((SEQ2SEQ, *CAUSAL))
     if named and not generates and not str(named).endswith((*CAUSAL, CLASSIFIER)):
         raise UnsupportedModel(f"{named} is not a causal LM, an encoder-decoder or a classifier")

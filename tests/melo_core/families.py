@@ -54,7 +54,7 @@ OWN: dict[str, dict[str, Any]] = {
              "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 1e4},
              "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 32}},
     **dict.fromkeys(("t5", "mt5", "umt5"), T5),
-    **dict.fromkeys(("bart", "mbart", "marian", "pegasus"), DECODER | SIDES | {"decoder_start_token_id": 0}),
+    **dict.fromkeys(("mbart", "pegasus"), DECODER | SIDES | {"decoder_start_token_id": 0}),
     "distilbert": {"dim": 32, "hidden_dim": 64, "n_layers": 4, "n_heads": 4, "max_position_embeddings": 256},
 }  # fmt: skip
 BESIDE: dict[str, dict[str, Any]] = {

@@ -257,7 +257,7 @@ def test_where_a_block_says_something_else_the_base_model_answers_however_it_is_
             found[choice["index"]] = found.get(choice["index"], "") + part
         return [found[index] for index in sorted(found)]
 
-    for given in ({"temperature": 0}, {"temperature": 1, "seed": 5}, {"temperature": 1, "seed": 5, "n": 2}):
+    for given in ({"temperature": 0, "n": 2}, {"temperature": 1, "seed": 5}):
         for path in ("chat", "completions"):
             for stream in (False, True):
                 how = {**given, "stream": stream}
