@@ -18,8 +18,8 @@ class MethodSettings:
     """Settings by which a collection's edits are trained, applied and scoped, fixed for the collection's life."""
 
     modules: tuple[str, ...] = ()
-    """Linear layers that carry a block, by module name. Empty: what `families.py` names in the last `layers` layers, which
-    is the MLP output in most families."""
+    """Linear layers that carry a block, by module name. Empty: those that `families.py` names in the last `layers`
+    layers, the MLP output in most families."""
     layers: int = 8
     """How many of the last layers carry a block, when `modules` is empty. Paper: 2 to 8, by model."""
     rank: int = 1
