@@ -123,7 +123,7 @@ def copy(
     Everything is trained anew: the edits are one batch, which is decided on as the policy says, which is the source's.
     """
     changes = (json_settings(method, "--method", '{"rank": 4}') or {}) | ({} if radius is None else {"radius": radius})
-    made = call.client.copy_collection(source, name, model=model, encoder=encoder, method=changes)
+    made = call.client.copy_collection(source, name, model=model and _located(model), encoder=encoder, method=changes)
     call.say(f"Collection {name} was made, over {made.collection.model}.")
     batch = made.batch
     if batch is None:

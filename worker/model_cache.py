@@ -215,6 +215,6 @@ def _require_digest(files: ModelFiles, digest: str, recorded: Mapping[str, str] 
         f"The files of {files.spec!r} in {files.path} differ from the collection's: "
         + ("; ".join(told) if told else f"their digest is {files.digest[:12]}…, the recorded one {digest[:12]}…")
         + ".",
-        "Put the recorded files back, or go on with those that are there now: `melo collection copy` makes a "
-        "collection over them and trains its edits anew.",
+        "Put the recorded files back, or go on with those that are there now: `melo collection copy COLLECTION NEW` "
+        "makes a collection over them and trains its edits anew.",
     )
