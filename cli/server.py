@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import httpx
 
     from cli.invocation import Invocation
+    from registry.versions.schemas import ShadowReport
 
 ServerUrl = Annotated[
     str | None,
@@ -111,6 +113,16 @@ class Server:
                 except SSEError as error:
                     raise httpx.DecodingError(str(error)) from error
             raise httpx.ReadError("the answer broke off")
+
+    def shadow_report(self, alias: str) -> "ShadowReport":
+        """Return what comparing an alias's shadow found. Raises CommandError."""
+        from registry.versions.schemas import ShadowReport
+
+        with _answering(self.url), self._client() as client:
+            answer = client.get(f"/v1/shadow/{quote(alias, safe='@')}")
+            if answer.is_error:
+                raise _refusal(answer)
+            return ShadowReport.model_validate_json(answer.content)
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         with _answering(self.url), self._client() as client:

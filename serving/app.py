@@ -37,8 +37,9 @@ from serving.following import Follower
 from serving.log import AnswerLog, Asking
 from serving.metrics import Metrics
 from serving.refusals import Refused, refusal
+from serving.response_schemas import ResponseRequest
 from serving.router import Asked, Piece, Router, Wanted
-from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, FromUser, ResponseRequest, RouteRequest
+from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, FromUser, RouteRequest
 from serving.served import Served
 from serving.shadow import Shadows
 from serving.shapes import ChatShape, ResponseShape, TextShape, new_id

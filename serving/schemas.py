@@ -28,21 +28,21 @@ Model = Annotated[
 Stop = Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class _Request(BaseModel):
+class ApiRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
 
-class Part(_Request):
+class Part(ApiRequest):
     type: Literal["text"] = Field(description="only text can be read")
     text: str
 
 
-class CalledFunction(_Request):
+class CalledFunction(ApiRequest):
     name: str
     arguments: str = Field(description="a JSON object")
 
 
-class MessageCall(_Request):
+class MessageCall(ApiRequest):
     id: str
     type: Literal["function"] = "function"
     function: CalledFunction
@@ -62,7 +62,7 @@ class MessageCall(_Request):
         }
 
 
-class Message(_Request):
+class Message(ApiRequest):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Part] | None = None
     name: str | None = None
@@ -85,13 +85,13 @@ def text_of(content: str | Sequence[Part] | None) -> str:
     return content if isinstance(content, str) else "\n".join(part.text for part in content or ())
 
 
-class Function(_Request):
+class Function(ApiRequest):
     name: Annotated[str, Field(min_length=1, max_length=200)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
 
 
-class Tool(_Request):
+class Tool(ApiRequest):
     type: Literal["function"] = Field(description="only functions can be called")
     function: Function
 
@@ -100,11 +100,11 @@ class Tool(_Request):
         return self.model_dump(exclude_none=True)
 
 
-class NamedFunction(_Request):
+class NamedFunction(ApiRequest):
     name: str
 
 
-class NamedTool(_Request):
+class NamedTool(ApiRequest):
     """A tool that must be called; the two endpoints name it in two ways."""
 
     type: Literal["function"]
@@ -119,7 +119,7 @@ class NamedTool(_Request):
 ToolChoice = Literal["auto", "none", "required"] | NamedTool
 
 
-class _WithTools(_Request):
+class WithTools(ApiRequest):
     tool_choice: ToolChoice | None = None
 
     def listed(self) -> list[dict[str, Any]]:
@@ -127,7 +127,7 @@ class _WithTools(_Request):
         raise NotImplementedError
 
     @model_validator(mode="after")
-    def _choice_listed(self) -> "_WithTools":
+    def _choice_listed(self) -> "WithTools":
         names = {tool["function"]["name"] for tool in self.listed()}
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.chosen not in names:
             raise ValueError(f"tool_choice names {self.tool_choice.chosen!r}, which is none of the tools")
@@ -147,11 +147,11 @@ class _WithTools(_Request):
         return ToolUse(tools)
 
 
-class StreamOptions(_Request):
+class StreamOptions(ApiRequest):
     include_usage: bool = False
 
 
-class FromUser(_Request):
+class FromUser(ApiRequest):
     """A request that may name its user, who stays with one of an alias's two versions."""
 
     model: Model
@@ -188,11 +188,11 @@ class _Generating(FromUser):
         return Wanted(limit, sampling, tuple(stops), top_logprobs, trim, schema)
 
 
-class JsonSchema(_Request):
+class JsonSchema(ApiRequest):
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class ResponseFormat(_Request):
+class ResponseFormat(ApiRequest):
     """The form of an answer: any text, any JSON object, or JSON that keeps to a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -210,7 +210,7 @@ class ResponseFormat(_Request):
         return json.dumps({"type": "object"} if self.json_schema is None else self.json_schema.schema_)
 
 
-class ChatRequest(_Generating, _WithTools):
+class ChatRequest(_Generating, WithTools):
     """A request for /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -265,128 +265,6 @@ class CompletionRequest(_Generating):
 
     def as_wanted(self) -> Wanted:
         return self.wanted(self.max_tokens, self.logprobs, trim=False)
-
-
-class InputPart(_Request):
-    type: Literal["input_text", "output_text", "text"] = Field(description="only text can be read")
-    text: str
-
-
-class InputItem(_Request):
-    """One item of what was said: a message, a call of a function, or what it gave."""
-
-    type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
-    role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: str | list[InputPart] | None = None
-    call_id: str | None = None
-    name: str | None = None
-    arguments: str | None = None
-    output: str | list[InputPart] | None = None
-
-    @model_validator(mode="after")
-    def _whole(self) -> "InputItem":
-        needed = {
-            "message": ("role", "content"),
-            "function_call": ("call_id", "name", "arguments"),
-            "function_call_output": ("call_id", "output"),
-            "reasoning": (),
-        }[self.type]
-        if missing := [name for name in needed if getattr(self, name) is None]:
-            raise ValueError(f"a {self.type} needs {' and '.join(missing)}")
-        return self
-
-    def turn(self) -> dict[str, Any] | None:
-        """Return the item as chat templates take it; None: not told to the model."""
-        match self.type:
-            case "message":
-                return {"role": "system" if self.role == "developer" else self.role, "content": _joined(self.content)}
-            case "function_call":
-                called = CalledFunction(name=self.name or "", arguments=self.arguments or "")
-                call = MessageCall(id=self.call_id or "", function=called)
-                return {"role": "assistant", "content": "", "tool_calls": [call.turn()]}
-            case "function_call_output":
-                return {"role": "tool", "content": _joined(self.output), "tool_call_id": self.call_id}
-        return None
-
-
-def _joined(content: str | Sequence[InputPart] | None) -> str:
-    return content if isinstance(content, str) else "\n".join(part.text for part in content or ())
-
-
-class TextFormat(_Request):
-    type: Literal["text", "json_object", "json_schema"] = "text"
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
-
-    def schema_text(self) -> str | None:
-        return None if self.type == "text" else json.dumps(self.schema_ or {"type": "object"})
-
-
-class TextOptions(_Request):
-    format: TextFormat = TextFormat(type="text", schema=None)
-
-
-class ResponseTool(Function):
-    type: Literal["function"] = Field(description="only functions can be called")
-
-    def told(self) -> dict[str, Any]:
-        """Return the tool as chat templates take it."""
-        return {"type": "function", "function": self.model_dump(exclude={"type"}, exclude_none=True)}
-
-
-class ResponseRequest(_WithTools, FromUser):
-    """A request for /v1/responses. Nothing is kept between requests."""
-
-    input: Annotated[str, Field(min_length=1)] | Annotated[list[InputItem], Field(min_length=1)]
-    instructions: str | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    stream: bool = False
-    text: TextOptions = TextOptions()
-    tools: Annotated[list[ResponseTool], Field(max_length=MOST_TOOLS)] = Field(default_factory=list)
-    previous_response_id: str | None = Field(None, description="refused")
-    conversation: str | dict[str, Any] | None = Field(None, description="refused")
-    background: bool = Field(False, description="true is refused")
-    metadata: dict[str, str] | None = None
-
-    @model_validator(mode="after")
-    def _by_itself(self) -> "ResponseRequest":
-        if self.previous_response_id or self.conversation or self.background:
-            raise ValueError("nothing is kept between requests: send what was said before in input")
-        return self
-
-    def listed(self) -> list[dict[str, Any]]:
-        return [tool.told() for tool in self.tools]
-
-    def turns(self) -> list[dict[str, Any]]:
-        """Return the conversation as chat templates take it."""
-        before = [{"role": "system", "content": self.instructions}] if self.instructions else []
-        if isinstance(self.input, str):
-            return [*before, {"role": "user", "content": self.input}]
-        return [*before, *(turn for item in self.input if (turn := item.turn()) is not None)]
-
-    def as_wanted(self) -> Wanted:
-        temperature, top_p = (1.0 if given is None else given for given in (self.temperature, self.top_p))
-        sampling = Sampling(temperature, top_p)
-        return Wanted(self.max_output_tokens, sampling, schema=self.tool_use.schema or self.text.format.schema_text())
-
-    def repeated(self) -> dict[str, Any]:
-        """Return the fields that the response says again."""
-        return {
-            "instructions": self.instructions,
-            "max_output_tokens": self.max_output_tokens,
-            "metadata": self.metadata or {},
-            "parallel_tool_calls": True,
-            "previous_response_id": None,
-            "reasoning": {"effort": None, "summary": None},
-            "store": False,
-            "temperature": 1.0 if self.temperature is None else self.temperature,
-            "text": self.text.model_dump(exclude_none=True, by_alias=True),
-            "tool_choice": self.model_dump(include={"tool_choice"}, exclude_none=True).get("tool_choice", "auto"),
-            "tools": [{**tool.model_dump(), "strict": False} for tool in self.tools],
-            "top_p": 1.0 if self.top_p is None else self.top_p,
-            "truncation": "disabled",
-        }
 
 
 class RouteRequest(FromUser):

@@ -159,7 +159,7 @@ def test_the_command_shows_what_differs_and_refuses_in_words(url, site, tmp_path
     for alias, server, why in (
         ("production", url, "has no shadow"),
         ("told", "http://127.0.0.1:1", "melo serve"),
-        ("told", "nonsense", "melo serve"),
+        ("told", "nonsense", "Write it as http"),
     ):
         refused = ran(alias, server)
         assert refused.returncode == 1 and why in refused.stderr and "Traceback" not in refused.stderr
