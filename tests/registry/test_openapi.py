@@ -125,7 +125,7 @@ KNOWN = {
     "collection": "facts", "name": "production", "batch_id": 1, "edit_id": 1, "number": 1, "webhook_id": 1, "key_id": 1,
     "job_id": 1,
 }  # fmt: skip
-KEY = "s3cret-of-an-operator"
+KEY = "5f0c6a1e6c3d4d7a9a430d9f6a2f0c115f0c6a1e6c3d4d7a9a430d9f6a2f0c11"
 EXAMPLES = int(os.environ.get("MELO_SCHEMATHESIS_EXAMPLES", "10"))  # requests of each kind for each operation
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
