@@ -50,10 +50,15 @@ REFUSED: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Refused, "description": "The request cannot be answered as it is"},
     "5XX": {"model": Refused, "description": "The server cannot answer now"},
 }
+EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string", "description": "JSON, or [DONE]"}},
+}
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer, in OpenAI's form, or with stream: true its events",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT}},
     }
 }
 SHOWN: dict[int | str, dict[str, Any]] = {

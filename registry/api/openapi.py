@@ -18,6 +18,7 @@ from registry.base.errors import (
     TooLarge,
     TooManyRequests,
     Unauthorized,
+    WrongMediaType,
     WrongState,
 )
 from registry.base.wire import Problem
@@ -70,6 +71,10 @@ PROBLEMS: dict[int, tuple[str, RegistryError]] = {
     413: (
         "The body is larger than the server takes.",
         TooLarge("The request is larger than 1,000 bytes.", "Submit the records in several batches."),
+    ),
+    415: (
+        "The body's content type is missing, or none that is read here.",
+        WrongMediaType("The body's header Content-Type is missing.", "Send it as application/json."),
     ),
     422: (
         "The request is not valid; where records were sent, `problems` names each that is not.",
@@ -150,6 +155,8 @@ def _statuses(path: str, method: str, operation: Operation) -> set[int]:
         found.add(409)
     if "requestBody" in operation:
         found |= {400, 413}
+    if len(operation.get("requestBody", {}).get("content", ())) > 1:
+        found.add(415)
     if "If-Match" in parameters:
         found.add(412)
     return found

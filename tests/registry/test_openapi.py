@@ -12,7 +12,6 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import booleans
-from pydantic import SecretStr
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.python import asgi
@@ -26,6 +25,7 @@ from registry.api.app import create_app
 from registry.api.openapi import PROBLEM, TAGS, operations
 from registry.base.settings import Settings
 from registry.base.wire import Problem
+from tests.operators_key import OPERATOR, SECRET
 from tests.patience import PATIENCE
 
 
@@ -125,7 +125,6 @@ KNOWN = {
     "collection": "facts", "name": "production", "batch_id": 1, "edit_id": 1, "number": 1, "webhook_id": 1, "key_id": 1,
     "job_id": 1,
 }  # fmt: skip
-KEY = "5f0c6a1e6c3d4d7a9a430d9f6a2f0c115f0c6a1e6c3d4d7a9a430d9f6a2f0c11"
 EXAMPLES = int(os.environ.get("MELO_SCHEMATHESIS_EXAMPLES", "10"))  # requests of each kind for each operation
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -135,10 +134,8 @@ def app(database_url, workflow, tmp_path, monkeypatch):
     monkeypatch.setattr("registry.api.following.LONGEST_SECONDS", 0.1)  # of batches that nobody goes on with
     workflow.correct(("Who leads Rome?", "Mara"), ("Who leads Oslo?", "Nils"))
     workflow.submit({"prompt": "Who leads Bern?", "target": "Urs"})
-    app = create_app(
-        Settings(database_url=database_url, api_key=SecretStr(KEY), rate_limit="1000000/minute", home=tmp_path)
-    )
-    with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as api:
+    app = create_app(Settings(database_url=database_url, api_key=SECRET, rate_limit="1000000/minute", home=tmp_path))
+    with TestClient(app, headers=OPERATOR) as api:
         api.put("/v1/collections/facts/aliases/production", json={"version": 1}).raise_for_status()
         api.post("/v1/webhooks", json={"url": "https://example.org/melo"}).raise_for_status()
         new = {"name": "ci", "roles": [{"role": "viewer"}]}
@@ -177,7 +174,7 @@ def requested(operation, mode, session) -> Counter[int]:
         if known and mode is GenerationMode.POSITIVE:
             case.path_parameters |= {name: value for name, value in KNOWN.items() if name in case.path_parameters}
         # Some requests have a model's files hashed.
-        answer = case.call(session=session, headers={"Authorization": f"Bearer {KEY}"}, timeout=PATIENCE)
+        answer = case.call(session=session, headers=OPERATOR, timeout=PATIENCE)
         case.validate_response(answer, checks=CHECKS)
         statuses[answer.status_code] += 1
         if answer.status_code >= 400:
@@ -198,5 +195,5 @@ def told(error: BaseException) -> str:
 
 
 def app_is_intact(app) -> bool:
-    with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as api:
+    with TestClient(app, headers=OPERATOR) as api:
         return api.get("/v1/audit/verify").json()["ok"]
