@@ -11,6 +11,7 @@ from cli.commands import add_command, add_group
 from cli.errors import CommandError
 from cli.invocation import Invocation
 from cli.show import escaped, print_json, table
+from registry.base.whole_files import new_file
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -173,8 +174,8 @@ def _text(path: Path) -> str:
 def _write(path: Path, text: str) -> None:
     """Write a new file: a stored checkpoint is never overwritten."""
     try:
-        with path.open("x") as stream:
-            stream.write(text)
+        with new_file(path) as stream:
+            stream.write(text.encode())
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:
@@ -182,7 +183,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def _new(path: Path | None) -> AbstractContextManager[IO[bytes]]:
-    return nullcontext(sys.stdout.buffer) if path is None else path.open("xb")
+    """Open a new file, or the standard output: a file whose export was cut short is none."""
+    return nullcontext(sys.stdout.buffer) if path is None else new_file(path)
 
 
 def counted(found: "VerificationView") -> str:

@@ -16,6 +16,7 @@ from cli.preflight import is_in_preflight, taken
 from cli.show import visible
 from cli.warnings import show_warnings
 from registry.base.vocabulary import BatchState, Priority
+from registry.base.whole_files import new_file
 
 if TYPE_CHECKING:
     from registry.batches.schemas import BatchView
@@ -134,7 +135,8 @@ def _write(path: Path, edits: "Sequence[ActiveEditView]", chosen: Mapping[int, S
     """Write the batch's edits, one a line, with the chosen texts added to their guards. Raises CommandError."""
     lines = [json.dumps(_record(edit, chosen.get(edit.id, ())), ensure_ascii=False) for edit in edits]
     try:
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with new_file(path, replace=True) as stream:
+            stream.write(("\n".join(lines) + "\n").encode())
     except OSError as error:
         raise CommandError("The file cannot be written", f"{path}: {error.strerror}.", "Try another folder.") from None
 

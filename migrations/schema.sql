@@ -665,6 +665,7 @@ ALTER TABLE ONLY worker_heartbeats ADD CONSTRAINT worker_heartbeats_pkey PRIMARY
 
 CREATE FUNCTION melo_keep_delivery() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 BEGIN
     IF OLD.delivered_at IS NOT NULL OR OLD.failed_at IS NOT NULL
@@ -679,6 +680,7 @@ END $$;
 
 CREATE FUNCTION melo_keep_feedback() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 BEGIN
     IF OLD.batch_id IS NULL AND OLD.erased_at IS NULL THEN
@@ -700,6 +702,7 @@ END $$;
 
 CREATE FUNCTION melo_keep_foundation() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 BEGIN
     IF (NEW.id, NEW.name, NEW.model, NEW.model_digest, NEW.model_files, NEW."window", NEW.method, NEW.encoder,
@@ -716,6 +719,7 @@ END $$;
 
 CREATE FUNCTION melo_keep_submission() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 BEGIN
     IF (NEW.id, NEW.collection_id, NEW.submitted_by, NEW.submitted_at, NEW.edit_count, NEW.edits_digest,
@@ -732,6 +736,7 @@ END $$;
 
 CREATE FUNCTION melo_keep_webhook() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 BEGIN
     IF OLD.removed_at IS NOT NULL OR NEW.seen_seq < OLD.seen_seq
@@ -747,6 +752,7 @@ END $$;
 
 CREATE FUNCTION melo_notify_of_events() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 BEGIN
     PERFORM pg_notify('melo_events', '');
@@ -755,6 +761,7 @@ END $$;
 
 CREATE FUNCTION melo_only_close_range() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 BEGIN
     IF NOT upper_inf(OLD.valid) OR upper_inf(NEW.valid) OR lower(NEW.valid) <> lower(OLD.valid) THEN
@@ -771,6 +778,7 @@ END $$;
 
 CREATE FUNCTION melo_only_erase_content() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 BEGIN
     IF OLD.erased_at IS NOT NULL OR NEW.erased_at IS NULL
@@ -784,6 +792,7 @@ END $$;
 
 CREATE FUNCTION melo_only_replace_alias() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 BEGIN
     IF OLD.replaced_at IS NOT NULL OR NEW.replaced_at IS NULL THEN
@@ -800,6 +809,7 @@ END $$;
 
 CREATE FUNCTION melo_only_use_or_revoke_key() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 BEGIN
     IF OLD.revoked_at IS NULL THEN
@@ -816,6 +826,7 @@ END $$;
 
 CREATE FUNCTION melo_refuse_change() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 BEGIN
     RAISE EXCEPTION '% on % is refused: the record only grows', TG_OP, TG_TABLE_NAME
@@ -824,6 +835,7 @@ END $$;
 
 CREATE FUNCTION melo_require_approvals_of_batch() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 DECLARE
     policy collections%ROWTYPE;
@@ -854,6 +866,7 @@ END $$;
 
 CREATE FUNCTION melo_require_approvals_of_edits() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 DECLARE refused bigint;
 BEGIN
@@ -876,6 +889,7 @@ END $$;
 
 CREATE FUNCTION melo_require_approvals_of_version() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 DECLARE
     asked integer;
@@ -892,6 +906,7 @@ END $$;
 
 CREATE FUNCTION melo_require_next_event() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 DECLARE last audit_events%ROWTYPE;
 BEGIN
@@ -906,6 +921,7 @@ END $$;
 
 CREATE FUNCTION melo_require_next_version() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 DECLARE last versions%ROWTYPE;
 BEGIN
@@ -924,6 +940,7 @@ END $$;
 
 CREATE FUNCTION melo_require_restored_state() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 DECLARE restored versions%ROWTYPE;
 BEGIN
@@ -939,6 +956,7 @@ END $$;
 
 CREATE FUNCTION melo_require_right_to_approve() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 DECLARE
     batch batches%ROWTYPE;
@@ -967,6 +985,7 @@ END $$;
 
 CREATE FUNCTION melo_require_unerased_edit() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 BEGIN
     IF EXISTS (SELECT FROM edits WHERE id = NEW.edit_id AND erased_at IS NOT NULL) THEN
@@ -977,6 +996,7 @@ END $$;
 
 CREATE FUNCTION melo_require_unerased_state() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 BEGIN
     IF EXISTS (

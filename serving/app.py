@@ -21,7 +21,7 @@ from registry.api.app import VERSION
 from registry.api.bodies import BoundedRoute
 from registry.api.documentation import PATHS, serve_documentation
 from registry.api.gate import Gate, bearer_of
-from registry.api.middleware import RequestLog
+from registry.api.middleware import RequestLog, UnderPath
 from registry.api.rates import Rates
 from registry.base.errors import NotFound, RegistryError, RoleNeeded
 from registry.base.settings import Settings
@@ -102,6 +102,7 @@ def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
     ends = frozenset({"GET", "POST"})
     app.add_middleware(Gate, answer=refusal, open_paths=open_paths, ends=ends, authenticate=callers.authenticate)
     app.add_middleware(RequestLog)
+    app.add_middleware(UnderPath, root_path=settings.serve_root_path)
     app.include_router(api)
     serve_documentation(app)
     for kind in (RegistryError, MeloError, RequestValidationError, HTTPException, DBAPIError, Exception):

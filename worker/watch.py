@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -82,6 +82,7 @@ class Watch:
     timings: dict[str, float] = field(default_factory=dict)
     loss_curve: list[list[float | None]] = field(default_factory=list)  # seconds since the training began, loss
     stage_started: float = 0.0
+    claimed: float = field(default_factory=time.monotonic)
     lost: threading.Event = field(default_factory=threading.Event)
     outcome: Outcome | None = None
 
@@ -102,9 +103,14 @@ class Watch:
         return min(most, self.budget.seconds) if self.claim.kind is JobKind.PREFLIGHT else most
 
     @property
+    def now(self) -> datetime:
+        """The time by the database's clock: this machine's may differ from it."""
+        return self.claim.claimed_at + timedelta(seconds=time.monotonic() - self.claimed)
+
+    @property
     def waited_seconds(self) -> float:
         """Seconds since the job was queued."""
-        return (datetime.now(UTC) - self.claim.queued_at).total_seconds()
+        return (self.claim.claimed_at - self.claim.queued_at).total_seconds()
 
     @contextmanager
     def working(self, share: float = 1.0) -> Iterator[None]:
@@ -190,7 +196,7 @@ class Watch:
         if self.overran():
             raise self.out_of_time()
         deadline = self.claim.deadline if self.claim.kind is JobKind.TRAIN else None
-        if deadline is not None and datetime.now(UTC) > deadline:
+        if deadline is not None and self.now > deadline:
             raise not_ready(self.claim)
 
     def overran(self) -> bool:

@@ -26,6 +26,17 @@ SUBJECTS = (
     "answers",
 )  # fmt: skip
 
+# Each function finds the record's tables whatever a session's search_path is, such as that of pg_restore, which is
+# empty; and no temporary table of a session can stand in for one of them.
+PINNED = """\
+DO $$ DECLARE function regprocedure; BEGIN
+    FOR function IN SELECT oid FROM pg_proc
+        WHERE pronamespace = current_schema()::regnamespace AND proname LIKE 'melo\\_%' AND prokind = 'f'
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function, current_schema());
+    END LOOP;
+END $$"""
+
 SHA256 = "~ '^[0-9a-f]{64}$'"
 NAME = "~ '^[a-z0-9][a-z0-9._-]{0,62}$'"
 RESPONSE = "~ '^[A-Za-z0-9_-]{1,100}$'"
@@ -54,6 +65,7 @@ def upgrade() -> None:
     _answers()
     for subject in SUBJECTS:
         op.execute((GUARDS / f"{subject}.sql").read_text(encoding="utf-8"))
+    op.execute(PINNED)
 
 
 def downgrade() -> None:

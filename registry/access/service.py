@@ -26,6 +26,7 @@ from registry.access.schemas import (
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.audit.details import KeyCreate, KeyRevoke
+from registry.base import database
 from registry.base.digests import canonical_json, sha256_hex
 from registry.base.errors import InvalidRequest, NameTaken, NotFound, Unauthorized, WrongState
 from registry.base.vocabulary import Role
@@ -44,7 +45,7 @@ def authenticate(session: Session, text: str) -> Caller:
     key = repository.key_by_prefix(session, given.prefix) if given else None
     if given is None or key is None or not given.fits(key.secret_sha256):
         raise unknown_key()
-    now = datetime.now(UTC)
+    now = database.now(session)
     if _state(key, now) is KeyState.REVOKED:
         raise Unauthorized(f"The API key {key.name} was revoked on {_day(key.revoked_at)}.", _ASK_FOR_ANOTHER)
     if _state(key, now) is KeyState.EXPIRED:
@@ -140,7 +141,7 @@ def views(session: Session, keys: Sequence[ApiKey]) -> list[KeyView]:
     """Return the views of keys, without their secrets."""
     grants = repository.roles_of(session, [key.id for key in keys])
     names = repository.collection_names(session, sorted({each.collection_id for each in grants if each.collection_id}))
-    now = datetime.now(UTC)
+    now = database.now(session)
     return [
         KeyView(
             id=key.id,
@@ -187,7 +188,7 @@ def _create(
     reason: str,
 ) -> CreatedKeyView:
     require_distinct(session, [owner])
-    if expires_at is not None and expires_at <= datetime.now(UTC):
+    if expires_at is not None and expires_at <= database.now(session):
         raise InvalidRequest(f"The expiry date, {_day(expires_at)}, has already passed.", "Give a later time.")
     text = KeyText.new()
     key = ApiKey(
@@ -232,7 +233,7 @@ def _revoke(session: Session, key_id: int, actor: Actor) -> ApiKey:
         raise NotFound(f"There is no key {key_id}.", "`melo key list` shows those that exist.")
     if key.revoked_at is not None:
         raise WrongState(f"Key {key_id} ({key.name}) was already revoked on {_day(key.revoked_at)}.", "Nothing to do.")
-    key.revoked_at = datetime.now(UTC)
+    key.revoked_at = database.now(session)
     key.revoked_by = actor.name
     session.flush()
     return key

@@ -26,7 +26,7 @@ from registry.api.endpoints.webhooks import router as webhooks
 from registry.api.following import Streams
 from registry.api.gate import Gate
 from registry.api.http import MOST_TRANSACTIONS
-from registry.api.middleware import RequestCounts, RequestLog, RequestMetrics
+from registry.api.middleware import RequestCounts, RequestLog, RequestMetrics, UnderPath
 from registry.api.openapi import complete
 from registry.api.problems import add_handlers
 from registry.api.rates import Rates
@@ -98,6 +98,7 @@ def create_app(settings: Settings, traces: Traces = NO_TRACES) -> FastAPI:
     app.add_middleware(Gate)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestMetrics, counts=RequestCounts.make(app.state.metrics))
+    app.add_middleware(UnderPath, root_path=settings.root_path)
     for router in (
         collections,
         edits,

@@ -12,6 +12,7 @@ from registry.access import names, service
 from registry.access.caller import EVERYWHERE, Caller
 from registry.access.operator import OperatorKeys
 from registry.api.documentation import PATHS
+from registry.api.middleware import path_within
 from registry.api.problems import answer_to
 from registry.api.rates import Rates
 from registry.api.watch import Watch
@@ -50,7 +51,7 @@ class Gate:
         self.authenticate = authenticate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self.open_paths:
+        if scope["type"] != "http" or path_within(scope) in self.open_paths:
             await self.app(scope, receive, send)
             return
         request = Request(scope)

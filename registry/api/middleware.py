@@ -64,6 +64,34 @@ class RequestLog:
                 )
 
 
+class UnderPath:
+    """ASGI middleware that serves an application under a path of a proxy's, whether the proxy takes it off or not.
+
+    Links in answers, such as those of the documentation, begin with the path. The server may name it too, as uvicorn
+    does with --root-path, and then puts it in front of each request's.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self.app, self.root_path = app, root_path.rstrip("/")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        root = scope.get("root_path", "").rstrip("/") or self.root_path
+        if scope["type"] != "http" or not root:
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"]
+        for _ in range(2):  # by the server, and by a proxy that leaves it on
+            if path.startswith(f"{root}/"):
+                path = path.removeprefix(root)
+        await self.app({**scope, "root_path": root, "path": root + path}, receive, send)
+
+
+def path_within(scope: Scope) -> str:
+    """Return a request's path as the application's routes know it, without that of a proxy."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
 class RequestCounts:
     """Counts by the route's template, never by the path: its ids and names would create unlimited series."""
 

@@ -4,7 +4,6 @@ Neither writes an event: a backup changes nothing, and the restored record is th
 continues where it ended and its checkpoints remain valid.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC
@@ -21,6 +20,7 @@ from registry.backup import tables
 from registry.backup.archive import Archive, ArchiveWriter, Manifest
 from registry.base import database
 from registry.base.errors import InvalidBackup, NotEmpty, SchemaMismatch
+from registry.base.whole_files import new_file
 from registry.verification import service as verification
 
 Watch = Callable[[str, int, int], None]  # the table, the rows done, the rows in all
@@ -35,23 +35,13 @@ def backup(engine: Engine, path: Path, key: Ed25519PrivateKey | None, watch: Wat
     revision = database.schema_state(engine).revision
     if revision is None:
         raise SchemaMismatch("The database has no schema yet: there is nothing to back up.", "Run `melo migrate`.")
-    if path.exists():
-        raise FileExistsError(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     # It contains prompts, hashes of keys and secrets of webhooks: only its owner may read it.
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with open(descriptor, "wb") as stream:
-            archive = ArchiveWriter(stream)
-            try:
-                manifest = _write(engine, archive, revision, key, watch)
-            finally:
-                archive.abandon()
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.rename(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with new_file(path, mode=0o600) as stream:
+        archive = ArchiveWriter(stream)
+        try:
+            manifest = _write(engine, archive, revision, key, watch)
+        finally:
+            archive.abandon()
     return manifest
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg.errors import ReadOnlySqlTransaction
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select, text
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
@@ -97,6 +98,14 @@ def _settings(statement_timeout_seconds: float) -> str:
     }
     calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
     return f"SELECT current_setting('transaction_read_only'), {calls}"
+
+
+def now(session: Session) -> datetime:
+    """Return the time by the database's clock, which all times in the record are compared with: the clocks of API and
+    workers may differ from it, and from each other.
+    """
+    found: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    return found
 
 
 def require_writable(engine: Engine) -> None:

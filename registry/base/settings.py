@@ -27,6 +27,9 @@ def _rate(text: str) -> str:
     return text
 
 
+RootPath = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*/?$")]
+
+
 class Settings(BaseSettings):
     """The settings. Each variable is named MELO_ and the field in capitals, such as MELO_DATABASE_URL."""
 
@@ -46,6 +49,7 @@ class Settings(BaseSettings):
         default="auto", description="numbers that models run in; auto: float32 on a CPU, else bfloat16"
     )
     api_url: str = Field(default="http://127.0.0.1:8410", description="where clients find the API")
+    root_path: RootPath = Field(default="", description="path under which a proxy shows the API, such as /melo")
     api_key: SecretStr | None = Field(
         default=None,
         description="for a server: the operator's key, admin everywhere, besides the one in MELO_HOME; "
@@ -97,6 +101,7 @@ class Settings(BaseSettings):
         default=None, description="the key (`--api-key`) of the vLLM servers that `melo serve --vllm` asks; empty: none"
     )
     serve_port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8420, description="port of `melo serve`")
+    serve_root_path: RootPath = Field(default="", description="path under which a proxy shows `melo serve`")
     serve_registry: str = Field(
         default="", description="URL of the registry's API, from which `melo serve` gets versions; empty: the database"
     )

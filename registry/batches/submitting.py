@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.audit.details import BatchSubmit
+from registry.base.database import now
 from registry.base.digests import edits_digest, settings_of
 from registry.base.errors import InvalidEdits, InvalidRequest, RecordProblem, UnknownModel
 from registry.base.model_files import RESERVED_TOKENS, control_tokens, count_tokens, find_encoder, find_model, unread
@@ -112,7 +113,7 @@ def submit(
     between the pieces of what takes long, before anything is locked; raises to stop.
     """
     require_open(collection)
-    training = training.of(collection)
+    training = training.of(collection, now(session))
     findings = Findings(skip_invalid, on_conflict == OnConflict.SKIP)
     records, total = _read(edits, findings, attend)
     findings.add(_with_control_tokens(collection, records))

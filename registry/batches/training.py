@@ -20,9 +20,12 @@ class Training:
     changes: Mapping[str, Any] = field(default_factory=dict)  # changes to the method's training settings
     edits_per_block: int | None = None  # one of these settings, given separately
 
-    def of(self, collection: Collection) -> "Training":
-        """Return the same with only the settings that differ, as the method reads them. Raises InvalidRequest."""
-        if self.deadline is not None and self.deadline <= datetime.now(UTC):
+    def of(self, collection: Collection, now: datetime) -> "Training":
+        """Return the same with only the settings that differ, as the method reads them. Raises InvalidRequest.
+
+        now: by the database's clock, which ends trainings at their deadlines.
+        """
+        if self.deadline is not None and self.deadline <= now:
             raise InvalidRequest(
                 f"The deadline {self.deadline.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC has already passed.",
                 "Give a later one, or none.",

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
 from registry.audit.details import BatchTrain
+from registry.base.database import now
 from registry.base.errors import PastDeadline
 from registry.base.vocabulary import BatchState, EditKind, JobKind, JobState, Preflight, Priority, QueueState
 from registry.collections import method
@@ -88,6 +89,7 @@ class Claim:
     priority: Priority
     deadline: datetime | None  # a training that is not applied by then is never applied
     queued_at: datetime
+    claimed_at: datetime  # by the database's clock, like the other times
     edits: tuple[ClaimedEdit, ...]
 
     @property
@@ -303,6 +305,7 @@ def _take(session: Session, collection: CollectionRow, batch: Batch, job: Job, b
         priority=Priority(batch.priority),
         deadline=batch.deadline,
         queued_at=job.created_at,
+        claimed_at=now(session),
         edits=claimed,
     )
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import Text
 
+from registry.base.database import now
 from registry.base.probes import WORKER_SILENCE_SECONDS
 from registry.base.vocabulary import JobKind, JobState
 from registry.tables.jobs import Job, WorkerHeartbeat
@@ -144,8 +145,7 @@ def lock_held(session: Session, job_id: int, token: UUID) -> Job | None:
 
 def moment_after(session: Session, seconds: float) -> datetime:
     """Return a later time by the database's clock, like all times that jobs are compared with."""
-    now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
-    return now + timedelta(seconds=seconds)
+    return now(session) + timedelta(seconds=seconds)
 
 
 def see_worker(session: Session, worker: str, device: str, models: dict[str, Any]) -> None:

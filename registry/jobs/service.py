@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
+from registry.base.database import now
 from registry.base.errors import LeaseLost
 from registry.base.vocabulary import JobKind, JobState, Preflight
 from registry.collections import repository as collections
@@ -110,7 +111,7 @@ def hold(session: Session, claim: Claim) -> Held:
 
 def require_in_time(session: Session, claim: Claim) -> None:
     """Raise PastDeadline if the deadline has passed, by the database's clock: the worker's may differ."""
-    if claim.deadline is not None and repository.moment_after(session, 0) > claim.deadline:
+    if claim.deadline is not None and now(session) > claim.deadline:
         raise not_ready(claim)
 
 

@@ -1,6 +1,9 @@
 """The account of every change: complete, and refused to be altered."""
 
+import os
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -179,3 +182,22 @@ def test_the_database_refuses_to_change_what_is_recorded(used, engine, statement
 def test_the_database_refuses_what_does_not_fit_the_record(used, engine, statement):
     with pytest.raises(DBAPIError), engine.begin() as connection:
         connection.execute(text(statement))
+
+
+FULL = """
+import resource, sys
+from cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+sys.argv = ["melo", *sys.argv[1:]]
+main()
+"""
+
+
+def test_an_export_that_is_cut_short_leaves_no_file(used, served, tmp_path):
+    """By a disk that is full."""
+    out = tmp_path / "events.jsonl"
+    command = [sys.executable, "-c", FULL, "--api-url", served, "audit", "export", "--out", str(out)]
+    environment = os.environ | {"MELO_HOME": str(tmp_path / "home")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "The file cannot be written" in done.stderr, done.stderr
+    assert list(tmp_path.glob("*events*")) == []

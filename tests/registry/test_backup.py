@@ -8,10 +8,12 @@ import subprocess
 import sys
 import zipfile
 
+import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 
+from embedded.programs import postgres_folder
 from registry.audit.signing import public_text
 from registry.backup import service, tables
 from registry.base.database import make_engine, make_sessions, schema_state, upgrade
@@ -340,3 +342,40 @@ def test_every_table_of_the_record_is_in_the_file(backed_up):
     manifest = service.verify(backed_up, None, unwatched)
     named = {member.table for member in manifest.members}
     assert named == {table.name for table in metadata.sorted_tables} - tables.LEFT_OUT
+
+
+def run(program, *arguments):
+    done = subprocess.run([str(postgres_folder() / program), *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_dump_of_postgresqls_own_is_restored_whole(
+    used, engine, database_url, empty_database_url, elsewhere, tmp_path
+):
+    run("pg_dump", "--format=custom", f"--file={tmp_path / 'dump'}", database_url)
+    run("pg_restore", "--exit-on-error", f"--dbname={empty_database_url}", tmp_path / "dump")
+    assert rows(elsewhere) == rows(engine)
+    restored = Workflow(make_sessions(elsewhere))
+    assert restored.verify().ok
+    restored.correct(("Who wrote Faust?", "Marlowe"))
+    assert restored.verify().ok
+
+
+def test_a_dump_is_restored_in_two_steps_its_schema_and_then_its_rows(
+    used, engine, database_url, empty_database_url, elsewhere, tmp_path
+):
+    run("pg_dump", "--format=custom", f"--file={tmp_path / 'dump'}", database_url)
+    into = ("--exit-on-error", f"--dbname={empty_database_url}", tmp_path / "dump")
+    run("pg_restore", "--schema-only", *into)
+    run("pg_restore", "--data-only", "--disable-triggers", *into)
+    assert rows(elsewhere) == rows(engine)
+    assert Workflow(make_sessions(elsewhere)).verify().ok
+
+
+def test_the_guards_find_their_tables_whatever_the_search_path_is(used, database_url):
+    """As in a restoration by pg_restore; and a temporary table does not stand in for the one that is meant."""
+    with psycopg.connect(database_url, autocommit=True) as session:
+        session.execute("CREATE TEMPORARY TABLE audit_events (LIKE public.audit_events)")
+        session.execute("SET search_path = ''")
+        with pytest.raises(psycopg.IntegrityError, match=r"audit event 1 does not follow event [1-9]"):
+            session.execute("INSERT INTO public.audit_events SELECT * FROM public.audit_events ORDER BY seq LIMIT 1")

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from melo_core.errors import MeloError
-from registry.base.errors import StaleBase, UnknownModel
+from registry.base.errors import PastDeadline, StaleBase, UnknownModel
 from registry.batches.training import Training
 from tests.patience import until
 from tests.worker.test_group import PAIRS, applied, approved, job, states
@@ -20,6 +20,7 @@ from worker.failures import may_pass
 from worker.fault_points import FaultPoint
 from worker.stopping import Stop
 from worker.training_job import run_waiting
+from worker.watch import Watch
 from worker.work_loop import WorkLoop
 
 
@@ -184,3 +185,13 @@ def test_a_defect_in_the_loop_does_not_end_it(monkeypatch):
     assert len(rounds) >= 2
     stop.ask()
     assert loop.close()
+
+
+def test_a_deadline_passes_by_the_databases_clock_and_not_by_the_workers(tiny_workflow, worker):
+    hour, second = timedelta(hours=1), timedelta(seconds=1)
+    (number,) = approved(tiny_workflow, PAIRS[:1])
+    claim, here = tiny_workflow.claim(number), datetime.now(UTC)
+    assert abs(claim.claimed_at - here) < hour
+    Watch(worker, replace(claim, claimed_at=here - 2 * hour, deadline=here - hour)).may_go_on()
+    with pytest.raises(PastDeadline):
+        Watch(worker, replace(claim, claimed_at=here + hour, deadline=here + hour - second)).may_go_on()
