@@ -19,6 +19,7 @@ from registry.base.digests import edits_digest
 from registry.base.vocabulary import Action
 from registry.tables.schema import metadata
 from tests.conftest import copy_of
+from tests.operators_key import SECRET
 from tests.registry.account import events, use
 from tests.registry.workflow import BEN
 
@@ -197,7 +198,7 @@ def test_an_export_that_is_cut_short_leaves_no_file(used, served, tmp_path):
     """By a disk that is full."""
     out = tmp_path / "events.jsonl"
     command = [sys.executable, "-c", FULL, "--api-url", served, "audit", "export", "--out", str(out)]
-    environment = os.environ | {"MELO_HOME": str(tmp_path / "home")}
+    environment = os.environ | {"MELO_HOME": str(tmp_path / "home"), "MELO_API_KEY": SECRET}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and "The file cannot be written" in done.stderr, done.stderr
     assert list(tmp_path.glob("*events*")) == []
