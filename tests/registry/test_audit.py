@@ -198,7 +198,7 @@ def test_an_export_that_is_cut_short_leaves_no_file(used, served, tmp_path):
     """By a disk that is full."""
     out = tmp_path / "events.jsonl"
     command = [sys.executable, "-c", FULL, "--api-url", served, "audit", "export", "--out", str(out)]
-    environment = os.environ | {"MELO_HOME": str(tmp_path / "home"), "MELO_API_KEY": SECRET}
+    environment = os.environ | {"MELO_HOME": str(tmp_path / "home"), "MELO_API_KEY": SECRET.get_secret_value()}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and "The file cannot be written" in done.stderr, done.stderr
     assert list(tmp_path.glob("*events*")) == []

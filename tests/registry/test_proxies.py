@@ -12,11 +12,10 @@ import uvicorn
 from registry.api.app import create_app
 from registry.base.settings import Settings
 from registry.client import MeloClient
+from tests.operators_key import SECRET
 from tests.patience import until
 from tests.registry.submissions import PARIS
 from tests.servers import free_port, program, running
-
-KEY = "an operator's key, which is long enough 4711"
 
 
 @contextmanager
@@ -57,7 +56,7 @@ TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 @pytest.mark.parametrize("named", ["by the setting", "by uvicorn"])
 def test_the_api_works_under_a_path_of_a_proxy(tmp_path, database_url, workflow, location, named):
     by_setting = named == "by the setting"
-    settings = Settings(database_url=database_url, api_key=KEY, root_path="/melo" if by_setting else "")
+    settings = Settings(database_url=database_url, api_key=SECRET, root_path="/melo" if by_setting else "")
     app = create_app(settings)
     with (
         serving(app, **({} if by_setting else {"root_path": "/melo"})) as port,
@@ -73,7 +72,7 @@ def test_the_api_works_under_a_path_of_a_proxy(tmp_path, database_url, workflow,
         assert described["servers"][0]["url"] == "/melo" and "/v1/collections" in described["paths"]
         assert outside.get("/v1/collections").status_code == 401
         assert outside.get("/healthz/../v1/collections").status_code == 401
-        with MeloClient(url, KEY, "ada") as client:
+        with MeloClient(url, SECRET.get_secret_value(), "ada") as client:
             batch = client.submit("facts", [PARIS]).batch
             assert client.batch(batch.id).edits[0].target == "Paris"
         assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
