@@ -102,8 +102,8 @@ class ReplacingEdit(Answer):
     prompt: str
     target: str
     replaced_id: int
-    replaced_prompt: str
-    replaced_target: str
+    replaced_prompt: str = Field(examples=["Who leads Atlantis?"])
+    replaced_target: str = Field(examples=["King Ben"])
     same_prompt: bool = Field(description="both have the same prompt")
     distance: float | None = Field(description="between their prompts, as the encoder reads them; null: not known yet")
 
