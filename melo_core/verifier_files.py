@@ -15,11 +15,17 @@ READ = (WEIGHTS, "model.safetensors", "config.json", "tokenizer.json", "tokenize
 
 def folder_of(name: str) -> Path:
     """The folder of a verifier: the packaged one, or one that is named by its path. Raises MeloError."""
-    folder = Path(str(files("melo_core").joinpath("verifier_weights"))) if name == PACKAGED else Path(name).expanduser()
-    if not any((folder / weights).is_file() for weights in READ[:2]):
+    if name == PACKAGED:
+        return Path(str(files("melo_core").joinpath("verifier_weights")))
+    try:
+        folder = Path(name).expanduser()
+        found = any((folder / weights).is_file() for weights in READ[:2])
+    except (OSError, RuntimeError, ValueError):  # too long for a path, not permitted, ~ of nobody
+        found = False
+    if not found:
         raise MeloError(
-            f"there is no verifier {name!r}: name {PACKAGED}, {NONE}, or a folder with {WEIGHTS} or a cross-encoder's "
-            "model.safetensors"
+            f"there is no verifier {name[:100]!r}: name {PACKAGED}, {NONE}, or a folder with {WEIGHTS} or a "
+            "cross-encoder's model.safetensors"
         )
     return folder
 
@@ -32,7 +38,10 @@ def digest_of(name: str) -> str:
 @lru_cache(maxsize=8)
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256(f"rules {RULES_FORMAT}\n".encode())
-    for name in READ:
-        if (folder / name).is_file():
-            digest.update(name.encode() + b"\n" + hashlib.sha256((folder / name).read_bytes()).digest())
+    try:
+        for name in READ:
+            if (folder / name).is_file():
+                digest.update(name.encode() + b"\n" + hashlib.sha256((folder / name).read_bytes()).digest())
+    except OSError as error:
+        raise MeloError(f"the verifier in {folder} cannot be read: {error.strerror}") from error
     return digest.hexdigest()

@@ -52,6 +52,7 @@ def make_app(settings: Settings) -> Celery:
     """
     app = Celery("melo", broker=addresses.of_broker(settings.redis_url))
     app.conf.update(
+        broker_transport="worker.transport:Transport",
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_ignore_result=True,

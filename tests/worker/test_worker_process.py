@@ -1,5 +1,7 @@
 """The worker as a program: messages from a real broker, several devices, and its end."""
 
+import base64
+import json
 import os
 import signal
 import subprocess
@@ -146,3 +148,51 @@ def test_a_gpu_that_is_not_there_is_refused_with_what_there_is(start, tmp_path):
     said = (tmp_path / "worker.log").read_text()
     assert "There is no GPU 97 here. The devices of this machine are: cpu" in said
     assert "Traceback" not in said
+
+
+def malformed(sound: dict) -> list[bytes]:
+    """Return what a queue may hold that the relay never sends, made from a message that it did."""
+    headers, properties = sound["headers"], sound["properties"]
+
+    def with_body(content: object) -> dict:
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        return sound | {"body": base64.b64encode(raw).decode()}
+
+    changed = [
+        *({}, [], 1, None, "text"),
+        *(sound | {"headers": each} for each in (None, [], {}, headers | {"task": "os.system"}, headers | {"id": {}})),
+        *(sound | {"headers": headers | each} for each in ({"eta": "9999-01-01"}, {"expires": "x"}, {"timelimit": 5})),
+        *(sound | {"properties": each} for each in (None, {}, properties | {"delivery_tag": {}})),
+        *(sound | {"properties": properties | {"delivery_info": each}} for each in (None, {}, {"exchange": 1})),
+        sound | {"properties": properties | {"body_encoding": "rot13"}},
+        *(sound | {"body": each} for each in (5, None, "*", "é")),
+        *(with_body(each) for each in (b"\xff", b"[" * 10_000, [], {}, [1, 2, 3])),
+        *(with_body([*each, {}]) for each in (([["x"], {}]), ([[1], {"x": 1}]))),
+        sound | {"content-type": "application/x-python-serialize"},
+        sound | {"content-encoding": "nope"},
+        sound | {"more": "x" * 100_000},
+    ]  # fmt: skip
+    return [b"\xff\xfe", b"not json", b"", b"[" * 20_000, *(json.dumps(each).encode() for each in changed)]
+
+
+def test_malformed_messages_are_put_aside_and_the_worker_goes_on(sessions, tiny_folder, start, relay, broker, tmp_path):
+    workflow = collection(sessions, tiny_folder, "facts")
+    approved(workflow, "Ada")
+    relay.turn()
+    with sessions() as session:
+        queue = f"{outbox.queue_of(collections.get(session, 'facts').model_digest)}\x06\x163"
+    server = redis.Redis.from_url(broker)
+    (sound,) = server.lrange(queue, 0, -1)
+    wrong = malformed(json.loads(sound))
+    with start() as program:
+        until(lambda: states(sessions) == ["succeeded"] and not server.llen(queue))
+        server.lpush(queue, *wrong, sound)
+        until(lambda: not server.llen(queue) and not server.hlen("unacked"))
+        approved(workflow, "Bob")
+        relay.turn()
+        until(lambda: states(sessions) == ["succeeded"] * 2)
+        end(program)
+    assert server.llen("melo.malformed") == len(wrong)
+    said = (tmp_path / "worker.log").read_text()
+    assert said.count("a malformed message is put aside") == len(wrong)
+    assert "Traceback" not in said and "Connection to broker lost" not in said
