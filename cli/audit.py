@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path | None, typer.Option(help="The file to write. Default: standard output.")]
 
+LARGEST_TEXT = 16 << 20  # characters of a checkpoint or key, and of a line of an export; some thousand are usual
+
 
 def register(app: typer.Typer) -> None:
     group = add_group(
@@ -142,7 +144,8 @@ def _verify_export(
     findings = list(checkpoints.unsigned(checkpoint, key)) if checkpoint else []
     try:
         with path.open("rb") as source, call.err.status(f"reading {path}"):
-            found = export.verify(source, checkpoint)
+            # A longer line is cut, and then no event.
+            found = export.verify(iter(lambda: source.readline(LARGEST_TEXT), b""), checkpoint)
     except OSError as error:
         raise _unreadable(path, error) from None
     if found.first_seq > 1:
@@ -164,7 +167,11 @@ def _read(path: Path, model: "type[Read]") -> "Read":
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        with path.open(encoding="utf-8") as content:
+            text = content.read(LARGEST_TEXT + 1)
+        if len(text) > LARGEST_TEXT:
+            raise CommandError("The file is too large", f"{path} has more than {LARGEST_TEXT:,} characters.")
+        return text
     except UnicodeDecodeError:
         raise CommandError("Not a text file", f"{path} is not text in UTF-8.") from None
     except OSError as error:

@@ -40,7 +40,7 @@ class Invocation:
 
     @property
     def home(self) -> Path:
-        return self.settings.home.expanduser().resolve()
+        return Path(os.path.realpath(self.settings.home))  # unlike Path.resolve, it raises nothing
 
     @cached_property
     def stack(self) -> "StackState | None":
@@ -129,4 +129,4 @@ def invocation(context: typer.Context) -> Invocation:
 def use_home(home: Path | None) -> None:
     """Set MELO_HOME to --home, also for the processes that this one starts."""
     if home is not None:
-        os.environ["MELO_HOME"] = str(home.expanduser().resolve())
+        os.environ["MELO_HOME"] = os.path.abspath(os.path.expanduser(home))

@@ -1,10 +1,10 @@
 """The program `melo`: its global options, its groups of commands, and its error messages."""
 
-import errno
 import os
 import signal
 import sys
 from importlib.metadata import EntryPoint, entry_points, version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +31,7 @@ from cli import (
 from cli.commands import example
 from cli.errors import NEEDS_SOURCE, NEEDS_WORKER, CommandError, show_error
 from cli.invocation import Invocation, console, use_home
-from registry.base.errors import UserError
+from registry.base.errors import UserError, first_line, is_disk_full
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -86,6 +86,9 @@ def make_app() -> typer.Typer:
 
 def main() -> None:
     """Run `melo`. Every expected failure is shown as title, detail and remedy, and ends with status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # no character of a text may end the program
+            stream.reconfigure(errors="backslashreplace")
     err = console(sys.stderr)
     try:
         make_app()(prog_name="melo")
@@ -116,13 +119,18 @@ def _say_no_more() -> None:
 
 def _shown(error: Exception) -> UserError | None:
     """Return the error to show; None for an error of this program's own, whose traceback is needed."""
+    if isinstance(error, UserError):
+        return error
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in WORKER_MODULES:
         return CommandError("Not installed", f"This command needs the package {error.name}.", f"Run: {NEEDS_WORKER}")
     if type(error).__module__ == "pydantic_core._pydantic_core" and type(error).__name__ == "ValidationError":
         return CommandError("A setting is not valid", str(error), "Correct the MELO_ variable that it names.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return CommandError("The disk is full", f"{error.strerror}.", "Free some space, and try again.")
-    return error if isinstance(error, UserError) else None
+    if is_disk_full(error):
+        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        return CommandError("The disk is full", f"{first_line(error)}{where}.", "Free some space, and try again.")
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return CommandError("A file cannot be used", f"{error.filename}: {error.strerror}.")
+    return None
 
 
 def _register(app: typer.Typer, entry: EntryPoint) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ from cli.invocation import Invocation
 from cli.show import duration, fields, table
 
 if TYPE_CHECKING:
-    from embedded.state import StackState
+    from embedded.state import StackState, UpSettings
 
 POLL_SECONDS = 0.5
 
@@ -32,7 +33,7 @@ class Service(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    add_command(app, up, "melo up --detach", has_json=False)
+    add_command(app, up, "melo up --detach --port 8410", has_json=False)
     add_command(app, down, "melo down", has_json=False)
     add_command(app, status, "melo status --json")
     add_command(app, migrate, "MELO_DATABASE_URL=postgresql://melo@db/melo melo migrate", has_json=False)
@@ -42,26 +43,44 @@ def register(app: typer.Typer) -> None:
 def up(
     call: Invocation,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when all is ready.")] = False,
-    worker: Annotated[bool, typer.Option(help="Start a worker, which trains and applies.")] = True,
-    serve: Annotated[bool, typer.Option(help="Start the server that applications ask: `melo serve`.")] = True,
+    worker: Annotated[
+        bool | None, typer.Option("--worker/--no-worker", help="Start a worker, which trains and applies.")
+    ] = None,
+    serve: Annotated[
+        bool | None,
+        typer.Option("--serve/--no-serve", help="Start the server that applications ask: `melo serve`."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of the API; 0: the first from 8410 on that is free, as by default."),
+    ] = None,
 ) -> None:
     """Start PostgreSQL, Valkey, the API, the relay, a worker and the server in MELO_HOME; Ctrl-C stops them.
 
-    The server answers once there is a collection; `melo status` shows whether it does.
+    The server answers once there is a collection; `melo status` shows whether it does. Options that are given are kept
+    in MELO_HOME, and hold for the next `melo up` too.
     With MELO_DATABASE_URL or MELO_REDIS_URL set, that server is used instead of the embedded one.
     """
-    from embedded import stack
+    from embedded import stack, state
 
-    if call.stack is not None:
-        call.out.print(f"It is {call.stack.phase.value} already.")
-        _where(call, call.stack)
+    running = call.stack
+    home = state.prepare(call.home)
+    settings = _up_settings(home, worker=worker, serve=serve, port=port)
+    if running is not None:
+        call.out.print(f"It is {running.phase.value} already.")
+        if (worker, serve, port) != (None, None, None):
+            call.out.print("What was given holds from the next `melo up` on.")
+        _where(call, running)
         return
+    if (worker, serve, port) == (None, None, None) and settings != state.UpSettings():
+        call.say(f"As given before: melo up {_flags(settings)}")
     with _interrupts():
         with call.err.status("starting") as spinner:
             started = stack.start(
                 call.home,
-                worker=worker,
-                serve=serve,
+                worker=settings.worker,
+                serve=settings.serve,
+                port=settings.port,
                 tied=not detach,
                 watch=lambda state: spinner.update(state.doing or "starting"),
             )
@@ -78,6 +97,27 @@ def up(
             _stop(call)
 
 
+def _up_settings(home: Path, *, worker: bool | None, serve: bool | None, port: int | None) -> "UpSettings":
+    """Return what to start: what is given, else what was given before; and keep it."""
+    from embedded import state
+
+    before = state.remembered(home)
+    settings = state.UpSettings(
+        worker=before.worker if worker is None else worker,
+        serve=before.serve if serve is None else serve,
+        port=before.port if port is None else port or None,
+    )
+    if settings != before:
+        state.remember(home, settings)
+    return settings
+
+
+def _flags(settings: "UpSettings") -> str:
+    port = f"--port {settings.port}" if settings.port else ""
+    flags = ("" if settings.worker else "--no-worker", "" if settings.serve else "--no-serve", port)
+    return " ".join(filter(None, flags))
+
+
 def down(call: Invocation) -> None:
     """Stop everything that runs in MELO_HOME; all data is kept."""
     if not _stop(call):
@@ -85,11 +125,13 @@ def down(call: Invocation) -> None:
 
 
 def status(call: Invocation) -> None:
-    """Show what runs, since when and how well."""
+    """Show what runs, since when and how well; status 1 where nothing runs."""
     from cli.health import local_status, remote_status
 
     found = remote_status(call, call.named_api) if call.named_api else local_status(call)
     call.emit(found, lambda: _show_status(call, found))
+    if not found["running"]:
+        raise typer.Exit(1)
 
 
 def migrate(call: Invocation) -> None:

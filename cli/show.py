@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from registry.edits.schemas import EditView
 
 
+# What stands for typographic characters on a terminal that has only ASCII; of some, as wide as what it replaces.
+_IN_ASCII = str.maketrans(
+    dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True))
+    | dict(zip("‘’“”„«»‹›–—−·•×", '\'\'"""""<>---.*x', strict=True))
+    | {"…": "...", "→": "->", "≥": ">=", "≤": "<="}
+    | {chr(code): "*" for code in range(0x2800, 0x2900)}  # the dots of a spinner
+)
+_NARROWEST = {"time": 10, "text": 16}  # columns of the screen; what is broken into less is hard to read
+
 # Control and format characters, halves of surrogate pairs, and the separators of lines and paragraphs.
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
@@ -33,16 +42,29 @@ class Screen(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Escape all texts, also those in tables and progress bars; what rich itself sends to the terminal stays."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+            shown = segment.text if segment.control else in_encoding(visible(segment.text), self.encoding)
+            yield segment if segment.control else Segment(shown, segment.style)
 
     def render_str(self, text: str, **given: Any) -> Text:
         """Escape before rich drops the characters of which it knows that they act on a terminal."""
         return super().render_str(visible(text), **given)
 
 
+def in_encoding(text: str, encoding: str) -> str:
+    """Return a text as a terminal with this encoding can show it, with escapes for what it has no characters for."""
+    if encoding.lower().startswith("utf"):
+        return text
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_IN_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+    return text
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON: a pydantic model, a list of them, or plain values."""
-    sys.stdout.write(escaped(json.dumps(_plain(value), ensure_ascii=False, indent=2)) + "\n")
+    is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    sys.stdout.write(escaped(json.dumps(_plain(value), ensure_ascii=not is_unicode, indent=2)) + "\n")
 
 
 def escaped(json_text: str) -> str:
@@ -51,24 +73,50 @@ def escaped(json_text: str) -> str:
 
 
 def table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """Print a table. Columns whose name ends in '#' are numbers; `empty` is printed where there are no rows."""
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        is_number = column.endswith("#")
-        shown.add_column(column.rstrip("#"), justify="right" if is_number else "left", overflow="fold")
-    for row in rows:
-        shown.add_row(*(cell(value) for value in row))
-    console.print(shown if shown.row_count else Text(empty, style="dim"), soft_wrap=False)
+    """Print a table. Columns whose name ends in '#' are numbers; `empty` is printed where there are no rows.
+
+    On a screen that is too narrow for so many columns, each row is printed as a record, a name and a value a line.
+    """
+    found = [list(row) for row in rows]
+    names = [column.rstrip("#") for column in columns]
+    if not found:
+        console.print(Text(empty, style="dim"), soft_wrap=False)
+    elif _readable_width(names, found) > console.width:
+        for number, row in enumerate(found):
+            if number:
+                console.print()
+            fields(console, zip(names, row, strict=True))
+    else:
+        shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name, column in zip(names, columns, strict=True):
+            shown.add_column(name, justify="right" if column != name else "left", overflow="fold")
+        for row in found:
+            shown.add_row(*(_shown(console, value) for value in row))
+        console.print(shown, soft_wrap=False)
+
+
+def _readable_width(names: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
+    """Return the width below which a table's words would be broken, or its texts become towers of letters."""
+    widths = []
+    for name, *values in zip(names, *rows, strict=True):
+        longest_word = max(map(len, name.split()), default=0)
+        for value in values:
+            kind = "number" if isinstance(value, int | float) else "time" if isinstance(value, datetime) else "text"
+            text = cell(value).plain
+            least = len(text) if kind == "number" else min(len(text), _NARROWEST[kind])
+            longest_word = max(longest_word, least)
+        widths.append(longest_word)
+    return sum(widths) + 3 * len(widths)  # and what stands between them
 
 
 def fields(console: Console, pairs: Iterable[tuple[str, object]]) -> None:
     """Print one record, a name and a value a line, leaving out missing values."""
     shown = Table.grid(padding=(0, 2))
-    shown.add_column(style="dim")
+    shown.add_column(style="dim", no_wrap=True)
     shown.add_column(overflow="fold")
     for name, value in pairs:
         if value not in (None, "", []):
-            shown.add_row(name, cell(value))
+            shown.add_row(name, _shown(console, value))
     console.print(shown, soft_wrap=False)
 
 
@@ -83,6 +131,13 @@ def cell(value: object) -> Text:
     if isinstance(value, bool):
         return Text("yes" if value else "no")
     return Text(visible(str(value)))
+
+
+def _shown(console: Console, value: object) -> Text:
+    """Return a value in the terminal's characters, before it is laid out: an escape is wider than its character."""
+    text = cell(value)
+    plain = in_encoding(text.plain, console.encoding)
+    return text if plain == text.plain else Text(plain, style=text.style)
 
 
 def prompt_of(edit: "EditView") -> str | Text:

@@ -49,10 +49,10 @@ def list_(
 ) -> None:
     """List a collection's versions, newest first."""
     found = call.client.versions(collection, limit=limit)
-    columns = ["version#", "kind", "edits#", "aliases", "author", "made", "message", "content digest"]
+    columns = ["version#", "kind", "edits#", "aliases", "author", "made", "why", "content digest"]
     rows = [
         [each.number, _kind(each), each.edit_count, ", ".join(each.aliases), each.author, each.created_at,
-         each.message or each.reason, each.content_digest[:12]]
+         each.purpose or None, each.content_digest[:12]]
         for each in found
     ]  # fmt: skip
     call.emit(found, lambda: table(call.out, columns, rows, empty="No versions yet: the base model answers."))
@@ -76,8 +76,7 @@ def show(
     rows = [
         ("version", f"{collection}@{found.number}, after {found.parent or 'the base model'}"),
         ("kind", _kind(found)),
-        ("message", found.message),
-        ("reason", found.reason),
+        ("why", found.purpose),
         ("author", found.author),
         ("made", found.created_at),
         ("batch", found.batch_id),
@@ -157,8 +156,7 @@ def at(
         return
     pairs = [
         ("kind", _kind(version)),
-        ("message", version.message),
-        ("reason", version.reason),
+        ("why", version.purpose),
         ("author", version.author),
         ("made", version.created_at),
         ("edits", version.edit_count),

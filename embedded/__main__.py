@@ -14,6 +14,7 @@ def main() -> int:
     parser.add_argument("--no-worker", action="store_true")
     parser.add_argument("--no-api", action="store_true")
     parser.add_argument("--serve", action="store_true")
+    parser.add_argument("--port", type=int)
     parser.add_argument("--tied", action="store_true", help="end when the starting process ends")
     options = parser.parse_args()
     return Supervisor(
@@ -22,6 +23,7 @@ def main() -> int:
         with_worker=not options.no_worker,
         with_api=not options.no_api,
         with_serve=options.serve,
+        port=options.port,
         tied=options.tied,
     ).run()
 

@@ -122,6 +122,7 @@ def own_parts_environment(home: Path, database_url: str, redis_url: str, api_url
         "MELO_DATABASE_URL": database_url,
         "MELO_REDIS_URL": redis_url,
         "MELO_API_URL": api_url,
+        "PYTHONIOENCODING": "utf-8",  # whatever the terminal's is that they were started from
         "PYTHONUNBUFFERED": "1",  # so that the logs are up to date
     }
 

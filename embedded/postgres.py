@@ -20,6 +20,19 @@ from embedded.processes import Account, ProcessIdentity
 OWNER = "postgres"  # the database role, not a system user
 DATABASE = "melo"
 SYSTEM_USER = "pgserver"
+# The log must not hold what the record's rows do: it is not erased with them. A client's errors, which quote values, go
+# to the client alone; statements, their parameters, and the rows that a constraint refused are not written.
+LOGGED = {
+    "log_min_messages": "log",  # above `error`
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
+    "log_min_duration_sample": "-1",
+    "log_transaction_sample_rate": "0",
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
+}
 LONGEST_SOCKET_PATH = 103  # bytes: macOS allows 103 and Linux 107
 SOCKET_NAME = ".s.PGSQL.5432"
 
@@ -34,7 +47,7 @@ class Postgres:
 
     @property
     def command(self) -> list[str]:
-        settings = {"listen_addresses": "", "unix_socket_directories": _quoted(self.sockets)}
+        settings = {"listen_addresses": "", "unix_socket_directories": _quoted(self.sockets)} | LOGGED
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [str(programs.postgres_folder() / "postgres"), "-D", str(self.folder), *options]
 

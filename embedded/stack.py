@@ -34,12 +34,14 @@ def start(
     worker: bool = True,
     api: bool = True,
     serve: bool = False,
+    port: int | None = None,
     tied: bool = False,
     watch: Callable[[StackState], None] = lambda _: None,
 ) -> StackState:
     """Start the stack and return once all of it answers.
 
     serve: also the server that applications ask; it loads its model later, so the start does not wait for it.
+    port: of the API; None: the first one from 8410 on that is free.
     tied: the stack ends together with this process. watch: called with every new state on the way.
     Raises AlreadyRunning, StartFailed or UnusableHome. An interrupt (Ctrl-C) undoes the start.
     """
@@ -48,6 +50,8 @@ def start(
         raise AlreadyRunning(f"The stack in {home} is already running.", "See it with `melo status`.")
     command = [sys.executable, "-m", "embedded", str(home)]
     switches = {"--no-worker": not worker, "--no-api": not api, "--serve": serve, "--tied": tied}
+    if port is not None:
+        command += ["--port", str(port)]
     log = state.log_file(home, "supervisor")
     supervisor = spawn([*command, *(name for name, on in switches.items() if on)], environment=os.environ, log=log)
     try:
@@ -61,9 +65,9 @@ def start(
 def stop(home: Path, *, watch: Callable[[StackState], None] = lambda _: None) -> list[str]:
     """Stop the stack, or what a killed one left behind. Returns the names of what was stopped."""
     home = home.expanduser().resolve()
+    found = find(home)
     if not home.exists():
         return []
-    found = find(home)
     if found is None:
         with filelock.FileLock(state.lock_file(home), timeout=10):
             names = clear(home, state.read(home))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from embedded.errors import UnusableHome
 from embedded.processes import ProcessIdentity
 
+REMEDY = "Set MELO_HOME to a folder of your own."
 EXIT_LOCKED = 3  # the supervisor's exit status if another supervisor holds the MELO_HOME
 
 
@@ -38,6 +39,14 @@ class ProcessRecord(BaseModel):
     log: Path
     restarts: int = 0
     last_exit: int | None = None  # exit status of its last unexpected exit; negative: a signal number
+
+
+class UpSettings(BaseModel):
+    """What `melo up` starts; kept in MELO_HOME for the next time."""
+
+    worker: bool = True
+    serve: bool = True
+    port: int | None = None  # of the API; None: the first that is free
 
 
 class StackState(BaseModel):
@@ -74,11 +83,18 @@ def prepare(home: Path) -> Path:
             home.chmod(0o711 if os.geteuid() == 0 else 0o700)
         tempfile.TemporaryFile(dir=home).close()  # a unique name: another start may be trying this too
     except OSError as error:
-        raise UnusableHome(
-            f"The folder {home} cannot be created or written: {error.strerror}.",
-            "Set MELO_HOME to a folder of your own.",
-        ) from error
+        raise unusable(home, error) from error
     return home
+
+
+def unusable(home: Path, error: OSError) -> UnusableHome:
+    """Return the error for a folder that cannot be used, and say what stands in its way."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        blocking = next((each for each in (home, *home.parents) if each.exists() and not each.is_dir()), home)
+        return UnusableHome(f"{blocking} is a file, not a folder.", REMEDY)
+    if isinstance(error, PermissionError):
+        return UnusableHome(f"{error.filename or home} belongs to another user, or may not be written.", REMEDY)
+    return UnusableHome(f"The folder {home} cannot be used: {error.strerror}.", REMEDY)
 
 
 def read(home: Path) -> StackState | None:
@@ -88,10 +104,8 @@ def read(home: Path) -> StackState | None:
         return StackState.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except PermissionError as error:
-        raise UnusableHome(
-            f"{path} belongs to another user.", "Run as that user, or set MELO_HOME to a folder of your own."
-        ) from error
+    except OSError as error:
+        raise unusable(home, error) from error
     except ValidationError:
         return None  # truncated by a power loss: none of it can be trusted
 
@@ -102,6 +116,29 @@ def write(home: Path, state: StackState) -> None:
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
         json.dump(state.model_dump(mode="json"), stream, indent=1)
     draft.replace(state_file(home))
+
+
+def remembered(home: Path) -> UpSettings:
+    """Return the settings of the last `melo up`; the usual ones where there are none, or none that can be read."""
+    try:
+        return UpSettings.model_validate_json(settings_file(home).read_bytes())
+    except FileNotFoundError:
+        return UpSettings()
+    except OSError as error:
+        raise unusable(home, error) from error
+    except ValidationError:
+        return UpSettings()
+
+
+def remember(home: Path, settings: UpSettings) -> None:
+    """Keep settings for the next `melo up`."""
+    draft = settings_file(home).with_suffix(".new")
+    draft.write_text(settings.model_dump_json(indent=1))
+    draft.replace(settings_file(home))
+
+
+def settings_file(home: Path) -> Path:
+    return home / "up.json"
 
 
 def state_file(home: Path) -> Path:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from urllib.parse import urlsplit
 
 import filelock
 import psycopg
@@ -61,6 +62,7 @@ class Supervisor:
     with_worker: bool
     with_api: bool
     with_serve: bool
+    port: int | None  # of the API; None: the first of API_PORTS that is free
     tied: bool  # stop together with the process that started this one
     running: list[Running] = field(default_factory=list)
 
@@ -110,6 +112,11 @@ class Supervisor:
     def _start(self) -> None:
         make_key(self.home)
         OperatorKeys.of(self.settings)  # a weak one is refused before anything runs
+        self._listener = listen(API_PORTS if self.port is None else range(self.port, self.port + 1))
+        api_port = self._listener.getsockname()[1]
+        if self.port is None and self.with_api:
+            self._note_taken(API_PORTS.start, api_port, "the API", "`--port`")
+        api_url = f"http://127.0.0.1:{api_port}"
         database_url = self.settings.database_url or self._start_postgres()
         redis_url = self.settings.redis_url or self._start_valkey()
         self._expect("the database", lambda: probes.of_postgres(database_url))
@@ -122,8 +129,6 @@ class Supervisor:
         self.state.schema_revision = database.schema_state(engine).revision
         engine.dispose()
 
-        self._listener = listen(API_PORTS)
-        api_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         environment = plan.own_parts_environment(self.home, database_url, redis_url, api_url)
         parts = []
         if self.with_worker and programs.worker_is_installed():
@@ -141,9 +146,15 @@ class Supervisor:
         self._await_ready(*[self._launch(part) for part in parts])  # in parallel: each takes long to import
         if self.with_serve and programs.worker_is_installed():
             self.state.serve_url = serve_url(self.settings.serve_host, self.settings.serve_port)
+            port = urlsplit(self.state.serve_url).port or 0
+            self._note_taken(self.settings.serve_port, port, "the server for OpenAI clients", "MELO_SERVE_PORT")
             self._launch(plan.serve_part(environment, self.state.serve_url, self.settings.stop_seconds))
         self._say("")
         self._enter(Phase.READY)
+
+    def _note_taken(self, wanted: int, found: int, what: str, choice: str) -> None:
+        if wanted and found != wanted:
+            self.state.notes.append(f"Port {wanted} is taken: {what} is at port {found}. {choice} chooses another.")
 
     def _start_postgres(self) -> str:
         self._say("preparing the database's folder")
@@ -302,7 +313,7 @@ def serve_url(host: str, port: int) -> str:
 
     The port is not held: a socket that listens would let clients wait while there is no collection to serve.
     """
-    with listen(range(port, port + SERVE_PORTS) if port else range(1)) as listener:
+    with listen(range(port, min(port + SERVE_PORTS, 65536)) if port else range(1)) as listener:
         found = listener.getsockname()[1]
     return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{found}"
 
@@ -323,7 +334,14 @@ def listen(ports: range) -> socket.socket:
         except OSError as error:
             listener.close()
             if error.errno != errno.EADDRINUSE:
-                raise
+                raise StartFailed(
+                    f"Port {port} on 127.0.0.1 cannot be listened at: {error.strerror}.", "Choose another with --port."
+                ) from None
+    if len(ports) == 1:
+        raise StartFailed(
+            f"Port {ports.start} on 127.0.0.1 is taken by another program.",
+            "Stop what listens there, or choose another with --port.",
+        )
     raise StartFailed(
         f"No port from {ports.start} to {ports.stop - 1} is free on 127.0.0.1.",
         "Stop a program that listens there.",

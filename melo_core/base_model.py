@@ -23,6 +23,7 @@ from transformers import (
 
 import melo_core.quiet  # noqa: F401  # for its effect
 from melo_core.boundary import continued
+from melo_core.converted import converted
 from melo_core.errors import MeloError, PromptTooLong, UnsupportedModel
 from melo_core.structure import Kind, kind_of
 
@@ -269,13 +270,6 @@ def _source(folder: Path, gguf_file: str | None, digest: str, cache: Path | None
     return converted(folder, gguf_file, cache / digest), {}
 
 
-def converted(folder: Path, gguf_file: str, to: Path) -> Path:
-    """Return a folder with a GGUF model in transformers' form, with the same values in float32; made if need be."""
-    if not to.is_dir():
-        _convert_gguf(folder, gguf_file, to)
-    return to
-
-
 def _auto_class(config: object) -> Any:
     architecture = (getattr(config, "architectures", None) or ["ForCausalLM"])[0]
     if architecture.endswith("ForSequenceClassification"):
@@ -285,17 +279,6 @@ def _auto_class(config: object) -> Any:
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return AutoModelForCausalLM
     raise UnsupportedModel(f"{architecture} is not a causal LM, an encoder-decoder or a classifier")
-
-
-def _convert_gguf(folder: Path, gguf_file: str, converted: Path) -> None:
-    """Write a GGUF model as a transformers folder."""
-    loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
-    del loaded.config.quantization_config  # transformers refuses to save a model that is marked as quantised
-    plain = type(loaded)(loaded.config)
-    plain.load_state_dict(loaded.state_dict())
-    plain.generation_config = loaded.generation_config
-    save_model(plain, tokenizer, converted)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -26,6 +26,7 @@ from melo_core.families import takes_gaps
 from melo_core.memory import MB, Note, free_memory, in_parts, memory_needed
 from melo_core.settings import MethodSettings
 from melo_core.structure import Kind, Structure, structure_of
+from melo_core.time_left import TimeLeft
 
 IGNORED = -100  # a position without a label
 SPREAD = 2.0  # least standard deviation of a position's logits in the loss; most language models have 3 to 5
@@ -56,7 +57,7 @@ class Progress:
     done: int  # blocks finished
     total: int
     loss: float  # the greatest among those still in training, or once all are finished, the greatest final loss
-    seconds_left: float  # an upper estimate: a block may take all its steps, or stop long before
+    seconds_left: float | None  # None: it cannot be told yet
 
 
 def train_blocks(
@@ -80,15 +81,17 @@ def train_blocks(
     lengths = [[(len(e.prompt_ids), len(e.target_ids)) for e in examples] for examples in edits]
     order = sorted(range(len(edits)), key=lambda i: (max(t for _, t in lengths[i]), max(p for p, _ in lengths[i])))
     results: dict[int, Trained] = {}
+    time_left = TimeLeft(len(edits), settings.iterations, settings.loss_target)
 
     def train(part: Sequence[int]) -> None:
         def report(finished: int, loss: float, iteration: int) -> None:
             if on_progress:
+                now = time.monotonic()
                 if finished == len(part):
                     loss = max([loss, *(block.loss for block in results.values())])
-                share = max(iteration / settings.iterations, finished / len(part))
-                whole = (time.monotonic() - started) / share  # of this part
-                left = whole * (1 - share) + whole * (len(edits) - before - len(part)) / len(part)
+                    left = time_left.part_done(len(part), before + len(part), now - started, now)
+                else:
+                    left = time_left.after(len(part), before, loss, iteration, now - started, now)
                 on_progress(Progress(before + finished, len(edits), loss, left))
 
         before, started = len(results), time.monotonic()

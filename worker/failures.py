@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from melo_core.errors import MeloError
 from melo_core.memory import is_out_of_memory
 from registry.base.database import UNREACHABLE
-from registry.base.errors import LeaseLost, RegistryError, first_line
+from registry.base.errors import LeaseLost, RegistryError, first_line, is_disk_full
 from registry.base.vocabulary import JobState
 from registry.jobs import repository
 from registry.jobs import service as jobs
@@ -38,7 +38,7 @@ def may_pass(error: Exception) -> bool:
     if isinstance(error, (RegistryError, MeloError, *LASTING)):
         return False
     passing = (*UNREACHABLE, Overtaken, redis.RedisError, httpx.TransportError, OSError)
-    return isinstance(error, passing) or is_out_of_memory(error)
+    return isinstance(error, passing) or is_out_of_memory(error) or is_disk_full(error)
 
 
 @contextmanager
@@ -125,4 +125,6 @@ def _told(error: Exception) -> str:
     """Describe an error for people; a database error without its statement, which may contain an edit."""
     if isinstance(error, DBAPIError):
         return f"the database: {error.orig}".strip()
+    if is_disk_full(error):
+        return f"the worker's disk is full; free some space, or set MELO_CACHE to a folder that has some ({error})"
     return f"{type(error).__name__}: {error}"

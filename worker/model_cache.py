@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from melo_core.base_model import BaseModel, choose_device, converted, load_base_model, load_without_weights
+from melo_core.base_model import BaseModel, choose_device, load_base_model, load_without_weights
+from melo_core.converted import converted
 from melo_core.encoder import KeyEncoder, SentenceEncoder, Whitening, ordinary_questions
 from melo_core.hidden import HiddenEncoder
 from melo_core.settings import MethodSettings
@@ -26,6 +27,7 @@ from registry.versions.content import CollectionContent
 
 WEIGHTS = (".safetensors", ".gguf")
 PROCESS = Path("/proc/self")
+DIGEST_BYTES = 32  # SHA-256, before a whitening in the cache
 VERIFIER_BASE = "all-minilm-l6-v2"  # a trained verifier shares its embeddings and tokenizer
 
 
@@ -168,15 +170,16 @@ class ModelCache:
         It is fitted only once on this machine.
         """
         fitted_on = json.dumps([encoder_digest, list(ordinary_questions()), epsilon])
-        stored = self._cache / "whitenings" / f"{hashlib.sha256(fitted_on.encode()).hexdigest()}.safetensors"
+        stored = self._cache / "whitenings" / f"{hashlib.sha256(fitted_on.encode()).hexdigest()}.whitening"
         if stored.is_file():
-            data = stored.read_bytes()
-            encoder.whitening = Whitening.from_bytes(data)
-            return data
+            written, data = (content := stored.read_bytes())[:DIGEST_BYTES], content[DIGEST_BYTES:]
+            if written == hashlib.sha256(data).digest():
+                encoder.whitening = Whitening.from_bytes(data)
+                return data
         data = encoder.calibrate(epsilon, on_progress).to_bytes()
         stored.parent.mkdir(parents=True, exist_ok=True)
         part = stored.with_suffix(f".{os.getpid()}.part")
-        part.write_bytes(data)
+        part.write_bytes(hashlib.sha256(data).digest() + data)
         part.rename(stored)  # atomic, even with several workers
         return data
 

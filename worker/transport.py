@@ -59,9 +59,9 @@ class _Message(_Part):
     properties: _Properties
 
 
-class Channel(kombu_redis.Channel):  # type: ignore[misc]
+class Channel(kombu_redis.Channel):
     def _create_client(self, asynchronous: bool = False) -> Any:
-        client = super()._create_client(asynchronous)
+        client = super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
         client.set_response_callback("BRPOP", self._sorted)
         return client
 
@@ -87,5 +87,5 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
             client.ltrim(PUT_ASIDE, 0, MOST_PUT_ASIDE - 1)
 
 
-class Transport(kombu_redis.Transport):  # type: ignore[misc]
+class Transport(kombu_redis.Transport):
     Channel = Channel

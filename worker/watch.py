@@ -161,7 +161,7 @@ class Watch:
             done=int(progress.done * share),
             total=round(progress.total * share),
             loss=loss,
-            seconds_left=round(progress.seconds_left, 1),
+            seconds_left=None if progress.seconds_left is None else round(progress.seconds_left, 1),
         )
         if len(self.loss_curve) == 1:
             self.worker.at(FaultPoint.TRAINING)

@@ -9,12 +9,13 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from hashlib import sha256
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
-from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
+from typing import IO, Any, cast
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from registry.audit.signing import is_signed, public_key, public_text, signed
 from registry.base.errors import InvalidBackup, InvalidRequest
@@ -23,6 +24,10 @@ FORMAT = "melo-backup/1"
 MANIFEST = "manifest.json"
 PART = 1 << 20  # bytes per read
 _LARGEST_MANIFEST = 16 << 20  # bytes
+_LARGEST_DIRECTORY = 1 << 20  # bytes; of ZIP's list of members, of which there are some tens
+# COPY's text shrinks to between a tenth and a half, and a ZIP made to fill a disk to a thousandth.
+_MOST_UNPACKED = 200  # times the file's size
+_ALWAYS_UNPACKED = 64 << 20  # bytes, however small the file is
 
 
 class Member(BaseModel):
@@ -103,26 +108,51 @@ class ArchiveWriter:
         return manifest
 
 
+class _InPieces(BufferedReader):
+    """A file of which ZIP's list of members, which `ZipFile` reads in one piece, must not be larger than it can be."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > _LARGEST_DIRECTORY:
+            raise BadZipFile("a part of it is too large")
+        return super().read(size)
+
+
+# RuntimeError: a member is encrypted, or JSON too deep.
+_UNREADABLE = (BadZipFile, zlib.error, KeyError, EOFError, OSError, ValueError, TypeError, RuntimeError)
+
+
 class Archive:
     """A backup file, opened for reading. Raises InvalidBackup if it is not one, or was altered."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._zip = ZipFile(path)
-            if self._zip.getinfo(MANIFEST).file_size > _LARGEST_MANIFEST:
-                raise self._wrong("its manifest is too large")
+            self._zip = ZipFile(cast(IO[bytes], _InPieces(path.open("rb", buffering=0))))
+            self._require_bounded(path.stat().st_size)
             content = json.loads(self._zip.read(MANIFEST))
             self.manifest = Manifest(**content)
         except OSError as error:
             raise self._wrong(error.strerror or str(error)) from None
-        except (BadZipFile, KeyError, ValueError, TypeError, NotImplementedError, ValidationError):
+        except _UNREADABLE:
             raise self._wrong("it is no backup of `melo backup`, or was cut off") from None
         if self.manifest.format != FORMAT:
             raise self._wrong(f"its form is {self.manifest.format!r}, and this program reads {FORMAT}")
 
     def close(self) -> None:
         self._zip.close()
+
+    def _require_bounded(self, size: int) -> None:
+        """Require that no more can come out of the file than a backup holds, before any of it is read."""
+        members = self._zip.infolist()
+        if self._zip.getinfo(MANIFEST).file_size > _LARGEST_MANIFEST:
+            raise self._wrong("its manifest is too large")
+        if len({each.filename for each in members}) != len(members):
+            raise self._wrong("it holds a member twice")
+        if any(each.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for each in members):
+            raise self._wrong("it is packed otherwise than a backup is")
+        unpacked = sum(each.file_size for each in members)
+        if unpacked > max(_ALWAYS_UNPACKED, size * _MOST_UNPACKED):
+            raise self._wrong(f"it would unpack to {unpacked:,} bytes, {unpacked // size:,} times its size")
 
     def require_signature(self, expected: str | None) -> None:
         """Require that a signature, if there is one, is valid.
@@ -147,6 +177,9 @@ class Archive:
         if others := set(self._zip.namelist()) ^ named:
             raise self._wrong(f"the manifest and the file differ in {', '.join(sorted(others))}")
         for member in self.manifest.members:
+            if self._zip.getinfo(member.name).file_size != member.bytes:
+                raise self._wrong(f"{member.name} is not what was written: it has another size")
+        for member in self.manifest.members:
             for _ in self.parts(member, watch):
                 pass
 
@@ -161,7 +194,7 @@ class Archive:
                     rows += ended
                     watch(ended)
                     yield part
-        except (BadZipFile, zlib.error, KeyError, EOFError, OSError, ValueError, NotImplementedError) as error:
+        except _UNREADABLE as error:
             raise self._wrong(f"{member.name} cannot be read: {error}") from None
         if digest.hexdigest() != member.sha256 or rows != member.rows:
             raise self._wrong(f"{member.name} is not what was written: its SHA-256 is {digest.hexdigest()}")

@@ -1,5 +1,7 @@
 """The errors of the record, as types: each says what went wrong, where, and what to do about it."""
 
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -296,6 +298,13 @@ class NotEmpty(RegistryError):
     status = 409
     code = "not-empty"
     title = "The database already holds records"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether the disk is full, or the user's share of it; a library may say so in an error of its own."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return os.strerror(errno.ENOSPC) in str(error) or os.strerror(errno.EDQUOT) in str(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -30,6 +30,13 @@ def _rate(text: str) -> str:
 RootPath = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*/?$")]
 
 
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such user") from None
+
+
 class Settings(BaseSettings):
     """The settings. Each variable is named MELO_ and the field in capitals, such as MELO_DATABASE_URL."""
 
@@ -39,7 +46,7 @@ class Settings(BaseSettings):
 
     database_url: str = Field(default="", description="PostgreSQL with pgvector; empty: the embedded server")
     redis_url: str = Field(default="", description="Redis or Valkey, the broker; empty: the embedded server")
-    home: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+    home: Annotated[Path, AfterValidator(_expanded)] = Field(
         default=Path("~/.melo"), validate_default=True, description="folder of the embedded servers and their logs"
     )
     cache: Path = Field(

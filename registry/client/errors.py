@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from registry.base.errors import UserError
 
+SHOWN_PROBLEMS = 5  # by `str`; `problems` has all that were sent
+
 
 class MeloClientError(UserError):
     """The API refused, or could not be reached. Carries the problem's fields; status 0 means no answer at all."""
@@ -32,7 +34,18 @@ class MeloClientError(UserError):
         self.request_id = request_id
 
     def __str__(self) -> str:
-        return f"{self.title}: {super().__str__()}"
+        named = "".join(f"\n  {_problem(each)}" for each in self.problems[:SHOWN_PROBLEMS])
+        more = len(self.problems) - SHOWN_PROBLEMS
+        return f"{self.title}: {super().__str__()}{named}" + (f"\n  … and {more} more" if more > 0 else "")
+
+
+def _problem(problem: Mapping[str, Any]) -> str:
+    """Name the record, by its place among those that were sent, and say what is wrong with it."""
+    where = f"line {problem['line']}" if problem.get("line") else f"record {problem.get('position', '?')}"
+    field = f", {problem['field']}" if problem.get("field") else ""
+    prompt = f" ({str(problem['prompt'])[:80]!r})" if problem.get("prompt") else ""
+    remedy = f" {problem['remedy']}" if problem.get("remedy") else ""
+    return f"{where}{field}{prompt}: {problem.get('detail', '')}{remedy}"
 
 
 def refusal(answer: httpx.Response) -> MeloClientError:

@@ -202,6 +202,26 @@ def declined(session: Session, batch_ids: Collection[int]) -> set[int]:
     return found
 
 
+def common_reasons(session: Session, batch_ids: Collection[int]) -> dict[int, str]:
+    """Return for each batch whose edits were all submitted for one reason this reason."""
+    query = (
+        select(Edit.batch_id, func.min(Edit.reason))
+        .where(Edit.batch_id.in_(listed(sorted(batch_ids))))
+        .group_by(Edit.batch_id)
+        .having(func.min(Edit.reason) == func.max(Edit.reason), func.min(Edit.reason) != "")
+    )
+    return dict(session.execute(query).all())
+
+
+def left_out_counts(session: Session, batch_ids: Collection[int]) -> dict[int, int]:
+    """Return how many edits of each batch approvers left out, where there are any."""
+    found: dict[int, set[int]] = {}
+    query = select(Approval.batch_id, Approval.declined).where(Approval.batch_id.in_(listed(sorted(batch_ids))))
+    for batch_id, left_out in session.execute(query):
+        found.setdefault(batch_id, set()).update(left_out)
+    return {batch_id: len(left_out) for batch_id, left_out in found.items() if left_out}
+
+
 def by_ids(session: Session, edit_ids: Iterable[int]) -> list[Edit]:
     """Return the edits in the order of their ids."""
     found: list[Edit] = []

@@ -1,6 +1,6 @@
 """Lists of jobs, newest first or in the order of processing, and what each job waits for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC
 
 from sqlalchemy import Row, Select, func, select
@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from registry.base.errors import NotFound
 from registry.base.vocabulary import JobKind, JobState, QueueState
 from registry.collections import repository as collections
+from registry.edits.repository import left_out_counts
 from registry.jobs import ending, order, repository
 from registry.jobs.schemas import JobRecord, JobSummary, QueueEntry, QueueView
 from registry.tables.collections import Collection
@@ -43,7 +44,7 @@ def jobs(
         query = query.where(Job.kind == kind)
     if before is not None:
         query = query.where(Job.id < before)
-    return [JobSummary.model_validate(_facts(row)) for row in session.execute(query)]
+    return [JobSummary.model_validate(facts) for _, facts in _facts(session, session.execute(query).all())]
 
 
 def record(session: Session, job_id: int) -> JobRecord:
@@ -51,8 +52,9 @@ def record(session: Session, job_id: int) -> JobRecord:
     row = session.execute(_listed().where(Job.id == job_id)).one_or_none()
     if row is None:
         raise NotFound(f"There is no job {job_id}.", "`melo job list` shows those that exist.")
-    facts = {name: getattr(row.Job, name) for name in JobRecord.model_fields if hasattr(row.Job, name)}
-    return JobRecord.model_validate({**facts, **_facts(row), "waits_for": waits_for(session, row.Job)})
+    own = {name: getattr(row.Job, name) for name in JobRecord.model_fields if hasattr(row.Job, name)}
+    ((_, facts),) = _facts(session, [row])
+    return JobRecord.model_validate({**own, **facts, "waits_for": waits_for(session, row.Job)})
 
 
 def queue(session: Session, collection: Collection) -> QueueView:
@@ -82,22 +84,27 @@ def _listed() -> Select[Job, Batch, str]:
     )
 
 
-def _facts(row: _Listed) -> dict[str, object]:
-    job, batch, collection = row
-    own = {name: getattr(job, name) for name in JobSummary.model_fields if hasattr(job, name)}
-    return {
-        **own,
-        "collection": collection,
-        "edit_count": batch.edit_count,
-        "priority": batch.priority,
-        "deadline": batch.deadline,
-    }
+def _facts(session: Session, rows: Sequence[_Listed]) -> Iterator[tuple[Job, dict[str, object]]]:
+    """Yield each job with what a list says of it. A training does not count what approvers left out of its batch."""
+    left_out = left_out_counts(session, {batch.id for _, batch, _ in rows})
+    for job, batch, collection in rows:
+        own = {name: getattr(job, name) for name in JobSummary.model_fields if hasattr(job, name)}
+        yield (
+            job,
+            {
+                **own,
+                "collection": collection,
+                "edit_count": batch.edit_count - (left_out.get(batch.id, 0) if job.kind == JobKind.TRAIN else 0),
+                "priority": batch.priority,
+                "deadline": batch.deadline,
+            },
+        )
 
 
 def _entries(session: Session, rows: Sequence[_Listed]) -> list[QueueEntry]:
     return [
-        QueueEntry.model_validate({**_facts(row), "progress": row[0].progress, "waits_for": waits_for(session, row[0])})
-        for row in rows
+        QueueEntry.model_validate({**facts, "progress": job.progress, "waits_for": waits_for(session, job)})
+        for job, facts in _facts(session, rows)
     ]
 
 

@@ -175,7 +175,7 @@ class JobSummary(Answer):
     id: int
     collection: str
     batch_id: int
-    edit_count: int = Field(description="of its batch")
+    edit_count: int = Field(description="of its batch; a training's without those that were left out")
     kind: JobKind
     state: JobState
     priority: Priority

@@ -1,6 +1,6 @@
 """Reads versions: lists them, shows one, and finds the one that a name or a time refers to."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -146,10 +146,19 @@ def _views(session: Session, collection: Collection, versions: Sequence[Version]
     pointing: dict[int, list[str]] = {}
     for alias in collection_rows.current_aliases(session, [collection.id]):
         pointing.setdefault(alias.number, []).append(alias.name)
+    unnamed = [each.batch_id for each in versions if each.batch_id is not None and not each.message]
+    reasons = edits.common_reasons(session, unnamed)
     return [
-        VersionView.model_validate(version).model_copy(update={"aliases": pointing.get(version.number, [])})
+        VersionView.model_validate(version).model_copy(
+            update={"aliases": pointing.get(version.number, []), "purpose": _purpose(version, reasons)}
+        )
         for version in versions
     ]
+
+
+def _purpose(version: Version, reasons: Mapping[int, str]) -> str:
+    """Return what the version was made for. An approval's reason says why somebody agreed, which is another matter."""
+    return version.reason if version.batch_id is None else version.message or reasons.get(version.batch_id, "")
 
 
 def show(session: Session, collection: Collection, number: int) -> VersionDetail:

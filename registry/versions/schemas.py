@@ -15,6 +15,11 @@ class VersionView(Answer):
     kind: VersionKind
     message: str
     reason: str
+    purpose: str = Field(
+        default="", examples=["the new board"],
+        description="what it was made for: its batch's message, or else the one reason of its edits; of a version "
+        "without a batch, the reason of who made it",
+    )  # fmt: skip
     author: str
     batch_id: int | None
     restores: int | None

@@ -1,8 +1,10 @@
 """Starting and stopping on this machine, what runs there, and the schema of its database."""
 
+import json
 import os
 import re
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ from tests.registry.keys import carrying
 def test_nothing_runs_is_an_answer_too(tmp_path: Path) -> None:
     melo = Melo(tmp_path / "home")
 
-    assert melo.records("status") == {"running": False, "home": str(tmp_path / "home")}
+    done = melo("status", "--json")
+    assert json.loads(done.stdout) == {"running": False, "home": str(tmp_path / "home")}
+    assert done.returncode == melo("status").returncode == 1
+    assert done.stderr == ""
     assert "Nothing runs in" in melo("down").stdout
 
 
@@ -31,6 +36,55 @@ def test_a_second_up_says_where_the_first_one_runs(melo: Melo) -> None:
     assert done.returncode == 0
     assert "already" in done.stdout
     assert "http://127.0.0.1:" in done.stdout
+
+
+def test_settings_given_to_up_are_those_of_the_next_one(melo: Melo) -> None:
+    kept = melo.home / "up.json"
+    before = json.loads(kept.read_text())
+    assert (before["worker"], before["serve"], before["port"]) == (False, False, None)  # as the fixture started it
+
+    done = melo("up", "--port", 8499, "--serve")
+    assert "from the next `melo up` on" in done.stdout
+    assert json.loads(kept.read_text()) == {"worker": False, "serve": True, "port": 8499}
+
+    melo("up", "--port", 0, "--no-serve")
+    assert "from the next" not in melo("up").stdout
+    assert json.loads(kept.read_text()) == before
+
+
+def test_what_was_given_before_is_said_and_used_again(tmp_path: Path) -> None:
+    melo = Melo(tmp_path / "home")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        for given in (("--port", port, "--no-worker", "--no-serve"), ()):
+            done = melo("up", "--detach", *given)
+            assert done.returncode == 1
+            assert f"Port {port} on 127.0.0.1 is taken" in done.stderr
+    assert f"melo up --no-worker --no-serve --port {port}" in done.stdout
+
+
+@pytest.mark.parametrize("command", [("up", "--detach"), ("down",), ("status",), ("collection", "list"), ("migrate",)])
+def test_a_home_that_is_a_file_or_in_one_is_a_message(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "file").write_text("")
+    for home in (tmp_path / "file", tmp_path / "file" / "home"):
+        assert f"{tmp_path / 'file'} is a file, not a folder" in Melo(home).refusal(*command)
+    for home in (tmp_path / ("x" * 300), "~nobody-of-that-name/home"):
+        Melo(Path(home)).refusal(*command)
+
+
+def test_a_terminal_that_has_only_ascii_gets_ascii(melo: Melo, facts: str) -> None:
+    assert melo("edit", "add", facts, "Où est “Oslo”?", "Ἀθῆναι 😀", "--reason", "née…").returncode == 0
+    plain = Melo(melo.home, {"PYTHONIOENCODING": "ascii", "LANG": "C", "LC_ALL": "C", "COLUMNS": "80"})
+    commands = [
+        ("edit", "list", facts), ("batch", "list", facts), ("edit", "list", facts, "--json"),
+        ("collection", "show", facts), ("status",), ("edit", "add", "--help"), ("batch", "approve", 99999),
+    ]  # fmt: skip
+    for command in commands:
+        done = plain.run(*command)
+        assert (done.stdout + done.stderr).isascii()
+        assert "Traceback" not in done.stderr and "UnicodeEncodeError" not in done.stderr
+    assert json.loads(plain.run("edit", "list", facts, "--json").stdout)[0]["target"] == "Ἀθῆναι 😀"
+    assert "xf9" in plain.run("edit", "list", facts).stdout
 
 
 def test_status_tells_of_each_process_the_schema_the_queue_and_the_workers(melo: Melo) -> None:

@@ -348,8 +348,45 @@ def test_a_data_folder_of_another_postgresql_is_refused_untouched(tmp_path: Path
 def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("")
 
-    with pytest.raises(UnusableHome, match="cannot be created or written"):
+    with pytest.raises(UnusableHome, match="is a file, not a folder"):
         stack.start(tmp_path / "home", worker=False, api=False)
+
+
+def test_a_port_that_is_taken_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(StartFailed, match=f"Port {port} on 127.0.0.1 is taken by another program") as caught:
+            stack.start(tmp_path / "home", worker=False, port=port)
+    assert "--port" in caught.value.remedy
+    assert not (tmp_path / "home" / "pgdata").exists()
+
+
+def test_the_database_writes_no_row_into_its_log(servers: StackState, home: Path) -> None:
+    log = home / "logs" / "postgres.log"
+    secret = "xq7secret"
+    insert = "INSERT INTO kept VALUES (%s)"
+    with psycopg.connect(servers.database_url or "", autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept (words text PRIMARY KEY CHECK (length(words) < 20))")
+        connection.execute(insert, [secret])
+        for statement, values in (
+            (insert, [secret]),  # DETAIL: Key (words)=(…) already exists.
+            (insert, [secret * 10]),  # DETAIL: Failing row contains (…).
+            (f"SELECT '{secret}'::int", None),  # invalid input syntax for type integer: "…"
+            (f"SELECT {secret}", None),  # STATEMENT: …
+            (f"DO $$ BEGIN RAISE EXCEPTION '{secret}'; END $$", None),
+            ("SELECT 1 / (length(%s) - 9)", [secret]),  # unnamed portal with parameters: $1 = '…'
+        ):
+            with pytest.raises(psycopg.Error):
+                connection.execute(statement, values)
+        with pytest.raises(psycopg.Error), connection.cursor().copy("COPY kept FROM STDIN") as copy:
+            copy.write(f"{secret}\t{secret}\n")  # CONTEXT: COPY kept, line 1: "…"
+        connection.execute("SET statement_timeout = 1")
+        with pytest.raises(psycopg.Error):
+            connection.execute("SELECT pg_sleep(1), %s::text", [secret])
+        connection.execute("DROP TABLE kept")
+
+    assert log.exists()
+    assert secret not in log.read_text()
 
 
 def test_an_initialisation_that_was_cut_off_is_begun_anew(tmp_path: Path) -> None:

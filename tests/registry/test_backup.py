@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import warnings
 import zipfile
 
 import psycopg
@@ -187,9 +188,55 @@ def be_another_file(path):
     path.write_bytes(b"PK nothing")
 
 
+def added(path, name, content, packing=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings(action="ignore"):
+        archive.writestr(name, content, packing)
+
+
+def fill_a_disk(path):
+    added(path, "tables/more.copy", bytes(80 << 20))
+
+
+def hold_a_member_twice(path):
+    added(path, "tables/edits.copy", b"")
+
+
+def be_packed_otherwise(path):
+    added(path, "tables/more.copy", b"", zipfile.ZIP_LZMA)
+
+
+def hold_many_members(path):
+    with zipfile.ZipFile(path, "a") as archive:
+        for number in range(20_000):
+            archive.writestr(f"tables/{number}.copy", b"")
+
+
+def nest_the_manifest(path):
+    rewritten(path, lambda name, content: "[" * 100_000 if name == "manifest.json" else content)
+
+
+def be_larger_than_said(path):
+    rewritten(path, lambda name, content: content + b"\n" if name == "tables/edits.copy" else content)
+
+
+def be_encrypted(path):
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        content[archive.getinfo("tables/edits.copy").header_offset + 6] |= 1
+    content[content.rindex(b"PK\x01\x02", 0, content.rindex(b"tables/edits.copy")) + 8] |= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
+        (fill_a_disk, "would unpack to"),
+        (hold_a_member_twice, "a member twice"),
+        (be_packed_otherwise, "packed otherwise"),
+        (hold_many_members, "no backup"),
+        (nest_the_manifest, "no backup"),
+        (be_larger_than_said, "edits.copy is not what was written: it has another size"),
+        (be_encrypted, "cannot be read"),
         (flip_a_byte, "edits.copy"),
         (cut_off, "cut off"),
         (change_a_row, "batches.copy is not what was written"),

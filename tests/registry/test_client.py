@@ -78,6 +78,15 @@ def test_a_client_asks_for_all_of_it(connect, served, workflow):
             client.submit("facts", [{"prompt": "x"}])
         assert (caught.value.status, caught.value.code) == (422, "invalid-edits")
         assert caught.value.problems[0]["field"] == "target"
+        assert "record 1, target" in str(caught.value)
+        many = [{"prompt": f"Who leads {n}?", "target": "" if n % 2 else "Mara"} for n in range(20)]
+        with pytest.raises(MeloClientError) as caught:
+            client.submit("facts", many)
+        assert "record 2, target" in str(caught.value) and "record 3" not in str(caught.value)
+        assert str(caught.value).endswith("… and 5 more")
+        again = [{"prompt": "Who?", "target": "A"}, {"prompt": "Who?", "target": "B"}]
+        with pytest.raises(MeloClientError, match=r"record 2 \('Who\?'\): "):
+            client.submit("facts", again)
         lines = [json.dumps({"prompt": f"Who leads {n}?", "target": "Mara"}).encode() + b"\n" for n in range(3)]
         assert client.submit_lines("facts", lambda: lines, dry_run=True).accepted == 3
         with pytest.raises(MeloClientError) as caught:

@@ -315,6 +315,15 @@ def test_following_needs_a_role_where_the_batch_is(api, remote, workflow, model_
     assert json.loads(ended.text.splitlines()[1].removeprefix("data: "))["version"] == 1
 
 
+def test_a_training_does_not_count_what_was_left_out_of_its_batch(api, workflow):
+    batch = workflow.submit(*({"prompt": f"Who leads {n}?", "target": "Mara"} for n in range(4))).batch
+    taken = {"reason": "the others are right", "except": [2, 4]}
+    assert api.post(f"/v1/batches/{batch.id}/approve", json=taken).status_code == 200
+    (waiting,) = api.get("/v1/collections/facts/queue").json()["waiting"]
+    (job,) = api.get("/v1/jobs").json()
+    assert (waiting["edit_count"], job["edit_count"]) == (2, 2)
+
+
 def test_jobs_are_listed_newest_first_where_the_caller_may_see_them(api, remote, workflow, model_folder):
     other_collection(api, model_folder)
     workflow.correct(("Who leads Rome?", "Mara"))

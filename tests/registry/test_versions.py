@@ -263,3 +263,19 @@ def test_model_names_resolve_to_versions(workflow):
                 reading.resolve(session, unknown)
         with pytest.raises(InvalidRequest):
             reading.resolve(session, "facts@")
+
+
+def test_a_version_says_what_it_was_made_for_and_not_why_somebody_agreed(workflow):
+    workflow.correct(("Who leads Rome?", "Mara"), message="the new board")
+    oslo, bern, graz = (
+        {"prompt": f"Who leads {city}?", "target": "Nils", "reason": reason}
+        for city, reason in (("Oslo", "elected in May"), ("Bern", "elected in May"), ("Graz", "she retired"))
+    )
+    for records in ((oslo, bern), (graz, {"prompt": "Who leads Linz?", "target": "Nils"})):
+        workflow.finish(workflow.claim(workflow.approve(workflow.submit(*records).batch.id)))
+    workflow.rollback(1)
+    with workflow.open() as (session, collection):
+        found = reading.page(session, collection, before=None, limit=10)
+        shown = reading.show(session, collection, 2)
+    assert [each.purpose for each in found] == ["worked better", "", "elected in May", "the new board"]
+    assert shown.purpose == "elected in May" and shown.reason == "checked"

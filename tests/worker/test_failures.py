@@ -7,6 +7,7 @@ import httpx
 import pytest
 import redis
 import torch
+from safetensors import SafetensorError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -47,6 +48,8 @@ def now_due(sessions):
     [
         (ConnectionResetError("by peer"), True),
         (OSError(28, "No space left on device"), True),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
+        (RuntimeError("[enforce fail at inline_container.cc:595] . Disk quota exceeded"), True),
         (FileNotFoundError("model.safetensors"), False),
         (PermissionError("model.safetensors"), False),
         (httpx.ConnectTimeout("the hub"), True),
@@ -73,11 +76,12 @@ def test_a_job_that_failed_at_something_that_passes_waits_says_why_and_succeeds_
     tiny_workflow, worker, sessions, now_due
 ):
     (number,) = approved(tiny_workflow, PAIRS[:1])
-    worker = replace(worker, at=at(FaultPoint.SCOPED, raising(OSError(28, "No space left on device"))))
+    full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    worker = replace(worker, at=at(FaultPoint.SCOPED, raising(full)))
     assert run_waiting(worker) == 1
     waiting = job(sessions, number)
     assert (waiting.state, waiting.attempt) == ("queued", 1)
-    assert "No space left on device" in waiting.error
+    assert "the worker's disk is full; free some space, or set MELO_CACHE" in waiting.error
     assert run_waiting(worker) == 0  # its time has not come
     now_due()
     run_waiting(worker)
@@ -93,7 +97,9 @@ def test_a_failure_that_keeps_coming_ends_the_job_after_five_attempts(tiny_workf
         now_due()
     failed = job(sessions, number)
     assert failed.state == "failed"
-    assert failed.error.startswith("5 attempts failed or were lost; the last one failed with: OSError")
+    assert failed.error.startswith(
+        "5 attempts failed or were lost; the last one failed with: the worker's disk is full"
+    )
 
 
 class Broken:

@@ -1,0 +1,66 @@
+"""Tables on screens of any width, and terminals without Unicode."""
+
+import io
+from datetime import datetime
+
+import pytest
+
+from cli.show import Screen, fields, in_encoding, table
+
+COLUMNS = ["version#", "kind", "edits#", "aliases", "author", "made", "why", "content digest"]
+ROWS = [
+    [
+        1,
+        "apply",
+        20,
+        "production, canary",
+        "ada",
+        datetime(2026, 11, 17, 14, 5),
+        "the board of Acme",
+        "abcdef123456",
+    ],
+    [12, "rollback to 1", 20, "", "ben", datetime(2026, 11, 17, 14, 6), None, "abcdef123456"],
+]
+
+
+def printed(width: int, show, encoding: str = "utf-8") -> list[str]:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding)
+    show(Screen(file=file, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True))
+    file.flush()
+    return raw.getvalue().decode(encoding).splitlines()
+
+
+@pytest.mark.parametrize("width", [30, 45, 80, 120, 160])
+def test_no_word_of_a_table_is_broken_and_no_line_is_wider_than_the_screen(width):
+    lines = printed(width, lambda console: table(console, COLUMNS, ROWS, "none"))
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    for row in ROWS:
+        for value in row:
+            if value is not None and not isinstance(value, datetime):
+                assert all(word in words for word in str(value).split())
+    assert {"2026-11-17", "14:05:00", "version", "edits"} <= set(words)
+
+
+def test_a_narrow_screen_shows_a_record_for_each_row():
+    lines = [line.rstrip() for line in printed(45, lambda console: table(console, COLUMNS, ROWS, "none"))]
+    assert lines[:2] == ["version         1", "kind            apply"]
+    assert lines[lines.index("") + 1 :][:2] == ["version         12", "kind            rollback to 1"]
+    assert printed(45, lambda console: table(console, COLUMNS, [], "None yet.")) == ["None yet."]
+
+
+def test_a_table_that_fits_stays_one():
+    (_, head, line, *_) = printed(45, lambda console: table(console, ["a#", "name"], [[1, "x " * 60]], ""))
+    assert head.split() == ["a", "name"] and set(line.strip()) == {"─"}
+
+
+def test_texts_are_put_into_the_characters_that_a_terminal_has():
+    text = "“née” – Ἀθ… → ▁█ 😀"
+    assert in_encoding(text, "utf-8") == text
+    assert in_encoding(text, "ascii") == '"n\\xe9e" - \\u1f08\\u03b8... -> 18 \\U0001f600'
+    assert in_encoding("née", "latin-1") == "née"
+    lines = printed(60, lambda console: table(console, ["a", "b"], [[text, "ü"]], ""), "ascii")
+    assert any("\\U0001f600" in line and "\\xfc" in line for line in lines)  # whole, not cut where the text ended
+    lines = printed(60, lambda console: fields(console, [("näme", text)]), "ascii")
+    assert "\\U0001f600" in lines[0]
