@@ -13,7 +13,7 @@ from typer.main import get_command
 import embedded.errors  # noqa: F401 (its errors are found as subclasses)
 import registry.client.errors  # noqa: F401
 from cli.errors import FIELD, IN_FILES, in_flags, problem_text, show_error
-from cli.files import COLUMNS
+from cli.files.shapes import FIELDS
 from cli.main import make_app
 from melo_core.settings import MethodSettings
 from registry.base.errors import RecordProblem, UserError
@@ -22,8 +22,15 @@ ROOT = Path(__file__).parents[2]
 # What only a program that speaks HTTP itself can get to see: the client and the command line never send such requests.
 HTTP_ALONE = {"registry/api/submission_body.py", "registry/api/pages.py", "registry/base/etags.py"}
 HTTP_ALONE |= {"registry/api/openapi.py", "registry/api/idempotency/service.py"}
-OF_HTTP = re.compile(r"\b[a-z_]+=\S|/v\d|/docs|\b(?:query|body)\.[a-z]|endpoint|X-Melo|Authorization|If-Match")
-NOT_FIELDS = {*MethodSettings.__dataclass_fields__, "pg_upgrade"}  # keys of --method and --training; a program
+OF_HTTP = re.compile(
+    r"(?<!--map )\b[a-z_]+=\S|/v\d|/docs|\b(?:query|body)\.[a-z]|endpoint|X-Melo|Authorization|If-Match"
+)
+# Keys of --method and --training; PostgreSQL's words; an encoding; fields of other tools' files.
+NOT_FIELDS = {
+    *MethodSettings.__dataclass_fields__,
+    *("pg_upgrade", "max_connections", "pg_stat_activity"),
+    *("shift_jis", "requested_rewrite", "target_new"),
+}
 
 
 def kinds(of: type[UserError] = UserError) -> set[str]:
@@ -92,7 +99,7 @@ def test_a_field_that_an_error_names_is_an_option_of_the_program() -> None:
     assert {"on_conflict", "skip_invalid", "replaces"} <= fields.keys()
     assert {name: where for name, where in fields.items() if "--" + name.replace("_", "-") not in known} == {}
     in_records = {name for text, where in found.items() if "edits/" in where for name, _ in FIELD.findall(text)}
-    assert in_records & set(COLUMNS) <= set(IN_FILES)
+    assert in_records & set(FIELDS) <= set(IN_FILES)
 
 
 def test_no_error_shows_a_field_or_a_path_of_the_api() -> None:
