@@ -55,7 +55,11 @@ def verify(
         Path | None, typer.Option(help="A signed head: the record must be its continuation.", dir_okay=False)
     ] = None,
     public_key: Annotated[
-        Path | None, typer.Option(help="File of the key that must have signed the checkpoint.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            help="File of the keys, one a line, that must have signed the checkpoint and an export's events.",
+            dir_okay=False,
+        ),
     ] = None,
     export: Annotated[
         Path | None, typer.Option(help="Verify this exported file; no server is asked.", dir_okay=False)
@@ -64,8 +68,11 @@ def verify(
     """Recompute the chain of events and every stored digest; status 1 if anything differs."""
     from registry.audit.schemas import Checkpoint
 
-    if public_key is not None and checkpoint is None:
-        raise typer.BadParameter("--public-key says who signed a checkpoint: give that too, with --checkpoint.")
+    if public_key is not None and checkpoint is None and export is None:
+        raise typer.BadParameter(
+            "--public-key says who signed a checkpoint or an export: give that too. The server checks its events with "
+            "the keys of its own (MELO_PUBLIC_KEYS)."
+        )
     kept = _read(checkpoint, Checkpoint) if checkpoint else None
     key = _text(public_key) if public_key else None
     found = _verify_export(call, export, kept, key) if export else _verify_record(call, kept, key)
@@ -78,6 +85,7 @@ def verify(
             "\n".join(f"{finding.subject}: {finding.detail}" for finding in found.findings),
             "Compare it with a backup, and do not serve what is named.",
         )
+    call.say(found.signatures)
     call.say(f"All as written, up to event {found.head_seq} ({found.head_hash[:12]}).")
 
 
@@ -140,12 +148,14 @@ def _verify_export(
 ) -> "ExportVerification":
     from registry.audit import checkpoint as checkpoints
     from registry.audit import export
+    from registry.audit.trust import Trust
 
     findings = list(checkpoints.unsigned(checkpoint, key)) if checkpoint else []
     try:
         with path.open("rb") as source, call.err.status(f"reading {path}"):
             # A longer line is cut, and then no event.
-            found = export.verify(iter(lambda: source.readline(LARGEST_TEXT), b""), checkpoint)
+            lines = iter(lambda: source.readline(LARGEST_TEXT), b"")
+            found = export.verify(lines, checkpoint, Trust.read(key) if key else None)
     except OSError as error:
         raise _unreadable(path, error) from None
     if found.first_seq > 1:

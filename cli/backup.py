@@ -33,7 +33,7 @@ def backup(
     from registry.backup import service
 
     settings = call.settings
-    key = signing.signing_key(settings) if settings.signing_key else signing.stored_key(settings.home)
+    key = signing.known_signer(settings)
     try:
         with _database(call) as engine, _progress(call) as watch:
             made = service.backup(engine, file, key, watch)

@@ -26,6 +26,7 @@ from embedded.plan import Part
 from embedded.processes import ProcessIdentity, spawn, stop, tail
 from embedded.state import EXIT_LOCKED, Health, Phase, ProcessRecord, StackState
 from registry.access.operator import OperatorKeys, make_key
+from registry.audit.signing import made_key
 from registry.base import database, probes
 from registry.base.errors import UserError
 from registry.base.retry import Restarts
@@ -123,6 +124,8 @@ class Supervisor:
         self._expect("the broker", lambda: probes.of_broker(redis_url))
         self.state.database_url, self.state.redis_url = database_url, redis_url
 
+        if not (self.settings.signer or self.settings.signing_key):
+            made_key(self.home)  # before the first event, so that all are signed
         self._say("migrating the database")
         database.upgrade(database_url)
         engine = database.make_engine(database_url)

@@ -194,13 +194,16 @@ CREATE TABLE audit_events (
     details jsonb NOT NULL,
     previous_hash text NOT NULL,
     hash text NOT NULL,
+    signed_by text,
+    signature text,
     CONSTRAINT audit_events_action_check CHECK ((action ~ '^[a-z]+:[a-z]+:[a-z]+$'::text)),
     CONSTRAINT audit_events_actor_check CHECK ((actor <> ''::text)),
     CONSTRAINT audit_events_after_check CHECK ((after ~ '^[0-9a-f]{64}$'::text)),
     CONSTRAINT audit_events_before_check CHECK ((before ~ '^[0-9a-f]{64}$'::text)),
     CONSTRAINT audit_events_hash_check CHECK ((hash ~ '^[0-9a-f]{64}$'::text)),
     CONSTRAINT audit_events_previous_hash_check CHECK ((previous_hash ~ '^[0-9a-f]{64}$'::text)),
-    CONSTRAINT audit_events_role_check CHECK ((role = ANY (ARRAY['viewer'::text, 'editor'::text, 'approver'::text, 'admin'::text])))
+    CONSTRAINT audit_events_role_check CHECK ((role = ANY (ARRAY['viewer'::text, 'editor'::text, 'approver'::text, 'admin'::text]))),
+    CONSTRAINT audit_events_signature_check CHECK (((signed_by IS NULL) = (signature IS NULL)))
 );
 ALTER TABLE ONLY audit_events ADD CONSTRAINT audit_events_pkey PRIMARY KEY (seq);
 CREATE INDEX audit_events_actor_idx ON audit_events USING btree (actor);

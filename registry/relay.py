@@ -23,9 +23,10 @@ from sqlalchemy.orm import Session, sessionmaker
 from tenacity.stop import stop_when_event_set
 
 from registry.answers import keeping
+from registry.audit.trust import signing_of
 from registry.base import addresses, database, probes, retry
 from registry.base.database import make_engine, make_sessions, schema_state
-from registry.base.errors import InvalidRequest, SchemaMismatch
+from registry.base.errors import InvalidRequest, NoSigningKey, SchemaMismatch
 from registry.base.logging import configure_logging
 from registry.base.retry import Result
 from registry.base.settings import Settings
@@ -153,7 +154,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     relay = Relay(
-        make_sessions(engine),
+        make_sessions(engine, signing=signing_of(settings)),
         make_send(settings.redis_url),
         settings.resend_seconds,
         settings.relay_poll_seconds,
@@ -178,7 +179,7 @@ def main() -> None:
             relay.patiently(lambda: schema_state(engine).require_current())
             log.info("started")
             together(stopping, relay.run, courier.run)
-    except (SchemaMismatch, InvalidRequest) as error:
+    except (SchemaMismatch, InvalidRequest, NoSigningKey) as error:
         raise SystemExit(f"{error.title}. {error}") from None
     finally:
         engine.dispose()

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -21,6 +22,8 @@ import jsonschema
 import psycopg
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from embedded import Stack, programs, running
 from embedded.valkey import free_port
@@ -40,9 +43,12 @@ OWN = ("migrate", "api", "relay", "worker", "serve")
 VLLM = ("vllm-config", "vllm", "router")  # with --profile vllm alone
 MONITORING = ("prometheus", "grafana")  # with --profile monitoring alone
 SECRETS = {"MELO_DB_PASSWORD": "p" * 20, "MELO_REDIS_PASSWORD": "r" * 20, "MELO_API_KEY": KEY}
+SECRETS["MELO_SIGNING_KEY"] = b64encode(
+    Ed25519PrivateKey.from_private_bytes(bytes(32)).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+).decode()
 # No secrets, with their defaults.
 OPTIONAL = {
-    "MELO_SIGNING_KEY": "", "MELO_DTYPE": "auto", "MELO_DEVICES": "", "MELO_SERVE_MODEL": "", "MELO_VLLM_KEY": "",
+    "MELO_DTYPE": "auto", "MELO_DEVICES": "", "MELO_SERVE_MODEL": "", "MELO_VLLM_KEY": "",
 }  # fmt: skip
 VARIABLE = re.compile(r"\$\{(\w+)(:[?-][^}]*)?\}")
 

@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "deploy/helm/melo"
 KUBERNETES = "1.33"
 NEEDED: dict[str, Any] = {
-    "secret": {"databaseUrl": "postgresql://u:p@db/melo", "redisUrl": "redis://r/0", "apiKey": "k"}
+    "secret": {"databaseUrl": "postgresql://u:p@db/melo", "redisUrl": "redis://r/0", "apiKey": "k", "signingKey": "s"}
 }
 ALL: dict[str, Any] = {
-    "secret": {**NEEDED["secret"], "signingKey": "s", "metricsKey": "m"},
+    "secret": {**NEEDED["secret"], "metricsKey": "m"},
     "env": {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel:4318"},
     "images": {"pullSecrets": ["pull"]},
     "models": {"existingClaim": "models"},

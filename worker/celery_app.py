@@ -17,6 +17,7 @@ import torch
 from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
+from registry.audit.trust import signing_of
 from registry.base import addresses
 from registry.base.database import UNREACHABLE, make_engine, make_sessions, schema_state
 from registry.base.errors import InvalidRequest, first_line
@@ -103,7 +104,7 @@ def serve(
     digests = frozenset(find_model(name).digest for name in models)
     worker = Worker(
         name=f"{socket.gethostname()}/{os.getpid()}",
-        sessions=make_sessions(engine),
+        sessions=make_sessions(engine, signing=signing_of(settings)),
         model_cache=model_cache,
         lease_seconds=settings.lease_seconds,
         libraries={name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},

@@ -477,6 +477,9 @@ def _events() -> None:
         _json("details"),
         _text("previous_hash", SHA256),
         _text("hash", SHA256),
+        _text("signed_by", nullable=True),
+        _text("signature", nullable=True),
+        sa.CheckConstraint("(signed_by IS NULL) = (signature IS NULL)", "signature"),
     )
     op.create_index("audit_events_collection_id_seq_idx", "audit_events", ["collection_id", "seq"])
     op.create_index("audit_events_subject_seq_idx", "audit_events", ["subject", "seq"])

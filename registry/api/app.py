@@ -31,6 +31,7 @@ from registry.api.openapi import complete
 from registry.api.problems import add_handlers
 from registry.api.rates import Rates
 from registry.api.traces import NO_TRACES, Traces, exported
+from registry.audit.trust import signing_of
 from registry.base.database import make_engine, make_sessions, require_writable, schema_state
 from registry.base.errors import UserError
 from registry.base.logging import configure_logging
@@ -87,7 +88,7 @@ def create_app(settings: Settings, traces: Traces = NO_TRACES) -> FastAPI:
     app.state.settings = settings
     app.state.operator = operator
     app.state.engine = engine
-    app.state.sessions = make_sessions(engine)
+    app.state.sessions = make_sessions(engine, signing=signing_of(settings))
     app.state.turns = CapacityLimiter(MOST_TRANSACTIONS)
     app.state.schema = SchemaGate(engine)
     app.state.metrics = new_registry()

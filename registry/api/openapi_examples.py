@@ -49,6 +49,8 @@ NAMED = {
     "role": "approver",
     "set_by": "ben",
     "signature": "dWlSg2Xm5k0p3mUe1c5YfHk1mO1b8m3k4J6QyT0v2s9RrZ8aXw1Lq7NcBtVhGfDjEoIu5yP4xKzMnSbAa3QeDg==",
+    "signatures": "Signatures were checked against 1 public key.",
+    "signed_by": "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
     "source": "https://example.org/capitals",
     "subject": "version/facts/3",
     "submitted_by": "ada",

@@ -1,7 +1,7 @@
 """The chain of events: what each hash covers, and whether each event follows from the one before it."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from registry.audit.details import misfit
@@ -31,14 +31,25 @@ def hashed_fields(event: AuditEvent) -> dict[str, Any]:
     }
 
 
+def exported_fields(event: AuditEvent) -> dict[str, Any]:
+    """Return an event's hashed fields with its hash and signature: what verifying it needs."""
+    return {
+        **hashed_fields(event), "hash": event.hash, "signed_by": event.signed_by, "signature": event.signature,
+    }  # fmt: skip
+
+
 def follow(
-    events: Iterable[Mapping[str, Any]], seq: int = 0, previous: str | None = GENESIS
+    events: Iterable[Mapping[str, Any]],
+    seq: int = 0,
+    previous: str | None = GENESIS,
+    unsigned: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield each event's seq, and what is wrong with the event.
 
-    Events are given as their hashed fields and their `hash`. seq, previous: those of the event before the first one;
-    previous is None if its hash is not known.
+    Events are given as their `exported_fields`. seq, previous: those of the event before the first one; previous is
+    None if its hash is not known. unsigned: returns what is wrong with an event's signature, if anything.
     """
+    before: datetime | None = None
     for event in events:
         wrong = []
         if event["seq"] != seq + 1:
@@ -51,12 +62,27 @@ def follow(
             wrong.append("its content does not match its hash")
         if (found := misfit(event.get("action"), event.get("details"))) is not None:
             wrong.append(found)
+        if (at := moment(event.get("at"))) is None:
+            wrong.append("its time cannot be read")
+        elif before is not None and at < before:
+            wrong.append("its time lies before that of the event before it")
+        if (found := unsigned(event)) is not None:
+            wrong.append(found)
         yield event["seq"], wrong
-        seq, previous = event["seq"], event["hash"]
+        seq, previous, before = event["seq"], event["hash"], at or before
+
+
+def moment(text: object) -> datetime | None:
+    """Return the time in an event's fields, or None if it is none."""
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
 
 
 def _is_hash(event: Mapping[str, Any]) -> bool:
     try:
-        return bool(event_hash(dict(event)) == event["hash"])
+        return bool(event_hash({**event}) == event["hash"])
     except TypeError:
         return False  # no event was ever written with such a number

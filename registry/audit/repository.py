@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from registry.audit.chain import GENESIS
@@ -21,7 +21,8 @@ class Tip:
 
     seq: int
     hash: str
-    now: datetime
+    now: datetime  # never before the last event's, even if the clock was put back
+    is_signed: bool = False  # the last event
 
 
 def lock_tip(session: Session) -> Tip:
@@ -32,10 +33,10 @@ def lock_tip(session: Session) -> Tip:
 
 
 def tip(session: Session) -> Tip:
-    last = select(AuditEvent.seq, AuditEvent.hash).order_by(AuditEvent.seq.desc()).limit(1)
-    row = session.execute(last).one_or_none()
+    columns = AuditEvent.seq, AuditEvent.hash, AuditEvent.at, AuditEvent.signature
+    row = session.execute(select(*columns).order_by(AuditEvent.seq.desc()).limit(1)).one_or_none()
     now = session.execute(text("SELECT clock_timestamp()")).scalar_one()
-    return Tip(row.seq, row.hash, now) if row else Tip(0, GENESIS, now)
+    return Tip(row.seq, row.hash, max(now, row.at), row.signature is not None) if row else Tip(0, GENESIS, now)
 
 
 def add(session: Session, event: AuditEvent) -> None:
@@ -63,6 +64,16 @@ def stream(session: Session, after: int = 0) -> Iterator[AuditEvent]:
     for event in session.scalars(query.execution_options(yield_per=1000)):
         yield event
         session.expunge(event)
+
+
+def unsigned_count(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(AuditEvent).where(AuditEvent.signature.is_(None))) or 0
+
+
+def before_time(session: Session, seq: int, moment: datetime) -> Sequence[int]:
+    """Return the events after `seq` whose time lies before the moment."""
+    query = select(AuditEvent.seq).where(AuditEvent.seq > seq, AuditEvent.at < moment).order_by(AuditEvent.seq)
+    return session.scalars(query.limit(1_000)).all()
 
 
 def hash_of(session: Session, seq: int) -> str | None:

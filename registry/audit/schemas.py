@@ -9,6 +9,7 @@ from registry.base.wire import Answer, Body, Text
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PublicKey = Annotated[Text, Field(max_length=1_000, description="Ed25519: base64 of its 32 bytes, or PEM")]
+PublicKeys = Annotated[Text, Field(max_length=20_000, description="Ed25519: base64 of 32 bytes, a key a line; or PEM")]
 
 
 class EventView(Answer):
@@ -26,6 +27,8 @@ class EventView(Answer):
     details: dict[str, Any]
     previous_hash: str
     hash: str
+    signed_by: str | None = Field(description="the public key of its signature; null: it is not signed")
+    signature: str | None = Field(description="Ed25519, base64, over melo-event/1, a line feed and the hash")
 
 
 class FindingView(Answer):
@@ -41,6 +44,8 @@ class VerificationView(Answer):
     findings: list[FindingView]
     head_seq: int
     head_hash: str
+    unsigned_events: int = Field(default=0, description="events without a signature")
+    signatures: str = Field(default="", description="which keys the signatures were checked against, or why none was")
 
 
 class ExportVerification(VerificationView):
@@ -71,7 +76,7 @@ class Checkpoint(Body):
 
 class Comparison(Body):
     checkpoint: Checkpoint
-    public_key: PublicKey | None = Field(default=None, description="the key that must have signed it; null: any")
+    public_key: PublicKeys | None = Field(default=None, description="keys of which one must have signed it; null: any")
 
 
 class ComparisonView(Answer):

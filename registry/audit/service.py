@@ -8,7 +8,11 @@ from registry.audit import repository
 from registry.audit.actor import Actor
 from registry.audit.chain import hashed_fields
 from registry.audit.details import Details
+from registry.audit.repository import Tip
+from registry.audit.signing import event_signature, public_text
+from registry.audit.trust import of
 from registry.base.digests import event_hash
+from registry.base.errors import NoSigningKey
 from registry.tables.audit import AuditEvent
 
 
@@ -25,7 +29,8 @@ def record(
 ) -> AuditEvent:
     """Append one event. Call it last: it holds the chain's lock until the transaction ends.
 
-    details: these say which action it is. before, after: digests of the subject's content.
+    details: these say which action it is. before, after: digests of the subject's content. Raises NoSigningKey where
+    the registry's events are signed and this process has no key.
     """
     tip = repository.lock_tip(session)
     event = AuditEvent(
@@ -44,8 +49,22 @@ def record(
         previous_hash=tip.hash,
     )
     event.hash = event_hash(hashed_fields(event))
+    _sign(session, event, tip)
     repository.add(session, event)
     return event
+
+
+def _sign(session: Session, event: AuditEvent, tip: Tip) -> None:
+    """Sign the event with the process's key. Raises NoSigningKey if this process has none and others have."""
+    signing = of(session)
+    if signing.signer is not None:
+        event.signed_by = public_text(signing.signer)
+        event.signature = event_signature(signing.signer, event.hash)
+    elif signing.trust is not None or tip.is_signed:
+        raise NoSigningKey(
+            "This registry's events are signed, and this process has no key to sign with: nothing was changed.",
+            "Set MELO_SIGNING_KEY to the key that the API has, or start this process with its MELO_HOME.",
+        )
 
 
 def log(

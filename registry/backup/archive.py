@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel
 
-from registry.audit.signing import is_signed, public_key, public_text, signed
+from registry.audit.signing import Signer, is_signed, public_key, public_text, signed
 from registry.base.errors import InvalidBackup, InvalidRequest
 
 FORMAT = "melo-backup/1"
@@ -100,7 +99,7 @@ class ArchiveWriter:
         with suppress(OSError, ValueError):
             self._zip.close()
 
-    def close(self, manifest: Manifest, key: Ed25519PrivateKey | None) -> Manifest:
+    def close(self, manifest: Manifest, key: Signer | None) -> Manifest:
         if key is not None:
             manifest = Manifest(**signed(key, manifest.content()))
         self._zip.writestr(MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True))

@@ -10,12 +10,12 @@ from datetime import UTC
 from pathlib import Path
 
 import psycopg
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
 from registry.audit import repository as audit
 from registry.audit.schemas import VerificationView
+from registry.audit.signing import Signer
 from registry.backup import tables
 from registry.backup.archive import Archive, ArchiveWriter, Manifest
 from registry.base import database
@@ -26,7 +26,7 @@ from registry.verification import service as verification
 Watch = Callable[[str, int, int], None]  # the table, the rows done, the rows in all
 
 
-def backup(engine: Engine, path: Path, key: Ed25519PrivateKey | None, watch: Watch) -> Manifest:
+def backup(engine: Engine, path: Path, key: Signer | None, watch: Watch) -> Manifest:
     """Write one snapshot of the whole record to a new file, signed if a key is given.
 
     engine: one without a statement timeout. Others can write meanwhile. Raises SchemaMismatch for a database without a
@@ -45,9 +45,7 @@ def backup(engine: Engine, path: Path, key: Ed25519PrivateKey | None, watch: Wat
     return manifest
 
 
-def _write(
-    engine: Engine, archive: ArchiveWriter, revision: str, key: Ed25519PrivateKey | None, watch: Watch
-) -> Manifest:
+def _write(engine: Engine, archive: ArchiveWriter, revision: str, key: Signer | None, watch: Watch) -> Manifest:
     snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with engine.connect().execution_options(**snapshot) as connection:
         session, raw = Session(connection), tables.raw(connection)

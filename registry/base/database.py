@@ -116,9 +116,12 @@ def require_writable(engine: Engine) -> None:
         raise explained(ReadOnlySqlTransaction())
 
 
-def make_sessions(engine: Engine) -> sessionmaker[Session]:
-    """Create a session factory whose objects stay readable after the commit that ends a request or task."""
-    return sessionmaker(engine, expire_on_commit=False)
+def make_sessions(engine: Engine, **info: object) -> sessionmaker[Session]:
+    """Create a session factory whose objects stay readable after the commit that ends a request or task.
+
+    info: what each session carries, such as `signing` (see `registry.audit.trust`).
+    """
+    return sessionmaker(engine, expire_on_commit=False, info=info)
 
 
 def _config(within: str | Connection | None = None) -> Config:

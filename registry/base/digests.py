@@ -199,5 +199,9 @@ def edit_element(digest: str) -> str:
 
 
 def event_hash(event: dict[str, Any]) -> str:
-    """Return the hash of an audit event with everything but its own hash; it covers the previous event's hash."""
-    return sha256_hex(canonical_json({name: value for name, value in event.items() if name != "hash"}))
+    """Return the hash of an audit event with everything but this hash and its signature.
+
+    It covers the previous event's hash.
+    """
+    left_out = ("hash", "signed_by", "signature")
+    return sha256_hex(canonical_json({name: value for name, value in event.items() if name not in left_out}))

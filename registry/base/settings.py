@@ -72,8 +72,16 @@ class Settings(BaseSettings):
     )
     signing_key: SecretStr | None = Field(
         default=None,
-        description="Ed25519 key that signs checkpoints: path of a PEM file, or its text in base64; "
-        "empty: the one in MELO_HOME",
+        description="Ed25519 key that signs events, checkpoints and backups: path of a PEM file, or its text in "
+        "base64; empty: the one in MELO_HOME",
+    )
+    signer: str = Field(
+        default="", description="package.module:function that returns a signer in place of a key, such as one of a KMS"
+    )
+    public_keys: str = Field(
+        default="",
+        description="public keys, besides its own, whose signatures on events count: path of a file with one a line, "
+        "or the keys with commas; empty: public-keys.txt in MELO_HOME",
     )
     actor: str = Field(default_factory=operating_system_user, description="who acts, as the record names them")
     statement_timeout_seconds: PositiveFloat = Field(default=30, description="longest SQL statement")

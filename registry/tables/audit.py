@@ -12,7 +12,7 @@ from registry.tables.orm import Base, Moment, Sha256
 
 
 class AuditEvent(Base):
-    """One change of state. `seq` has no gaps; `hash` covers everything else, `previous_hash` included."""
+    """One change of state. `seq` has no gaps; `hash` covers everything before it, and `signature` covers the hash."""
 
     __tablename__ = "audit_events"
     __table_args__ = (Index(None, "collection_id", "seq"), Index(None, "subject", "seq"), Index(None, "actor"))
@@ -31,6 +31,8 @@ class AuditEvent(Base):
     details: Mapped[dict[str, Any]] = mapped_column(JSONB)
     previous_hash: Mapped[Sha256]
     hash: Mapped[Sha256]
+    signed_by: Mapped[str | None]  # the public key; None: the process that wrote it had no key
+    signature: Mapped[str | None]  # base64
 
 
 class RegistryIdentity(Base):

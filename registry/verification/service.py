@@ -13,9 +13,10 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, aliased
 
 from registry.audit import repository
-from registry.audit.chain import follow, hashed_fields
+from registry.audit.chain import exported_fields, follow
 from registry.audit.details import CollectionCalibrate, CollectionCreate, read
 from registry.audit.schemas import FindingView, ProgressView, VerificationView
+from registry.audit.trust import of, signatures_in_words
 from registry.base.digests import (
     MemberContent,
     cluster_digest,
@@ -118,13 +119,15 @@ def verify_in_steps(session: Session, asked_by: str | None = None) -> Iterator[P
             # A forger may write what no verification expects: that must not keep the others from being made.
             broken = f"after {verified[name]} of them, one cannot be read: {type(error).__name__}"
             findings.append(FindingView(subject=name, detail=broken))
-    tip = repository.tip(session)
+    tip, unsigned = repository.tip(session), repository.unsigned_count(session)
     yield VerificationView(
         ok=not findings,
         verified=verified,
         findings=findings[:_LONGEST_LIST],
         head_seq=tip.seq,
         head_hash=tip.hash,
+        unsigned_events=unsigned,
+        signatures=signatures_in_words(of(session).trust, unsigned),
     )
 
 
@@ -139,7 +142,10 @@ def _stream(session: Session, query: Select[*tuple[Any, ...]], at_once: int) -> 
 
 
 def _events(session: Session) -> Verified:
-    for seq, wrong in follow({**hashed_fields(event), "hash": event.hash} for event in repository.stream(session)):
+    trust = of(session).trust
+    unsigned = trust.wrong_with if trust else lambda _: None
+    events = (exported_fields(event) for event in repository.stream(session))
+    for seq, wrong in follow(events, unsigned=unsigned):
         yield f"event {seq}", wrong
 
 

@@ -12,6 +12,7 @@ from registry.answers import keeping
 from registry.answers.keeping import Answered
 from registry.audit.changes import Listener, listening
 from registry.audit.schemas import ChangesView
+from registry.audit.trust import NONE, Signing
 from registry.base.database import UNREACHABLE, make_sessions
 from registry.base.errors import first_line
 from registry.collections import service as collections
@@ -31,8 +32,8 @@ POLL_SECONDS = 0.5  # where notifications do not get through
 class DatabaseSource:
     """Reads the registry's tables. A connection of its own is notified of every event of the record."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._sessions = engine, make_sessions(engine)
+    def __init__(self, engine: Engine, signing: Signing = NONE) -> None:
+        self._engine, self._sessions = engine, make_sessions(engine, signing=signing)
         self._listening = ExitStack()
         self._listener: Listener | None = None
 

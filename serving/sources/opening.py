@@ -25,9 +25,10 @@ def opened(call: Invocation, registry: str) -> "Iterator[Source]":
         yield HttpSource(registry, call.key_for(registry))
         return
     with record_of(call) as sessions:
+        from registry.audit.trust import signing_of
         from serving.sources.database import DatabaseSource
 
-        yield DatabaseSource(sessions.kw["bind"])
+        yield DatabaseSource(sessions.kw["bind"], signing_of(call.settings))
 
 
 def collections_in(source: "Source", call: Invocation) -> "list[CollectionView]":

@@ -11,7 +11,7 @@ from registry.audit import checkpoint as checkpoints
 from registry.audit import export
 from registry.audit import service as audit
 from registry.audit.chain import hashed_fields
-from registry.audit.signing import is_signed, public_key, public_text, signing_key
+from registry.audit.signing import is_signed, made_key, public_key, public_text, signing_key
 from registry.base.digests import event_hash
 from registry.base.errors import InvalidRequest, NoSigningKey
 from registry.base.settings import Settings
@@ -97,6 +97,17 @@ def test_a_tail_that_was_cut_off_together_with_its_rows_is_found_by_a_checkpoint
     assert any("edits had 2 rows, and has 1" in finding for finding in found)
 
 
+def test_an_event_that_claims_to_be_older_than_the_checkpoint_before_it_is_found(used, tamper):
+    head = signed_head(used)
+    used.submit({"prompt": SPAIN[0], "target": SPAIN[1]})
+    assert findings(used, head) == []
+    tamper(f"UPDATE audit_events SET at = at - interval '5 days' WHERE seq = {head.seq + 1}")
+    assert any("lies before the checkpoint" in finding for finding in findings(used, head))
+    found = [f"{each.subject}: {each.detail}" for each in export.verify(exported(used), head).findings]
+    assert any("lies before the checkpoint" in finding for finding in found)
+    assert any("lies before that of the event before it" in finding for finding in found)
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -166,9 +177,20 @@ def test_a_file_that_holds_no_events_is_refused_by_the_line(line):
         export.verify([line])
 
 
+def test_a_file_that_says_something_twice_is_refused(used):
+    first, *rest = exported(used)
+    for twice in (
+        first.replace(b'"actor":', b'"actor":"eve","actor":'),
+        first.replace(b'"details":{', b'"details":{"model":"x",'),
+    ):
+        with pytest.raises(InvalidRequest, match=r"Line 1 says '(actor|model)' twice"):
+            export.verify([twice, *rest])
+
+
 def test_the_key_is_made_once_in_the_home_and_only_its_owner_can_read_it(tmp_path):
     settings = Settings(home=tmp_path, signing_key=None)
-    made = public_text(signing_key(settings))
+    made = public_text(made_key(tmp_path))
+    assert public_text(made_key(tmp_path)) == made
     (path,) = tmp_path.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert public_text(signing_key(settings)) == made
@@ -190,9 +212,10 @@ def test_a_key_that_is_none_is_told(given, tmp_path):
         signing_key(Settings(signing_key=given, home=tmp_path))
 
 
-def test_a_server_without_home_and_key_does_not_make_one_that_would_be_lost(tmp_path):
-    with pytest.raises(NoSigningKey, match="openssl genpkey"):
-        signing_key(Settings(home=tmp_path / "none", signing_key=None))
+def test_a_server_without_a_key_does_not_make_one_that_would_be_lost_or_that_leaves_events_unsigned(tmp_path):
+    for home in (tmp_path / "none", tmp_path):
+        with pytest.raises(NoSigningKey, match="openssl genpkey"):
+            signing_key(Settings(home=home, signing_key=None))
 
 
 def test_a_public_key_is_read_as_base64_or_pem():
@@ -207,6 +230,7 @@ def test_a_public_key_is_read_as_base64_or_pem():
 def test_over_http_a_head_is_signed_compared_exported_and_the_verification_tells_what_it_is_at(
     used, api, tmp_path, monkeypatch
 ):
+    made_key(tmp_path)
     monkeypatch.setattr(api.app.state.settings, "home", tmp_path)
     key = api.get("/v1/audit/public-key").json()["public_key"]
     head = api.post("/v1/audit/checkpoint").json()

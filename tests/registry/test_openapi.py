@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
 
 from registry.api.app import create_app
 from registry.api.openapi import PROBLEM, TAGS, operations
+from registry.audit.signing import made_key, public_text
 from registry.base.settings import Settings
 from registry.base.wire import Problem
 from tests.operators_key import OPERATOR, SECRET
@@ -134,6 +135,8 @@ def app(database_url, workflow, tmp_path, monkeypatch):
     monkeypatch.setattr("registry.api.following.LONGEST_SECONDS", 0.1)  # of batches that nobody goes on with
     workflow.correct(("Who leads Rome?", "Mara"), ("Who leads Oslo?", "Nils"))
     workflow.submit({"prompt": "Who leads Bern?", "target": "Urs"})
+    first = workflow.verify().head_seq + 1  # the workflow's events are not signed
+    (tmp_path / "public-keys.txt").write_text(f"{public_text(made_key(tmp_path))} {first}-")
     app = create_app(Settings(database_url=database_url, api_key=SECRET, rate_limit="1000000/minute", home=tmp_path))
     with TestClient(app, headers=OPERATOR) as api:
         api.put("/v1/collections/facts/aliases/production", json={"version": 1}).raise_for_status()

@@ -148,11 +148,16 @@ class Workflow:
             return verification.verify(session)
 
 
-def template_of(postgres: str, template: str, model: str, fill: Callable[[Workflow], object]) -> Iterator[str]:
-    """The name of a database in which `fill` was done once, to be copied for each test of a module."""
+def template_of(
+    postgres: str, template: str, model: str, fill: Callable[[Workflow], object], **info: object
+) -> Iterator[str]:
+    """The name of a database in which `fill` was done once, to be copied for each test of a module.
+
+    info: what the sessions that fill it carry, such as `signing`.
+    """
     made = copy_of(postgres, template)
     engine = make_engine(next(made))
-    fill(Workflow.with_collection(make_sessions(engine), model))
+    fill(Workflow.with_collection(make_sessions(engine, **info), model))
     engine.dispose()
     yield engine.url.database or ""
     next(made, None)

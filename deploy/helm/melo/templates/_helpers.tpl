@@ -92,6 +92,12 @@ env:
   valueFrom: {secretKeyRef: {name: {{ include "melo.secret" . }}, key: api-key}}
 {{- end }}
 
+{{- /* What writes events signs them. */}}
+{{- define "melo.signingKey" -}}
+- name: MELO_SIGNING_KEY
+  valueFrom: {secretKeyRef: {name: {{ include "melo.secret" . }}, key: signing-key}}
+{{- end }}
+
 {{- /* Pods stop one at a time when nodes are drained. Takes (list $ part name). */}}
 {{- define "melo.disruption" -}}
 apiVersion: policy/v1
