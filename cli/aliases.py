@@ -121,6 +121,9 @@ def history(call: Invocation, collection: Collection, name: Name) -> None:
         for each in found
     ]
     call.emit(found, lambda: table(call.out, columns, rows, empty=""))
+    for each in found:
+        if each.unverified:
+            call.err.print(f"Do not rely on {each.name} at version {each.number}: {each.unverified}.")
 
 
 def at(
@@ -141,6 +144,8 @@ def at(
     ]
     call.say(f"At {time:{STAMP}}, {collection}@{name} was version {found.number}.")
     call.emit(found, lambda: fields(call.out, pairs))
+    if found.unverified:
+        call.err.print(f"Do not rely on it: {found.unverified}. See `melo audit verify`.")
 
 
 def protect(

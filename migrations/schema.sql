@@ -395,6 +395,7 @@ CREATE TABLE edits (
     replaces bigint,
     prompt_key text NOT NULL,
     digest text NOT NULL,
+    record_digest text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     erased_at timestamp with time zone,
     CONSTRAINT edits_digest_check CHECK ((digest ~ '^[0-9a-f]{64}$'::text)),
@@ -403,6 +404,7 @@ CREATE TABLE edits (
     CONSTRAINT edits_position_check CHECK (("position" > 0)),
     CONSTRAINT edits_prompt_check CHECK (((prompt ~ '\S'::text) OR (erased_at IS NOT NULL))),
     CONSTRAINT edits_prompt_key_check CHECK ((prompt_key ~ '^[0-9a-f]{64}$'::text)),
+    CONSTRAINT edits_record_digest_check CHECK ((record_digest ~ '^[0-9a-f]{64}$'::text)),
     CONSTRAINT edits_target_check CHECK (((target ~ '\S'::text) OR (erased_at IS NOT NULL)))
 );
 ALTER TABLE edits ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;
@@ -535,9 +537,11 @@ CREATE TABLE points (
     block_id bigint NOT NULL,
     role text NOT NULL,
     key vector,
+    key_sha256 text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     erased_at timestamp with time zone,
     CONSTRAINT points_erased_check CHECK (((key IS NULL) = (erased_at IS NOT NULL))),
+    CONSTRAINT points_key_sha256_check CHECK ((key_sha256 ~ '^[0-9a-f]{64}$'::text)),
     CONSTRAINT points_role_check CHECK ((role = ANY (ARRAY['prompt'::text, 'rephrase'::text])))
 );
 ALTER TABLE points ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;

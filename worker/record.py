@@ -19,7 +19,7 @@ def record_of(call: Invocation) -> "Iterator[sessionmaker[Session]]":
     engine = make_engine(call.database_url(), call.settings.statement_timeout_seconds)
     try:
         schema_state(engine).require_current()
-        yield make_sessions(engine)
+        yield make_sessions(engine, signing=signing_of(call.settings))
     except UNREACHABLE as error:
         raise explained(error) from None
     finally:

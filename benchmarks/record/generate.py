@@ -38,7 +38,23 @@ from registry.audit.details import (
     VersionRetire,
     VersionRollback,
 )
-from registry.base.digests import Foundation, cluster_element, content_digest, edit_element, edits_digest, event_hash
+from registry.base.digests import (
+    Foundation,
+    StoredBlock,
+    StoredPoint,
+    cluster_element,
+    content_digest,
+    edit_element,
+    edits_digest,
+    event_hash,
+    float32_bytes,
+    record_digest,
+    records_digest,
+    report_digest,
+    sha256_hex,
+    stored_digest,
+    work_digest,
+)
 from registry.base.multiset import Multiset
 from registry.base.vocabulary import BatchState, EditKind, JobKind, JobState, PointRole, VersionKind
 from registry.tables.audit import AuditEvent
@@ -57,13 +73,13 @@ _TOGETHER = 100  # versions in one transaction; a multiple of ten, so that nothi
 COLUMNS: dict[type[Base], tuple[str, ...]] = {
     Batch: ("id", "collection_id", "state", "message", "submitted_by", "submitted_at", "edit_count", "edits_digest"),
     Edit: ("id", "batch_id", "collection_id", "position", "prompt", "target", "kind", "author", "replaces",
-           "prompt_key", "digest", "created_at"),
+           "prompt_key", "digest", "record_digest", "created_at"),
     Approval: ("id", "batch_id", "actor", "role", "reason", "created_at"),
     Job: ("id", "batch_id", "collection_id", "kind", "state", "attempt", "worker", "device", "seed", "settings",
           "created_at", "started_at", "finished_at"),
     Block: ("id", "collection_id", "job_id", "data", "sha256", "shapes", "rank", "scale", "loss", "iterations"),
     BlockEdit: ("block_id", "edit_id"),
-    Point: ("id", "collection_id", "edit_id", "block_id", "role", "key"),
+    Point: ("id", "collection_id", "edit_id", "block_id", "role", "key", "key_sha256"),
     Version: ("id", "collection_id", "number", "parent_id", "kind", "message", "reason", "author", "batch_id",
               "restores", "content_version", "content_digest", "content_state", "edit_count", "cluster_count",
               "block_count", "created_at"),
@@ -94,7 +110,9 @@ def generate(
     collection_of: makes the collection over the model. synthetic: makes an edit of a prompt and a target.
     """
     with sessions.begin() as session:
+        tip = audit.tip(session)
         collection = collection_of(session, model)
+        _backdate(session, tip, datetime.now(UTC) - EVERY * (versions + 2))
         foundation = versions_repository.foundation(session, collection)
         tip = audit.tip(session)
         writer = _Writer(
@@ -111,6 +129,22 @@ def generate(
             name = table.__tablename__
             session.execute(text(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), max(id)) FROM {name}"))
         session.execute(text("SELECT setval('cluster_numbers', max(cluster_no)) FROM clusters"))
+
+
+def _backdate(session: Session, tip: audit.Tip, at: datetime) -> None:
+    """Move the events after the tip before the history that is to be written: times never run backwards."""
+    session.flush()
+    session.execute(text("SET LOCAL session_replication_role = replica"))
+    previous = tip.hash
+    for event in audit.stream(session, tip.seq):
+        event.at, event.previous_hash = at, previous
+        previous = event_hash(hashed_fields(event))
+        changed = {"at": at, "previous": event.previous_hash, "hash": previous, "seq": event.seq}
+        session.execute(
+            text("UPDATE audit_events SET at = :at, previous_hash = :previous, hash = :hash WHERE seq = :seq"), changed
+        )
+        session.expunge(event)
+    session.execute(text("SET LOCAL session_replication_role = origin"))
 
 
 @dataclass
@@ -172,22 +206,27 @@ class _Writer:
         self._row(Approval, batch, batch, APPROVER.name, APPROVER.role, REASON, submitted)
         self._row(Job, job, batch, self.collection_id, JobKind.TRAIN, JobState.SUCCEEDED, 1, WORKER, "cpu",
                   int(digest[:15], 16), "{}", submitted, submitted, at)  # fmt: skip
+        records, blocks = list[tuple[int, str]](), list[StoredBlock]()
         for position, edit in enumerate(ids, start=1):
             replaces = step.replaces if edit == step.first else None
+            records.append((edit, self._record_digest(edit, position, replaces)))
+            blocks.append(_stored(edit, self.made[edit]))
             self._edit(edit, batch, job, position, replaces, submitted, f"[{step.number},{ends.get(edit, '')})")
         replaced = [] if step.replaces is None else [step.replaces]
         self._change(out=replaced, into=ids)
 
         subject, same = f"batch/{batch}", {"before": digest, "after": digest}
-        sent = BatchSubmit(edits=len(ids), source="", skipped=0)
+        sent = BatchSubmit(edits=len(ids), records=records_digest(records), source="", skipped=0)
         self._event(submitted, sent, SUBMITTER, subject, after=digest, reason=message)
         decided = BatchApprove(submitted_by=SUBMITTER.name, approval=batch, declined=[], approvals=[APPROVER.name],
-                               approvals_needed=1, cancelled_preflights=[], job=job)  # fmt: skip
+                               approvals_needed=1, cancelled_preflights=[], job=job,
+                               work=work_digest(int(digest[:15], 16), {}))  # fmt: skip
         self._event(submitted, decided, APPROVER, subject, **same, reason=REASON)
         worker = Actor(f"worker/{WORKER}")
         self._event(submitted, BatchTrain(job=job, attempt=1, device="cpu"), worker, subject, **same)
         made = partial(VersionApply, batch=batch, job=job, edits=list(ids), replaced=replaced,
-                       submitted_by=SUBMITTER.name, approved_by=APPROVER.name)  # fmt: skip
+                       submitted_by=SUBMITTER.name, approved_by=APPROVER.name, trained=stored_digest(blocks),
+                       report=report_digest(None))  # fmt: skip
         self._version(step, at, message, REASON, SUBMITTER, made, by=worker, batch=batch)
 
     def _edit(
@@ -196,13 +235,21 @@ class _Writer:
         made, collection = self.made[edit], self.collection_id
         key = json.dumps(made.key)
         self._row(Edit, edit, batch, collection, position, made.prompt, made.target, EditKind.QA, SUBMITTER.name,
-                  replaces, made.prompt_key, made.digest, at)  # fmt: skip
+                  replaces, made.prompt_key, made.digest, self._record_digest(edit, position, replaces),
+                  at)  # fmt: skip
         self._row(Block, edit, collection, job, made.block, made.block_sha256, json.dumps(SHAPES), 1, 1.0, 0.01, 10)
         self._row(BlockEdit, edit, edit)
-        self._row(Point, edit, collection, edit, edit, PointRole.PROMPT, key)
+        self._row(Point, edit, collection, edit, edit, PointRole.PROMPT, key, sha256_hex(float32_bytes(made.key)))
         label = label_of(made.target)
         self._row(Cluster, collection, edit, key, RADIUS, label, [edit], made.cluster_digest, valid)
         self._row(Activation, collection, edit, made.prompt_key, valid)
+
+    def _record_digest(self, edit: int, position: int, replaces: int | None) -> str:
+        made = self.made[edit]
+        return record_digest(
+            position=position, author=SUBMITTER.name, reason="", source="", replaces=replaces,
+            prompt_key=made.prompt_key, digest=made.digest,
+        )  # fmt: skip
 
     def _change(self, *, out: Iterable[int], into: Iterable[int]) -> None:
         out, into = list(out), list(into)
@@ -249,6 +296,12 @@ class _Writer:
 
     def _row(self, table: type[Base], *values: Any) -> None:
         self.rows[table].append(values)
+
+
+def _stored(edit: int, made: Synthetic) -> StoredBlock:
+    """Return an edit's block, which has the edit's number, as does its point."""
+    point = StoredPoint(edit, edit, PointRole.PROMPT, sha256_hex(float32_bytes(made.key)))
+    return StoredBlock(edit, made.block_sha256, SHAPES, 1, 1.0, 0.01, 10, [edit], [point])
 
 
 def _ends(steps: Iterable[Step]) -> Iterator[tuple[int, int]]:

@@ -23,13 +23,15 @@ from registry.access.schemas import (
     NewKey,
     Renewal,
 )
+from registry.audit import repository as audit_events
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.audit.details import KeyCreate, KeyRevoke
+from registry.audit.trust import of, unverified
 from registry.base import database
 from registry.base.digests import canonical_json, sha256_hex
 from registry.base.errors import InvalidRequest, NameTaken, NotFound, Unauthorized, WrongState
-from registry.base.vocabulary import Role
+from registry.base.vocabulary import Action, Role
 from registry.tables.access import ApiKey, ApiKeyRole
 
 _MARKED_EVERY = timedelta(minutes=1)
@@ -50,16 +52,34 @@ def authenticate(session: Session, text: str) -> Caller:
         raise Unauthorized(f"The API key {key.name} was revoked on {_day(key.revoked_at)}.", _ASK_FOR_ANOTHER)
     if _state(key, now) is KeyState.EXPIRED:
         raise Unauthorized(f"The API key {key.name} expired on {_day(key.expires_at)}.", _ASK_FOR_ANOTHER)
+    grants = repository.roles_of(session, [key.id])
+    _require_told(session, key, grants)
     if key.last_used_at is None or now - key.last_used_at > _MARKED_EVERY:
         repository.mark_used(session, key.id)
     return Caller(
         actor=key.actor,
         identity=f"key/{key.id}",
-        roles={grant.collection_id: Role(grant.role) for grant in repository.roles_of(session, [key.id])},
+        roles={grant.collection_id: Role(grant.role) for grant in grants},
         key_name=key.name,
         key_prefix=key.prefix,
         expires_at=key.expires_at,
     )
+
+
+def _require_told(session: Session, key: ApiKey, grants: Sequence[ApiKeyRole]) -> None:
+    """Raise Unauthorized where signatures are checked, and no signed event tells of this key as it is."""
+    if of(session).trust is None:
+        return
+    events = audit_events.of_subject(session, f"key/{key.id}", (Action.KEY_CREATE, Action.KEY_REVOKE))
+    made = events[0] if events and events[0].action == Action.KEY_CREATE else None
+    wrong = [*unverified(session, events)]
+    if made is None or (made.after, len(events)) != (key_digest(key, grants), 1):
+        wrong.append("no event tells of it as it is")
+    if wrong:
+        raise Unauthorized(
+            f"The API key {key.name} does not verify: {wrong[0]}.",
+            "Somebody wrote into the database past the registry: `melo audit verify` says more.",
+        )
 
 
 def unknown_key() -> Unauthorized:

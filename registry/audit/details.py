@@ -165,11 +165,13 @@ class QueueOpen(QueueChange):
 @_of(Action.BATCH_SUBMIT)
 class BatchSubmit(Details):
     edits: int  # stored
+    records: str  # one digest over what it says of each edit, in their order
     source: str
     skipped: int  # records left out
     priority: str | None = None  # None: normal
     deadline: str | None = None
     training: dict[str, Any] | None = None  # the settings that differ from the collection's
+    preflight: int | None = None  # its job
 
 
 @_of(Action.BATCH_APPROVE)
@@ -179,8 +181,9 @@ class BatchApprove(Details):
     declined: list[int]
     approvals: list[str]  # by whom, as far as they count
     approvals_needed: int
-    cancelled_preflights: list[int] | None = None  # as job: of the last approval needed alone
+    cancelled_preflights: list[int] | None = None  # these three: of the last approval needed alone
     job: int | None = None
+    work: str | None = None  # a digest over the job's seed and settings
 
 
 @_of(Action.BATCH_REJECT)
@@ -205,6 +208,8 @@ class JobAttempt(Details):
 class BatchPreflight(JobAttempt):
     edits: int | None = None  # in its report
     blocks: int | None = None  # that it trained
+    trained: str | None = None  # these two: digests over the blocks and points that it stored, and over its report
+    report: str | None = None
     error: str | None = None  # SHA-256; of a preflight that failed, which has no report
 
 
@@ -273,6 +278,8 @@ class VersionApply(VersionMade):
     replaced: list[int]
     submitted_by: str
     approved_by: str | None
+    trained: str  # as for a preflight: digests over what the job stored and reported
+    report: str
 
 
 @_of(Action.VERSION_RETIRE)

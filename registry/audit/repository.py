@@ -1,6 +1,6 @@
 """Queries on audit events."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -56,6 +56,18 @@ def page(
     if before is not None:
         query = query.where(AuditEvent.seq < before)
     return session.scalars(query).all()
+
+
+def of_subject(session: Session, subject: str, actions: Collection[str]) -> Sequence[AuditEvent]:
+    """Return the events of these actions on a subject, in order, as they are in the database now."""
+    query = select(AuditEvent).where(AuditEvent.subject == subject, AuditEvent.action.in_(list(actions)))
+    return session.scalars(query.order_by(AuditEvent.seq).execution_options(populate_existing=True)).all()
+
+
+def last_of(session: Session, collection_id: int, actions: Collection[str]) -> AuditEvent | None:
+    """Return the last event of these actions in a collection."""
+    query = select(AuditEvent).where(AuditEvent.collection_id == collection_id, AuditEvent.action.in_(list(actions)))
+    return session.scalars(query.order_by(AuditEvent.seq.desc()).limit(1)).one_or_none()
 
 
 def stream(session: Session, after: int = 0) -> Iterator[AuditEvent]:

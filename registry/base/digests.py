@@ -10,7 +10,7 @@ import sys
 import unicodedata
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -134,6 +134,69 @@ def edits_digest(digests: Iterable[str]) -> str:
     whole = sha256(b"edits\n")
     for digest in digests:
         whole.update(digest.encode() + b"\n")
+    return whole.hexdigest()
+
+
+def record_digest(
+    *, position: int, author: str, reason: str, source: str, replaces: int | None, prompt_key: str, digest: str
+) -> str:
+    """Return the digest of what a submission says of an edit: who, why, in which place and in whose, and its content.
+
+    digest: that of its content. It is kept when the content is erased.
+    """
+    fields = (position, author, reason, source, replaces, prompt_key, digest)
+    return sha256_hex(canonical_json([FORMAT, *fields]))
+
+
+def records_digest(records: Iterable[tuple[int, str]]) -> str:
+    """Return one digest over a batch's edits in their order, each by its id and its record's digest."""
+    whole = sha256(b"records\n")
+    for edit_id, digest in records:
+        whole.update(f"{edit_id} {digest}\n".encode())
+    return whole.hexdigest()
+
+
+def work_digest(seed: int, settings: dict[str, Any]) -> str:
+    """Return the digest of what a training is to be done with."""
+    return sha256_hex(canonical_json({"format": FORMAT, "seed": seed, "settings": settings_of(settings)}))
+
+
+def report_digest(report: Any) -> str:
+    """Return the digest of what a job reports of its edits."""
+    return sha256_hex(canonical_json(settings_of(report)))
+
+
+@dataclass(frozen=True)
+class StoredPoint:
+    """A point, as it was stored with its block."""
+
+    id: int
+    edit_id: int
+    role: str
+    key_sha256: str
+
+
+@dataclass(frozen=True)
+class StoredBlock:
+    """A block as a job stored it: the row, the edits it was trained for, and the points that lead to it."""
+
+    id: int
+    sha256: str
+    shapes: dict[str, Any]
+    rank: int
+    scale: float
+    loss: float
+    iterations: int
+    edits: Sequence[int]
+    points: Sequence[StoredPoint]
+
+
+def stored_digest(blocks: Iterable[StoredBlock]) -> str:
+    """Return one digest over the blocks that a job stored, in the order of their ids."""
+    whole = sha256(b"stored\n")
+    for block in blocks:
+        row = asdict(block) | {"edits": list(block.edits), "points": [asdict(point) for point in block.points]}
+        whole.update(canonical_json(settings_of(row)) + b"\n")
     return whole.hexdigest()
 
 

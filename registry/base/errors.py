@@ -282,6 +282,12 @@ class Erased(RegistryError):
     title = "Part of the version's content was erased"
 
 
+class Unverified(RegistryError):
+    status = 409
+    code = "unverified"
+    title = "The events that would allow it do not verify"
+
+
 class NoSigningKey(RegistryError):
     status = 503
     code = "no-signing-key"

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from registry.audit.actor import Actor
 from registry.audit.details import BatchApprove, BatchReject, Details
+from registry.base.digests import work_digest
 from registry.base.errors import (
     InvalidEdits,
     InvalidRequest,
@@ -21,6 +22,7 @@ from registry.base.errors import (
 )
 from registry.base.vocabulary import BatchState, JobKind, JobState, Role
 from registry.batches import service
+from registry.collections import policy
 from registry.collections import repository as collections
 from registry.edits import events, repository
 from registry.edits.repository import DECIDED
@@ -41,8 +43,9 @@ def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", dec
 
     Edits that any approver declined are left out of the batch. A batch that failed or was cancelled may be approved
     again: its approvals stand, and it is queued anew. Raises WrongState, QueueClosed, SelfApproval, NotApprover,
-    InvalidRequest if edits cannot be left out, TooFewLeftAlone if they would answer more near misses than the policy
-    allows, or InvalidEdits if an edit now contradicts one that is active or on its way.
+    Unverified if the policy is not that of a signed event, InvalidRequest if edits cannot be left out, TooFewLeftAlone
+    if they would answer more near misses than the policy allows, or InvalidEdits if an edit now contradicts one that is
+    active or on its way.
     """
     # Lock the collection first, as everywhere: two approvals must not both find a prompt free.
     collection = collections.lock(session, service.get(session, batch_id).collection_id)
@@ -50,6 +53,7 @@ def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", dec
     if batch.state not in DECIDABLE:
         raise _wrong_state(batch, "approved")
     require_open(collection)
+    policy.require_told(session, collection)
     _require_may_approve(collection, batch, actor.name)
     earlier = repository.approvals(session, batch.id)
     left_out = {edit_id for approval in earlier for edit_id in approval.declined}
@@ -80,7 +84,9 @@ def approve(session: Session, batch_id: int, actor: Actor, reason: str = "", dec
         decide(batch, actor, reason)
         session.flush()
         cancelled = list(queue.cancel_preflights(session, batch, held_too=False))
-        told = replace(told, cancelled_preflights=cancelled, job=queue.enqueue(session, batch).id)
+        job = queue.enqueue(session, batch)
+        work = work_digest(job.seed, job.settings)
+        told = replace(told, cancelled_preflights=cancelled, job=job.id, work=work)
     elif mine in earlier:
         raise WrongState(
             f"{actor.name} has already approved batch {batch.id}: it has {len(counted)} of {needed} approvals.",

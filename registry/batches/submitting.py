@@ -145,17 +145,19 @@ def submit(
     report = Report(None, len(accepted), skipped, skipped_count, notes, plan)
     if dry_run or not accepted:
         return report
-    batch = _store(session, collection, accepted, actor, message, source, training)
-    queue.enqueue_preflight(session, batch)
+    batch, records_digest = _store(session, collection, accepted, actor, message, source, training)
+    preflight = queue.enqueue_preflight(session, batch)
     audit.record(
         session,
         BatchSubmit(
             edits=len(accepted),
+            records=records_digest,
             source=source,
             skipped=report.skipped_count,
             priority=None if training.priority is Priority.NORMAL else training.priority,
             deadline=training.deadline.astimezone(UTC).isoformat() if training.deadline else None,
             training=settings_of(dict(training.changes)) or None,
+            preflight=preflight.id if preflight else None,
         ),
         actor,
         f"batch/{batch.id}",
@@ -273,7 +275,8 @@ def _store(
     message: str,
     source: str,
     training: Training,
-) -> Batch:
+) -> tuple[Batch, str]:
+    """Store the batch and its edits. Returns also the digest over what is said of the edits."""
     batch = Batch(
         collection_id=collection.id,
         state=BatchState.SUBMITTED,
@@ -288,5 +291,4 @@ def _store(
     )
     session.add(batch)
     session.flush()
-    repository.insert_edits(session, batch, records)
-    return batch
+    return batch, repository.insert_edits(session, batch, records)

@@ -6,14 +6,17 @@ from dataclasses import replace
 from sqlalchemy.orm import Session
 
 from registry.access.names import require_distinct
-from registry.audit import details
+from registry.audit import details, trust
+from registry.audit import repository as events
 from registry.audit import service as audit
 from registry.audit.actor import Actor
+from registry.audit.details import read
 from registry.base.digests import canonical_json, settings_of, sha256_hex
-from registry.base.errors import InvalidRequest
-from registry.base.vocabulary import Preflight
+from registry.base.errors import InvalidRequest, Unverified
+from registry.base.vocabulary import Action, Preflight
 from registry.collections import repository
 from registry.collections.schemas import PolicyChange
+from registry.tables.audit import AuditEvent
 from registry.tables.collections import Collection
 
 
@@ -70,6 +73,28 @@ def change(session: Session, collection: Collection, wanted: PolicyChange, actor
         reason=wanted.reason,
     )
     return collection
+
+
+def differences(event: AuditEvent, collection: Collection) -> list[str]:
+    """Return the names of what differs from the policy that an event tells of."""
+    change = read(details.PolicyChange, event)
+    told = change.after if change else read(details.CollectionCreate, event)
+    return [name for name, value in of(collection).stored().items() if getattr(told, name, None) != value]
+
+
+def require_told(session: Session, collection: Collection) -> None:
+    """Raise Unverified where a key is known and the policy is not that of a signed event."""
+    if trust.of(session).trust is None:
+        return
+    event = events.last_of(session, collection.id, (Action.COLLECTION_CREATE, Action.POLICY_CHANGE))
+    wrong = trust.unverified(session, [event]) if event else ["no event tells of it"]
+    if event and (differ := differences(event, collection)):
+        wrong.append(f"its {', '.join(differ)} differ from event {event.seq}")
+    if wrong:
+        raise Unverified(
+            f"The policy of collection {collection.name} does not verify: {wrong[0]}.",
+            f"`melo audit verify` says more. An admin sets it right with `melo collection policy {collection.name}`.",
+        )
 
 
 def require_enough(approvals_needed: int, approvers: Names[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from registry.base.digests import edit_digest, prompt_key
+from registry.base.digests import edit_digest, prompt_key, record_digest
 from registry.base.errors import RecordProblem, TooLarge
 from registry.edits.schemas import MOST_EDITS, EditIn
 
@@ -37,6 +37,18 @@ class Record:
     replaces: int | None
     prompt_key: str
     digest: str
+
+    def record_digest(self, submitter: str) -> str:
+        """Return the digest over all that is said of it; submitter: its author where it names none."""
+        return record_digest(
+            position=self.position,
+            author=self.author or submitter,
+            reason=self.reason,
+            source=self.source,
+            replaces=self.replaces,
+            prompt_key=self.prompt_key,
+            digest=self.digest,
+        )
 
     def problem(self, code: str, detail: str, remedy: str, **more: Any) -> RecordProblem:
         return RecordProblem(

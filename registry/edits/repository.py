@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, and_, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
+from registry.base.digests import records_digest
 from registry.base.vocabulary import BatchState
 from registry.edits.records import Record
 from registry.tables.copying import copy_rows
@@ -130,21 +131,33 @@ def _standing(
 
 _EDIT_COLUMNS = (
     "batch_id", "collection_id", "position", "prompt", "target", "alternatives", "rephrases", "unchanged", "kind",
-    "author", "reason", "source", "replaces", "prompt_key", "digest",
+    "author", "reason", "source", "replaces", "prompt_key", "digest", "record_digest",
 )  # fmt: skip
 
 
-def insert_edits(session: Session, batch: Batch, records: Iterable[Record]) -> None:
-    """Insert the edits of a batch. An edit without an author gets the batch's submitter."""
+def insert_edits(session: Session, batch: Batch, records: Iterable[Record]) -> str:
+    """Insert the edits of a batch, and return the digest over all that is said of them.
+
+    An edit without an author gets the batch's submitter.
+    """
     rows = (
         (
             batch.id, batch.collection_id, each.position, each.prompt, each.target, list(each.alternatives),
             list(each.rephrases), list(each.unchanged), each.kind, each.author or batch.submitted_by,
             each.reason, each.source, each.replaces, each.prompt_key, each.digest,
+            each.record_digest(batch.submitted_by),
         )
         for each in records
     )  # fmt: skip
     copy_rows(session, Edit, _EDIT_COLUMNS, rows)
+    return records_of(session, batch.id)
+
+
+def records_of(session: Session, batch_id: int) -> str:
+    """Return the digest over what was said of a batch's edits, in their order."""
+    query = select(Edit.id, Edit.record_digest).where(Edit.batch_id == batch_id).order_by(Edit.position)
+    rows = session.execute(query.execution_options(yield_per=5_000))
+    return records_digest((row.id, row.record_digest) for row in rows)
 
 
 def batch(session: Session, batch_id: int) -> Batch | None:

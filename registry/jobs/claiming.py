@@ -12,13 +12,13 @@ from sqlalchemy.orm import Session
 from registry.audit.actor import Actor
 from registry.audit.details import BatchTrain
 from registry.base.database import now
-from registry.base.errors import PastDeadline
+from registry.base.errors import PastDeadline, Unverified
 from registry.base.vocabulary import BatchState, EditKind, JobKind, JobState, Preflight, Priority, QueueState
 from registry.collections import method
 from registry.collections import repository as collections
 from registry.edits import events
 from registry.edits import repository as edits
-from registry.jobs import ending, order, outbox, repository
+from registry.jobs import approval, ending, order, outbox, repository
 from registry.jobs.order import Place
 from registry.tables.collections import Collection as CollectionRow
 from registry.tables.edits import Batch, Edit
@@ -221,6 +221,11 @@ def _take_first(session: Session, job_id: int, by: _Worker, lock: _Lock) -> tupl
     if first.job_id != job.id or repository.is_preflight_held(session, batch.id):
         return None
     _end_hopeless(session, job, batch, by.actor, is_overdue=first.is_overdue)
+    try:
+        approval.require_approved(session, batch, job)
+    except Unverified as error:
+        ending.fail(session, job, batch, str(error), by.actor)
+        raise _Ended from None
     return _take(session, collection, batch, job, by), behind
 
 
@@ -265,6 +270,8 @@ def _followers(
         job = repository.lock_free(session, place.job_id)
         if batch is None or job is None or repository.is_preflight_held(session, batch.id):
             break
+        if approval.wrong_with(session, batch, job) is not None:
+            break  # it ends with this reason when its own turn comes
         found.append(_take(session, collections.by_id(session, first.collection_id), batch, job, by))
     return found
 

@@ -74,5 +74,6 @@ class Edit(Base):
     replaces: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("edits.id"))
     prompt_key: Mapped[Sha256]
     digest: Mapped[Sha256]
+    record_digest: Mapped[Sha256]  # over all that the submission said of it
     created_at: Mapped[Moment]
     erased_at: Mapped[LaterMoment]  # its content is gone; the digests remain those of the original content

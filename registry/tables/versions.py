@@ -108,6 +108,7 @@ class Point(Base):
     block_id: Mapped[int] = mapped_column(ForeignKey("blocks.id"))
     role: Mapped[str]
     key: Mapped[Any | None] = mapped_column(VECTOR)  # None: erased
+    key_sha256: Mapped[Sha256]  # of the key as little-endian float32; kept when it is erased
     created_at: Mapped[Moment]
     erased_at: Mapped[LaterMoment]
 

@@ -3,7 +3,7 @@
 from sqlalchemy import String, and_, func, select
 from sqlalchemy.orm import Session, aliased
 
-from registry.audit.details import BatchApprove, CollectionCreate, PolicyChange, key, read
+from registry.audit.details import BatchApprove, key, read
 from registry.base.vocabulary import Action, QueueState
 from registry.collections import policy
 from registry.tables.audit import AuditEvent
@@ -31,9 +31,7 @@ def verify_policies(session: Session) -> Verified:
 
 
 def _differences_from(event: AuditEvent, collection: Collection) -> list[str]:
-    change = read(PolicyChange, event)
-    told = change.after if change else read(CollectionCreate, event)
-    differs = [name for name, value in policy.of(collection).stored().items() if getattr(told, name, None) != value]
+    differs = policy.differences(event, collection)
     return [f"its {', '.join(differs)} differ from event {event.seq}"] if differs else []
 
 

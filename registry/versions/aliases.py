@@ -1,16 +1,20 @@
 """Aliases: the versions at which they point now and pointed earlier, with their canaries and shadows."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.orm import Session
 
+from registry.audit import repository as audit_events
 from registry.audit import service as audit
 from registry.audit.actor import Actor
-from registry.audit.details import AliasSet
+from registry.audit.details import AliasSet, read
+from registry.audit.trust import of, unverified
 from registry.base.errors import InvalidRequest, NotFound
 from registry.base.etags import require_match
+from registry.base.vocabulary import Action
 from registry.collections import repository as collections
+from registry.tables.audit import AuditEvent
 from registry.tables.collections import Collection
 from registry.tables.versions import Alias
 from registry.versions import protections, repository
@@ -130,6 +134,35 @@ def pointed_at(session: Session, collection: Collection, name: str, moment: date
             f"Ask for a later time; `melo alias history {collection.name} {name}` shows the whole.",
         )
     return found
+
+
+def views(session: Session, collection: Collection, rows: Sequence[Alias]) -> list[AliasView]:
+    """Return positions of aliases, each with why its event does not verify, if so."""
+    found = [AliasView.model_validate(row) for row in rows]
+    if of(session).trust is None:
+        return found
+    told: dict[str, list[tuple[AuditEvent, AliasSet | None]]] = {}
+    for name in {row.name for row in rows}:
+        events = audit_events.of_subject(session, f"alias/{collection.name}/{name}", [Action.ALIAS_SET])
+        told[name] = [(event, read(AliasSet, event)) for event in events]
+    return [view.model_copy(update={"unverified": _wrong_with(session, view, told[view.name])}) for view in found]
+
+
+def _wrong_with(session: Session, view: AliasView, told: Sequence[tuple[AuditEvent, AliasSet | None]]) -> str | None:
+    share = view.share.hex() if view.share is not None else None
+    said = (view.number, view.second, share, view.set_at.astimezone(UTC).isoformat(timespec="microseconds"))
+    for event, details in told:
+        if details and said == (details.to, details.second, details.share, details.set_at):
+            if (event.actor, event.reason) != (view.set_by, view.reason):
+                return f"event {event.seq}: who set it, or why, differs"
+            return next(iter(unverified(session, [event])), None) or _backdated(event, view)
+    return "no event tells of it"
+
+
+def _backdated(event: AuditEvent, view: AliasView) -> str | None:
+    if event.at - view.set_at > timedelta(minutes=5):
+        return f"event {event.seq}: it was written at {event.at.isoformat()}, long after the time that it claims"
+    return None
 
 
 def _no_alias(session: Session, collection: Collection, name: str) -> NotFound:

@@ -6,14 +6,18 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from registry.audit import repository as audit_repository
 from registry.audit import service as audit
-from registry.audit.details import BatchPreflight
-from registry.base.vocabulary import JobKind, JobState
+from registry.audit.details import BatchPreflight, read
+from registry.audit.trust import unverified
+from registry.base.digests import report_digest
+from registry.base.vocabulary import Action, JobKind, JobState
 from registry.edits import repository as edits
 from registry.jobs import repository, service
 from registry.jobs.claiming import Claim, ClaimedEdit
 from registry.jobs.schemas import EditPreflight, EditReport, Progress
 from registry.tables.edits import Edit
+from registry.tables.jobs import Job
 from registry.versions import repository as versions
 from registry.versions import states
 from registry.versions.content import BlockContent, PointContent
@@ -57,7 +61,14 @@ def finish_preflight(
     session.flush()
     audit.record(
         session,
-        BatchPreflight(job=held.job.id, attempt=held.job.attempt, edits=len(report), blocks=blocks),
+        BatchPreflight(
+            job=held.job.id,
+            attempt=held.job.attempt,
+            edits=len(report),
+            blocks=blocks,
+            trained=versions.stored_by(session, held.job.id),
+            report=report_digest(held.job.report),
+        ),
         claim.actor,
         f"batch/{claim.batch_id}",
         collection_id=claim.collection_id,
@@ -104,6 +115,8 @@ def candidates(session: Session, claim: Claim) -> list[Candidate]:
     wanted_as = job.settings, job.seed, _dtype(job.libraries)
     if (preflight.settings, preflight.seed, _dtype(preflight.libraries)) != wanted_as:
         return []
+    if not _as_told(session, preflight):
+        return []  # it is trained anew
     reports = {each["edit_id"]: EditPreflight.model_validate(each).trained for each in preflight.report or ()}
     wanted = {edit.id for edit in claim.edits}
     found = []
@@ -112,6 +125,20 @@ def candidates(session: Session, claim: Claim) -> list[Candidate]:
         if wanted.issuperset(edit_ids) and len(told) == len(edit_ids):
             found.append(Candidate(block, loss, iterations, points, told))
     return found
+
+
+def _as_told(session: Session, preflight: Job) -> bool:
+    """Return whether what the preflight stored and reported is what its event says, which verifies."""
+    events = audit_repository.of_subject(session, f"batch/{preflight.batch_id}", [Action.BATCH_PREFLIGHT])
+    told = [(event, read(BatchPreflight, event)) for event in events]
+    mine = [(event, details) for event, details in told if details and details.job == preflight.id and details.trained]
+    if not mine or unverified(session, [mine[-1][0]]):
+        return False
+    details = mine[-1][1]
+    return (details.trained, details.report) == (
+        versions.stored_by(session, preflight.id),
+        report_digest(preflight.report),
+    )
 
 
 def _dtype(libraries: dict[str, Any] | None) -> object:

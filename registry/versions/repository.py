@@ -11,7 +11,15 @@ from sqlalchemy import ColumnElement, DateTime, LargeBinary, Select, Text, cast,
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
-from registry.base.digests import Foundation, content_digest, float32s, received_vector
+from registry.base.digests import (
+    Foundation,
+    StoredBlock,
+    StoredPoint,
+    content_digest,
+    float32s,
+    received_vector,
+    stored_digest,
+)
 from registry.base.errors import Erased
 from registry.base.multiset import Multiset
 from registry.base.vocabulary import EditKind, PointRole
@@ -325,3 +333,23 @@ def block_of_edit(session: Session, edit_id: int) -> tuple[int, float, int, dict
     )
     row = session.execute(query).one_or_none()
     return None if row is None else (row.id, row.loss, row.iterations, dict(row.settings), row.seed)
+
+
+def stored_by(session: Session, job_id: int) -> str:
+    """Return the digest over the blocks that a job stored, with the edits and points of each."""
+    blocks = session.execute(select(*_STORED_COLUMNS).where(Block.job_id == job_id).order_by(Block.id)).all()
+    edits: dict[int, list[int]] = {row.id: [] for row in blocks}
+    points: dict[int, list[StoredPoint]] = {row.id: [] for row in blocks}
+    for part in in_parts(list(edits)):
+        query = select(BlockEdit.block_id, BlockEdit.edit_id).where(BlockEdit.block_id.in_(listed(part)))
+        for block_id, edit_id in session.execute(query.order_by(BlockEdit.edit_id)):
+            edits[block_id].append(edit_id)
+        leading = select(Point.block_id, Point.id, Point.edit_id, Point.role, Point.key_sha256)
+        for row in session.execute(leading.where(Point.block_id.in_(listed(part))).order_by(Point.id)):
+            points[row.block_id].append(StoredPoint(row.id, row.edit_id, row.role, row.key_sha256))
+    return stored_digest(StoredBlock(*row, edits[row.id], points[row.id]) for row in blocks)
+
+
+_STORED_COLUMNS = (
+    Block.id, Block.sha256, Block.shapes, Block.rank, Block.scale, Block.loss, Block.iterations,
+)  # fmt: skip

@@ -150,6 +150,10 @@ class AliasView(Answer):
     reason: str
     set_at: datetime
     replaced_at: datetime | None
+    unverified: str | None = Field(
+        default=None,
+        description="in its history: why the event that tells of it does not verify; null: it does, or no key is known",
+    )
 
 
 class ResolvedView(Answer):

@@ -21,12 +21,14 @@ from registry.audit.details import (
     VersionRevert,
     VersionRollback,
 )
+from registry.base.digests import report_digest
 from registry.base.errors import InvalidRequest, NotFound, StaleBase, WrongState, ids_in_words
 from registry.base.multiset import Multiset
 from registry.base.vocabulary import VersionKind
 from registry.collections import repository as collections
 from registry.edits import repository as edits
 from registry.jobs import service as queue
+from registry.jobs.approval import require_approved
 from registry.jobs.service import Held
 from registry.tables.collections import Collection
 from registry.tables.versions import Version
@@ -51,11 +53,12 @@ def apply(
 ) -> Version:
     """Finish a job: store what was trained and create the version in which it is active.
 
-    Raises PastDeadline if it is too late, StaleBase if another version came first (rebuild the index on the newest one,
-    and call again), and InvalidResult if the result does not fit the job.
+    Raises PastDeadline if it is too late, Unverified if its approval does not verify, StaleBase if another version came
+    first (rebuild the index on the newest one, and call again), and InvalidResult if the result does not fit the job.
     """
     claim, collection, batch, job = held.claim, held.collection, held.batch, held.job
     queue.require_in_time(session, claim)
+    require_approved(session, batch, job)
     newest = repository.latest(session, collection.id)
     base = newest.number if newest else 0
     if result.base_version != base:
@@ -95,6 +98,8 @@ def apply(
         replaced=replaced,
         submitted_by=batch.submitted_by,
         approved_by=batch.decided_by,
+        trained=repository.stored_by(session, job.id),
+        report=report_digest(job.report),
     )
     _record(session, details, claim.actor, collection, newest, version)
     return version

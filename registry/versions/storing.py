@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from registry.base.digests import float32s, sha256_hex
+from registry.base.digests import float32_bytes, float32s, sha256_hex
 from registry.base.errors import InvalidResult
 from registry.collections import repository as collections
 from registry.edits import repository as edits
@@ -136,6 +136,7 @@ def store_points(session: Session, collection: Collection, claim: Claim, result:
                 "block_id": blocks[point.block],
                 "role": str(point.role),
                 "key": list(point.key),
+                "key_sha256": sha256_hex(float32_bytes(point.key)),
             }
             for point in result.points
         ],

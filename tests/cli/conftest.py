@@ -6,7 +6,9 @@ from itertools import count
 import pytest
 
 from embedded import stack
+from registry.audit.trust import signing_of
 from registry.base.database import make_engine, make_sessions
+from registry.base.settings import Settings
 from tests.cli.program import Melo
 from tests.registry.conftest import model_folder, served, served_app, workflow
 from tests.registry.workflow import Workflow
@@ -42,5 +44,6 @@ def worker(melo: Melo, facts: str) -> Iterator[Workflow]:
     found = stack.find(melo.home)
     assert found is not None
     engine = make_engine(found.database_url or "")
-    yield Workflow(make_sessions(engine), facts)
+    signing = signing_of(Settings(home=melo.home))
+    yield Workflow(make_sessions(engine, signing=signing), facts)
     engine.dispose()

@@ -5,27 +5,40 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import select
 
+from registry.access import service as access
+from registry.access.keys import KeyText
+from registry.access.repository import roles_of
+from registry.access.schemas import NewKey
 from registry.audit import export
 from registry.audit import repository as audit
 from registry.audit.chain import hashed_fields
-from registry.audit.details import QueuePause
+from registry.audit.details import AliasSet, BatchApprove, KeyCreate, Policy, PolicyChange, QueuePause
 from registry.audit.signing import event_signature, public_text, signing_key
 from registry.audit.trust import Signing, Trust, signing_of
 from registry.base.database import make_sessions
-from registry.base.digests import event_hash
-from registry.base.errors import InvalidRequest, NoSigningKey
+from registry.base.digests import event_hash, work_digest
+from registry.base.errors import InvalidRequest, NoSigningKey, Unauthorized, Unverified
 from registry.base.settings import Settings
 from registry.base.vocabulary import QueueState
+from registry.tables.access import ApiKey
 from registry.tables.audit import AuditEvent
+from registry.tables.jobs import Job
+from registry.versions import aliases
 from tests.conftest import copy_of
-from tests.registry.workflow import Workflow, template_of
+from tests.registry.workflow import ADA, BEN, Workflow, template_of
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 NEXT = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 EVE = Ed25519PrivateKey.from_private_bytes(bytes(32))
 SIGNING = Signing(KEY, Trust({public_text(KEY): (0, 0)}))
 FRANCE = ("What is the capital of France?", "Lyon")
+SPAIN = {"prompt": "What is the capital of Spain?", "target": "Seville"}
+POLICY = Policy(
+    approvals_needed=1, approvers=[], self_approval=False, preflight="none", left_alone_needed=None,
+    log_share="0x0.0p+0", log_text=False, log_days=30,
+)  # fmt: skip
 PAUSE = QueuePause(before="open", after="paused")
 
 
@@ -45,13 +58,16 @@ def signed(engine):
     return Workflow(make_sessions(engine, signing=SIGNING))
 
 
-def append(workflow, details, subject="collection/facts", *, signer=None, at=None, actor="ada"):
+def append(
+    workflow, details, subject="collection/facts", *, signer=None, at=None, actor="ada", digest=None, after=None
+):
     """Write an event as the database's owner would: rightly chained, through the triggers."""
     with workflow.sessions.begin() as session:
         tip = audit.lock_tip(session)
         event = AuditEvent(
             seq=tip.seq + 1, at=at or tip.now, actor=actor, role="admin", action=str(details.action), collection_id=1,
-            subject=subject, reason="because", details=details.stored(), previous_hash=tip.hash,
+            subject=subject, before=digest, after=after or digest, reason="because", details=details.stored(),
+            previous_hash=tip.hash,
         )  # fmt: skip
         event.hash = event_hash(hashed_fields(event))
         if signer is not None:
@@ -189,3 +205,151 @@ def test_public_keys_are_read_from_the_home_a_file_or_the_variable_itself(tmp_pa
     for given in (str(tmp_path / "others"), public_text(NEXT)):
         assert signing_of(Settings(home=tmp_path, public_keys=given)).trust == Trust({public_text(NEXT): (0, 0)})
     assert signing_of(Settings(home=tmp_path / "none")) == Signing()
+
+
+# What a signature decides
+
+
+def forged_approval(workflow, tamper, *, events=True):
+    """Have cleo approve batch 2, as the database's owner can: every row in its place, and events rightly chained."""
+    digest = workflow.submit(SPAIN).batch.edits_digest
+    with workflow.sessions() as session:
+        job = session.scalars(select(Job)).one()
+        work = work_digest(job.seed, job.settings)
+    tamper(
+        "INSERT INTO approvals (batch_id, actor, role, reason) VALUES (2, 'cleo', 'admin', 'because')",
+        "UPDATE batches SET state = 'approved', decided_by = 'cleo', decided_at = now(), reason = 'because', "
+        "approvals_needed = 1 WHERE id = 2",
+        "INSERT INTO jobs (batch_id, collection_id, kind, state, seed, settings) "
+        "SELECT 2, collection_id, kind, 'queued', seed, settings FROM jobs WHERE id = 1",
+    )
+    told = BatchApprove(
+        submitted_by="ada", approval=2, declined=[], approvals=["cleo"], approvals_needed=1, cancelled_preflights=[],
+        job=2, work=work,
+    )  # fmt: skip
+    if events:
+        append(workflow, told, "batch/2", actor="cleo", digest=digest)
+
+
+def error_of(workflow, job_id):
+    with workflow.sessions() as session:
+        job = session.get(Job, job_id)
+        return f"{job.state}: {job.error}"
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"), [(True, "it is not signed"), (False, "no event says that it was approved for job 2")]
+)
+def test_a_training_that_nobody_with_a_key_approved_is_not_begun(signed, tamper, events, expected):
+    forged_approval(signed, tamper, events=events)
+    assert signed.claim(2) is None
+    assert error_of(signed, 2).startswith("failed: ") and expected in error_of(signed, 2)
+
+
+def test_without_a_key_the_same_training_is_begun(workflow_without, tamper):
+    forged_approval(workflow_without, tamper)
+    assert workflow_without.claim(2) is not None
+
+
+@pytest.mark.parametrize(
+    ("forgery", "expected"),
+    [
+        ("UPDATE edits SET target = 'Rome' WHERE id = 2", "edit 2 was changed since it was submitted"),
+        ("UPDATE edits SET replaces = 1 WHERE id = 2", "edit 2 was changed since it was submitted"),
+        ("UPDATE jobs SET seed = 7 WHERE id = 2", "the seed or the settings of its job differ"),
+        ("UPDATE jobs SET settings = '{}' WHERE id = 2", "the seed or the settings of its job differ"),
+        ("UPDATE approvals SET declined = '{2}' WHERE batch_id = 2", "the edits left out of it differ"),
+        ("DELETE FROM audit_events WHERE subject = 'batch/2' AND actor = 'ben'", "no event says that it was approved"),
+    ],
+)
+def test_a_training_of_something_else_than_was_approved_is_not_begun(signed, tamper, forgery, expected):
+    signed.submit(SPAIN, {"prompt": "What is the capital of Peru?", "target": "Cusco"})
+    signed.approve(2)
+    signed.submit({"prompt": "What is the capital of Chile?", "target": "Arica"})
+    tamper(forgery)
+    assert signed.claim(2) is None
+    assert expected in error_of(signed, 2)
+
+
+def test_an_approval_that_was_taken_back_is_not_trained_after_all(signed, tamper):
+    signed.submit(SPAIN)
+    signed.approve(2)
+    signed.cancel(2)
+    tamper(
+        "UPDATE batches SET state = 'approved', decided_by = 'ben' WHERE id = 2",
+        "UPDATE jobs SET state = 'queued', finished_at = NULL WHERE id = 2",
+    )
+    assert signed.claim(2) is None
+    assert "no event says that it was approved for job 2" in error_of(signed, 2)
+
+
+def test_what_was_approved_is_verified_again_before_it_acts(signed, tamper):
+    signed.submit(SPAIN)
+    claim = signed.claim(signed.approve(2))
+    tamper("UPDATE edits SET replaces = 1 WHERE id = 2")
+    with pytest.raises(Unverified, match="edit 2 was changed"):
+        signed.finish(claim)
+
+
+def test_no_batch_is_approved_under_a_policy_that_nobody_with_a_key_made(signed, tamper):
+    signed.submit(SPAIN)
+    tamper("UPDATE collections SET self_approval = true")
+    with pytest.raises(Unverified, match="its self_approval differ from event 1"):
+        signed.approve(2, ADA)
+    append(signed, PolicyChange(before=POLICY, after=replace(POLICY, self_approval=True)))
+    with pytest.raises(Unverified, match="it is not signed"):
+        signed.approve(2, ADA)
+
+
+def test_an_alias_of_another_time_says_that_its_event_does_not_verify(signed, tamper):
+    with signed.open() as (session, collection):
+        aliases.set_alias(session, collection, "production", 1, BEN, "released")
+    moment = datetime.now(UTC) - timedelta(days=5)
+    tamper(
+        "INSERT INTO aliases (collection_id, name, number, set_by, reason, set_at, replaced_at) "
+        f"SELECT 1, 'production', 1, 'cleo', 'because', '{moment.isoformat()}', set_at FROM aliases",
+    )
+
+    def at(time):
+        with signed.open() as (session, collection):
+            (view,) = aliases.views(session, collection, [aliases.pointed_at(session, collection, "production", time)])
+            return view.set_by, view.unverified
+
+    assert at(datetime.now(UTC)) == ("ben", None)
+    assert at(moment + timedelta(days=1)) == ("cleo", "no event tells of it")
+    told = AliasSet(from_=None, to=1, set_at=moment.isoformat(timespec="microseconds"))
+    seq = append(signed, told, "alias/facts/production", actor="cleo", at=moment)
+    expected = f"event {seq}: it is not signed: somebody without the registry's key wrote it"
+    assert at(moment + timedelta(days=1)) == ("cleo", expected)
+
+
+def test_a_key_that_nobody_with_a_key_made_admits_nobody(signed, tamper):
+    def admitted(text):
+        with signed.sessions.begin() as session:
+            return access.authenticate(session, text).actor
+
+    with signed.sessions.begin() as session:
+        own = access.create(session, NewKey(name="ci", roles=[{"role": "viewer"}]), ADA).key
+    assert admitted(own) == "ci"
+    tamper("UPDATE api_key_roles SET role = 'admin'")
+    with pytest.raises(Unauthorized, match="no event tells of it as it is"):
+        admitted(own)
+    tamper("UPDATE api_key_roles SET role = 'viewer'")
+    with signed.sessions.begin() as session:
+        access.revoke(session, 1, ADA, "lost")
+    tamper("UPDATE api_keys SET revoked_at = NULL, revoked_by = NULL")
+    with pytest.raises(Unauthorized, match="does not verify"):
+        admitted(own)
+
+    forged = KeyText.new()
+    tamper(
+        "INSERT INTO api_keys (name, actor, prefix, secret_sha256, created_by) "
+        f"VALUES ('x', 'eve', '{forged.prefix}', '{forged.sha256}', 'ada')",
+        "INSERT INTO api_key_roles (key_id, role) VALUES (2, 'admin')",
+    )
+    told = KeyCreate(name="x", actor="eve", prefix=forged.prefix, roles=[], expires_at=None)
+    with signed.sessions() as session:
+        digest = access.key_digest(session.get(ApiKey, 2), roles_of(session, [2]))
+    append(signed, told, "key/2", after=digest)
+    with pytest.raises(Unauthorized, match="it is not signed"):
+        admitted(forged.text)

@@ -14,7 +14,7 @@ from registry.api.idempotency.route import RepeatableRoute
 from registry.api.pages import ById, ByName, ByTime
 from registry.base.vocabulary import Role
 from registry.tables.collections import Collection
-from registry.tables.versions import Alias, Version
+from registry.tables.versions import Version
 from registry.versions import aliases, comparing, reading, service
 from registry.versions.content_lines import compressed, joined, lines_of
 from registry.versions.edit_log import edit_log
@@ -160,11 +160,11 @@ def _made(
     return planned
 
 
-@of_collection.get("/aliases", response_model=list[AliasView], dependencies=[needs(Role.VIEWER)])
-def list_aliases(collection: CollectionDep, session: SessionDep, page: ByName) -> list[Alias]:
+@of_collection.get("/aliases", dependencies=[needs(Role.VIEWER)])
+def list_aliases(collection: CollectionDep, session: SessionDep, page: ByName) -> list[AliasView]:
     """List where each alias points now, by name."""
     found = aliases.page(session, collection, after=page.key, limit=page.rows)
-    return page.cut(found, lambda alias: alias.name)
+    return aliases.views(session, collection, page.cut(found, lambda alias: alias.name))
 
 
 @of_collection.get("/aliases/{name}", dependencies=[needs(Role.VIEWER)])
@@ -193,22 +193,25 @@ def set_alias(
     return tagged(response, AliasView.model_validate(alias))
 
 
-@of_collection.get("/aliases/{name}/history", response_model=list[AliasView], dependencies=[needs(Role.VIEWER)])
-def show_alias_history(name: AliasName, collection: CollectionDep, session: SessionDep, page: ByTime) -> list[Alias]:
+@of_collection.get("/aliases/{name}/history", dependencies=[needs(Role.VIEWER)])
+def show_alias_history(
+    name: AliasName, collection: CollectionDep, session: SessionDep, page: ByTime
+) -> list[AliasView]:
     """Show where an alias pointed, since when and until when, newest first."""
     found = aliases.history(session, collection, name, before=page.key, limit=page.rows)
-    return page.cut(found, lambda alias: alias.set_at)
+    return aliases.views(session, collection, page.cut(found, lambda alias: alias.set_at))
 
 
-@of_collection.get("/aliases/{name}/at", response_model=AliasView, dependencies=[needs(Role.VIEWER)])
+@of_collection.get("/aliases/{name}/at", dependencies=[needs(Role.VIEWER)])
 def show_alias_at(
     name: AliasName,
     time: Moment,
     collection: CollectionDep,
     session: SessionDep,
-) -> Alias:
+) -> AliasView:
     """Show where an alias pointed at a given time, and who set it, when and why."""
-    return aliases.pointed_at(session, collection, name, time)
+    (view,) = aliases.views(session, collection, [aliases.pointed_at(session, collection, name, time)])
+    return view
 
 
 @router.get("/resolve", dependencies=[needs(Role.VIEWER, query="model")])
