@@ -3,9 +3,10 @@
     python -m migrations.schema
 
 PostgreSQL describes the schema with `pg_dump`, from the package that `melo up` runs. What belongs to a table is placed
-next to it, and what says nothing about this schema is omitted.
+next to it, and what says nothing about this schema is omitted. Beside it, `guards.json` is written for verification.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -13,8 +14,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
 from embedded.programs import postgres_folder
-from registry.base.database import upgrade
+from registry.base.database import make_engine, upgrade
+from registry.verification import guards
 
 FILE = Path(__file__).with_name("schema.sql")
 HEAD = """\
@@ -47,6 +51,16 @@ def schema_of(url: str) -> str:
     return "\n\n".join([HEAD, *loose, *of_tables, *functions]).replace("public.", "") + "\n"
 
 
+def guards_of(url: str) -> str:
+    """Return triggers and functions of a migrated database, with which verification compares those that it finds."""
+    engine = make_engine(url)
+    try:
+        with Session(engine) as session:
+            return json.dumps(guards.read(session), indent=1, sort_keys=True) + "\n"
+    finally:
+        engine.dispose()
+
+
 def _entries(dumped: str) -> Iterator[tuple[str, str]]:
     """Yield the kind of object that each statement creates, and the statement, with each constraint on one line."""
     found = list(_ENTRY.finditer(dumped))
@@ -64,6 +78,7 @@ def main() -> None:
         try:
             upgrade(server.get_uri())
             FILE.write_text(schema_of(server.get_uri()), encoding="utf-8")
+            guards.FILE.write_text(guards_of(server.get_uri()), encoding="utf-8")
         finally:
             server.cleanup()
     print(f"{FILE} is written.", file=sys.stderr)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 @contextmanager
 def record_of(call: Invocation) -> "Iterator[sessionmaker[Session]]":
     """Open the named database, else MELO_HOME's. Raises DatabaseAway where none answers, or SchemaMismatch."""
+    from registry.audit.trust import signing_of
     from registry.base.database import UNREACHABLE, make_engine, make_sessions, schema_state
     from registry.base.database_errors import explained
 

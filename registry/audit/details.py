@@ -172,6 +172,7 @@ class BatchSubmit(Details):
     deadline: str | None = None
     training: dict[str, Any] | None = None  # the settings that differ from the collection's
     preflight: int | None = None  # its job
+    work: str | None = None  # a digest over that job's seed and settings
 
 
 @_of(Action.BATCH_APPROVE)
@@ -372,6 +373,7 @@ class KeyRevoke(Details):
 class WebhookCreate(Details):
     host: str  # alone: a URL's path or query may contain a secret
     events: list[str]
+    secret: str  # SHA-256
 
 
 @_of(Action.WEBHOOK_DELETE)

@@ -158,12 +158,23 @@ def records_digest(records: Iterable[tuple[int, str]]) -> str:
 
 def work_digest(seed: int, settings: dict[str, Any]) -> str:
     """Return the digest of what a training is to be done with."""
-    return sha256_hex(canonical_json({"format": FORMAT, "seed": seed, "settings": settings_of(settings)}))
+    return sha256_hex(canonical_json({"format": FORMAT, "seed": seed, "settings": _as_stored(settings)}))
 
 
 def report_digest(report: Any) -> str:
     """Return the digest of what a job reports of its edits."""
-    return sha256_hex(canonical_json(settings_of(report)))
+    return sha256_hex(canonical_json(_as_stored(report)))
+
+
+def _as_stored(value: Any) -> Any:
+    """Return JSON with all numbers as floats, by their bits: jsonb returns 1e16 as an integer, and -0.0 as 0.0."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (float(value) + 0.0).hex()
+    if isinstance(value, dict):
+        return {name: _as_stored(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_stored(part) for part in value]
+    return value
 
 
 @dataclass(frozen=True)

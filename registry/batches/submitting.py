@@ -10,7 +10,7 @@ from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.audit.details import BatchSubmit
 from registry.base.database import now
-from registry.base.digests import edits_digest, settings_of
+from registry.base.digests import edits_digest, settings_of, work_digest
 from registry.base.errors import InvalidEdits, InvalidRequest, RecordProblem, UnknownModel
 from registry.base.model_files import RESERVED_TOKENS, control_tokens, count_tokens, find_encoder, find_model, unread
 from registry.base.vocabulary import BatchState, OnConflict, Priority
@@ -158,6 +158,7 @@ def submit(
             deadline=training.deadline.astimezone(UTC).isoformat() if training.deadline else None,
             training=settings_of(dict(training.changes)) or None,
             preflight=preflight.id if preflight else None,
+            work=work_digest(preflight.seed, preflight.settings) if preflight else None,
         ),
         actor,
         f"batch/{batch.id}",

@@ -1,7 +1,7 @@
 """Verifying what people decided: batches, approvals and aliases, each against the events of its decisions."""
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select
@@ -10,16 +10,15 @@ from sqlalchemy.orm import Session, aliased
 from registry.audit.details import AliasSet, BatchApprove, BatchSubmit, key, read
 from registry.base.digests import edits_digest, settings_of
 from registry.base.vocabulary import Action, BatchState, Priority
+from registry.edits.repository import records_of
 from registry.tables.audit import AuditEvent
 from registry.tables.collections import Collection
 from registry.tables.edits import Approval, Batch, Edit
 from registry.tables.versions import Alias, Version
-from registry.verification.verified import Verified
+from registry.verification.verified import Verified, is_just_before
 
 _FEW = 100
 _MANY = 2_000
-# Most events do not record when their row was written: the row has the start time of the event's transaction.
-_JUST_BEFORE = timedelta(minutes=5)
 _WHILE_READ = timedelta(hours=1)  # a submission's corrections are validated in its transaction
 # The state of a batch after the last event that changed its state, if it has no version yet.
 _STATE_AFTER = {
@@ -61,7 +60,7 @@ def verify_batches(session: Session) -> Verified:
         elif (event.after, event.actor) != (batch.edits_digest, batch.submitted_by):
             wrong.append("its edits' digest or its submitter differ from the event of its submission")
         else:
-            wrong += _submitted_otherwise(batch, event)
+            wrong += _submitted_otherwise(session, batch, event)
         wrong += _decided_otherwise(batch, decided)
         state = BatchState.APPLIED if was_applied else _STATE_AFTER.get(step, BatchState.SUBMITTED)
         if batch.state != state:
@@ -86,7 +85,7 @@ def _last_step(column: Any, actions: Iterable[Action]) -> Any:
     )
 
 
-def _submitted_otherwise(batch: Batch, event: AuditEvent) -> Iterator[str]:
+def _submitted_otherwise(session: Session, batch: Batch, event: AuditEvent) -> Iterator[str]:
     details = read(BatchSubmit, event)
     told = (event.collection_id, event.reason, details and details.source, details and details.edits)
     if told != (batch.collection_id, batch.message, batch.source, batch.edit_count):
@@ -95,7 +94,9 @@ def _submitted_otherwise(batch: Batch, event: AuditEvent) -> Iterator[str]:
     wanted = (batch.priority, deadline, settings_of(batch.training))
     if details and wanted != (details.priority or Priority.NORMAL, details.deadline, details.training or {}):
         yield "its priority, deadline or settings differ from the event of its submission"
-    if not _is_just_before(batch.submitted_at, event.at, _WHILE_READ):
+    if details and details.records != records_of(session, batch.id):
+        yield "what is said of its edits differs from the event of its submission: one was changed, added or removed"
+    if not is_just_before(batch.submitted_at, event.at, _WHILE_READ):
         yield "the time when it was submitted differs from its event"
 
 
@@ -105,12 +106,8 @@ def _decided_otherwise(batch: Batch, event: AuditEvent | None) -> Iterator[str]:
         yield f"it is {batch.state} by {batch.decided_by}, but the last decision's event names {decider}"
     elif batch.reason != (event.reason if event else None):
         yield "the reason for which it was decided differs from the event of the decision"
-    elif event and not _is_just_before(batch.decided_at, event.at):
+    elif (event is None) != (batch.decided_at is None) or (event and not is_just_before(batch.decided_at, event.at)):
         yield "the time when it was decided differs from the event of the decision"
-
-
-def _is_just_before(written: datetime | None, told: datetime, most: timedelta = _JUST_BEFORE) -> bool:
-    return written is not None and told - most <= written <= told
 
 
 def _digests(session: Session, batch_id: int) -> Iterator[str]:
@@ -141,7 +138,9 @@ def verify_approvals(session: Session) -> Verified:
             wrong.append("its event is missing")
         elif details is None or details.declined != sorted(approval.declined) or told.role != approval.role:
             wrong.append("the edits that it declines, or its role, differ from its event")
-        elif told.reason != approval.reason or not _is_just_before(approval.created_at, told.at):
+        elif details.approval != approval.id:
+            wrong.append(f"its event tells of approval {details.approval}, and this is {approval.id}")
+        elif told.reason != approval.reason or not is_just_before(approval.created_at, told.at):
             wrong.append("its reason or its time differ from its event")
         yield f"approval of batch {approval.batch_id} by {approval.actor}", wrong
 
@@ -200,7 +199,7 @@ def _wrong_with(row: Any) -> list[str]:
     if (second, row.share.hex() if row.share is not None else None) != (row.told_second, row.told_share):
         wrong.append("its second version, or the share of that, differs from its event")
     set_at = row.set_at.astimezone(UTC).isoformat(timespec="microseconds")
-    if row.told_at != set_at or not _is_just_before(row.set_at, row.at):
+    if row.told_at != set_at or not is_just_before(row.set_at, row.at):
         wrong.append("the time when it was set differs from its event")
     if row.replaced_at != row.followed_at:
         wrong.append("the time when it was replaced is not when the next one was set")

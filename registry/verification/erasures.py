@@ -10,7 +10,7 @@ from registry.base.vocabulary import Action
 from registry.tables.audit import AuditEvent
 from registry.tables.edits import Edit
 from registry.tables.versions import Block, BlockEdit, Cluster, Point
-from registry.verification.verified import Verified
+from registry.verification.verified import Verified, is_just_before
 
 _MANY = 2_000
 
@@ -31,6 +31,8 @@ def verify_erasures(session: Session) -> Verified:
             yield f"edit {edit.id}", ["its content is gone, and no event says that it was erased"]
         elif event.before != edit.digest:
             yield f"edit {edit.id}", ["its digest differs from the event of its erasure"]
+        elif not is_just_before(edit.erased_at, event.at):
+            yield f"edit {edit.id}", ["the time when it was erased differs from its event"]
         else:
             yield f"edit {edit.id}", []
     yield from _without_reason(session)
@@ -39,12 +41,17 @@ def verify_erasures(session: Session) -> Verified:
 
 
 def _without_reason(session: Session) -> Verified:
-    """Yield blocks, points and clusters that are empty although none of their edits was erased."""
-    gone = Edit.erased_at.is_not(None)
-    of_block = select(Edit.id).join(BlockEdit, BlockEdit.edit_id == Edit.id).where(BlockEdit.block_id == Block.id, gone)
-    of_point = select(Edit.id).where(Edit.id == Point.edit_id, gone)
+    """Yield blocks, points and clusters that are empty although none of their edits was erased at that moment."""
+    of_block = (
+        select(Edit.id)
+        .join(BlockEdit, BlockEdit.edit_id == Edit.id)
+        .where(BlockEdit.block_id == Block.id, Edit.erased_at == Block.erased_at)
+    )
+    of_point = select(Edit.id).where(Edit.id == Point.edit_id, Edit.erased_at == Point.erased_at)
     of_cluster = (
-        select(Edit.id).join(Point, Point.edit_id == Edit.id).where(Point.id == func.any(Cluster.members), gone)
+        select(Edit.id)
+        .join(Point, Point.edit_id == Edit.id)
+        .where(Point.id == func.any(Cluster.members), Edit.erased_at == Cluster.erased_at)
     )
     tables: list[tuple[str, Any, Any]] = [
         ("block", Block, of_block),
@@ -54,7 +61,7 @@ def _without_reason(session: Session) -> Verified:
     for name, table, owners in tables:
         query = select(table.id).where(table.erased_at.is_not(None), ~owners.exists()).order_by(table.id)
         for row_id in session.scalars(query):
-            yield f"{name} {row_id}", ["its content is gone, and none of its edits was erased"]
+            yield f"{name} {row_id}", ["its content is gone, and none of its edits was erased then"]
 
 
 def _left_over(session: Session) -> Verified:

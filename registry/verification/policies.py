@@ -84,7 +84,6 @@ def verify_needed(session: Session) -> Verified:
     query = (
         select(Batch.id, Batch.approvals_needed, AuditEvent)
         .outerjoin(AuditEvent, AuditEvent.seq == last)
-        .where(Batch.approvals_needed.is_not(None))
         .order_by(Batch.id)
     )
     for batch_id, stored, event in session.execute(query.execution_options(yield_per=_MANY)):

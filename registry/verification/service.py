@@ -20,7 +20,6 @@ from registry.audit.trust import of, signatures_in_words
 from registry.base.digests import (
     MemberContent,
     cluster_digest,
-    edit_digest,
     files_digest,
     float32_bytes,
     prompt_key,
@@ -30,6 +29,7 @@ from registry.base.digests import (
 from registry.base.errors import TooManyRequests
 from registry.base.vocabulary import Action
 from registry.collections.service import foundation_digest
+from registry.jobs.approval import content_of, record_of
 from registry.tables.audit import AuditEvent
 from registry.tables.collections import Calibration, Collection
 from registry.tables.edits import Batch, Edit
@@ -38,9 +38,10 @@ from registry.tables.versions import Activation, Block, Cluster, Point
 from registry.verification.access import verify_keys, verify_protections
 from registry.verification.decisions import verify_aliases, verify_approvals, verify_batches, verify_told
 from registry.verification.erasures import verify_erasures
-from registry.verification.jobs import verify_errors
+from registry.verification.guards import verify_guards
+from registry.verification.jobs import verify_errors, verify_jobs, verify_trained
 from registry.verification.policies import verify_given, verify_needed, verify_policies, verify_queues
-from registry.verification.verified import Verified
+from registry.verification.verified import Verified, is_just_before
 from registry.verification.versions import verify_versions
 from registry.verification.webhooks import verify_webhooks
 from registry.versions.repository import sent
@@ -77,31 +78,9 @@ def verify_in_steps(session: Session, asked_by: str | None = None) -> Iterator[P
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     if asked_by is not None and not _is_alone(session, asked_by):
         raise TooManyRequests("A verification that you asked for is running, in this or another process.", _AGAIN)
-    verifications: dict[str, Callable[[Session], Verified]] = {
-        "events": _events,
-        "collections": _collections,
-        "calibrations": _calibrations,
-        "batches": verify_batches,
-        "approvals": verify_approvals,
-        "approvals given": verify_given,
-        "approvals needed": verify_needed,
-        "policies": verify_policies,
-        "queues": verify_queues,
-        "job errors": verify_errors,
-        "edits": _edits,
-        "blocks": _blocks,
-        "clusters": _clusters,
-        "versions": verify_versions,
-        "records made": verify_told,
-        "aliases": verify_aliases,
-        "erasures": verify_erasures,
-        "keys": verify_keys,
-        "protections": verify_protections,
-        "webhooks": verify_webhooks,
-    }
     verified: dict[str, int] = {}
     findings: list[FindingView] = []
-    for name, verification in verifications.items():
+    for name, verification in VERIFICATIONS.items():
         verified[name] = 0
         told = monotonic()
         yield ProgressView(verifying=name, verified=0)
@@ -169,6 +148,8 @@ def _collections(session: Session) -> Verified:
             wrong.append("the digests of its model's files differ from the model's digest")
         elif event.actor != collection.created_by:
             wrong.append(f"it is said to be made by {collection.created_by}, and was by {event.actor}")
+        elif not is_just_before(collection.created_at, event.at):
+            wrong.append("the time when it was made differs from its event")
         # What the first training fixed has no event of its own: the versions' digests cover it.
         keys = read(CollectionCalibrate, fixing)
         if fixing and (keys is None or collection.encoder_digest != keys.encoder):
@@ -190,9 +171,11 @@ def _last_fixed() -> Any:
 
 
 def _calibrations(session: Session) -> Verified:
-    query = select(Calibration.id, Calibration.data, Calibration.sha256).order_by(Calibration.id)
+    of_collection = func.count().over(partition_by=Calibration.collection_id).label("together")
+    query = select(Calibration.id, Calibration.data, Calibration.sha256, of_collection).order_by(Calibration.id)
     for row in _stream(session, query, _FEW):
-        yield f"calibration {row.id}", _bytes_differ(row)
+        twice = ["its collection has another one besides"] if row.together > 1 else []
+        yield f"calibration {row.id}", [*_bytes_differ(row), *twice]
 
 
 def _blocks(session: Session) -> Verified:
@@ -205,10 +188,21 @@ def _bytes_differ(row: Any) -> list[str]:
     return [] if sha256_hex(row.data) == row.sha256 else ["stored bytes do not match their SHA-256"]
 
 
+def _points(session: Session) -> Verified:
+    """Verify the keys, also of points that are in no cluster yet: a training takes over what a preflight stored."""
+    query = select(Point.id, sent(Point.key).label("key"), Point.key_sha256).where(Point.erased_at.is_(None))
+    for row in _stream(session, query.order_by(Point.id), _MANY):
+        same = sha256_hex(_bytes(row.key)) == row.key_sha256
+        yield f"point {row.id}", [] if same else ["its key does not match its SHA-256"]
+
+
 def _edits(session: Session) -> Verified:
-    query = select(Edit, Batch.collection_id).outerjoin(Batch, Batch.id == Edit.batch_id).order_by(Edit.id)
-    for edit, collection_id in _stream(session, query, _MANY):
+    columns = select(Edit, Batch.collection_id, Batch.submitted_at)
+    query = columns.outerjoin(Batch, Batch.id == Edit.batch_id).order_by(Edit.id)
+    for edit, collection_id, submitted_at in _stream(session, query, _MANY):
         wrong = [] if edit.erased_at else _differences(edit)
+        if edit.created_at != submitted_at:
+            wrong.append("its time is not that of its batch's submission")
         if edit.collection_id != collection_id:
             wrong.append("its collection is not its batch's")
         yield f"edit {edit.id}", wrong
@@ -225,18 +219,12 @@ def _edits(session: Session) -> Verified:
 
 def _differences(edit: Edit) -> list[str]:
     wrong = []
-    content = edit_digest(
-        prompt=edit.prompt,
-        target=edit.target,
-        alternatives=edit.alternatives,
-        rephrases=edit.rephrases,
-        unchanged=edit.unchanged,
-        kind=edit.kind,
-    )
-    if content != edit.digest:
+    if content_of(edit) != edit.digest:
         wrong.append("its content does not match its digest")
     if prompt_key(edit.prompt, edit.kind) != edit.prompt_key:
         wrong.append("its prompt does not match its prompt key")
+    if record_of(edit) != edit.record_digest:
+        wrong.append("its position, author, reason, source or what it replaces do not match its digest")
     return wrong
 
 
@@ -292,3 +280,31 @@ def _members(session: Session, point_ids: Sequence[int]) -> dict[int, MemberCont
         for part in in_parts(point_ids)
         for row in session.execute(query.where(Point.id.in_(listed(part))))
     }
+
+
+VERIFICATIONS: dict[str, Callable[[Session], Verified]] = {
+    "events": _events,
+    "collections": _collections,
+    "calibrations": _calibrations,
+    "batches": verify_batches,
+    "approvals": verify_approvals,
+    "approvals given": verify_given,
+    "approvals needed": verify_needed,
+    "policies": verify_policies,
+    "queues": verify_queues,
+    "jobs": verify_jobs,
+    "job errors": verify_errors,
+    "jobs' results": verify_trained,
+    "edits": _edits,
+    "blocks": _blocks,
+    "points": _points,
+    "clusters": _clusters,
+    "versions": verify_versions,
+    "records made": verify_told,
+    "aliases": verify_aliases,
+    "erasures": verify_erasures,
+    "keys": verify_keys,
+    "protections": verify_protections,
+    "webhooks": verify_webhooks,
+    "guards": verify_guards,
+}

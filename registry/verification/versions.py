@@ -46,6 +46,12 @@ SELECT (SELECT count(*) FROM clusters WHERE collection_id = :id AND lower(valid)
 """)
 
 
+_BEFORE_ALL = text("""
+SELECT count(*) FROM (SELECT collection_id, valid FROM clusters UNION ALL SELECT collection_id, valid FROM activations) s
+WHERE collection_id = :id AND (isempty(valid) OR coalesce(lower(valid), 0) < 1)
+""")
+
+
 def verify_versions(session: Session) -> Verified:
     """Verify every version, in order, and yield what is wrong with each."""
     for collection in session.scalars(select(Collection).order_by(Collection.id)).all():
@@ -60,6 +66,9 @@ def verify_versions(session: Session) -> Verified:
             yield f"version {version.number} of {collection.name}", wrong
             last, before = version.number, version.id
         stray = session.execute(_AFTER_ALL, {"id": collection.id, "last": last}).scalar_one()
+        if early := session.execute(_BEFORE_ALL, {"id": collection.id}).scalar_one():
+            detail = f"{early} times an edit or a cluster begins before version 1: the base model would answer with it"
+            yield f"collection {collection.name}", [detail]
         if stray:
             yield (
                 f"collection {collection.name}",

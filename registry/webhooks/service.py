@@ -44,7 +44,7 @@ def create(session: Session, new: NewWebhook, actor: Actor, *, allow_private: bo
     session.refresh(webhook)
     event = audit.record(
         session,
-        WebhookCreate(host=host_of(url), events=webhook.events),
+        WebhookCreate(host=host_of(url), events=webhook.events, secret=sha256_hex(secret.encode())),
         actor,
         f"webhook/{webhook.id}",
         collection_id=webhook.collection_id,
@@ -102,9 +102,17 @@ def get(session: Session, webhook_id: int) -> Webhook:
 
 def content_digest(webhook: Webhook) -> str:
     """Return a digest over what is fixed when a webhook is added, without the secret."""
-    return sha256_hex(
-        canonical_json({"url": webhook.url, "events": webhook.events, "collection_id": webhook.collection_id})
-    )
+    fixed = {
+        "url": webhook.url,
+        "events": webhook.events,
+        "description": webhook.description,
+        "collection_id": webhook.collection_id,
+    }
+    return sha256_hex(canonical_json(fixed))
+
+
+def secret_digest(webhook: Webhook) -> str | None:
+    return None if webhook.secret is None else sha256_hex(webhook.secret.encode())
 
 
 def view(session: Session, webhook: Webhook) -> WebhookView:

@@ -84,6 +84,11 @@ FORGERIES = {
         "INSERT INTO activations (collection_id, edit_id, prompt_key, valid) "
         "SELECT collection_id, id, prompt_key, int4range(5, NULL) FROM edits WHERE id = 2",
     ),
+    "an edit that acts in the base model": (
+        "collection facts: 1 times an edit or a cluster begins before version 1",
+        "ALTER TABLE activations DROP CONSTRAINT activations_valid_check",
+        "UPDATE activations SET valid = int4range(0, upper(valid)) WHERE edit_id = 1",
+    ),
     "an edit that never stopped": (
         "version 3 of facts: its content",
         "UPDATE activations SET valid = int4range(lower(valid), NULL) WHERE edit_id = 2",

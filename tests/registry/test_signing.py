@@ -37,7 +37,7 @@ FRANCE = ("What is the capital of France?", "Lyon")
 SPAIN = {"prompt": "What is the capital of Spain?", "target": "Seville"}
 POLICY = Policy(
     approvals_needed=1, approvers=[], self_approval=False, preflight="none", left_alone_needed=None,
-    log_share="0x0.0p+0", log_text=False, log_days=30,
+    preflight_limits={}, log_share="0x0.0p+0", log_text=False, log_days=30,
 )  # fmt: skip
 PAUSE = QueuePause(before="open", after="paused")
 
