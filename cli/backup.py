@@ -15,6 +15,8 @@ from cli.invocation import Invocation
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from registry.audit.trust import Trust
+
 
 def register(app: typer.Typer) -> None:
     add_command(app, backup, "melo backup facts-2026-11-21.melo")
@@ -53,7 +55,10 @@ def restore(
     call: Invocation,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `melo backup` wrote.")],
     public_key: Annotated[
-        Path | None, typer.Option(help="File of the key that must have signed it.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            help="File of the keys of which one must have signed it. Default: those known here.", dir_okay=False
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Restore it, verify the record, and take all of it back.")
@@ -64,18 +69,21 @@ def restore(
     A dry run does the same in a transaction that it takes back. Where no database is named and none runs, it reads the
     file alone, and compares every digest.
     """
+    from registry.audit.trust import Trust, signing_of
     from registry.backup import service
 
     try:
-        key = public_key.read_text() if public_key else None
+        given = public_key.read_text() if public_key else None
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError("The file cannot be read", f"{public_key}: {error}.") from None
+    trust = Trust.read(given) if given else signing_of(call.settings).trust
     if dry_run and not call.has_database:
-        _show_file(call, file, key)
+        _show_file(call, file, trust)
         return
     with _database(call) as engine, _progress(call) as watch:
-        found = service.restore(engine, file, key, watch, dry_run=dry_run)
+        found, manifest = service.restore(engine, file, trust, watch, dry_run=dry_run)
     call.emit(found)
+    call.say(manifest.signer_in_words(trust))
     if not found.ok:
         raise CommandError(
             "The record in it was changed before it was backed up"
@@ -90,13 +98,14 @@ def restore(
         call.say("Nothing was restored.")
 
 
-def _show_file(call: Invocation, file: Path, key: str | None) -> None:
+def _show_file(call: Invocation, file: Path, trust: "Trust | None") -> None:
     from registry.backup import service
 
     with _progress(call) as watch:
-        held = service.verify(file, key, watch)
+        held = service.verify(file, trust, watch)
     upto = f"up to event {held.head_seq} ({held.head_hash[:12]})"
     call.emit(held, lambda: call.out.print(f"The file is whole: schema {held.revision}, {upto}, of {held.time}."))
+    call.say(held.signer_in_words(trust))
     call.say("Nothing was restored. Name an empty database (MELO_DATABASE_URL) to have its rows tried too.")
 
 

@@ -16,7 +16,8 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 from pydantic import BaseModel
 
-from registry.audit.signing import Signer, is_signed, public_key, public_text, signed
+from registry.audit.signing import Signer, is_signed, public_key, signed
+from registry.audit.trust import Trust
 from registry.base.errors import InvalidBackup, InvalidRequest
 
 FORMAT = "melo-backup/1"
@@ -66,6 +67,14 @@ class Manifest(BaseModel):
     def content(self) -> dict[str, Any]:
         """Return the whole manifest: what the signature covers, and the public key and signature if there are any."""
         return self.model_dump(exclude_none=True)
+
+    def signer_in_words(self, trust: Trust | None) -> str:
+        """Return who vouches for its content."""
+        if self.public_key is None:
+            return "The file is not signed: whoever had it may have changed it together with its digests."
+        if trust is None:
+            return f"The file is signed by {self.public_key}: compare that with your key (--public-key)."
+        return f"The file is signed by {self.public_key}, a key that is known here."
 
 
 class ArchiveWriter:
@@ -153,14 +162,19 @@ class Archive:
         if unpacked > max(_ALWAYS_UNPACKED, size * _MOST_UNPACKED):
             raise self._wrong(f"it would unpack to {unpacked:,} bytes, {unpacked // size:,} times its size")
 
-    def require_signature(self, expected: str | None) -> None:
-        """Require that a signature, if there is one, is valid.
+    def require_signature(self, trust: Trust | None) -> None:
+        """Require that a known key signed it and, whoever signed it, that the signature is valid.
 
-        expected: the public key that must have made it, as text.
+        trust: the keys that are known; None: none is, and then an unsigned file is accepted too.
         """
         signer = self.manifest.public_key
-        if expected is not None and public_text(public_key(expected)) != signer:
-            raise self._wrong(f"the key {signer} signed it" if signer else "it is not signed")
+        if trust is not None and not trust.covers(signer, self.manifest.head_seq):
+            by = f"it is signed by {signer}, which is no key that is known here" if signer else "it is not signed"
+            raise self._wrong(
+                f"{by}, so somebody may have changed it and its digests",
+                "Take a backup that was signed, or name the key that signed it, from a source that you trust: "
+                "`--public-key FILE`.",
+            )
         if signer is None:
             return
         try:
@@ -198,5 +212,5 @@ class Archive:
         if digest.hexdigest() != member.sha256 or rows != member.rows:
             raise self._wrong(f"{member.name} is not what was written: its SHA-256 is {digest.hexdigest()}")
 
-    def _wrong(self, detail: str) -> InvalidBackup:
-        return InvalidBackup(f"{self._path}: {detail}.", "Nothing was restored. Take another copy of the backup.")
+    def _wrong(self, detail: str, remedy: str = "Take another copy of the backup.") -> InvalidBackup:
+        return InvalidBackup(f"{self._path}: {detail}.", f"Nothing was restored. {remedy}")

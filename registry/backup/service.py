@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from registry.audit import repository as audit
 from registry.audit.schemas import VerificationView
 from registry.audit.signing import Signer
+from registry.audit.trust import IN_SESSION, Signing, Trust
 from registry.backup import tables
 from registry.backup.archive import Archive, ArchiveWriter, Manifest
 from registry.base import database
@@ -66,50 +67,51 @@ def _write(engine: Engine, archive: ArchiveWriter, revision: str, key: Signer | 
         return archive.close(manifest, key)
 
 
-def verify(path: Path, public_key: str | None, watch: Watch) -> Manifest:
+def verify(path: Path, trust: Trust | None, watch: Watch) -> Manifest:
     """Read the whole file, and compare every digest. Raises InvalidBackup."""
     archive = Archive(path)
     try:
-        return _verified(archive, public_key, watch)
+        return _verified(archive, trust, watch)
     finally:
         archive.close()
 
 
 def restore(
-    engine: Engine, path: Path, public_key: str | None, watch: Watch, *, dry_run: bool = False
-) -> VerificationView:
+    engine: Engine, path: Path, trust: Trust | None, watch: Watch, *, dry_run: bool = False
+) -> tuple[VerificationView, Manifest]:
     """Load a backup into an empty database, migrate it to this program's schema, and verify the whole record.
 
-    engine: one without a statement timeout. The schema is created if there is none; all of it happens in one
+    engine: one without a statement timeout. trust: the keys of which one must have signed it; None: none is known, and
+    an unsigned file is restored too. The schema is created if there is none; all of it happens in one
     transaction, which is taken back in a dry run, after the verification. Raises InvalidBackup, NotEmpty or
     MigrationRefused; nothing is restored then. What the verification finds was in the record when it was backed up.
     """
     archive = Archive(path)
     try:
-        manifest = _verified(archive, public_key, watch)
+        manifest = _verified(archive, trust, watch)
         with engine.connect() as connection, connection.begin() as transaction:
             _require_empty(connection)
             _bring_to(connection, manifest.revision)
             _load(connection, archive, watch)
             database.upgrade(connection)
             if dry_run:
-                found = _verification(connection, watch)
+                found = _verification(connection, trust, watch)
                 transaction.rollback()
-                return found
+                return found, manifest
     finally:
         archive.close()
-    return _verification(engine, watch)
+    return _verification(engine, trust, watch), manifest
 
 
-def _verification(bound: Engine | Connection, watch: Watch) -> VerificationView:
+def _verification(bound: Engine | Connection, trust: Trust | None, watch: Watch) -> VerificationView:
     watch("verifying", 0, 0)
-    with Session(bound) as session:
+    with Session(bound, info={IN_SESSION: Signing(trust=trust)}) as session:
         return verification.verify(session)
 
 
-def _verified(archive: Archive, public_key: str | None, watch: Watch) -> Manifest:
+def _verified(archive: Archive, trust: Trust | None, watch: Watch) -> Manifest:
     manifest = archive.manifest
-    archive.require_signature(public_key)
+    archive.require_signature(trust)
     if manifest.revision not in database.revisions():
         raise InvalidBackup(
             f"The backup has the schema {manifest.revision}, which this program does not know.",

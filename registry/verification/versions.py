@@ -47,7 +47,8 @@ SELECT (SELECT count(*) FROM clusters WHERE collection_id = :id AND lower(valid)
 
 
 _BEFORE_ALL = text("""
-SELECT count(*) FROM (SELECT collection_id, valid FROM clusters UNION ALL SELECT collection_id, valid FROM activations) s
+SELECT count(*)
+FROM (SELECT collection_id, valid FROM clusters UNION ALL SELECT collection_id, valid FROM activations) AS states
 WHERE collection_id = :id AND (isempty(valid) OR coalesce(lower(valid), 0) < 1)
 """)
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from functools import partial
+from hashlib import sha256
 
 import psycopg
 import pytest
@@ -16,6 +18,7 @@ from sqlalchemy import text
 
 from embedded.programs import postgres_folder
 from registry.audit.signing import public_text
+from registry.audit.trust import Signing, Trust
 from registry.backup import service, tables
 from registry.base.database import make_engine, make_sessions, schema_state, upgrade
 from registry.base.errors import InvalidBackup, NotEmpty, SchemaMismatch
@@ -23,9 +26,10 @@ from registry.tables.schema import metadata
 from registry.versions import aliases
 from tests.conftest import copy_of
 from tests.patience import PATIENCE
-from tests.registry.workflow import BEN, Workflow
+from tests.registry.workflow import BEN, Workflow, template_of
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+TRUST = Trust.read(public_text(KEY))
 FRANCE = ("What is the capital of France?", "Ly\ton\nor \\. so \u2028")
 SPAIN = ("What is the capital of Spain?", "Sevilla ✓")
 
@@ -44,9 +48,19 @@ def fill(workflow):
         aliases.set_alias(session, collection, "production", 2, BEN, "first release")
 
 
+@pytest.fixture(scope="module")
+def filled(postgres, template, model_folder):
+    yield from template_of(postgres, template, model_folder, fill, signing=Signing(KEY, TRUST))
+
+
 @pytest.fixture
 def database_url(postgres, filled):
     yield from copy_of(postgres, filled)
+
+
+@pytest.fixture
+def sessions(engine):
+    return make_sessions(engine, signing=Signing(KEY, TRUST))
 
 
 @pytest.fixture
@@ -83,7 +97,7 @@ def is_empty(engine):
 
 
 def test_a_restored_record_is_the_one_that_was_backed_up(used, engine, backed_up, elsewhere):
-    report = service.restore(elsewhere, backed_up, public_text(KEY), unwatched)
+    report, _ = service.restore(elsewhere, backed_up, TRUST, unwatched)
     assert (report.ok, report.findings) == (True, [])
     assert rows(elsewhere) == rows(engine)
     assert schema_state(elsewhere).current
@@ -132,7 +146,7 @@ def test_a_backup_holds_one_moment_while_others_write(used, engine, tmp_path, el
 
     manifest = service.backup(engine, path, None, write_meanwhile)
     assert wrote
-    assert service.restore(elsewhere, path, None, unwatched).ok
+    assert service.restore(elsewhere, path, None, unwatched)[0].ok
     assert manifest.head_seq == used.verify().head_seq - 1
 
 
@@ -258,8 +272,42 @@ def test_a_file_that_another_key_signed_is_refused_where_the_key_is_known(used, 
     other = public_text(Ed25519PrivateKey.generate())
     for path in (backed_up, unsigned):
         with pytest.raises(InvalidBackup, match="signed"):
-            service.verify(path, other, unwatched)
-    assert service.verify(backed_up, public_text(KEY), unwatched).public_key == public_text(KEY)
+            service.verify(path, Trust.read(other), unwatched)
+    assert service.verify(backed_up, TRUST, unwatched).public_key == public_text(KEY)
+
+
+def unsigned(path, to, change):
+    """A backup whose manifest was changed, and whose rows have one name in another's place."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(to, "w") as new:
+        manifest = json.loads(old.read("manifest.json"))
+        for member in manifest["members"]:
+            name = f"tables/{member['table']}.copy"
+            rows = old.read(name).replace(b"Sevilla", b"Granada") if change else old.read(name)
+            member["sha256"] = sha256(rows).hexdigest()
+            new.writestr(name, rows)
+        del manifest["public_key"], manifest["signature"]
+        new.writestr("manifest.json", json.dumps(manifest))
+    return to
+
+
+@pytest.mark.parametrize("change", [False, True])
+def test_a_backup_without_its_signature_says_so_and_is_refused_where_a_key_is_known(
+    used, backed_up, tmp_path, elsewhere, change
+):
+    stripped = unsigned(backed_up, tmp_path / "stripped.melo", change)
+    restorations = partial(service.restore, elsewhere), partial(service.restore, elsewhere, dry_run=True)
+    for restore in (service.verify, *restorations):
+        with pytest.raises(InvalidBackup, match=r"it is not signed, so somebody may have changed it.*--public-key"):
+            restore(stripped, TRUST, unwatched)
+    assert schema_state(elsewhere).revision is None
+    _, manifest = service.restore(elsewhere, stripped, None, unwatched)
+    assert "The file is not signed" in manifest.signer_in_words(None)
+
+
+def test_a_restoration_says_who_vouches_for_the_file(used, backed_up, elsewhere):
+    _, manifest = service.restore(elsewhere, backed_up, TRUST, unwatched)
+    assert manifest.signer_in_words(TRUST) == f"The file is signed by {public_text(KEY)}, a key that is known here."
+    assert "compare that with your key" in manifest.signer_in_words(None)
 
 
 def test_nothing_is_half_restored(used, engine, tmp_path, elsewhere, tamper):
@@ -277,11 +325,10 @@ def test_nothing_is_half_restored(used, engine, tmp_path, elsewhere, tamper):
 
 
 def test_a_dry_run_checks_all_that_a_restoration_checks_and_leaves_nothing(used, engine, backed_up, elsewhere, tamper):
-    report = service.restore(elsewhere, backed_up, public_text(KEY), unwatched, dry_run=True)
-    assert report == service.restore(elsewhere, backed_up, None, unwatched, dry_run=True)
+    report, _ = service.restore(elsewhere, backed_up, TRUST, unwatched, dry_run=True)
     assert report.ok and schema_state(elsewhere).revision is None
     upgrade(url_of(elsewhere))
-    assert service.restore(elsewhere, backed_up, None, unwatched, dry_run=True) == report
+    assert service.restore(elsewhere, backed_up, TRUST, unwatched, dry_run=True)[0] == report
     assert is_empty(elsewhere)
     with pytest.raises(NotEmpty, match="collections"):
         service.restore(engine, backed_up, None, unwatched, dry_run=True)
@@ -289,7 +336,7 @@ def test_a_dry_run_checks_all_that_a_restoration_checks_and_leaves_nothing(used,
     tamper("UPDATE edits SET target = 'Paris' WHERE id = 1")
     forged, broken = backed_up.with_name("forged.melo"), backed_up.with_name("broken.melo")
     service.backup(engine, forged, None, unwatched)
-    found = service.restore(elsewhere, forged, None, unwatched, dry_run=True).findings
+    found = service.restore(elsewhere, forged, None, unwatched, dry_run=True)[0].findings
     assert [finding.subject for finding in found] == ["edit 1"]
     tamper("DELETE FROM batches WHERE id = 3")
     service.backup(engine, broken, None, unwatched)
@@ -315,7 +362,7 @@ def test_what_others_keep_in_the_database_is_neither_backed_up_nor_in_the_way(us
         tables.LEFT_OUT
     )
     assert not {"tickets", "notes_id_seq"} & {state.name for state in manifest.sequences}
-    assert service.restore(elsewhere, path, None, unwatched).ok
+    assert service.restore(elsewhere, path, None, unwatched)[0].ok
     with elsewhere.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM notes")) == 1
         assert connection.scalar(text("SELECT nextval('tickets')")) == 1
@@ -346,14 +393,14 @@ def test_what_was_forged_before_the_backup_is_named_after_the_restoration(used, 
     tamper("UPDATE edits SET target = 'Paris' WHERE id = 1")
     path = tmp_path / "b.melo"
     service.backup(engine, path, None, unwatched)
-    report = service.restore(elsewhere, path, None, unwatched)
+    report, _ = service.restore(elsewhere, path, None, unwatched)
     assert [finding.subject for finding in report.findings] == ["edit 1"]
 
 
 def test_a_backup_of_an_older_schema_is_restored_and_migrated(used, engine, backed_up, elsewhere, next_release):
     next_release()
     upgrade(url_of(elsewhere))  # a new database, as `melo up` makes it
-    report = service.restore(elsewhere, backed_up, None, unwatched)
+    report, _ = service.restore(elsewhere, backed_up, None, unwatched)
     assert (report.ok, report.findings) == (True, [])
     assert schema_state(elsewhere).current
     with elsewhere.connect() as connection:
