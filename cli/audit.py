@@ -64,6 +64,13 @@ def verify(
     export: Annotated[
         Path | None, typer.Option(help="Verify this exported file; no server is asked.", dir_okay=False)
     ] = None,
+    tsa_certificates: Annotated[
+        Path | None,
+        typer.Option(
+            help="PEM file of authorities, of which one must have made the checkpoint's timestamp (FILE.tsr).",
+            dir_okay=False,
+        ),
+    ] = None,
 ) -> None:
     """Recompute the chain of events and every stored digest; status 1 if anything differs."""
     from registry.audit.schemas import Checkpoint
@@ -73,7 +80,13 @@ def verify(
             "--public-key says who signed a checkpoint or an export: give that too. The server checks its events with "
             "the keys of its own (MELO_PUBLIC_KEYS)."
         )
+    if tsa_certificates is not None and checkpoint is None:
+        raise typer.BadParameter(
+            "--tsa-certificates verifies a checkpoint's timestamp: give that too, with --checkpoint."
+        )
     kept = _read(checkpoint, Checkpoint) if checkpoint else None
+    if checkpoint is not None and tsa_certificates is not None:
+        call.say(f"The checkpoint existed by {_existed_by(checkpoint, tsa_certificates)}.")
     key = _text(public_key) if public_key else None
     found = _verify_export(call, export, kept, key) if export else _verify_record(call, kept, key)
     call.emit(found, lambda: call.out.print(f"Verified: {counted(found)}."))
@@ -89,14 +102,46 @@ def verify(
     call.say(f"All as written, up to event {found.head_seq} ({found.head_hash[:12]}).")
 
 
-def checkpoint(call: Invocation, out: Out = None) -> None:
+def checkpoint(
+    call: Invocation,
+    out: Out = None,
+    timestamp: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Have this authority timestamp it too (RFC 3161): FILE.tsr beside the file."),
+    ] = None,
+    log_entry: Annotated[
+        Path | None,
+        typer.Option(help="Write a signed statement about it here, for a transparency log such as Rekor."),
+    ] = None,
+) -> None:
     """Have the server sign the head of the chain; store it where the server's operators cannot write."""
+    if timestamp is not None and out is None:
+        raise typer.BadParameter("--timestamp is of a file: give that too, with --out.")
     made = call.client.checkpoint()
+    text = made.model_dump_json(indent=2) + "\n"
+    stamp = _stamped(timestamp, text) if timestamp else None
+    entry = call.client.log_entry(made) if log_entry else None
     if out is None:
         print_json(made)
-        return
-    _write(out, made.model_dump_json(indent=2) + "\n")
-    call.err.print(f"Event {made.seq} ({made.hash[:12]}) was signed: {out}")
+    else:
+        _write(out, text)
+        call.err.print(f"Event {made.seq} ({made.hash[:12]}) was signed: {out}")
+    if stamp is not None and out is not None:
+        _write(_beside(out), stamp)
+        call.err.print(f"{timestamp} timestamped it: {_beside(out)}")
+    if entry is not None and log_entry is not None:
+        _write(log_entry, entry.model_dump_json(indent=2) + "\n")
+        call.err.print(f"The statement for a log: {log_entry}")
+
+
+def _stamped(url: str, text: str) -> bytes:
+    from registry.audit import witness
+
+    return witness.timestamp(url, text.encode())
+
+
+def _beside(out: Path) -> Path:
+    return out.with_name(out.name + ".tsr")
 
 
 def public_key(call: Invocation) -> None:
@@ -163,6 +208,16 @@ def _verify_export(
     return found.model_copy(update={"findings": [*findings, *found.findings], "ok": found.ok and not findings})
 
 
+def _existed_by(checkpoint: Path, certificates: Path) -> str:
+    from registry.audit import witness
+
+    try:
+        parts = [path.read_bytes() for path in (checkpoint, _beside(checkpoint), certificates)]
+    except OSError as error:
+        raise CommandError("The file cannot be read", f"{error.filename}: {error.strerror}.") from None
+    return f"{witness.timestamped_at(*parts).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
 def _read(path: Path, model: "type[Read]") -> "Read":
     from pydantic import ValidationError
 
@@ -188,11 +243,11 @@ def _text(path: Path) -> str:
         raise _unreadable(path, error) from None
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | bytes) -> None:
     """Write a new file: a stored checkpoint is never overwritten."""
     try:
         with new_file(path) as stream:
-            stream.write(text.encode())
+            stream.write(content.encode() if isinstance(content, str) else content)
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:

@@ -74,6 +74,17 @@ class Checkpoint(Body):
     signature: Annotated[Text, Field(max_length=1_000, description="base64, over the canonical JSON of the rest")]
 
 
+class LogEntry(Answer):
+    """A signed statement about a checkpoint, in the form in which Rekor takes it (POST /api/v1/log/entries)."""
+
+    kind: str = Field(examples=["dsse"])
+    apiVersion: str = Field(examples=["0.0.1"])
+    spec: dict[str, Any] = Field(
+        description="its `proposedContent`: a DSSE envelope around an in-toto statement, and the public key",
+        examples=[{"proposedContent": {"envelope": "{}", "verifiers": ["LS0tLS1CRUdJTiBQVUJMSUMgS0VZLS0tLS0K"]}}],
+    )
+
+
 class Comparison(Body):
     checkpoint: Checkpoint
     public_key: PublicKeys | None = Field(default=None, description="keys of which one must have signed it; null: any")

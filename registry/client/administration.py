@@ -12,6 +12,7 @@ from registry.audit.schemas import (
     Checkpoint,
     ComparisonView,
     EventView,
+    LogEntry,
     ProgressView,
     PublicKeyView,
     VerificationView,
@@ -153,6 +154,11 @@ class Administration:
     def checkpoint(self) -> Exchange[Checkpoint]:
         """Return the head of the chain, signed by the server."""
         return one(Checkpoint, "POST", "/v1/audit/checkpoint")
+
+    @call
+    def log_entry(self, checkpoint: Checkpoint) -> Exchange[LogEntry]:
+        """Return a statement about a checkpoint, signed by the server, for a transparency log such as Rekor."""
+        return one(LogEntry, "POST", "/v1/audit/checkpoint/log-entry", json=checkpoint.model_dump())
 
     @call
     def compare(self, checkpoint: Checkpoint, public_key: str | None = None) -> Exchange[ComparisonView]:

@@ -12,13 +12,14 @@ from registry.api.following import changes_after
 from registry.api.http import CallerDep, SessionDep, VisibleDep, needs
 from registry.api.idempotency.route import RepeatableRoute
 from registry.api.pages import ById
-from registry.audit import checkpoint, export, service
+from registry.audit import checkpoint, export, service, witness
 from registry.audit.schemas import (
     ChangesView,
     Checkpoint,
     Comparison,
     ComparisonView,
     EventView,
+    LogEntry,
     PublicKeyView,
     VerificationView,
 )
@@ -112,6 +113,12 @@ def export_events(
 def sign_checkpoint(request: Request, session: SessionDep) -> Checkpoint:
     """Sign the head of the chain. Keep the answer elsewhere; nothing is stored, and no event is written."""
     return checkpoint.make(session, signing_key(request.app.state.settings))
+
+
+@router.post("/checkpoint/log-entry", dependencies=[needs(Role.APPROVER)])
+def state_checkpoint(request: Request, signed: Checkpoint) -> LogEntry:
+    """Sign a statement about a checkpoint of this registry, for a transparency log to publish. Nothing is stored."""
+    return witness.log_entry(signing_key(request.app.state.settings), signed)
 
 
 @router.post("/checkpoint/compare", dependencies=[needs(Role.VIEWER)])
