@@ -105,7 +105,7 @@ def test_a_restored_record_is_the_one_that_was_backed_up(used, engine, backed_up
 
 def test_a_restored_record_goes_on(used, backed_up, elsewhere):
     service.restore(elsewhere, backed_up, None, unwatched)
-    restored = Workflow(make_sessions(elsewhere))
+    restored = Workflow(make_sessions(elsewhere, signing=Signing(KEY, TRUST)))
     version = restored.correct(("Who wrote Faust?", "Marlowe"))
     assert (version.number, restored.active()["Who wrote Faust?"]) == (5, 4)
     assert restored.verify().ok
