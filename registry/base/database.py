@@ -46,6 +46,7 @@ def make_engine(url: str, statement_timeout_seconds: float = 30, pool_size: int 
         max_overflow=pool_size,
         pool_pre_ping=True,
         isolation_level="READ COMMITTED",
+        hide_parameters=True,  # an error that is logged quotes no row
         connect_args=_CONNECTING | _several(given) | given | {"client_encoding": "utf8", "prepare_threshold": None},
     )
     settings = _settings(statement_timeout_seconds)

@@ -173,6 +173,12 @@ def test_a_statement_that_takes_too_long_is_named(database_url):
     engine.dispose()
 
 
+def test_an_error_that_is_logged_quotes_no_row(engine):
+    with pytest.raises(DBAPIError) as caught, engine.begin() as connection:
+        connection.execute(text("select cast(:target as integer)"), {"target": "secret"})
+    assert "secret" not in str(caught.value).replace(str(caught.value.orig), "")
+
+
 def test_a_full_disk_is_named(engine, monkeypatch):
     """PostgreSQL's own error, raised by the server itself."""
     with pytest.raises(DBAPIError) as caught, engine.connect() as connection:
