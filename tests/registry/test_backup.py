@@ -449,7 +449,7 @@ def test_a_dump_of_postgresqls_own_is_restored_whole(
     run("pg_dump", "--format=custom", f"--file={tmp_path / 'dump'}", database_url)
     run("pg_restore", "--exit-on-error", f"--dbname={empty_database_url}", tmp_path / "dump")
     assert rows(elsewhere) == rows(engine)
-    restored = Workflow(make_sessions(elsewhere))
+    restored = Workflow(make_sessions(elsewhere, signing=Signing(KEY, TRUST)))
     assert restored.verify().ok
     restored.correct(("Who wrote Faust?", "Marlowe"))
     assert restored.verify().ok
