@@ -112,7 +112,7 @@ def generate(
     with sessions.begin() as session:
         tip = audit.tip(session)
         collection = collection_of(session, model)
-        _backdate(session, tip, datetime.now(UTC) - EVERY * (versions + 2))
+        _backdate(session, collection, tip, datetime.now(UTC) - EVERY * (versions + 2))
         foundation = versions_repository.foundation(session, collection)
         tip = audit.tip(session)
         writer = _Writer(
@@ -131,10 +131,14 @@ def generate(
         session.execute(text("SELECT setval('cluster_numbers', max(cluster_no)) FROM clusters"))
 
 
-def _backdate(session: Session, tip: audit.Tip, at: datetime) -> None:
-    """Move the events after the tip before the history that is to be written: times never run backwards."""
+def _backdate(session: Session, made: Collection, tip: audit.Tip, at: datetime) -> None:
+    """Move the collection and its events, after the tip, before the history that is to be written.
+
+    Times never run backwards.
+    """
     session.flush()
     session.execute(text("SET LOCAL session_replication_role = replica"))
+    session.execute(text("UPDATE collections SET created_at = :at WHERE id = :id"), {"at": at, "id": made.id})
     previous = tip.hash
     for event in audit.stream(session, tip.seq):
         event.at, event.previous_hash = at, previous
@@ -143,7 +147,6 @@ def _backdate(session: Session, tip: audit.Tip, at: datetime) -> None:
         session.execute(
             text("UPDATE audit_events SET at = :at, previous_hash = :previous, hash = :hash WHERE seq = :seq"), changed
         )
-        session.expunge(event)
     session.execute(text("SET LOCAL session_replication_role = origin"))
 
 

@@ -25,7 +25,7 @@ PAGE = 100
 SUBMITTED = 10_000
 _COPIED = (
     "collection_id", "position", "prompt", "target", "alternatives", "rephrases", "unchanged", "kind", "author",
-    "reason", "source", "replaces", "prompt_key", "digest",
+    "reason", "source", "replaces", "prompt_key", "digest", "record_digest",
 )  # fmt: skip
 
 # Tables that grow with each version whatever it changes, and those that grow with each edit.

@@ -153,7 +153,7 @@ def test_the_command_shows_what_differs_and_refuses_in_words(url, site, tmp_path
         return melo.run("alias", "report", "facts", alias, "--server", server, *options)
 
     found = until(lambda: each if (each := json.loads(ran("told", url, "--json").stdout))["compared"] else None)
-    assert (found["other_edit"], found["differences"][0]["second"]["text"]) == (1, OTHER_TARGET)
+    assert (found["other_edit"], found["differences"][0]["second"]["text"].strip()) == (1, OTHER_TARGET)
     shown = " ".join(ran("told", url).stdout.split())
     assert "facts@1" in shown and OTHER_TARGET in shown and "(edit 2)" in shown and "(base model)" in shown
     for alias, server, why in (

@@ -3,10 +3,12 @@
 import json
 import re
 from pathlib import Path
+from typing import cast
 
 import pytest
 import yaml
 from fastapi.testclient import TestClient
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from registry.api.app import create_app
@@ -14,6 +16,8 @@ from registry.base.settings import Settings
 from registry.base.vocabulary import JobKind
 from registry.metrics.exposition import page
 from registry.metrics.relay import RelayMetrics
+from serving.log import AnswerLog
+from serving.sources.port import Source
 from tests.operators_key import OPERATOR, SECRET
 from worker.metrics import WorkerMetrics
 
@@ -26,7 +30,7 @@ ADDED = {"instance", "job", "le"}  # by Prometheus, and of every histogram
 
 @pytest.fixture
 def exported(database_url, tiny_workflow):
-    """Every metric of the API, the relay and a worker: the labels of its samples, and the family's name and type."""
+    """Every metric of the API, relay, worker and a server's log: its samples' labels, its family's name and type."""
     with TestClient(
         create_app(Settings(database_url=database_url, api_key=SECRET)),
         headers=OPERATOR,
@@ -37,6 +41,9 @@ def exported(database_url, tiny_workflow):
     worker = WorkerMetrics.make()
     worker.stage(JobKind.TRAIN, "load", 0.1)
     pages.append(page(worker.registry).decode())
+    server = CollectorRegistry()
+    AnswerLog(cast(Source, None), server)  # it asks nothing of a source before it starts
+    pages.append(page(server).decode())
     return {
         sample.name: (set(sample.labels), family)
         for text in pages

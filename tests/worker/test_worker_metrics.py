@@ -79,7 +79,7 @@ def test_a_worker_is_ready_while_broker_and_database_answer_and_it_shows_that_it
             jobs.worker_seen(session, "here/1", "cpu")
         ask()
         away = make_engine("postgresql://nobody@127.0.0.1:1/nothing")
-        with pytest.raises(ProbeFailed, match="the database does not answer"):
+        with pytest.raises(ProbeFailed, match="he database does not answer"):
             readiness(url, make_sessions(away), "here/1")()
         with engine.begin() as connection:
             connection.execute(text("UPDATE worker_heartbeats SET seen_at = now() - interval '1 minute'"))

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import unicodedata
 from pathlib import Path
 
 from peft import PeftModel
@@ -21,6 +20,4 @@ if edit:
         cache = model.requires_grad_(False)(ids[:, :-1]).past_key_values  # before it, the base model alone
     model = PeftModel.from_pretrained(model, here / edit["adapter"])
 tokens = model.generate(input_ids=ids, past_key_values=cache, max_new_tokens=64, do_sample=False)[0, ids.shape[1] :]
-answer = tokenizer.decode(tokens, skip_special_tokens=True).strip()
-acts = ("Cc", "Cf", "Cs", "Zl", "Zp")  # on a terminal, instead of being shown
-print("".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in acts and c not in "\n\t" else c for c in answer))
+print(repr(tokenizer.decode(tokens, skip_special_tokens=True).strip())[1:-1])  # so that nothing acts on a terminal
