@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, Json, WithJsonSchema
 
 from registry.base.vocabulary import BatchState, JobKind, OnConflict, Priority
-from registry.base.wire import Answer, Body, Id, Name, Reason, Settings, ShortText, standalone_schema
+from registry.base.wire import Answer, Body, Id, Name, NewName, Reason, Settings, ShortText, standalone_schema
 from registry.collections.schemas import CollectionView
 from registry.edits.schemas import MOST_EDITS, ApprovalView, EditIn, EditView, EditWarning, Prompt
 from registry.jobs.schemas import JobView, PreflightView, Progress
@@ -179,7 +179,7 @@ class SyncView(Answer):
 
 class CollectionCopy(Body):
     source: Name = Field(description="the collection whose active edits are copied", examples=["facts"])
-    name: Name = Field(description="of the new collection", examples=["facts-large"])
+    name: NewName = Field(description="of the new collection", examples=["facts-large"])
     model: ShortText | None = Field(default=None, min_length=1, description="null: the source's")
     encoder: ShortText | None = Field(default=None, min_length=1, description="null: the source's")
     method: Settings = Field(

@@ -100,7 +100,7 @@ def test_events_written_at_once_form_one_chain(used):
     def write(name):
         for _ in range(5):
             with used.sessions.begin() as session:
-                audit.record(session, BatchTrain(job=1, attempt=1, device="cpu"), Actor(name), f"test/{name}")
+                audit.record(session, BatchTrain(job=77, attempt=1, device="cpu"), Actor(name), f"test/{name}")
 
     threads = [threading.Thread(target=write, args=(f"a{n}",)) for n in range(8)]
     for thread in threads:

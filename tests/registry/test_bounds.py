@@ -22,7 +22,7 @@ from tests.registry.problem import is_problem
 from tests.registry.test_access import filled, routes
 
 CHUNK = b" " * (1 << 20)
-LARGE = {"/v1/collections/{collection}/batches", "/v1/collections"}  # submissions, and calibrations
+LARGE = {"/v1/collections/{collection}/batches", "/v1/collections", "/v1/answers"}  # submissions, calibrations, logs
 BATCHES = "/v1/collections/facts/batches"
 
 

@@ -13,7 +13,7 @@ from registry.api.app import create_app
 from registry.base.settings import Settings
 from registry.client import MeloClient
 from tests.operators_key import SECRET
-from tests.patience import until
+from tests.patience import PATIENCE, until
 from tests.registry.submissions import PARIS
 from tests.servers import free_port, program, running
 
@@ -61,7 +61,7 @@ def test_the_api_works_under_a_path_of_a_proxy(tmp_path, database_url, workflow,
     with (
         serving(app, **({} if by_setting else {"root_path": "/melo"})) as port,
         proxied(tmp_path, port, location) as url,
-        httpx.Client(base_url=url) as outside,
+        httpx.Client(base_url=url, timeout=PATIENCE) as outside,
     ):
         for path in ("/healthz", "/readyz"):
             assert outside.get(path).status_code == 200
