@@ -24,13 +24,16 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from pydantic import SecretStr
 
 from embedded import Stack, programs, running
 from embedded.valkey import free_port
 from registry.access import service as keys
 from registry.access.schemas import Grant, NewKey
 from registry.audit.actor import Actor
+from registry.audit.trust import signing_of
 from registry.base.database import make_engine, make_sessions
+from registry.base.settings import Settings
 from registry.base.vocabulary import Preflight, Role
 from registry.collections import service as collections
 from registry.collections.schemas import NewCollection
@@ -164,15 +167,16 @@ def test_monitoring_starts_only_when_asked_for_and_finds_its_files_and_its_key(
 
 
 def test_prometheus_asks_every_process_at_the_port_where_it_answers(compose: dict[str, Any]) -> None:
-    environments = {name: compose["services"][name]["environment"] for name in ("api", "relay", "worker")}
+    environments = {name: compose["services"][name]["environment"] for name in ("api", "relay", "serve", "worker")}
     asked = yaml.safe_load((ROOT / "docker/prometheus.yml").read_text())["scrape_configs"]
-    api, relay, worker = ({name: value for name, value in each.items() if name != "job_name"} for each in asked)
+    api, relay, serve, worker = ({name: value for name, value in each.items() if name != "job_name"} for each in asked)
 
     assert api == {
         "static_configs": [{"targets": [f"api:{environments['api']['UVICORN_PORT']}"]}],
         "authorization": {"credentials_file": "/run/secrets/metrics_key"},
     }
     assert relay == {"static_configs": [{"targets": [f"relay:{environments['relay']['MELO_METRICS_PORT']}"]}]}
+    assert serve == api | {"static_configs": [{"targets": [f"serve:{environments['serve']['MELO_SERVE_PORT']}"]}]}
     port = int(environments["worker"]["MELO_METRICS_PORT"])
     assert worker == {"dns_sd_configs": [{"names": ["worker"], "type": "A", "port": port}]}
     assert {environments[name]["MELO_METRICS_HOST"] for name in ("relay", "worker")} == {"0.0.0.0"}
@@ -315,7 +319,8 @@ def test_the_server_waits_for_the_first_collection_and_then_becomes_healthy_and_
     check = compose["services"]["serve"]["healthcheck"]["test"][1:]
     with started(compose, "serve", variables) as process:
         assert subprocess.run(check, env=variables, capture_output=True).returncode == 1
-        with make_sessions(engine).begin() as session:
+        signing = signing_of(Settings(signing_key=SecretStr(variables["MELO_SIGNING_KEY"])))
+        with make_sessions(engine, signing=signing).begin() as session:
             new = NewCollection(name="facts", model="smollm2-135m-instruct", preflight=Preflight.NONE)
             collections.create(session, new, Actor("ada"))
             made = keys.create(session, NewKey(name="app", roles=[Grant(role=Role.VIEWER)]), Actor("ada"))

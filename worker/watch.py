@@ -212,7 +212,7 @@ class Watch:
                 f"The preflight took longer than the {self.seconds_allowed:g} s that a batch may take before anybody "
                 "has approved it.",
                 "Decide without it, submit the edits in smaller batches, or raise the limit: MELO_PREFLIGHT_SECONDS, "
-                "and the policy's `preflight_limits`.",
+                "and the limits of the collection's policy.",
             )
         return OutOfTime(
             f"The job took longer than MELO_JOB_SECONDS={self.worker.job_seconds:g}.",

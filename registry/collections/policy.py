@@ -93,7 +93,8 @@ def require_told(session: Session, collection: Collection) -> None:
     if wrong:
         raise Unverified(
             f"The policy of collection {collection.name} does not verify: {wrong[0]}.",
-            f"`melo audit verify` says more. An admin sets it right with `melo collection policy {collection.name}`.",
+            "`melo audit verify` says more. An admin sets it right with "
+            f"`melo collection policy {collection.name} --reason …`.",
         )
 
 

@@ -19,6 +19,7 @@ from registry.tables.versions import Activation, Version
 
 PENDING = (BatchState.SUBMITTED, BatchState.APPROVED, BatchState.TRAINING)
 DECIDED = (BatchState.APPROVED, BatchState.TRAINING)
+SMALL_BATCH = 100  # edits: of larger ones no reasons are compared, since a page of versions would read them all
 
 
 @dataclass(frozen=True)
@@ -216,10 +217,11 @@ def declined(session: Session, batch_ids: Collection[int]) -> set[int]:
 
 
 def common_reasons(session: Session, batch_ids: Collection[int]) -> dict[int, str]:
-    """Return for each batch whose edits were all submitted for one reason this reason."""
+    """Return for each small batch whose edits were all submitted for one reason this reason."""
     query = (
         select(Edit.batch_id, func.min(Edit.reason))
-        .where(Edit.batch_id.in_(listed(sorted(batch_ids))))
+        .join(Batch, Batch.id == Edit.batch_id)
+        .where(Batch.id.in_(listed(sorted(batch_ids))), Batch.edit_count <= SMALL_BATCH, Edit.position <= SMALL_BATCH)
         .group_by(Edit.batch_id)
         .having(func.min(Edit.reason) == func.max(Edit.reason), func.min(Edit.reason) != "")
     )

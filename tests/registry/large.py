@@ -4,9 +4,10 @@ from sqlalchemy import Engine, text
 
 # From version 2 on, each adds so many edits; every tenth retires one of those that the version before it added.
 _STATEMENTS = """
-INSERT INTO edits (batch_id, collection_id, position, prompt, target, kind, author, prompt_key, digest)
+INSERT INTO edits (batch_id, collection_id, position, prompt, target, kind, author, prompt_key, digest, record_digest)
 SELECT 1, 1, n, 'large question ' || n || '?', 'answer', 'qa', 'ada',
-       encode(sha256(('key' || n)::bytea), 'hex'), encode(sha256(('edit' || n)::bytea), 'hex')
+       encode(sha256(('key' || n)::bytea), 'hex'), encode(sha256(('edit' || n)::bytea), 'hex'),
+       encode(sha256(('record' || n)::bytea), 'hex')
 FROM generate_series(2, :edits) AS n ORDER BY n;
 
 INSERT INTO blocks (collection_id, job_id, data, sha256, shapes, rank, scale, loss, iterations)
@@ -15,8 +16,9 @@ FROM generate_series(2, :edits) AS n ORDER BY n;
 
 INSERT INTO block_edits SELECT n, n FROM generate_series(2, :edits) AS n;
 
-INSERT INTO points (collection_id, edit_id, block_id, role, key)
-SELECT 1, n, n, 'prompt', ARRAY[n % 7, n % 11, n % 13, n % 17]::vector FROM generate_series(2, :edits) AS n ORDER BY n;
+INSERT INTO points (collection_id, edit_id, block_id, role, key, key_sha256)
+SELECT 1, n, n, 'prompt', ARRAY[n % 7, n % 11, n % 13, n % 17]::vector, encode(sha256(('key' || n)::bytea), 'hex')
+FROM generate_series(2, :edits) AS n ORDER BY n;
 
 CREATE TEMP TABLE spans ON COMMIT DROP AS
 SELECT n, CASE WHEN (n - 2) % (10 * :each) = 0 AND (n - 2) / :each + 3 <= :versions
