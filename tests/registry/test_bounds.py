@@ -7,8 +7,10 @@ import threading
 from urllib.parse import urlsplit
 
 import pytest
-from structlog.testing import capture_logs
+import structlog
+from structlog.testing import LogCapture
 
+from registry.api import middleware
 from registry.base.json_bounds import Bounds, OutOfBounds
 from registry.batches import submitting
 from registry.edits import validation
@@ -147,13 +149,16 @@ def test_work_for_a_submission_ends_when_its_client_has_gone(served, workflow, m
     monkeypatch.setattr(validation, "_COUNTED_AT_ONCE", 1)
     edits = [{"prompt": f"{n} " + "word " * WINDOW, "target": "x"} for n in range(400)]
     body, address = json.dumps({"edits": edits}), urlsplit(served)
-    with capture_logs() as lines:
-        with socket.create_connection((address.hostname, address.port)) as line:
-            head = f"POST {BATCHES} HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {KEY}\r\n"
-            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            line.sendall(f"{head}{body}".encode())
-            assert begun.wait(PATIENCE)
-        until(lambda: [each for each in lines if each["event"] == "request" and each["status"] == 499])
+    written = LogCapture()
+    monkeypatch.setattr(
+        middleware, "log", structlog.wrap_logger(None, [written], structlog.make_filtering_bound_logger(0))
+    )
+    with socket.create_connection((address.hostname, address.port)) as line:
+        head = f"POST {BATCHES} HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {KEY}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        line.sendall(f"{head}{body}".encode())
+        assert begun.wait(PATIENCE)
+    until(lambda: [each for each in written.entries if each["event"] == "request" and each["status"] == 499])
     assert len(pieces) < len(edits)
 
 

@@ -19,6 +19,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from embedded.programs import valkey_server
 from registry.access.keys import KeyText
 from registry.access.operator import FILE, OperatorKeys, UnusableKey, make_key, stored_key
+from registry.api import middleware
 from registry.api.app import create_app
 from registry.api.rates import FAILURES, Rates
 from registry.base.errors import TooManyRequests
@@ -249,12 +250,16 @@ def test_refusals_and_defects_carry_the_request_id_and_are_never_taken_for_a_pag
         assert answer.headers["Content-Type"] == "application/problem+json"
 
 
-def test_a_requests_log_line_names_who_asked_and_by_which_key(api, remote):
+def test_a_requests_log_line_names_who_asked_and_by_which_key(api, remote, monkeypatch):
     headers = key(api, "ci", "viewer", actor="Ada")
     secret = KeyText.read(headers["Authorization"].removeprefix("Bearer ")).secret
-    with structlog.testing.capture_logs() as lines:
-        remote.get("/v1/collections", headers=headers)
-        remote.get("/v1/collections", headers=carrying("melo_0123456789ab_" + "x" * 43))
+    written = structlog.testing.LogCapture()  # of this logger alone, whatever else in the process sets up the log
+    monkeypatch.setattr(
+        middleware, "log", structlog.wrap_logger(None, [written], structlog.make_filtering_bound_logger(0))
+    )
+    remote.get("/v1/collections", headers=headers)
+    remote.get("/v1/collections", headers=carrying("melo_0123456789ab_" + "x" * 43))
+    lines = written.entries
     served, refused = (line for line in lines if line["event"] == "request")
     assert (served["actor"], served["status"]) == ("Ada", 200)
     assert served["key"] == headers["Authorization"].removeprefix("Bearer melo_")[:12]
