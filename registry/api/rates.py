@@ -7,7 +7,7 @@ import structlog
 from limits import RateLimitItem, RateLimitItemPerMinute, parse
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
+from limits.strategies import MovingWindowRateLimiter
 
 from registry.base import addresses
 from registry.base.errors import TooManyRequests, first_line
@@ -27,8 +27,8 @@ class Rates:
 
     def __init__(self, limit: str, redis_url: str = "") -> None:
         self._limit = parse(limit)
-        self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._shared: SlidingWindowCounterRateLimiter | None = None
+        self._alone = MovingWindowRateLimiter(MemoryStorage())
+        self._shared: MovingWindowRateLimiter | None = None
         if redis_url:
             storage = RedisStorage(
                 addresses.of_broker(redis_url),
@@ -37,7 +37,7 @@ class Rates:
                 socket_timeout=_REDIS_SECONDS,
                 socket_connect_timeout=_REDIS_SECONDS,
             )
-            self._shared = SlidingWindowCounterRateLimiter(storage)
+            self._shared = MovingWindowRateLimiter(storage)
 
     def spend(self, identity: str) -> None:
         """Count a request. Raises TooManyRequests."""
