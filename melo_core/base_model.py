@@ -23,7 +23,7 @@ from transformers import (
 
 import melo_core.quiet  # noqa: F401  # for its effect
 from melo_core.boundary import continued
-from melo_core.converted import converted
+from melo_core.converted import Converting, converted, untold
 from melo_core.errors import MeloError, PromptTooLong, UnsupportedModel
 from melo_core.structure import Kind, kind_of
 
@@ -232,16 +232,17 @@ def load_base_model(
     cache: Path | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
+    converting: Converting = untold,
 ) -> BaseModel:
     """Load a transformers folder, or a GGUF file in it.
 
     A GGUF file takes long to read, so with `cache` (a folder) and `digest` (of the file) it is converted once to
     float32, with the same values, and read from there afterwards. dtype: None means float32 on a CPU, bfloat16
-    elsewhere. Raises UnsupportedModel or OSError.
+    elsewhere. converting: shows the progress of that. Raises UnsupportedModel or OSError.
     """
     device = device or choose_device()
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    folder, source = _source(folder, gguf_file, digest, cache)
+    folder, source = _source(folder, gguf_file, digest, cache, converting)
     config = AutoConfig.from_pretrained(folder, **source)
     tokenizer = AutoTokenizer.from_pretrained(folder, **source)
     model = _auto_class(config).from_pretrained(folder, dtype=dtype, **source)
@@ -249,25 +250,32 @@ def load_base_model(
 
 
 def load_without_weights(
-    folder: Path, gguf_file: str | None = None, *, digest: str = "", cache: Path | None = None
+    folder: Path,
+    gguf_file: str | None = None,
+    *,
+    digest: str = "",
+    cache: Path | None = None,
+    converting: Converting = untold,
 ) -> BaseModel:
     """Load a model's modules and its tokenizer: what it is made of and how it reads a prompt, without computing.
 
     The arguments and errors are those of `load_base_model`.
     """
-    folder, source = _source(folder, gguf_file, digest, cache)
+    folder, source = _source(folder, gguf_file, digest, cache, converting)
     config = AutoConfig.from_pretrained(folder, **source)
     model = _auto_class(config).from_pretrained(folder, device_map="meta", **source)  # with its generation settings
     return BaseModel(model, AutoTokenizer.from_pretrained(folder, **source))
 
 
-def _source(folder: Path, gguf_file: str | None, digest: str, cache: Path | None) -> tuple[Path, dict[str, str]]:
+def _source(
+    folder: Path, gguf_file: str | None, digest: str, cache: Path | None, converting: Converting
+) -> tuple[Path, dict[str, str]]:
     """Return the folder to load from and further arguments for it. With a cache, a GGUF file is converted once."""
     if not gguf_file:
         return folder, {}
     if not cache or not digest:
         return folder, {"gguf_file": gguf_file}
-    return converted(folder, gguf_file, cache / digest), {}
+    return converted(folder, gguf_file, cache / digest, converting), {}
 
 
 def _auto_class(config: object) -> Any:

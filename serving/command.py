@@ -89,10 +89,11 @@ def serve(
             from serving.engines.vllm import vllm_engine
             from serving.router import Router
             from serving.versions import Versions
+            from worker.conversion_line import line_on
             from worker.model_cache import ModelCache
 
             configure_logging()
-            model_cache = ModelCache(call.settings.cache, call.settings.dtype)
+            model_cache = ModelCache(call.settings.cache, call.settings.dtype, converting=line_on(call.err))
             budgets = versions_mb << 20, blocks_mb << 20
             versions = Versions(source, model_cache, name, digest, *budgets, with_weights=not vllm)
             engine: Engine | None = None

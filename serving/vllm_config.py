@@ -30,6 +30,7 @@ def vllm_config(
         from melo_core.settings import MethodSettings
         from serving.versions import model_to_serve
         from serving.vllm_options import options
+        from worker.conversion_line import line_on
         from worker.model_cache import ModelCache
 
         name, digest = model_to_serve(collections, model or call.settings.serve_model or None)
@@ -37,7 +38,7 @@ def vllm_config(
         methods = [MethodSettings.from_json(each.method) for each in mine]
         folder = folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        model_cache = ModelCache(folder)
+        model_cache = ModelCache(folder, converting=line_on(call.err))
         written = model_cache.folder_of(name, digest, mine[0].model_files)
         found = options(model_cache.without_weights(name, digest), name, written, methods, model_cache.dtype, slots)
         file = folder / "config.yaml"

@@ -135,9 +135,10 @@ def _loaded(
     from melo_core.hidden import HiddenEncoder
     from melo_core.structure import Kind
     from registry.base.model_files import find_model
+    from worker.conversion_line import line_on
     from worker.model_cache import ModelCache, hidden_digest
 
-    model_cache = ModelCache(call.settings.cache, call.settings.dtype)
+    model_cache = ModelCache(call.settings.cache, call.settings.dtype, converting=line_on(call.err))
     try:
         if model is None:
             keys, digest = model_cache.encoder(encoder, None, None)

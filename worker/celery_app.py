@@ -15,6 +15,7 @@ import redis
 import structlog
 import torch
 from celery import Celery
+from rich.console import Console
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.audit.trust import signing_of
@@ -29,6 +30,7 @@ from registry.jobs import service as jobs
 from registry.jobs.budget import PreflightBudget
 from registry.metrics.exposition import shown
 from worker.consuming import Consumed, consume, listen_to_signals
+from worker.conversion_line import line_on
 from worker.fault_points import FaultPoint, passing
 from worker.health import readiness
 from worker.limits import limit_memory
@@ -98,7 +100,7 @@ def serve(
         return
     _require_noeviction(settings.redis_url)
     device = torch.device("cpu") if settings.devices == "cpu" else None
-    model_cache = ModelCache(settings.cache, settings.dtype, device)
+    model_cache = ModelCache(settings.cache, settings.dtype, device, line_on(Console(stderr=True)))
     if settings.memory_limit_mb is not None:
         limit_memory(model_cache.device, settings.memory_limit_mb)
     digests = frozenset(find_model(name).digest for name in models)

@@ -128,10 +128,11 @@ def _load(call: Invocation, *models: str) -> "Iterator[LoadedVersion]":
         with sessions() as session:
             wanted = [resolve(session, model) for model in models]
         with call.err.status("starting"):
+            from worker.conversion_line import line_on
             from worker.loader import load_version
             from worker.model_cache import ModelCache
 
-            model_cache = ModelCache(call.settings.cache, call.settings.dtype)
+            model_cache = ModelCache(call.settings.cache, call.settings.dtype, converting=line_on(call.err))
         for found in wanted:
             with call.err.status(f"loading {found.collection.name}@{found.number}"):
                 loaded = load_version(sessions, model_cache, found.collection.id, found.number)

@@ -54,7 +54,7 @@ def prepare(worker: Worker, watch: Watch) -> Prepared:
     claim = watch.claim
     settings = MethodSettings.from_json(claim.settings)
     with watch.stage("load"):
-        base = worker.base(claim)
+        base = worker.base(claim, watch.converting)
         require_askable(base, claim.edits)
         encoder_of(worker, claim, settings)  # refuses settings that do not fit the model before anything is trained
         taken = reused(worker, claim, base)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from melo_core.base_model import BaseModel, choose_device, load_base_model, load_without_weights
-from melo_core.converted import converted
+from melo_core.converted import Converting, converted, untold
 from melo_core.encoder import KeyEncoder, SentenceEncoder, Whitening, ordinary_questions
 from melo_core.hidden import HiddenEncoder
 from melo_core.settings import MethodSettings
@@ -34,14 +34,22 @@ VERIFIER_BASE = "all-minilm-l6-v2"  # a trained verifier shares its embeddings a
 class ModelCache:
     """A cache of one model at a time, since a device rarely holds two, and of all encoders, which are small."""
 
-    def __init__(self, cache: Path, dtype: str = "auto", device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        dtype: str = "auto",
+        device: torch.device | None = None,
+        converting: Converting = untold,
+    ) -> None:
         """Make an empty cache.
 
         cache: a folder for converted models; its contents can be deleted at any time.
         dtype: float32, bfloat16 or float16, in which models run; `auto` is float32 on a CPU, else bfloat16.
         device: None for the best available.
+        converting: shows the progress where a model's file is converted.
         """
         self._cache = cache.expanduser()
+        self.converting = converting
         self._base: tuple[str, BaseModel] | None = None
         self._encoders: dict[str, SentenceEncoder] = {}
         self._verifiers: dict[str, Verifier] = {}
@@ -78,10 +86,16 @@ class ModelCache:
         except (OSError, StopIteration):
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-    def base(self, spec: str, digest: str, recorded: Mapping[str, str] | None = None) -> BaseModel:
+    def base(
+        self,
+        spec: str,
+        digest: str,
+        recorded: Mapping[str, str] | None = None,
+        converting: Converting | None = None,
+    ) -> BaseModel:
         """Return the model with that name and exactly these files. Raises UnknownModel.
 
-        recorded: the files' own digests by name, to say which of them changed.
+        recorded: the files' own digests by name, to say which of them changed. converting: None for the cache's own.
         """
         if self._base is None or self._base[0] != digest:
             files = _require_digest(find_model(spec), digest, recorded)
@@ -93,6 +107,7 @@ class ModelCache:
                 cache=self._cache / "models",
                 device=self.device,
                 dtype=getattr(torch, self.dtype),
+                converting=converting or self.converting,
             )
             self._base = digest, model
         return self._base[1]
@@ -100,14 +115,15 @@ class ModelCache:
     def without_weights(self, spec: str, digest: str, recorded: Mapping[str, str] | None = None) -> BaseModel:
         """Return modules and tokenizer of the model with that name and exactly these files. Raises UnknownModel."""
         files = _require_digest(find_model(spec), digest, recorded)
-        return load_without_weights(files.path, files.gguf_file, digest=digest, cache=self._cache / "models")
+        cache = self._cache / "models"
+        return load_without_weights(files.path, files.gguf_file, digest=digest, cache=cache, converting=self.converting)
 
     def folder_of(self, spec: str, digest: str, recorded: Mapping[str, str] | None = None) -> Path:
         """Return the model's folder in transformers' form, for other programs. Raises UnknownModel."""
         files = _require_digest(find_model(spec), digest, recorded)
         if files.gguf_file is None:
             return files.path
-        return converted(files.path, files.gguf_file, self._cache / "models" / digest)
+        return converted(files.path, files.gguf_file, self._cache / "models" / digest, self.converting)
 
     def encoder_of(
         self, collection: CollectionContent | Claim, settings: MethodSettings, calibration: bytes | None

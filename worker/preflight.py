@@ -49,7 +49,7 @@ def run_preflight(worker: Worker, claim: Claim, watch: Watch) -> None:
     settings = MethodSettings.from_json(claim.settings)
     trains = claim.preflight is Preflight.TRAIN and _may_train(claim, watch)
     with watch.stage("load"):
-        base = worker.base(claim)
+        base = worker.base(claim, watch.converting)
         require_askable(base, claim.edits)
     worker.at(FaultPoint.LOADED)
     with watch.stage("scope"):

@@ -118,13 +118,16 @@ def _trained(call: Invocation, wanted: "Replay") -> "tuple[ModelCache, list[Trai
 
         from melo_core.errors import MeloError
         from melo_core.settings import MethodSettings
+        from worker.conversion_line import line_on
         from worker.model_cache import ModelCache
         from worker.training import train_edits
 
         _set_threads(wanted.libraries)
         was_cpu = (wanted.device or "").startswith("cpu")
         dtype = str(wanted.libraries.get("dtype", call.settings.dtype))
-        model_cache = ModelCache(call.settings.cache, dtype, torch.device("cpu") if was_cpu else None)
+        model_cache = ModelCache(
+            call.settings.cache, dtype, torch.device("cpu") if was_cpu else None, line_on(call.err)
+        )
         base = model_cache.base(wanted.model, wanted.model_digest, wanted.model_files)
     notes: list[str] = []
     try:

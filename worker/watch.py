@@ -16,6 +16,7 @@ import torch
 from sqlalchemy.orm import Session, sessionmaker
 
 from melo_core.base_model import BaseModel
+from melo_core.converted import Advance, Converting
 from melo_core.training import Progress as Trained
 from registry.base.database import UNREACHABLE
 from registry.base.errors import LeaseLost, first_line
@@ -60,10 +61,10 @@ class Worker:
         """The facts besides settings and device that a job's result may depend on."""
         return self.libraries | {"dtype": self.model_cache.dtype, "threads": str(torch.get_num_threads())}
 
-    def base(self, claim: Claim) -> BaseModel:
-        """Return the claim's base model. Raises UnknownModel."""
+    def base(self, claim: Claim, converting: Converting | None = None) -> BaseModel:
+        """Return the claim's base model. Raises UnknownModel. converting: shows a conversion of its file."""
         started, known = time.monotonic(), self.model_cache.loaded
-        base = self.model_cache.base(claim.model, claim.model_digest, claim.model_files)
+        base = self.model_cache.base(claim.model, claim.model_digest, claim.model_files, converting)
         if known != self.model_cache.loaded:
             self.metrics.loaded(time.monotonic() - started)
         return base
@@ -170,6 +171,20 @@ class Watch:
         """Note how much of the stage is done."""
         self.may_go_on()
         self._say(done=done, total=total)
+
+    @contextmanager
+    def converting(self) -> Iterator[Advance]:
+        """Show the conversion of the model's file to the batch's readers, and on the worker's own terminal."""
+        stage = self.progress.stage
+        with self.worker.model_cache.converting() as line:
+
+            def advance(done: int, total: int) -> None:
+                line(done, total)
+                self.count(done, total)
+
+            self._say(stage="convert")
+            yield advance
+        self._say(stage=stage, done=None, total=None)
 
     def note(self, text: str) -> None:
         """Add a message for the batch's readers."""

@@ -17,7 +17,9 @@ class Progress(Answer):
     """A worker's current step in a job, and how far it is."""
 
     stage: str = Field(default="", description="load, train, scope, index, evaluate, finish, …")
-    done: int | None = Field(default=None, description="of what the stage counts: blocks, keys, prompts")
+    done: int | None = Field(
+        default=None, description="of what the stage counts: blocks, keys, prompts, a converted file's tensors"
+    )
     total: int | None = None
     loss: float | None = Field(default=None, description="the mean of what is trained, in nats a token")
     seconds_left: float | None = Field(default=None, description="of the training, at its present speed")

@@ -3,57 +3,21 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from gguf import GGUFWriter
 
 from melo_core.base_model import load_base_model
-from melo_core.converted import converted, is_as_written
-
-WIDTH, INNER, LETTERS = 32, 64, "abcdefghijklmnopqrstuvwxyz"
+from melo_core.converted import Advance, converted, is_as_written
+from tests.melo_core.gguf_file import write_gguf
 
 
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory) -> Path:
-    """A tiny Llama with a byte-level tokenizer of letters, as a GGUF file."""
-    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    writer = GGUFWriter(path, "llama")
-    tokens = ["<s>", "</s>", *LETTERS, "ab"]
-    writer.add_context_length(64)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(4)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(WIDTH // 4)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3, 3, *[1] * (len(tokens) - 2)])
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-    numbers = np.random.default_rng(0)
-    shapes = {
-        "token_embd": (len(tokens), WIDTH),
-        "output": (len(tokens), WIDTH),
-        "output_norm": (WIDTH,),
-        "blk.0.ffn_down": (WIDTH, INNER),
-    }
-    shapes |= {f"blk.0.{name}": (WIDTH, WIDTH) for name in ("attn_q", "attn_k", "attn_v", "attn_output")}
-    shapes |= {f"blk.0.{name}": (INNER, WIDTH) for name in ("ffn_gate", "ffn_up")}
-    shapes |= {f"blk.0.{name}": (WIDTH,) for name in ("attn_norm", "ffn_norm")}
-    for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", numbers.normal(size=shape).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
 def weights(gguf: Path, cache: Path) -> dict[str, torch.Tensor]:
@@ -109,3 +73,15 @@ load_base_model(Path(sys.argv[1]).parent, "tiny.gguf", digest="d", cache=Path(sy
 def test_a_conversion_writes_nothing_into_a_log(gguf, tmp_path):
     logged = subprocess.run([sys.executable, "-c", CONVERT, gguf, tmp_path / "a"], capture_output=True, check=True)
     assert (logged.stdout, logged.stderr) == (b"", b"")
+
+
+def test_a_conversion_tells_how_many_tensors_are_done_and_reading_it_again_tells_nothing(gguf, tmp_path):
+    told: list[tuple[int, int]] = []
+
+    @contextmanager
+    def converting() -> Iterator[Advance]:
+        yield lambda done, total: told.append((done, total))
+
+    for _ in range(2):
+        load_base_model(gguf.parent, gguf.name, digest="d", cache=tmp_path, converting=converting)
+    assert told == [(done, 12) for done in range(13)]

@@ -26,6 +26,7 @@ from melo_core.edited_model import Answer
 from registry.base.database import make_engine, make_sessions
 from registry.client import MeloClient
 from registry.versions.reading import resolve
+from worker.conversion_line import line_on
 from worker.demo.figures import Figures, generality, success, untouched
 from worker.demo.questions import Correction, read_questions
 from worker.loader import load_version
@@ -67,7 +68,7 @@ class _Demo:
         self.call, self.stack, self.questions = dataclasses.replace(call), stack, read_questions()
         self.client = self.call.client = MeloClient(stack.api_url, stack.api_key, actor="demo")
         self.sessions: sessionmaker[Session] = make_sessions(make_engine(stack.database_url))
-        self.model_cache = ModelCache(call.settings.cache, call.settings.dtype)
+        self.model_cache = ModelCache(call.settings.cache, call.settings.dtype, converting=line_on(call.err))
         self.answers: dict[int, list[Answer]] = {}  # by version, in the order of the questions
         self.train_seconds = 0.0
 

@@ -46,10 +46,11 @@ def export(
         name = f"{found.collection.name}@{found.number or 'base'}"
         with call.err.status("starting"):
             from melo_core.errors import MeloError
+            from worker.conversion_line import line_on
             from worker.export.writing import write_version
             from worker.model_cache import ModelCache
 
-            model_cache = ModelCache(call.settings.cache, call.settings.dtype)
+            model_cache = ModelCache(call.settings.cache, call.settings.dtype, converting=line_on(call.err))
         try:
             with _bar(call) as watch:
                 written = write_version(
