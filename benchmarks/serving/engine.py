@@ -88,6 +88,7 @@ class _Bench:
 
     def __init__(self, base: BaseModel, settings: MethodSettings, tokens: int) -> None:
         self.base, self.settings, self.tokens = base, settings, tokens
+        self._loops: dict[int, Loop] = {}  # by how many requests they run at once
 
     def static(self, questions: Sequence[str], blocks: Sequence[Block | None]) -> Tokens:
         """Answer in one batch, by transformers' own loop."""
@@ -98,7 +99,8 @@ class _Bench:
 
     def served(self, questions: Sequence[str], blocks: Sequence[Block | None]) -> Tokens:
         """Answer with the engine's loop, whose slots are as many; nothing is known of earlier prompts."""
-        loop = Loop(self.base, rows=len(questions), prefix_bytes=0)
+        if (loop := self._loops.get(len(questions))) is None:
+            loop = self._loops[len(questions)] = Loop(self.base, rows=len(questions), prefix_bytes=0)
         requests = self._requests(questions, blocks)
         loop.waiting.extend(requests)
         while loop.step():

@@ -24,6 +24,9 @@ from serving.engines.slots import Prefixes, Rows
 log = structlog.get_logger("melo.serve")
 
 
+AT_REST = 4
+
+
 @dataclass
 class _Arriving:
     """Requests whose prompts are being computed, a chunk in each step."""
@@ -41,7 +44,8 @@ _Gathered = tuple[Tensor, Positions, dict[str, tuple[Tensor, Tensor]]]  # rows, 
 class Loop:
     """Generates token by token; requests join and leave between steps.
 
-    rows: requests at once. together: prompt tokens in a step, so that a long prompt delays nobody for long.
+    rows: requests at once. together: prompt tokens in a step, so that a long prompt delays nobody for long; while
+    nothing else runs, AT_REST times as many.
     """
 
     def __init__(self, base: BaseModel, *, rows: int = 16, together: int = 512, prefix_bytes: int = 256 << 20) -> None:
@@ -83,6 +87,10 @@ class Loop:
         self.running, self._arriving = [], None
         self._rows = Rows(self.base.model, self.slots, 256)
 
+    @property
+    def _most_together(self) -> int:
+        return self.together if self.running else self.together * AT_REST
+
     def _arrive(self) -> None:
         if self._arriving is None:
             self._arriving = self._next()
@@ -90,7 +98,7 @@ class Loop:
         if arriving is None:
             return
         try:
-            width = max(1, self.together // len(arriving.requests))
+            width = max(1, self._most_together // len(arriving.requests))
             last = arriving.done + width >= arriving.ids.shape[1]
             chunk = arriving.ids[:, arriving.done : arriving.done + width]
             with self._edited(arriving.requests, None if last else "all"):
@@ -114,7 +122,7 @@ class Loop:
         """Take requests from the queue whose prompts are computed together; what is known of them is copied."""
         found: list[Generation] = []
         known = []
-        width = 0  # columns to compute
+        width = total = 0  # columns to compute, and tokens in them
         while self.waiting and len(self.running) + len(found) < self.slots:
             request = self.waiting[0]
             if request.cancelled:
@@ -122,11 +130,12 @@ class Loop:
                 continue
             tokens, prefix = self.prefixes.longest(request.ids[: _unedited(request)])
             need = len(request.ids) - min(tokens, len(request.ids) - 1)
-            if found and max(width, need) * (len(found) + 1) > self.together:
+            size = max(width, need) * (len(found) + 1)
+            if found and (size > self._most_together or size - total - need > self.together):  # the rest is padding
                 break
             found.append(self.waiting.popleft())
             known.append(prefix)
-            width = max(width, need)
+            width, total = max(width, need), total + need
         if not found:
             return None
         longest = max(len(request.ids) for request in found)

@@ -110,6 +110,23 @@ def test_an_earlier_turn_with_its_answer_is_not_computed_again(tiny):
     assert loop.prefixes.reused == known
 
 
+def test_prompts_that_find_the_engine_at_rest_are_computed_at_once_but_none_is_padded_to_a_much_longer_one(tiny):
+    base = tiny("llama")
+    prompts = ["Who runs Acme?"] * 4
+    size = len(base.prompt_ids(prompts[0]))
+    loop = Loop(base, together=size, prefix_bytes=0)
+    loop.waiting.extend([request(base, prompt) for prompt in prompts])
+    loop.step()
+    assert len(loop.running) == 4
+    loop.waiting.extend([request(base, prompt) for prompt in prompts])
+    loop.step()
+    assert len(loop.running) == 5  # those that run wait for one prompt's tokens, no more
+    loop = Loop(base, together=2 * size, prefix_bytes=0)
+    loop.waiting.extend([request(base, prompts[0]), request(base, prompts[0] * 4)])
+    loop.step()
+    assert len(loop.running) == 1
+
+
 def test_old_prefixes_make_room(tiny):
     base = tiny("llama")
     loop = Loop(base, prefix_bytes=60_000)
