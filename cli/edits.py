@@ -8,24 +8,11 @@ from rich.text import Text
 from cli.commands import add_command, add_group
 from cli.erasure import erase, find
 from cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
-from cli.files.content import STANDARD_INPUT
-from cli.files.reading import EditFile, open_edits
+from cli.files.reading import EditFile
 from cli.follow import go_on
 from cli.invocation import Invocation
-from cli.options import (
-    Approve,
-    BatchPriority,
-    Collection,
-    Deadline,
-    EditsPerBlock,
-    Message,
-    Reason,
-    TrainingSettings,
-    Wait,
-    settings,
-    training_options,
-)
-from cli.sending import AsIs, EditsFile, Encoding, FileKind, Map, Sheet, as_read, reading_options, send, tell
+from cli.options import Approve, BatchOptions, BatchPriority, Collection, Reason, Wait, settings
+from cli.sending import Corrected, EditsFile, FileOptions, as_read, send, tell
 from cli.show import prompt_of, table
 from cli.syncing import export, sync
 from cli.versions import log, retire
@@ -69,6 +56,7 @@ def add(
     collection: Collection,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What is asked.")],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="What the model should answer.")],
+    batch: BatchOptions,
     alternative: Annotated[
         list[str] | None, typer.Option(help="Another answer that counts as right; may be repeated.")
     ] = None,
@@ -81,44 +69,28 @@ def add(
     source: Annotated[str, typer.Option(help="Where the truth is written, such as a link.")] = "",
     replaces: Annotated[int | None, typer.Option(metavar="EDIT", help="The edit that it takes the place of.")] = None,
     on_conflict: Conflict = OnConflict.REFUSE,
-    priority: BatchPriority = Priority.NORMAL,
-    deadline: Deadline = None,
-    training: TrainingSettings = None,
-    message: Message = "",
-    approve: Approve = False,
-    wait: Wait = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate it; store nothing.")] = False,
 ) -> None:
     """Submit a single correction as a batch of its own."""
-    options: SubmissionOptions = {"message": message, "on_conflict": on_conflict, "dry_run": dry_run}
-    options |= training_options(priority, deadline, training, None)
+    options: SubmissionOptions = {"on_conflict": on_conflict, "dry_run": dry_run}
+    options |= batch.of_submission()
     record: dict[str, Any] = {"prompt": prompt, "target": target, "kind": kind.value}
     record |= {"alternatives": alternative or [], "rephrases": rephrase or [], "unchanged": unchanged or []}
     record |= {"reason": reason, "source": source}
     if replaces is not None:
         record["replaces"] = replaces
     made = call.client.submit(collection, [record], **options)
-    _finish(call, made, approve=approve, wait=wait, dry_run=dry_run)
+    _finish(call, made, batch, dry_run=dry_run)
 
 
 def submit(
     call: Invocation,
     file: EditsFile,
-    collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to correct.")],
-    map_: Map = None,
-    encoding: Encoding = None,
-    sheet: Sheet = None,
-    kind: FileKind = None,
-    as_is: AsIs = False,
+    collection: Corrected,
+    reading: FileOptions,
+    batch: BatchOptions,
     on_conflict: Conflict = OnConflict.REFUSE,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave out what has a problem.")] = False,
-    priority: BatchPriority = Priority.NORMAL,
-    deadline: Deadline = None,
-    edits_per_block: EditsPerBlock = None,
-    training: TrainingSettings = None,
-    message: Message = "",
-    approve: Approve = False,
-    wait: Wait = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate the file; store nothing.")] = False,
 ) -> None:
     """Submit a file of corrections as one batch: all of it, or nothing.
@@ -128,14 +100,12 @@ def submit(
     Langfuse and the data sets of model editing write. Several texts in one cell stand one a line. A list of answers
     as the target: the first is trained, all count as right.
     """
-    read = open_edits(file, reading_options(map_, encoding, sheet, kind, as_is))
+    read = reading.read(file)
     tell(call, read, dry_run)
-    source = file.name if str(file) != "-" else STANDARD_INPUT
-    options: SubmissionOptions = {"message": message, "source": source, "on_conflict": on_conflict}
-    options |= {"skip_invalid": skip_invalid, "dry_run": dry_run}
-    options |= training_options(priority, deadline, training, edits_per_block)
+    options: SubmissionOptions = {"on_conflict": on_conflict, "skip_invalid": skip_invalid, "dry_run": dry_run}
+    options |= batch.of_submission() | reading.of_submission(file)
     made = send(call, collection, read, options)
-    _finish(call, made, read, approve=approve, wait=wait, dry_run=dry_run)
+    _finish(call, made, batch, read, dry_run=dry_run)
 
 
 def list_(
@@ -172,10 +142,9 @@ def retrain(
 def _finish(
     call: Invocation,
     made: "SubmissionView",
+    options: BatchOptions,
     read: EditFile | None = None,
     *,
-    approve: bool,
-    wait: bool,
     dry_run: bool,
 ) -> None:
     """Print what was stored and what was left out; approve and wait if asked."""
@@ -186,7 +155,7 @@ def _finish(
     batch = made.batch
     _say(call, made, skipped, skipped_count, dry_run)
     if batch is not None:
-        batch = go_on(call, batch, approve=approve, wait=wait, quiet=not approve)
+        batch = go_on(call, batch, approve=options.approve, wait=options.wait, quiet=not options.approve)
     told = {"skipped": skipped, "skipped_count": skipped_count, "notes": made.notes}
     call.emit({"batch": batch, "accepted": made.accepted, **told, **as_read(read)})
     if made.accepted == 0:

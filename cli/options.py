@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,8 +25,6 @@ Deadline = Annotated[
     str | None,
     typer.Option(metavar="TIME", help="When it is too late to apply it: ISO 8601, or 90m, 2h, 3d from now."),
 ]
-EditsPerBlock = Annotated[int | None, typer.Option(min=1, help="Edits that share a block. Default: the collection's.")]
-
 Message = Annotated[str, typer.Option("--message", "-m", help="What the batch is for.")]
 Approve = Annotated[bool, typer.Option("--approve", help="Approve it at once (where self-approval is allowed).")]
 Wait = Annotated[bool, typer.Option("--wait", help="Follow the job until it is applied or has failed.")]
@@ -41,16 +40,25 @@ def require_confirmed(question: str, otherwise: str) -> None:
         raise CommandError(otherwise, "It was not confirmed.", "Answer y, or add --yes.")
 
 
-def training_options(
-    priority: Priority, deadline: str | None, training: str | None, edits_per_block: int | None
-) -> "SubmissionOptions":
-    """Return the options in the client's form. Raises CommandError or typer.BadParameter."""
-    return {
-        "priority": priority,
-        "deadline": later(deadline) if deadline is not None else None,
-        "training": settings(training, "--training", '{"iterations": 200}'),
-        "edits_per_block": edits_per_block,
-    }
+@dataclass(frozen=True)
+class BatchOptions:
+    """Options of a new batch: what it is for, when and how it is trained, and whether it is decided on at once."""
+
+    priority: BatchPriority = Priority.NORMAL
+    deadline: Deadline = None
+    training: TrainingSettings = None
+    message: Message = ""
+    approve: Approve = False
+    wait: Wait = False
+
+    def of_submission(self) -> "SubmissionOptions":
+        """Return them in the client's form. Raises CommandError or typer.BadParameter."""
+        return {
+            "message": self.message,
+            "priority": self.priority,
+            "deadline": later(self.deadline) if self.deadline is not None else None,
+            "training": settings(self.training, "--training", '{"iterations": 200}'),
+        }
 
 
 def settings(text: str | None, option: str, example: str) -> dict[str, Any] | None:

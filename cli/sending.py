@@ -1,6 +1,7 @@
 """Sending a file of edits: how it was understood, what of it is refused, and the submission itself."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from rich.text import Text
 
 from cli.errors import CommandError
-from cli.files.reading import EditFile, ReadOptions, mapping
+from cli.files.content import STANDARD_INPUT
+from cli.files.reading import EditFile, ReadOptions, mapping, open_edits
 from cli.invocation import Invocation
 from cli.show import table, visible
 from registry.base.vocabulary import EditKind
@@ -21,23 +23,38 @@ if TYPE_CHECKING:
 EditsFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="The file, whose format is recognised; - is the standard input.")
 ]
-Map = Annotated[
-    list[str] | None,
-    typer.Option("--map", metavar="FIELD=COLUMN", help="Which column a field is read from; may be repeated."),
-]
-Encoding = Annotated[str | None, typer.Option(help="Of a text, where it is not found out: cp1252, shift_jis, …")]
-Sheet = Annotated[str | None, typer.Option(help="Of a workbook. Default: the first with a header.")]
-FileKind = Annotated[EditKind | None, typer.Option("--kind", help="What kind all corrections of the file are.")]
-AsIs = Annotated[
-    bool, typer.Option("--as-is", help="Take texts as they stand, also nan, {}, 1987.0 and spaces at the ends.")
-]
+Corrected = Annotated[str, typer.Option("--collection", "-c", help="The collection to correct.")]
 
 
-def reading_options(
-    map_: list[str] | None, encoding: str | None, sheet: str | None, kind: EditKind | None, as_is: bool
-) -> ReadOptions:
-    """Return what the user says of a file. Raises CommandError for an unclear mapping."""
-    return ReadOptions(mapping(map_ or ()), encoding, sheet, kind.value if kind else None, as_is)
+@dataclass(frozen=True)
+class FileOptions:
+    """Options of a file of edits: how it is read, and how many of its edits share a block."""
+
+    map_: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="FIELD=COLUMN", help="Which column a field is read from; may be repeated."),
+    ] = None
+    encoding: Annotated[str | None, typer.Option(help="Of a text, where it is not found out: cp1252, shift_jis, …")] = (
+        None
+    )
+    sheet: Annotated[str | None, typer.Option(help="Of a workbook. Default: the first with a header.")] = None
+    kind: Annotated[EditKind | None, typer.Option("--kind", help="What kind all corrections of the file are.")] = None
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Take texts as they stand, also nan, {}, 1987.0 and spaces at the ends.")
+    ] = False
+    edits_per_block: Annotated[
+        int | None, typer.Option(min=1, help="Edits that share a block. Default: the collection's.")
+    ] = None
+
+    def read(self, file: Path) -> EditFile:
+        """Read the file. Raises CommandError, also for an unclear mapping."""
+        kind = self.kind.value if self.kind else None
+        return open_edits(file, ReadOptions(mapping(self.map_ or ()), self.encoding, self.sheet, kind, self.as_is))
+
+    def of_submission(self, file: Path) -> "SubmissionOptions":
+        """Return what the client is told of the file."""
+        source = file.name if str(file) != "-" else STANDARD_INPUT
+        return {"source": source, "edits_per_block": self.edits_per_block}
 
 
 def tell(call: Invocation, read: EditFile, dry_run: bool) -> None:

@@ -10,25 +10,14 @@ import typer
 from rich.text import Text
 
 from cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
-from cli.files.content import STANDARD_INPUT
-from cli.files.reading import EXPORTED, EditFile, open_edits
+from cli.files.reading import EXPORTED, EditFile
 from cli.files.shapes import FIELDS
 from cli.follow import go_on
 from cli.invocation import Invocation
-from cli.options import (
-    Approve,
-    BatchPriority,
-    Collection,
-    Deadline,
-    EditsPerBlock,
-    Message,
-    TrainingSettings,
-    Wait,
-    training_options,
-)
-from cli.sending import AsIs, EditsFile, Encoding, FileKind, Map, Sheet, as_read, reading_options, send, tell
+from cli.options import BatchOptions, Collection
+from cli.sending import Corrected, EditsFile, FileOptions, as_read, send, tell
 from cli.show import table, visible
-from registry.base.vocabulary import OnConflict, Priority
+from registry.base.vocabulary import OnConflict
 
 if TYPE_CHECKING:
     from registry.batches.schemas import SubmissionView, SyncView
@@ -41,22 +30,12 @@ COLUMNS = tuple(name for name in FIELDS if name in EXPORTED)
 def sync(
     call: Invocation,
     file: EditsFile,
-    collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to correct.")],
+    collection: Corrected,
+    reading: FileOptions,
+    batch: BatchOptions,
     retire_missing: Annotated[
         bool, typer.Option("--retire-missing", help="Retire the active edits whose prompts the file does not have.")
     ] = False,
-    map_: Map = None,
-    encoding: Encoding = None,
-    sheet: Sheet = None,
-    kind: FileKind = None,
-    as_is: AsIs = False,
-    priority: BatchPriority = Priority.NORMAL,
-    deadline: Deadline = None,
-    edits_per_block: EditsPerBlock = None,
-    training: TrainingSettings = None,
-    message: Message = "",
-    approve: Approve = False,
-    wait: Wait = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")] = False,
 ) -> None:
     """Bring a collection up to a file: add what is new, replace what changed, leave what is equal. Done twice, it
@@ -65,14 +44,13 @@ def sync(
     The changes are one batch. A file that says nothing of rephrases or alternatives leaves them as they are; guards
     are only ever added. --retire-missing then makes a version in which the others no longer act.
     """
-    read = open_edits(file, reading_options(map_, encoding, sheet, kind, as_is))
+    read = reading.read(file)
     tell(call, read, dry_run)
-    name = file.name if str(file) != "-" else STANDARD_INPUT
-    options: SubmissionOptions = {"message": message, "source": name, "on_conflict": OnConflict.SYNC}
-    options |= training_options(priority, deadline, training, edits_per_block)
+    options: SubmissionOptions = {"on_conflict": OnConflict.SYNC}
+    options |= batch.of_submission() | reading.of_submission(file)
     planned = send(call, collection, read, {**options, "dry_run": True})
     assert planned.sync is not None
-    missing, reason = planned.sync.missing, message or f"not in {name}"
+    missing, reason = planned.sync.missing, batch.message or f"not in {options['source']}"
     if missing and retire_missing:  # whoever may not retire is told so before anything is stored
         call.client.plan_retire(collection, missing, reason)
     made = planned if dry_run or not planned.accepted else send(call, collection, read, options)
@@ -81,10 +59,10 @@ def sync(
     _say(call, collection, read, made, changes, retire_missing=retire_missing, dry_run=dry_run)
     if retired is not None:
         call.say(f"{_edits(len(missing))} retired: {collection}@{retired.number}.")
-    batch = go_on(call, made.batch, approve=approve, wait=wait) if made.batch is not None else None
+    stored = go_on(call, made.batch, approve=batch.approve, wait=batch.wait) if made.batch is not None else None
     skipped = [read.placed(each) for each in made.skipped]
     call.emit(
-        {"batch": batch, "sync": changes, "retired": retired.number if retired else None, "skipped": skipped}
+        {"batch": stored, "sync": changes, "retired": retired.number if retired else None, "skipped": skipped}
         | {"notes": made.notes, **as_read(read)}
     )
 

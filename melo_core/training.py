@@ -132,9 +132,10 @@ def size_that_fits(
         if size < wanted:
             on_note(f"{wanted} blocks together would need about {needed(wanted) // MB} MB: starting with {size}")
         model = sum(p.numel() * p.element_size() for p in base.model.parameters())
+        blocks = "1 block" if len(lengths) == 1 else f"{len(lengths)} blocks, {size} together"
         on_note(
-            f"training {len(lengths)} blocks, {size} together, needs about {needed(size) // MB} MB beside the model's "
-            f"{model // MB} MB; {free // MB} MB are free"
+            f"training {blocks}, needs about {needed(size) // MB} MB beside the model's {model // MB} MB; "
+            f"{free // MB} MB are free"
         )
     return size
 

@@ -151,7 +151,7 @@ class Cells:
     def _whole(self, line: int, column: str, text: str) -> str:
         whole = text.partition(".")[0]
         if column not in self.whole_columns and len(whole.lstrip("-")) < SURELY_WHOLE:
-            raise Unusable(f"is {text!r}: {whole}, or does the answer end in .0?", f"Write {whole}. {AS_IS}")
+            raise Unusable(f"is {text!r}, which may stand for {whole}", f"Write {whole}. {AS_IS}")
         self.remarks.note(f"{text} and the like were read as {whole}, a whole number", line)
         return whole
 

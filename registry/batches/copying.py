@@ -10,6 +10,7 @@ from registry.collections import repository as collections
 from registry.collections import service
 from registry.collections.schemas import NewCollection
 from registry.edits import repository
+from registry.edits.records import as_submitted
 from registry.edits.schemas import MOST_EDITS
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch
@@ -40,20 +41,7 @@ def copy(session: Session, wanted: CollectionCopy, actor: Actor) -> tuple[Collec
     edits = repository.with_activity(session, source.id, batch_id=None, active=True, after=0, limit=MOST_EDITS + 1)
     if not edits:
         return made, None
-    records = [
-        {
-            "prompt": edit.prompt,
-            "target": edit.target,
-            "alternatives": edit.alternatives,
-            "rephrases": edit.rephrases,
-            "unchanged": edit.unchanged,
-            "kind": edit.kind,
-            "author": edit.author,
-            "reason": edit.reason,
-            "source": edit.source,
-        }
-        for edit, _ in edits
-    ]
+    records = [as_submitted(edit) for edit, _ in edits]
     message = f"copy of {source.name}@{newest}"
     return made, submit(session, made, records, actor, message=message, source=f"{source.name}@{newest}").batch
 

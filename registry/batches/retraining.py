@@ -12,6 +12,7 @@ from registry.batches.submitting import submit
 from registry.batches.training import Training
 from registry.collections import repository as collections
 from registry.edits import repository
+from registry.edits.records import as_submitted
 from registry.tables.collections import Collection
 from registry.tables.edits import Batch, Edit
 
@@ -68,19 +69,8 @@ def _submitted(
 
     changes: the fields of the edit that are to differ.
     """
-    again = {
-        "prompt": edit.prompt,
-        "target": edit.target,
-        "alternatives": edit.alternatives,
-        "rephrases": edit.rephrases,
-        "unchanged": edit.unchanged,
-        "kind": edit.kind,
-        "author": edit.author,
-        "reason": reason,
-        "source": edit.source,
-        "replaces": edit.id,
-    }
-    report = submit(session, collection, [again | changes], actor, message=reason, training=training)
+    again = as_submitted(edit) | {"reason": reason, "replaces": edit.id} | changes
+    report = submit(session, collection, [again], actor, message=reason, training=training)
     assert report.batch is not None  # not a dry run, and nothing to skip
     return report.batch
 

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from registry.base.digests import edit_digest, prompt_key, record_digest
 from registry.base.errors import RecordProblem, TooLarge
 from registry.edits.schemas import MOST_EDITS, EditIn
+from registry.tables.edits import Edit
 
 Raw = Mapping[str, Any] | bytes  # an object with the fields of EditIn, or a line of JSON with one
 _EDIT = TypeAdapter(EditIn)
@@ -68,6 +69,11 @@ class Record:
         for field, prompts in (("rephrases", self.rephrases), ("unchanged", self.unchanged)):
             for index, prompt in enumerate(prompts):
                 yield f"{field}.{index}", prompt
+
+
+def as_submitted(edit: Edit) -> dict[str, Any]:
+    """Return a stored edit as a new submission of it, which replaces none."""
+    return {name: getattr(edit, name) for name in EditIn.model_fields if name not in ("replaces", "line")}
 
 
 def read_records(raw: Iterable[Raw]) -> Iterator[Record | list[RecordProblem]]:

@@ -187,6 +187,8 @@ def test_where_the_estimate_is_above_what_is_free_fewer_blocks_are_started_with(
     assert notes[0].startswith("64 blocks together would need about ")
     assert notes[0].endswith(f"starting with {size}")
     assert notes[1].startswith(f"training 64 blocks, {size} together, needs about ")
+    assert size_that_fits(base, SETTINGS, [[(8, 8)]], notes.append) == 1
+    assert notes[-1].startswith("training 1 block, needs about ")
 
 
 # In a process of its own, with a limit on its memory that the operating system keeps: 64 blocks of a model with a
