@@ -52,7 +52,7 @@ def schema_of(url: str) -> str:
 
 
 def guards_of(url: str) -> str:
-    """Return triggers and functions of a migrated database, with which verification compares those that it finds."""
+    """Return the definitions in a migrated database, with which verification compares those that it finds."""
     engine = make_engine(url)
     try:
         with Session(engine) as session:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.audit.chain import GENESIS
 from registry.tables.audit import AuditEvent, RegistryIdentity
+from registry.tables.schema import OWN_SCHEMA
 
 # Writers of events hold this lock until they commit. It is always the last lock that a transaction takes:
 # rows first, then events, so that two transactions cannot wait for each other.
@@ -99,9 +100,9 @@ def registry_id(session: Session) -> str:
 
 
 # Tables with the triggers of `migrations/sql/growth.sql`. 8 is the bit of DELETE.
-_NEVER_DELETED = """
+_NEVER_DELETED = f"""
 SELECT relname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid JOIN pg_proc ON pg_proc.oid = tgfoid
-WHERE proname = 'melo_refuse_change' AND tgtype & 8 <> 0 AND relnamespace = current_schema()::regnamespace
+WHERE proname = 'melo_refuse_change' AND tgtype & 8 <> 0 AND relnamespace = {OWN_SCHEMA}
 ORDER BY relname
 """
 

@@ -4,7 +4,11 @@ from registry.tables import access, answers, audit, collections, edits, idempote
 from registry.tables.orm import Base
 
 __all__ = [
-    "access", "answers", "audit", "collections", "edits", "idempotency", "jobs", "metadata", "versions", "webhooks",
+    "OWN_SCHEMA", "access", "answers", "audit", "collections", "edits", "idempotency", "jobs", "metadata", "versions",
+    "webhooks",
 ]  # fmt: skip
 
 metadata = Base.metadata
+
+# The schema in which a session finds the registry's tables, as SQL: it need not be public, nor the first in its path.
+OWN_SCHEMA = "(SELECT relnamespace FROM pg_class WHERE pg_class.oid = to_regclass('audit_events'))"

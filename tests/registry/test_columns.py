@@ -27,6 +27,7 @@ from registry.tables.idempotency import KeptAnswer
 from registry.tables.schema import metadata
 from registry.tables.webhooks import WebhookDelivery
 from registry.verification import service as verification
+from registry.verification.guards import verify_guards
 from registry.versions import aliases, candidates, protections
 from registry.webhooks import service as webhooks
 from registry.webhooks.schemas import NewWebhook
@@ -210,7 +211,10 @@ def does_something(session: Session, statement: str) -> bool:
 
 
 def findings(session):
+    """What is wrong with the rows: the schema itself has lost its constraints here."""
     for name, verify in verification.VERIFICATIONS.items():
+        if verify is verify_guards:
+            continue
         try:
             with session.begin_nested():
                 yield from ((subject, wrong) for subject, wrong in verify(session) if wrong)
