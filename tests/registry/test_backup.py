@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 
 from embedded.programs import postgres_folder
 from registry.audit.signing import public_text
@@ -438,9 +439,20 @@ def test_every_table_of_the_record_is_in_the_file(backed_up):
     assert named == {table.name for table in metadata.sorted_tables} - tables.LEFT_OUT
 
 
+def called(program, *arguments):
+    return subprocess.run([str(postgres_folder() / program), *map(str, arguments)], capture_output=True, text=True)
+
+
 def run(program, *arguments):
-    done = subprocess.run([str(postgres_folder() / program), *map(str, arguments)], capture_output=True, text=True)
+    done = called(program, *arguments)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def failed(program, *arguments):
+    done = called(program, *arguments)
+    assert done.returncode == 1, done.stderr
+    return done.stderr
 
 
 def test_a_dump_of_postgresqls_own_is_restored_whole(
@@ -455,15 +467,49 @@ def test_a_dump_of_postgresqls_own_is_restored_whole(
     assert restored.verify().ok
 
 
-def test_a_dump_is_restored_in_two_steps_its_schema_and_then_its_rows(
-    used, engine, database_url, empty_database_url, elsewhere, tmp_path
-):
+@pytest.fixture
+def dump(used, database_url, tmp_path):
     run("pg_dump", "--format=custom", f"--file={tmp_path / 'dump'}", database_url)
-    into = ("--exit-on-error", f"--dbname={empty_database_url}", tmp_path / "dump")
+    return tmp_path / "dump"
+
+
+def test_a_dump_is_restored_in_two_steps_its_schema_and_then_its_rows(dump, engine, empty_database_url, elsewhere):
+    into = ("--exit-on-error", f"--dbname={empty_database_url}", dump)
     run("pg_restore", "--schema-only", *into)
     run("pg_restore", "--data-only", "--disable-triggers", *into)
     assert rows(elsewhere) == rows(engine)
     assert Workflow(make_sessions(elsewhere)).verify().ok
+
+
+def test_rows_alone_are_refused_by_foreign_keys_and_by_the_guards(dump, database_url, empty_database_url, elsewhere):
+    """A dump has its tables in the order of their names, and batches as they ended: applied, before their approvals."""
+    run("pg_restore", "--schema-only", f"--dbname={empty_database_url}", dump)
+    assert "violates foreign key" in failed("pg_restore", "--data-only", f"--dbname={empty_database_url}", dump)
+    rows_alone = dump.with_name("rows")
+    run("pg_dump", "--format=custom", "--data-only", f"--file={rows_alone}", database_url)
+    refused = failed("pg_restore", f"--dbname={empty_database_url}", rows_alone)
+    assert "batch 1 cannot be approved: it is applied" in refused
+    with elsewhere.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM versions")) == 0
+
+
+def test_an_ordinary_user_restores_a_dump_section_by_section(dump, engine, empty_database_url, elsewhere):
+    with elsewhere.begin() as superuser:
+        superuser.exec_driver_sql("CREATE EXTENSION vector")
+        superuser.exec_driver_sql("DROP ROLE IF EXISTS clerk")
+        superuser.exec_driver_sql("CREATE ROLE clerk LOGIN")
+        superuser.exec_driver_sql("GRANT ALL ON SCHEMA public TO clerk")
+    clerk = make_url(empty_database_url).set(username="clerk").render_as_string(hide_password=False)
+    listed = run("pg_restore", "--list", dump)
+    wanted = dump.with_name("wanted")
+    wanted.write_text("".join(line for line in listed.splitlines(keepends=True) if "EXTENSION" not in line))
+    into = ("--exit-on-error", "--no-owner", f"--use-list={wanted}", f"--dbname={clerk}", dump)
+    for section in ("pre-data", "data", "post-data"):
+        run("pg_restore", f"--section={section}", *into)
+    assert rows(elsewhere) == rows(engine)
+    assert Workflow(make_sessions(elsewhere)).verify().ok
+    with elsewhere.begin() as superuser:
+        superuser.exec_driver_sql("DROP OWNED BY clerk; DROP ROLE clerk")
 
 
 def test_the_guards_find_their_tables_whatever_the_search_path_is(used, database_url):
