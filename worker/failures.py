@@ -72,7 +72,8 @@ def _outcome(worker: Worker, watch: Watch, error: Exception) -> Outcome:
             return Outcome.RETRIED if again else Outcome.FAILED
         if isinstance(error, RegistryError | MeloError):
             reason = str(error)
-            log.error("failed", reason=reason)
+            # The job has the reason. That of the method may quote an edit, which can be erased there and not in a log.
+            log.error("failed", kind=type(error).__name__, **_without_texts(error))
         else:
             log.exception("unexpected", exc_info=error)
             reason = f"unexpected {type(error).__name__}: {error}; the worker's log has more"
@@ -119,6 +120,10 @@ def _lost(worker: Worker, watch: Watch) -> Outcome:
         return Outcome.CANCELLED
     log.warning("the lease was lost: the result is thrown away")
     return Outcome.LOST
+
+
+def _without_texts(error: Exception) -> dict[str, str]:
+    return {"reason": str(error)} if isinstance(error, RegistryError) else {}
 
 
 def _told(error: Exception) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from melo_core.base_model import BaseModel
+from melo_core.errors import MeloError
 from melo_core.settings import MethodSettings
 from melo_core.training import Progress
 from registry.jobs.claiming import Claim, ClaimedEdit
@@ -79,7 +80,8 @@ def train_all(worker: Worker, group: Sequence[Prepared]) -> None:
         except NobodyLeft:
             return
         except Exception as error:
-            log.warning("training together failed: each batch by itself", error=f"{type(error).__name__}: {error}")
+            why = type(error).__name__ if isinstance(error, MeloError) else f"{type(error).__name__}: {error}"
+            log.warning("training together failed: each batch by itself", error=why)  # the method's quote edits
             for each in waiting:
                 each.watch.anew()
             if isinstance(error, OutOfTime):

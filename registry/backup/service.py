@@ -20,7 +20,8 @@ from registry.audit.trust import IN_SESSION, Signing, Trust
 from registry.backup import tables
 from registry.backup.archive import Archive, ArchiveWriter, Manifest
 from registry.base import database
-from registry.base.errors import InvalidBackup, NotEmpty, SchemaMismatch
+from registry.base.database_errors import quote_no_rows
+from registry.base.errors import InvalidBackup, NotEmpty, SchemaMismatch, first_line
 from registry.base.whole_files import new_file
 from registry.verification import service as verification
 
@@ -174,11 +175,12 @@ def _load(connection: Connection, archive: Archive, watch: Watch) -> None:
 
 @contextmanager
 def _refusals_of(name: str) -> Iterator[None]:
-    """Turn the database's refusal of content into InvalidBackup, with its first line only: the others quote the row."""
+    """Turn the database's refusal of content into InvalidBackup, which quotes no row."""
     try:
         yield
     except psycopg.Error as error:
-        detail = error.diag.message_primary or str(error).partition("\n")[0]
+        quote_no_rows(error)
+        detail = first_line(error)
         raise InvalidBackup(
             f"The database rejects {name}: {detail}.", "Nothing was restored. Take another copy of the backup."
         ) from error

@@ -11,13 +11,13 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg.errors import ReadOnlySqlTransaction
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select, text
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, func, select, text
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from registry.base import addresses
-from registry.base.database_errors import explained
+from registry.base.database_errors import explained, quote_no_rows
 from registry.base.errors import SchemaMismatch
 
 # Errors while the database is unreachable. InternalError: it is read-only for a while after a failover.
@@ -46,7 +46,7 @@ def make_engine(url: str, statement_timeout_seconds: float = 30, pool_size: int 
         max_overflow=pool_size,
         pool_pre_ping=True,
         isolation_level="READ COMMITTED",
-        hide_parameters=True,  # an error that is logged quotes no row
+        hide_parameters=True,  # an error quotes no row
         connect_args=_CONNECTING | _several(given) | given | {"client_encoding": "utf8", "prepare_threshold": None},
     )
     settings = _settings(statement_timeout_seconds)
@@ -59,6 +59,12 @@ def make_engine(url: str, statement_timeout_seconds: float = 30, pool_size: int 
         """
         if connection.exec_driver_sql(settings).scalar() == "on":
             connection.connection.invalidate(soft=True)
+
+    @event.listens_for(engine, "handle_error")
+    def strip(context: ExceptionContext) -> None:
+        for error in (context.original_exception, context.sqlalchemy_exception):
+            if error is not None:
+                quote_no_rows(error)
 
     return engine
 

@@ -1,8 +1,10 @@
 """Say what a database's error means, and what to do about it."""
 
+import re
 from typing import NamedTuple
 
 import psycopg
+from sqlalchemy.exc import DBAPIError
 
 from registry.base.errors import (
     DatabaseAway,
@@ -73,3 +75,37 @@ def explained(error: BaseException, *, to_operator: bool = True) -> DatabaseAway
         "The database does not answer.",
         "When it is back (`melo status`), see whether the request had an effect, and repeat it if not.",
     )
+
+
+_QUOTED = re.compile("[\"'»«„“‘].*[\"'«»“”’]", re.DOTALL)
+_DATA_EXCEPTIONS = "22"  # the class of errors whose sentence quotes the value that is none
+_BAD_COPY = "22P04"  # among these: it quotes a column's name alone
+
+
+def sentence(error: psycopg.Error) -> str:
+    """Return what the server says of an error, without what quotes rows: its DETAIL, its CONTEXT, and refused values.
+
+    Rows hold prompts and secrets, which may have to be erased; logs, answers and the errors of jobs are not erased.
+    """
+    told = error.diag.message_primary
+    if told is None:  # the driver's own error, such as one of a connection
+        return str(error)
+    state = error.sqlstate or ""
+    return _QUOTED.sub("…", told) if state.startswith(_DATA_EXCEPTIONS) and state != _BAD_COPY else told
+
+
+def quote_no_rows(error: BaseException) -> None:
+    """Reduce every database error in an error's chain to its sentence, however it is then shown."""
+    left, seen = [error], set[int]()
+    while left:
+        each = left.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, psycopg.Error):
+            each.args = (sentence(each),)
+        elif isinstance(each, DBAPIError) and isinstance(each.orig, psycopg.Error):
+            kind = type(each.orig)
+            each.args = (f"({kind.__module__}.{kind.__name__}) {sentence(each.orig)}",)
+        near = (each.__cause__, each.__context__, getattr(each, "orig", None), *getattr(each, "exceptions", ()))
+        left += [other for other in near if isinstance(other, BaseException)]

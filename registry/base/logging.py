@@ -7,6 +7,8 @@ from typing import Any
 
 import structlog
 
+from registry.base.database_errors import quote_no_rows
+
 _SECRETS = re.compile(r"(melo_[0-9a-f]{12}_|whsec_|(?i:bearer\s+))[A-Za-z0-9+/=._~-]{8,}")
 
 
@@ -15,10 +17,20 @@ def without_keys(_: object, __: str, line: structlog.typing.EventDict) -> struct
     return {name: _SECRETS.sub(r"\1…", value) if isinstance(value, str) else value for name, value in line.items()}
 
 
+def without_rows(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Take what quotes a row from the database's errors of a traceback that is about to be written."""
+    given = line.get("exc_info")
+    error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
+    if isinstance(error, BaseException):
+        quote_no_rows(error)
+    return line
+
+
 SHARED: list[Any] = [  # processors of every program
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
+    without_rows,
     structlog.processors.format_exc_info,
     without_keys,
 ]

@@ -9,6 +9,7 @@ from psycopg import sql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from registry.base.database_errors import quote_no_rows
 from registry.tables.orm import Base
 
 IN_A_STATEMENT = 10_000  # rows, so that no statement exceeds the timeout
@@ -32,4 +33,5 @@ def copy_rows(session: Session, table: type[Base], columns: Sequence[str], rows:
                 for row in part:
                     copy.write_row(row)
     except psycopg.Error as error:
+        quote_no_rows(error)
         raise DBAPIError.instance(statement.as_string(), None, error, psycopg.Error) from error
