@@ -10,6 +10,7 @@ import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import generate_latest
+from pydantic import BaseModel, Field
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
@@ -64,6 +65,15 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 SHOWN: dict[int | str, dict[str, Any]] = {
     200: {"description": "Metrics in Prometheus' format", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }
+
+
+class Health(BaseModel):
+    status: str = "ok"
+    version: str
+    model: str = Field(description="the base model in memory")
+    not_followed: list[str] = Field(description="names of which the last good version goes on; the log has the reasons")
+
+
 api = APIRouter(responses=REFUSED, route_class=BoundedRoute)
 LOG_SECONDS = 5.0  # for what waits to be logged, where somebody waits for it
 
@@ -95,7 +105,7 @@ def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
     app.state.operator = OperatorKeys.of(settings)
     app.state.settings, app.state.router, app.state.source = settings, router, source
     app.state.rates = Rates(settings.rate_limit, settings.redis_url)
-    app.state.metrics = Metrics(router.engine)
+    app.state.metrics = Metrics(router.engine, lambda: router.versions.not_followed)
     app.state.log = AnswerLog(source, app.state.metrics.registry)
     app.state.shadows = Shadows(router, app.state.metrics.shadow)
     open_paths = frozenset({"/health", "/openapi.json"}) | PATHS
@@ -133,9 +143,10 @@ def _unknown(name: str) -> NotFound:
 
 
 @api.get("/health", tags=["operation"])
-async def health(request: Request) -> dict[str, str]:
-    """Confirm that the server answers, and name the model that it has in memory."""
-    return {"status": "ok", "version": VERSION, "model": _router(request).versions.model}
+async def health(request: Request) -> Health:
+    """Confirm that the server answers, and name the model in memory, and what is not followed as it should be."""
+    versions = _router(request).versions
+    return Health(version=VERSION, model=versions.model, not_followed=sorted(versions.not_followed))
 
 
 @api.get("/metrics", tags=["operation"], responses=SHOWN)

@@ -1,6 +1,6 @@
 """Metrics, by the names of vLLM's, which autoscalers and dashboards know."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -14,7 +14,8 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 class Metrics:
     """The server's own registry of metrics."""
 
-    def __init__(self, engine: Engine | None) -> None:
+    def __init__(self, engine: Engine | None, not_followed: Callable[[], Mapping[str, str]]) -> None:
+        """not_followed: returns the names whose last good version goes on, with the reasons."""
         self.registry = CollectorRegistry()
         self.first_token = Histogram(
             "vllm:time_to_first_token_seconds",
@@ -30,12 +31,27 @@ class Metrics:
             ["alias", "outcome"],
             registry=self.registry,
         )
+        self.registry.register(_NotFollowed(not_followed))
         if engine is not None:
             self.registry.register(_Queue(engine))
 
     def answered(self, prompt_tokens: int, generated_tokens: int) -> None:
         self._prompts.inc(prompt_tokens)
         self._generated.inc(generated_tokens)
+
+
+class _NotFollowed(Collector):
+    """The names that should be followed, and are not, when somebody asks."""
+
+    def __init__(self, not_followed: Callable[[], Mapping[str, str]]) -> None:
+        self._not_followed = not_followed
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Names whose change does not verify or cannot be loaded: the log has the reason"
+        found = GaugeMetricFamily("melo:not_followed", text, labels=["name"])
+        for name in sorted(self._not_followed()):
+            found.add_metric([name], 1)
+        yield found
 
 
 class _Queue(Collector):

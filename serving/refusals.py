@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from melo_core.errors import MeloError
 from registry.api.bodies import BodyRefused
-from registry.base.errors import DatabaseAway, NotFound, NotLogged, RegistryError
+from registry.base.errors import DatabaseAway, NotFound, NotLogged, RegistryError, Unverified
 
 log = structlog.get_logger("melo.serve")
 
@@ -55,6 +55,7 @@ def refused(error: Exception) -> tuple[int, dict[str, Any]]:
             message = "; ".join(f"{place}: {each['msg']}" for place, each in zip(places, found, strict=True))
         case RegistryError():
             status = 400 if error.status == 422 else error.status
+            status = 503 if isinstance(error, Unverified) else status  # nothing that the caller could do about it
             no_model = isinstance(error, NotFound) and not isinstance(error, NotLogged)
             code = "model_not_found" if no_model else error.code.replace("-", "_")
             message = f"{error.detail} {error.remedy}".strip()

@@ -12,7 +12,7 @@ import structlog
 from melo_core.base_model import BaseModel
 from melo_core.settings import MethodSettings
 from registry.audit.schemas import ChangesView
-from registry.base.errors import InvalidRequest, NotFound
+from registry.base.errors import DigestMismatch, InvalidRequest, NotFound, Unverified
 from registry.collections.schemas import CollectionView
 from registry.collections.service import missing
 from registry.versions.reading import NamedVersion, names_in
@@ -65,7 +65,8 @@ class Versions:
         self._named: OrderedDict[str, Key] = OrderedDict()
         self._pointing: dict[str, Pointing] = {}  # names with a canary or a shadow
         self._going: dict[str, Key] = {}  # names whose version is being loaded before they move to it
-        self._failed: dict[str, float] = {}  # names whose version could not be loaded, and when to try again
+        self._failed: dict[str, float] = {}  # names that could not be followed, and when to try again
+        self._wrong: dict[str, str] = {}  # why not
         self._loaded: OrderedDict[Key, Served] = OrderedDict()
         self._begun: dict[Hashable, Future[Served]] = {}
         self._changes = Counter[str]()  # by collection, how often something changed
@@ -104,7 +105,7 @@ class Versions:
         """Begin to find and to load a version; of those who ask for the same one, each gets the same.
 
         among: collections that the caller may see; None: all. The future's errors: NotFound, also for a collection that
-        the caller may not see, InvalidRequest, DigestMismatch, Erased, SourceUnavailable.
+        the caller may not see, InvalidRequest, DigestMismatch, Erased, Unverified, SourceUnavailable.
         """
         return self._begin(("name", name, among), lambda: self._find(name, among))
 
@@ -114,6 +115,12 @@ class Versions:
         with self._lock:
             found = self._pointing.get(name)
         return found if found is not None and found.first == key else Pointing(name, key)
+
+    @property
+    def not_followed(self) -> dict[str, str]:
+        """Return the names whose last good version goes on, or that have none, each with the reason."""
+        with self._lock:
+            return dict(self._wrong)
 
     def refuse(self, pointing: Pointing) -> None:
         """Serve the first version alone until the name moves."""
@@ -133,7 +140,7 @@ class Versions:
             self._changes.update({""} if concerned is None else concerned)
             names = [
                 name
-                for name in self._named
+                for name in dict.fromkeys([*self._named, *self._failed])
                 if (_may_move(name) and _is_of(_collection(name), concerned)) or self._failed.get(name, now + 1) <= now
             ]
             keys = [key for key in self._loaded if key[1] and _is_of(key[0], concerned)]
@@ -149,33 +156,47 @@ class Versions:
             key = self._key(name)
         except NotFound:
             with self._lock:
-                self._pointing.pop(name, None)
                 self._named.pop(name, None)  # the next request is told why
+                self._drop(name)
             return
-        except InvalidRequest as error:
-            log.error("not followed: the last good version goes on", name=name, error=str(error))
+        except (InvalidRequest, Unverified) as error:
+            self._note(name, error)
             return
         with self._lock:
-            self._failed.pop(name, None)
             self._going[name] = key
             if self._named.get(name) == key:
+                self._failed.pop(name, None)
+                self._wrong.pop(name, None)
                 return
         self._load_once(key).add_done_callback(lambda loading: self._arrive(name, key, loading))
 
     def _arrive(self, name: str, key: Key, loading: Future[Served]) -> None:
         error = loading.exception()
         with self._lock:
-            if self._going.get(name) != key or name not in self._named:
+            if self._going.get(name) != key:
                 return  # it has moved elsewhere meanwhile, or is not asked for any more
             if error is None:
+                self._wrong.pop(name, None)  # if its name was refused since, the next try says so again
+            moves = error is None and name in self._named
+            if moves:
                 self._named[name] = key
-            else:
-                self._failed[name] = time.monotonic() + RETRY_SECONDS
-        if error is None:
+        if error is not None:
+            self._note(name, error)
+        elif moves:
             found = loading.result()
             log.info("moved", name=name, to=found.name, digest=found.content.content_digest)
-        else:
-            log.error("not followed: the last good version goes on", name=name, error=str(error))
+
+    def _note(self, name: str, error: BaseException) -> None:
+        """Note that a name is not followed, until it is; it is tried again. The log says so once for each reason."""
+        with self._lock:
+            known = self._wrong.get(name)
+            if known is None and len(self._wrong) >= NAMES_KEPT:
+                return
+            self._failed[name] = time.monotonic() + RETRY_SECONDS
+            self._wrong[name] = str(error)
+            serves = "the last good version goes on" if name in self._named else "there is no good version to serve"
+        if known != str(error):
+            log.error(f"not followed: {serves}", name=name, error=str(error))
 
     def _find(self, name: str, among: frozenset[int] | None) -> Served:
         collection = _collection(name)
@@ -184,18 +205,25 @@ class Versions:
         while True:
             with self._lock:
                 changes, known = self._changed_so_far(collection), self._named.get(name)
-            key = known or self._key(name)
-            served = self._load_once(key).result()
+            try:
+                key = known or self._key(name)
+                served = self._load_once(key).result()
+            except (Unverified, DigestMismatch) as error:
+                self._note(name, error)
+                raise
             with self._lock:
                 if known is not None or self._changed_so_far(collection) == changes:
                     self._named.setdefault(name, key)
                     self._named.move_to_end(name)
                     while len(self._named) > NAMES_KEPT:
                         gone, _ = self._named.popitem(last=False)
-                        self._pointing.pop(gone, None)
-                        self._going.pop(gone, None)
-                        self._failed.pop(gone, None)
+                        self._drop(gone)
                     return served
+
+    def _drop(self, name: str) -> None:
+        """Keep nothing about a name that is not followed any more. The lock is held."""
+        for kept in (self._pointing, self._going, self._failed, self._wrong):
+            kept.pop(name, None)
 
     def _id(self, collection: str) -> int:
         with self._lock:

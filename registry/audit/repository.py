@@ -65,6 +65,12 @@ def of_subject(session: Session, subject: str, actions: Collection[str]) -> Sequ
     return session.scalars(query.order_by(AuditEvent.seq).execution_options(populate_existing=True)).all()
 
 
+def last_of_subject(session: Session, subject: str, actions: Collection[str]) -> AuditEvent | None:
+    """Return the last event of these actions on a subject."""
+    query = select(AuditEvent).where(AuditEvent.subject == subject, AuditEvent.action.in_(list(actions)))
+    return session.scalars(query.order_by(AuditEvent.seq.desc()).limit(1)).one_or_none()
+
+
 def last_of(session: Session, collection_id: int, actions: Collection[str]) -> AuditEvent | None:
     """Return the last event of these actions in a collection."""
     query = select(AuditEvent).where(AuditEvent.collection_id == collection_id, AuditEvent.action.in_(list(actions)))

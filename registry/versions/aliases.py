@@ -21,6 +21,7 @@ from registry.versions import protections, repository
 from registry.versions import service as versions
 from registry.versions.erased import require_whole
 from registry.versions.schemas import AliasView
+from registry.versions.signed import require_no_alias
 
 
 def set_alias(
@@ -117,6 +118,15 @@ def get(session: Session, collection: Collection, name: str) -> Alias:
     """Return where an alias points now. Raises NotFound."""
     current = repository.current_alias(session, collection.id, name)
     if current is None:
+        raise _no_alias(session, collection, name)
+    return current
+
+
+def followed(session: Session, collection: Collection, name: str) -> Alias:
+    """Return where an alias points now. Raises NotFound, or Unverified where only its row was removed."""
+    current = repository.current_alias(session, collection.id, name)
+    if current is None:
+        require_no_alias(session, collection, name)
         raise _no_alias(session, collection, name)
     return current
 

@@ -18,6 +18,7 @@ from registry.versions import aliases, comparing, repository, service
 from registry.versions.content import VersionContent
 from registry.versions.erased import require_whole
 from registry.versions.schemas import ResolvedView, VersionAtView, VersionDetail, VersionView
+from registry.versions.signed import require_signed_alias, require_signed_version
 
 AS_OF = "as-of:"
 
@@ -47,15 +48,15 @@ class Resolved:
 def resolve(session: Session, model: str) -> Resolved:
     """Resolve `collection@production`, `@17`, `@base`, `@latest`, `@as-of:TIME`, or the bare name (its newest version).
 
-    `@as-of:2026-11-17T14:05Z` is the version that was newest then. Raises NotFound, or InvalidRequest for a name of
-    another form.
+    `@as-of:2026-11-17T14:05Z` is the version that was newest then. Raises NotFound, InvalidRequest for a name of
+    another form, or Unverified for an alias whose last event is not signed or says something else than its row.
     """
     name, at, which = model.partition("@")
     if not name or (at and not which):
         raise InvalidRequest(f"{model!r} names no version.", "Write collection@alias, or collection@number.")
     collection = collections.get(session, name)
     newest = repository.latest(session, collection.id)
-    second, share = None, None
+    alias = None
     if which in ("", "latest"):
         number = newest.number if newest else 0
     elif which == "base":
@@ -68,11 +69,15 @@ def resolve(session: Session, model: str) -> Resolved:
         found = version_at(session, collection, _moment(which.removeprefix(AS_OF)))
         number = found.number if found else 0
     else:
-        alias = aliases.get(session, collection, which)
-        number, second, share = alias.number, alias.second, alias.share
+        alias = aliases.followed(session, collection, which)
+        number = alias.number
     if number == 0:
         return Resolved(collection, 0, repository.base_digest(session, collection))
-    return Resolved(collection, number, service.get(session, collection, number).content_digest, second, share)
+    digest = service.get(session, collection, number).content_digest
+    if alias is None:
+        return Resolved(collection, number, digest)
+    require_signed_alias(session, collection, alias, digest)
+    return Resolved(collection, number, digest, alias.second, alias.share)
 
 
 def _moment(written: str) -> datetime:
@@ -120,9 +125,12 @@ def names_in(collections: Iterable[CollectionView]) -> list[NamedVersion]:
 
 
 def content(session: Session, collection: Collection, number: int) -> VersionContent:
-    """Return a version's content without the bytes of its blocks. Raises NotFound or Erased."""
+    """Return a version's content without the bytes of its blocks, which its digest covers.
+
+    Raises NotFound, Erased, or Unverified where no signed event tells of that digest.
+    """
     if number:
-        service.get(session, collection, number)
+        require_signed_version(session, collection, service.get(session, collection, number))
     return repository.version_content(session, collection.id, number, block_bytes=False)
 
 

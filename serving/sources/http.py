@@ -22,6 +22,7 @@ from registry.base.errors import (
     RegistryError,
     RoleNeeded,
     Unauthorized,
+    Unverified,
     WrongState,
 )
 from registry.client import MeloClient, MeloClientError
@@ -40,7 +41,7 @@ POLICY_SECONDS = 5.0  # between two looks at what is to be logged
 WAIT_SECONDS = 4.0  # for a change, until the registry says that there was none
 CONTENT_SECONDS = 600.0  # until the first line of a large version's content
 _REFUSALS: dict[str, type[RegistryError]] = {
-    kind.code: kind for kind in (NotFound, InvalidRequest, Erased, DigestMismatch)
+    kind.code: kind for kind in (NotFound, InvalidRequest, Erased, DigestMismatch, Unverified)
 }
 _ON_FEEDBACK: dict[str, type[RegistryError]] = {NotFound.code: NotLogged} | {
     kind.code: kind for kind in (InvalidRequest, RoleNeeded, Unauthorized, WrongState)

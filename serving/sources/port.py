@@ -40,10 +40,10 @@ class Source(Protocol):
         """Return a collection's id. Raises NotFound."""
 
     def resolve(self, model: str) -> ResolvedView:
-        """Return the version that `facts@production` refers to now. Raises NotFound or InvalidRequest."""
+        """Return the version that `facts@production` refers to now. Raises NotFound, InvalidRequest or Unverified."""
 
     def content(self, collection: str, number: int) -> VersionContent:
-        """Return a version's content without the bytes of its blocks. Raises NotFound or Erased.
+        """Return a version's content without the bytes of its blocks. Raises NotFound, Erased or Unverified.
 
         It is not verified yet: `VersionContent.require_intact` is for the caller.
         """

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import event as events
 from sqlalchemy import select
 
 from registry.access import service as access
@@ -25,7 +26,7 @@ from registry.base.vocabulary import QueueState
 from registry.tables.access import ApiKey
 from registry.tables.audit import AuditEvent
 from registry.tables.jobs import Job
-from registry.versions import aliases
+from registry.versions import aliases, reading
 from tests.conftest import copy_of
 from tests.registry.workflow import ADA, BEN, Workflow, template_of
 
@@ -299,6 +300,78 @@ def test_no_batch_is_approved_under_a_policy_that_nobody_with_a_key_made(signed,
     append(signed, PolicyChange(before=POLICY, after=replace(POLICY, self_approval=True)))
     with pytest.raises(Unverified, match="it is not signed"):
         signed.approve(2, ADA)
+
+
+@pytest.fixture
+def released(signed):
+    """An alias at the first of two versions."""
+    signed.correct((SPAIN["prompt"], SPAIN["target"]))
+    with signed.open() as (session, collection):
+        aliases.set_alias(session, collection, "production", 1, BEN, "released")
+    return signed
+
+
+def served(workflow, name="facts@production"):
+    with workflow.sessions() as session:
+        found = reading.resolve(session, name)
+        return reading.content(session, found.collection, found.number).number
+
+
+@pytest.mark.parametrize(
+    ("forgery", "expected"),
+    [
+        ("UPDATE aliases SET number = 2", "its row says version 2, and event"),
+        ("UPDATE aliases SET second = 2", "its row says version 1, and event"),
+        ("UPDATE aliases SET second = 2, share = 0.5", "its row says version 1, and event"),
+        ("DELETE FROM aliases", "its row is gone, and event"),
+        ("DELETE FROM audit_events WHERE subject = 'alias/facts/production'", "no event tells of it"),
+        ("UPDATE audit_events SET signature = NULL, signed_by = NULL WHERE subject LIKE 'alias/%'", "it is not signed"),
+        ("UPDATE audit_events SET reason = 'x' WHERE subject LIKE 'alias/%'", "its content does not match its hash"),
+        ("UPDATE versions SET content_digest = repeat('0', 64) WHERE number = 1", "its row says version 1, and event"),
+    ],
+)
+def test_an_alias_is_not_followed_where_its_last_event_does_not_verify_or_says_something_else(
+    released, engine, tamper, forgery, expected
+):
+    assert served(released) == 1
+    tamper(forgery)
+    with pytest.raises(Unverified, match=f"facts@production is not followed: .*{expected}"):
+        served(released)
+    if "DELETE FROM aliases" not in forgery:
+        assert served(Workflow(make_sessions(engine))) in (1, 2)  # without a key nothing can be said of it
+
+
+@pytest.mark.parametrize(
+    ("forgery", "expected"),
+    [
+        ("UPDATE versions SET content_digest = repeat('0', 64) WHERE number = 2", "its digest differs from event"),
+        ("DELETE FROM audit_events WHERE subject = 'version/facts/2'", "no event tells of it"),
+        ("UPDATE audit_events SET signature = NULL, signed_by = NULL WHERE subject = 'version/facts/2'", "not signed"),
+    ],
+)
+def test_a_version_is_not_served_where_no_signed_event_tells_of_its_content(released, tamper, forgery, expected):
+    assert served(released, "facts@latest") == 2
+    tamper(forgery)
+    for name in ("facts@latest", "facts@2"):
+        with pytest.raises(Unverified, match=f"Version 2 of facts is not served: .*{expected}"):
+            served(released, name)
+    assert served(released) == 1
+
+
+def test_following_an_alias_costs_one_query_more_where_a_key_is_known(released, engine):
+    def statements(sessions):
+        found = []
+
+        def note(*given):
+            found.append(given[2])
+
+        with sessions() as session:
+            events.listen(engine, "before_cursor_execute", note)
+            reading.resolve(session, "facts@production")
+            events.remove(engine, "before_cursor_execute", note)
+        return len(found)
+
+    assert statements(released.sessions) - statements(make_sessions(engine)) == 1
 
 
 def test_an_alias_of_another_time_says_that_its_event_does_not_verify(signed, tamper):

@@ -90,8 +90,15 @@ def site(postgres: str, template: str, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def registry(site: Site) -> Iterator[str]:
     """The registry's API over the site's database, by a real server."""
+    with running(Settings(database_url=site.url, api_key=SECRET)) as url:
+        yield url
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[str]:
+    """Run the registry's API; its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = registry_app(Settings(database_url=site.url, api_key=SECRET))
+    app = registry_app(settings)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -104,7 +111,7 @@ def registry(site: Site) -> Iterator[str]:
 @pytest.fixture
 def start(site: Site) -> Iterator[Callable[..., TestClient]]:
     """Start a server, asked by its operator, or with other headers."""
-    running: list[TestClient] = []
+    started: list[TestClient] = []
 
     def serve(
         headers: dict[str, str] = OPERATOR,
@@ -120,11 +127,11 @@ def start(site: Site) -> Iterator[Callable[..., TestClient]]:
         given = Settings(database_url=site.url, stop_seconds=5, **{"api_key": SECRET, **settings})
         app = create_app(given, source, router)
         asked = TestClient(app, headers=headers, raise_server_exceptions=False)
-        running.append(asked.__enter__())
+        started.append(asked.__enter__())
         return asked
 
     yield serve
-    for client in running:
+    for client in started:
         client.__exit__(None, None, None)
 
 
