@@ -5,8 +5,10 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 from cli.files.rows import Remarks
@@ -15,19 +17,32 @@ from cli.files.workbooks import Unread
 # What programs write where there is nothing. "none", in small letters, may well be an answer.
 MISSING = frozenset({
     "nan", "NaN", "NAN", "-nan", "None", "null", "NULL", "Null", "<NA>", "NA", "NaT", "N/A", "n/a", "#N/A", "undefined",
-    "(null)", "<null>", "[null]", "\\N",
+    "(null)", "<null>", "[null]", "\\N", "inf", "-inf",
 })  # fmt: skip
+PENDING = frozenset({"-", "–", "—", "?", "??", "???", "...", "…", "TBD", "TBA", "TODO", "tbd", "tba", "todo"})
+TRUTHS = frozenset({"True", "False", "TRUE", "FALSE"})
 UNFILLED = re.compile(r"\{\}|\{\d\}|\{[a-z_][a-z0-9_.]*\}|\{\{\s*[a-z_][a-z0-9_.]*\s*\}\}", re.IGNORECASE)
 WHOLE_FLOAT = re.compile(r"-?\d+\.0+")
 SURELY_WHOLE = 3  # digits: 1987.0 is no number of a version, as 2.0 may be
 FORMULA = re.compile(r"=\s*(?:[A-Z][A-Z0-9._]*\(|\$?[A-Z]{1,3}\$?\d+\b)", re.IGNORECASE)
 QUOTED = re.compile(r'="([^"]*)"$')  # how a number is kept as text in CSV
 BREAKLESS = re.compile("[\u00a0\u2007\u202f]")
-UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")
+UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\ufeff]")
+BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+ESCAPED = re.compile("'(?=[=+@-])")  # an apostrophe that keeps a spreadsheet from taking a text for a formula
+MIDNIGHT = re.compile(r"(\d{4}-\d\d-\d\d)[ T]00:00:00(?:\.0+)?(?:Z|\+00:00)?$")
+HTML = re.compile(
+    r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-f]{1,5});|</?(?:b|i|em|strong|br|p|div|span|a|ul|li)\b[^<>]*>", re.I
+)
+OBJECT = re.compile(r"\{\s*(['\"]).*?\1\s*:.*\}", re.DOTALL)  # as JSON or Python write it
+COLLECTION = re.compile(r"[(\[{]\s*['\"].*['\"]\s*,?\s*[)\]}]|(?:array|set|frozenset)\(.*\)", re.DOTALL)
+MOMENTS = range(10**12, 2 * 10**12)  # milliseconds since 1970
 SEVERAL = re.compile(r"[?.!]\s*[|;/]\s*\S")  # "Who leads it? | Who runs it?"
 NO_COMMAS = re.compile(r"""['"]\s+['"]""")  # a list as numpy writes it
-ERROR = re.compile(r"#(?:N/A|REF!|NAME\?|VALUE!|DIV/0!|NUM!|NULL!|SPILL!|CALC!)$|#{3,}$")  # of a spreadsheet
-ROUNDED = re.compile(r"-?\d(?:[.,]\d+)?E[+-]?\d{2,}$")  # a long number, as a spreadsheet shows it
+ERROR = re.compile(
+    r"#(?:N/A|REF!|NAME\?|VALUE!|DIV/0!|NUM!|NULL!|SPILL!|CALC!|ERROR!)$|#{3,}$|Loading\.\.\.$|Err:\d{3}$"
+)  # of a spreadsheet
+ROUNDED = re.compile(r"-?\d(?:[.,]\d+)?(?:E[+-]?|e\+)\d{2,}$")  # a long number, as a spreadsheet shows it
 AS_IS = "If that is what it should say, submit with --as-is."
 ONE_A_LINE = 'Write one a line within the cell, or a JSON list: ["…", "…"].'
 
@@ -62,6 +77,8 @@ class Cells:
             raise Unusable(
                 f"is {text.strip()!r}, which programs write where a value is missing", f"Fill it in. {AS_IS}"
             )
+        if text.strip() in PENDING:
+            raise Unusable(f"is {text.strip()!r}, which stands for what is not known yet", f"Fill it in. {AS_IS}")
         if found := UNFILLED.search(text):
             raise Unusable(f"holds {found[0]!r}, a place that was not filled in", f"Fill it in. {AS_IS}")
         return text
@@ -77,7 +94,7 @@ class Cells:
         if isinstance(value, str):
             found: list[Any] | None = listed(value)
             if found is None and self.is_table:
-                if value.lstrip().startswith("[") and value.rstrip().endswith("]"):
+                if not self.as_is and (COLLECTION.fullmatch(value.strip()) or _is_bracketed(value)):
                     raise Unusable("looks like a list, and cannot be read as one", ONE_A_LINE)
                 if not self.as_is and "\n" not in value.strip() and SEVERAL.search(value):
                     raise Unusable("seems to hold several texts in one line", f"{ONE_A_LINE} {AS_IS}")
@@ -101,7 +118,7 @@ class Cells:
         """Return whether there is nothing, or what programs write for nothing."""
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return True
-        return isinstance(value, str) and (not value.strip() or (value.strip() in MISSING and not self.as_is))
+        return isinstance(value, str) and (not value.strip() or (value.strip() in MISSING | PENDING and not self.as_is))
 
     def _written(self, line: int, value: Any) -> str:
         if value is None:
@@ -113,6 +130,11 @@ class Cells:
         if isinstance(value, bool):
             raise Unusable(f"is the truth value {str(value).lower()}", "Write the answer as text, such as Yes.")
         if isinstance(value, int):
+            if value in MOMENTS and value % 1000 == 0 and not self.as_is:
+                raise Unusable(
+                    f"is {value}, which pandas writes for a date (milliseconds since 1970)",
+                    f"Write the date as text. {AS_IS}",
+                )
             self.remarks.note("Numbers were taken as text", line)
             return str(value)
         if isinstance(value, float):
@@ -122,12 +144,18 @@ class Cells:
             return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
         if isinstance(value, date | time | timedelta):
             raise Unusable(f"is a date or a time ({value})", "Write it as text, as it is to be answered.")
-        raise Unusable(f"is {type(value).__name__} and not a text", "Write a text.")
+        if isinstance(value, Decimal):
+            return str(value)
+        if isinstance(value, bytes):
+            with suppress(UnicodeDecodeError):
+                return value.decode()
+        kind = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "something else"
+        raise Unusable(f"is {kind} and not a text", "Write a text.")
 
     def _cleaned(self, line: int, column: str, text: str, keeps_start: bool) -> str:
         if "\ufffd" in text:
             raise Unusable("holds \ufffd: letters were lost when it was written", "Write the file again as UTF-8.")
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = BREAKS.sub("\n", text)
         if BREAKLESS.search(text):
             self.remarks.note("Non-breaking spaces became ordinary ones", line)
             text = BREAKLESS.sub(" ", text)
@@ -137,13 +165,29 @@ class Cells:
         bare = text.rstrip(" \t") if keeps_start else text.strip()
         if bare != text and bare.strip():
             self.remarks.note("Spaces at the ends were removed", line)
+        if meant := _ungarbled(bare):
+            raise Unusable(
+                f"holds garbled letters: {bare[:40]!r} for {meant[:40]!r}", f"Write the file again as UTF-8. {AS_IS}"
+            )
+        if HTML.search(bare):
+            self.remarks.note("HTML (&amp;, <br>) stands in texts, and was taken as it is", line)
         if self.is_table and (found := QUOTED.match(bare)):
             return found[1].strip()
+        if self.is_table and ESCAPED.match(bare):
+            self.remarks.note("An apostrophe before =, +, - or @ was removed", line)
+            bare = bare[1:]
         if self.is_table and FORMULA.match(bare):
             raise Unusable("is a formula", f"Write what it comes to. {AS_IS}")
         if self.is_table and (ERROR.match(bare) or ROUNDED.match(bare)):
-            why = "is an error of a spreadsheet" if bare.startswith("#") else "is a number of which digits were lost"
-            raise Unusable(f"{why}, {bare}", f"Write the text. {AS_IS}")
+            why = "is an error of a spreadsheet" if ERROR.match(bare) else "is a number of which digits were lost"
+            raise Unusable(f"{why}, {bare!r}", f"Write the text. {AS_IS}")
+        if self.is_table and bare in TRUTHS:
+            raise Unusable(f"is the truth value {bare}", f"Write the answer as text, such as Yes. {AS_IS}")
+        if self.is_table and OBJECT.fullmatch(bare):
+            raise Unusable("is an object that a program wrote into the cell", f"Write a text. {AS_IS}")
+        if date_ := MIDNIGHT.match(bare):
+            self.remarks.note(f"{bare} and the like were read as {date_[1]}, a date", line)
+            return date_[1]
         if WHOLE_FLOAT.fullmatch(bare):
             return self._whole(line, column, bare)
         return bare
@@ -159,7 +203,7 @@ class Cells:
 def listed(text: str) -> list[Any] | None:
     """Return the list that a text writes out in JSON or in Python; None: it is another text. Raises Unusable."""
     bare = text.strip()
-    if not (bare.startswith("[") and bare.endswith("]")):
+    if not _is_bracketed(bare) and not COLLECTION.fullmatch(bare):
         return None
     try:
         found = json.loads(bare)
@@ -170,8 +214,25 @@ def listed(text: str) -> list[Any] | None:
             found = ast.literal_eval(bare)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
+        found = sorted(found) if isinstance(found, set) else list(found) if isinstance(found, tuple) else found
     is_of_texts = isinstance(found, list) and found and all(isinstance(each, str | int | float) for each in flat(found))
     return found if is_of_texts else ([] if found == [] else None)
+
+
+def _is_bracketed(text: str) -> bool:
+    return text.strip().startswith("[") and text.strip().endswith("]")
+
+
+def _ungarbled(text: str) -> str | None:
+    """Return the text that was meant where UTF-8 was read as cp1252 and written so; None: it was not."""
+    if text.isascii():
+        return None
+    try:
+        # cp1252 leaves five bytes out, which programs take as they are.
+        raw = b"".join(letter.encode("cp1252" if ord(letter) > 159 else "latin-1") for letter in text)
+        return raw.decode()
+    except UnicodeError:
+        return None
 
 
 def flat(values: Any) -> Iterator[Any]:

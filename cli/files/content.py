@@ -17,15 +17,16 @@ AS_CSV = "Save it as .xlsx or as CSV (UTF-8)."
 # Kinds that are recognised in order to say what to do with them.
 UNREAD = (
     (b"\xd0\xcf\x11\xe0", "an Excel file of the old kind (.xls)", AS_CSV),
-    (b"\x1f\x8b", "compressed with gzip", "Unpack it: gunzip -c FILE | melo edit submit - …"),
-    (b"BZh", "compressed with bzip2", "Unpack it: bunzip2 -c FILE | melo edit submit - …"),
-    (b"\xfd7zXZ", "compressed with xz", "Unpack it: xz -dc FILE | melo edit submit - …"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "Unpack it: zstd -dc FILE | melo edit submit - …"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "Unpack it: zstd -d FILE"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "Unpack it."),
+    (b"\x89PNG", "an image", "Write its text as CSV."),
+    (b"\xff\xd8\xff", "an image", "Write its text as CSV."),
     (b"%PDF", "a PDF", "Export the table that it was made from."),
     (b"{\\rtf", "a text document (RTF)", AS_CSV),
     (b"ARROW1", "a Feather or Arrow file", "Write it as Parquet or JSONL."),
     (b"SQLite format 3", "a SQLite database", "Export its table as CSV."),
 )
+TAR = slice(257, 262)  # where a tar archive says "ustar"
 MARKS = (  # those of UTF-32 begin with those of UTF-16
     (BOM_UTF8, "utf-8", "UTF-8 with a byte order mark"),
     (BOM_UTF32_LE, "utf-32-le", "UTF-32"),
@@ -34,13 +35,17 @@ MARKS = (  # those of UTF-32 begin with those of UTF-16
     (BOM_UTF16_BE, "utf-16-be", "UTF-16"),
 )
 GUESSED = (
-    "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "mac_roman", "cp932", "gb18030",
-    "big5", "cp949",
+    "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "mac_roman", "cp850", "koi8_r",
+    "cp932", "euc_jp", "gb18030", "big5", "cp949",
 )  # fmt: skip
-CLOSE = 0.05  # of charset-normalizer's measures of disorder, from 0 to 1
+LATIN = {"cp1250", "cp1252", "cp1254", "cp1257", "mac_roman", "cp850"}
+CLOSE = 0.1  # of charset-normalizer's measures of disorder, from 0 to 1
 GUESSED_FROM = 2**20  # bytes
 # As in «£ódŸ» and «äčđĺęňîđ»: the text is in another encoding.
-UNLIKELY = re.compile(r"[^\W\d_][¡-¿×÷]|[¡-¿×÷][^\W\d_]|[\u00c0-\u024f]{4,}")
+UNLIKELY = re.compile(
+    r"[^\W\d_][¡-¿×÷]|[¡-¿×÷][^\W\d_]|[\u00c0-\u024f]{4,}|(?<![^\W\d_])[\u00c0-\u024f]{2,}(?![^\W\d_])"
+    r"|[A-Za-z][\u0370-\u06ff\u3008-\u3011]|[\u0370-\u06ff][A-Za-z]|[\u05b0-\u05f4]|[\uac00-\ud7a3][\u4e00-\u9fff]|[\u4e00-\u9fff][\uac00-\ud7a3]"
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,10 @@ class Text:
 
 def bytes_of(path: Path) -> bytes:
     """Return a file's content; - is the standard input. Raises CommandError."""
+    if "://" in str(path) or re.match(r"https?:/", str(path)):
+        raise unreadable(path, "it is an address and no file", "Download it: curl -LO ADDRESS.")
+    if path.is_dir():
+        raise unreadable(path, "it is a folder", "Name one of the files in it: each becomes a batch.")
     try:
         if str(path) == "-":
             stream = getattr(sys.stdin, "buffer", None)
@@ -64,9 +73,7 @@ def bytes_of(path: Path) -> bytes:
     except OSError as error:
         raise CommandError("The file cannot be read", f"{path}: {error.strerror}.", "Check its name.") from None
     if len(content) > MOST_BYTES:
-        raise CommandError(
-            "The file is too large", f"{name_of(path)} has more than {MOST_BYTES // 2**20} MiB.", "Split it."
-        )
+        raise too_large(path, f"has more than {MOST_BYTES // 2**20} MiB")
     if not content.strip(b"\0 \t\r\n"):
         raise no_edits(path)
     return content
@@ -80,11 +87,17 @@ def no_edits(path: Path) -> CommandError:
     return CommandError("The file is empty", f"{name_of(path)} holds no edits.", "Write at least one.")
 
 
+def too_large(path: Path, why: str) -> CommandError:
+    return CommandError("The file is too large", f"{name_of(path)} {why}.", "Split it.")
+
+
 def require_readable(path: Path, content: bytes) -> None:
     """Raise CommandError for a kind of file that is known and not read."""
     for start, what, remedy in UNREAD:
         if content.startswith(start):
             raise unreadable(path, f"it is {what}", remedy)
+    if content[TAR] == b"ustar":
+        raise unreadable(path, "it is a tar archive", "Unpack it: tar -xf FILE")
     if re.match(rb"\s*(<!doctype html|<html|<\?xml|<table)", content[:200], re.IGNORECASE):
         raise unreadable(path, "it is a web page or XML, whatever its name says", AS_CSV)
 
@@ -155,10 +168,8 @@ def _guessed(path: Path, content: bytes) -> Text:
     order = sorted(found, key=lambda name: found[name].chaos)
     tried = [name for name in order if found[name].chaos <= found[order[0]].chaos + CLOSE]
     # Texts of a few words fit several: what Windows writes in Western Europe and America is the most likely.
-    western = _strictly(content, "cp1252")
-    if western is not None and (not tried or "cp1252" in tried or western[:200] == str(found[tried[0]])[:200]):
-        tried.insert(0, "cp1252")
-        tried.append("cp1250")
+    if not tried or LATIN & set(tried):
+        tried = ["cp1252", *tried, "cp1250"]
     texts = [(name, text) for name in dict.fromkeys(tried) if (text := _strictly(content, name)) is not None]
     if not texts:
         raise unreadable(path, "its encoding cannot be told", "Save it as UTF-8, or name it with --encoding.")

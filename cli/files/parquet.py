@@ -3,8 +3,7 @@
 import io
 from pathlib import Path
 
-from cli.errors import CommandError
-from cli.files.content import MOST_BYTES, name_of, unreadable
+from cli.files.content import MOST_BYTES, too_large, unreadable
 from cli.files.rows import Row, Rows
 from registry.edits.schemas import MOST_EDITS
 
@@ -23,18 +22,14 @@ def read_parquet(path: Path, content: bytes) -> Rows:
     try:
         file = parquet.ParquetFile(io.BytesIO(content))
         if file.metadata.num_rows > MOST_EDITS:
-            raise _too_large(path, f"has more than {MOST_EDITS:,} rows")
+            raise too_large(path, f"has more than {MOST_EDITS:,} rows")
         rows: list[Row] = []
         size = 0
         for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
             size += batch.nbytes
             if size > MOST_BYTES:
-                raise _too_large(path, f"unpacks to more than {MOST_BYTES // 2**20} MiB")
+                raise too_large(path, f"unpacks to more than {MOST_BYTES // 2**20} MiB")
             rows += [Row(len(rows) + n, fields) for n, fields in enumerate(batch.to_pylist(), start=1)]
     except (arrow.ArrowException, OSError) as error:
         raise unreadable(path, f"it is not a whole Parquet file: {error}", "Write it again.") from None
     return Rows("Parquet", rows, list(file.schema_arrow.names), is_table=False, unit="row")
-
-
-def _too_large(path: Path, why: str) -> CommandError:
-    return CommandError("The file is too large", f"{name_of(path)} {why}.", "Split it.")

@@ -5,21 +5,25 @@ that cannot be taken, by its line and column.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cli.errors import CommandError
+from cli.files.archives import ZIP, unpacked
 from cli.files.cells import WHOLE_FLOAT, Cells, Unusable, listed
 from cli.files.content import any_of, bytes_of, name_of, no_edits, require_readable, text_of
 from cli.files.documents import read_json
+from cli.files.formats import recognised
 from cli.files.parquet import read_parquet
 from cli.files.rows import Remarks, Row, Rows
-from cli.files.shapes import FIELDS, Shape, Values, described, is_index, normal, recognised
+from cli.files.shapes import FIELDS, Shape, Values, at_path, described, normal, paths
 from cli.files.tables import read_csv
 from cli.files.workbooks import read_workbook
 
+INDEX = re.compile(r"(unnamed_\d+|index|level_\d+|index_level_\d+|row_idx|line)?$")
 PIECE = 64 * 1024  # bytes
 PREVIEWED = 5  # edits
 EXPORTED = frozenset(FIELDS) - {"replaces"}  # the fields that `melo edit export` writes
@@ -84,9 +88,9 @@ class EditFile:
 
 def open_edits(path: Path, options: ReadOptions) -> EditFile:
     """Read a file; - is the standard input. Raises CommandError where it cannot be read as a whole."""
-    content = bytes_of(path)
     remarks = Remarks()
-    rows, encoding = _rows(path, content, options, remarks)
+    rows, encoding = _rows(path, bytes_of(path), options, remarks)
+    rows = _with_paths(rows, options.mapped)
     shape = recognised(rows.columns, options.mapped) if rows.rows else None
     if not rows.rows:
         if not remarks.problem_count:
@@ -96,9 +100,8 @@ def open_edits(path: Path, options: ReadOptions) -> EditFile:
         raise _unrecognised(path, rows, options)
     file_format = _named(shape, rows)
     used = {*shape.used, *map(normal, options.mapped.values())}
-    ignored = (
-        [] if not rows.rows else [name for name in rows.columns if normal(name) not in used and not is_index(name)]
-    )
+    unused = [name for name in rows.columns if normal(name) not in used] if rows.rows else []
+    ignored = [name for name in unused if not INDEX.match(normal(name))]
     if ignored:
         remarks.note(f"Ignored: {any_of(ignored)}.")
     file = EditFile(
@@ -125,7 +128,10 @@ def _rows(path: Path, content: bytes, options: ReadOptions, remarks: Remarks) ->
         except CommandError:  # it is one, and not a clear one
             return True
 
-    if content.startswith(b"PK\x03\x04"):
+    content, packed = unpacked(path, content)
+    if packed:
+        remarks.note(f"It was unpacked ({packed}).")
+    if content.startswith(ZIP):
         return read_workbook(path, content, options.sheet, is_header, remarks), ""
     if content.startswith(b"PAR1"):
         return read_parquet(path, content), ""
@@ -134,15 +140,18 @@ def _rows(path: Path, content: bytes, options: ReadOptions, remarks: Remarks) ->
     if text.note:
         remarks.note(text.note)
     if text.text.lstrip()[:1] in ("{", "[") or path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
-        return read_json(path, text.text, remarks), text.encoding
+        return read_json(path, text.text, options.mapped, remarks), text.encoding
     return read_csv(path, text.text, is_header, remarks), text.encoding
 
 
 def _records(rows: Rows, shape: Shape, cells: Cells, options: ReadOptions) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()  # MQuAKE tells a fact once for every question that needs it
+    others: dict[tuple[str, ...], Shape] = {}
     for row in rows.rows:
+        fields = _by_normal_name(row)
         try:
-            found = list(shape.read(_by_normal_name(row), cells.remarks, row.line))
+            reader = shape if rows.is_table or options.mapped else _shape_of(row, fields, shape, others)
+            found = list(reader.read(fields, cells.remarks, row.line))
         except Unusable as error:
             cells.remarks.refuse(row.line, f"It {error.why}.", error.remedy)
             continue
@@ -157,6 +166,32 @@ def _records(rows: Rows, shape: Shape, cells: Cells, options: ReadOptions) -> It
                     continue
                 seen.add(same)
             yield record
+
+
+def _shape_of(row: Row, fields: Mapping[str, Any], shape: Shape, others: dict[tuple[str, ...], Shape]) -> Shape:
+    """Return the format of a record: the file's, or another one where it has none of the columns of its prompt.
+
+    others: those that were found already, by the names of the record's fields.
+    """
+    if any(normal(name.split(".")[0]) in fields for name in shape.told["prompt"].split(", ")):
+        return shape
+    names = tuple(row.fields)
+    if names not in others:
+        try:
+            others[names] = recognised(names, {}) or shape
+        except CommandError as error:
+            raise Unusable(f"is not clear: {error.detail}", error.remedy) from None
+    return others[names]
+
+
+def _with_paths(rows: Rows, mapped: Mapping[str, str]) -> Rows:
+    """Return the rows with the values that the user names by their dotted paths as fields of their own."""
+    new = [name for name in mapped.values() if "." in name and name not in rows.columns]
+    new = [name for name in new if any(at_path(row.fields, name) is not None for row in rows.rows)]
+    if rows.is_table or not new:
+        return rows
+    found = [Row(row.line, row.fields | {name: at_path(row.fields, name) for name in new}) for row in rows.rows]
+    return replace(rows, rows=found, columns=[*rows.columns, *new])
 
 
 def _record(line: int, values: Values, cells: Cells, options: ReadOptions) -> dict[str, Any] | None:
@@ -250,7 +285,8 @@ def _is_export(shape: Shape, rows: Rows) -> bool:
 
 
 def _unrecognised(path: Path, rows: Rows, options: ReadOptions) -> CommandError:
-    seen = any_of(list(rows.columns))
+    first: Mapping[str, Any] = rows.rows[0].fields if rows.rows and not rows.is_table else dict.fromkeys(rows.columns)
+    seen = any_of(list(paths(first)), most=16) or "none"
     absent = [name for name in options.mapped.values() if normal(name) not in {normal(c) for c in rows.columns}]
     what = f"it has no {absent[0]!r}; it has {seen}" if absent else f"its fields are {seen}"
     return CommandError(

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from cli.files.rows import Remarks, Row, Rows
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n?$', re.IGNORECASE)
+RULE = re.compile(r":?-{2,}:?")
 HEADER_WITHIN = 20  # rows: titles may stand above it
 LONGEST_CELL = 2**20  # characters; csv's own limit is 131,072
 
 IsHeader = Callable[[Sequence[str]], bool]
 Style = dict[str, Any]  # arguments of csv.reader
+APOSTROPHE: Style = {"quotechar": "'"}
+APOSTROPHES = re.compile(r"\A.*\n'.*'\s*$", re.MULTILINE)  # the second line begins and ends with one
+SPACED: Style = {"skipinitialspace": True}  # "a", "b"
 BACKSLASHES: Style = {"escapechar": "\\", "doublequote": False}
 UNQUOTED: Style = {"quoting": csv.QUOTE_NONE}
 Numbered = tuple[int, Sequence[Any]]  # a line or row, and its cells
@@ -30,18 +35,18 @@ def read_csv(path: Path, text: str, is_header: IsHeader, remarks: Remarks) -> Ro
     first_line = 1
     if told and len(lines) > 1:
         first_line, text = 2, lines[1]
-    separators = [told[1]] if told else _by_likelihood(text, is_header)
     csv.field_size_limit(LONGEST_CELL)
-    style = _style(text, separators[0], remarks)
-    cells = list(_parsed(text, separators[0], first_line, remarks, style))
-    kind = f"CSV with {SEPARATORS.get(separators[0], repr(separators[0]))}"
-    return rows_of(path, kind, cells, is_header, remarks, "line")
+    separator = _most_likely(text, is_header, told[1] if told else None)
+    style = _style(text, separator, remarks)
+    cells = list(_parsed(text, separator, first_line, remarks, style))
+    kind = f"CSV with {SEPARATORS.get(separator, repr(separator))}"
+    return rows_of(path, kind, _without_comments(cells, is_header, remarks), is_header, remarks, "line")
 
 
 def rows_of(path: Path, kind: str, cells: Iterable[Numbered], is_header: IsHeader, remarks: Remarks, unit: str) -> Rows:
     """Return the rows below the header. Raises CommandError where there is none."""
     filled = [(line, row) for line, row in cells if any(not _is_blank(cell) for cell in row)]
-    heads = [(at, [_name(cell) for cell in row]) for at, (_, row) in enumerate(filled[:HEADER_WITHIN])]
+    heads = [(at, _without_end([_name(cell) for cell in row])) for at, (_, row) in enumerate(filled[:HEADER_WITHIN])]
     at, columns = next(((at, names) for at, names in heads if is_header(names)), (None, []))
     if at is None:
         raise _no_header(path, filled, unit)
@@ -55,8 +60,12 @@ def rows_of(path: Path, kind: str, cells: Iterable[Numbered], is_header: IsHeade
             "Give each column a name of its own.",
         )
     rows = []
-    for line, row in filled[at + 1 :]:
-        if len(row) != len(columns) and any(not _is_blank(cell) for cell in row[len(columns) :]):
+    for number, (line, row) in enumerate(filled[at + 1 :]):
+        if not number and all(RULE.fullmatch(str(cell).strip()) for cell in row if not _is_blank(cell)):
+            continue  # the line below the header of a table in Markdown
+        if _without_end([_name(cell) for cell in row]) == columns:
+            remarks.note("Headers that are repeated were left out", line)
+        elif len(row) != len(columns) and any(not _is_blank(cell) for cell in row[len(columns) :]):
             remarks.refuse(
                 line,
                 f"It has {len(row)} cells where the header has {len(columns)}.",
@@ -74,22 +83,38 @@ def rows_of(path: Path, kind: str, cells: Iterable[Numbered], is_header: IsHeade
     return Rows(kind, rows, named, is_table=True, unit=unit)
 
 
-def _by_likelihood(text: str, is_header: IsHeader) -> list[str]:
-    """Return separators, first one under which a header is found, then the one that gives the most columns."""
+def _most_likely(text: str, is_header: IsHeader, told: str | None) -> str:
+    """Return the separator under which a header is found, first the one that is told, then of the most columns."""
     start = "\n".join(text.split("\n", HEADER_WITHIN + 1)[: HEADER_WITHIN + 1])
 
-    def found(separator: str) -> tuple[bool, int]:
+    def found(separator: str) -> tuple[bool, bool, int]:
         rows = _parsed(start, separator, 1, Remarks())
         heads = [[_name(cell) for cell in row] for _, row in rows]
-        return any(is_header(head) for head in heads), len(heads[0]) if heads else 0
+        return any(is_header(head) for head in heads), separator == told, len(heads[0]) if heads else 0
 
-    return sorted(SEPARATORS, key=found, reverse=True)
+    return max([*SEPARATORS, *([told] if told and told not in SEPARATORS else [])], key=found)
+
+
+def _without_comments(cells: list[Numbered], is_header: IsHeader, remarks: Remarks) -> list[Numbered]:
+    """Leave out lines that begin with #, where one of them is plainly a comment: nothing else stands in it."""
+
+    def is_marked(row: Sequence[Any]) -> bool:
+        return bool(row) and str(row[0]).lstrip("\ufeff ").startswith("#") and not is_header([_name(c) for c in row])
+
+    marked = [line for line, row in cells if is_marked(row)]
+    if not any(is_marked(row) and all(map(_is_blank, row[1:])) for _, row in cells):
+        return cells
+    for line in marked:
+        remarks.note("Lines that begin with # were left out as comments", line)
+    return [(line, row) for line, row in cells if not is_marked(row)]
 
 
 def _style(text: str, separator: str, remarks: Remarks) -> Style:
     """Return how cells are quoted: as usual, unless the text is a table only if they are quoted otherwise."""
-    if text.lstrip()[:1] == "'":
-        return {"quotechar": "'"}
+    if text.lstrip()[:1] == "'" or (APOSTROPHES.search(text) and _is_table(text, separator, APOSTROPHE)):
+        return APOSTROPHE
+    if separator != "\t" and f'{separator} "' in text and _is_table(text, separator, SPACED):
+        return SPACED
     if _is_table(text, separator, {}):
         return {}
     if '\\"' in text and _is_table(text, separator, BACKSLASHES):
@@ -124,14 +149,22 @@ def _parsed(
             return
 
 
+def _without_end(names: list[str]) -> list[str]:
+    """Return a header without the empty cells at its end."""
+    while names and not names[-1]:
+        names = names[:-1]
+    return names
+
+
 def _no_header(path: Path, filled: Sequence[Numbered], unit: str) -> CommandError:
     seen = [_name(cell) for cell in filled[0][1] if not _is_blank(cell)] if filled else []
     line = filled[0][0] if filled else 1
+    prompt, target = seen if len(seen) == 2 else ("COLUMN", "COLUMN")
     return CommandError(
         "The table has no header that is known",
         f"{name_of(path)}, {unit} {line}: its columns are {any_of(seen)}; a prompt and a target are needed.",
         "Write a header with prompt and target (or question and answer), or say which columns these are: "
-        "--map prompt=COLUMN --map target=COLUMN.",
+        f"--map prompt={shlex.quote(prompt)} --map target={shlex.quote(target)}.",
     )
 
 

@@ -4,12 +4,13 @@ import io
 import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import CommandError
-from cli.files.content import AS_CSV, MOST_BYTES, any_of, name_of, unreadable
+from cli.files.content import AS_CSV, MOST_BYTES, any_of, too_large, unreadable
 from cli.files.rows import Remarks, Rows
 from cli.files.tables import HEADER_WITHIN, IsHeader, Numbered, rows_of
 from registry.edits.schemas import MOST_EDITS
@@ -21,6 +22,8 @@ MOST_COLUMNS = 500
 MOST_ROWS = 2 * MOST_EDITS  # empty ones among them
 WRITE_TEXT = "Write it as text: in Excel, with an apostrophe before it."
 DECIMALS = re.compile(r"(?P<grouped>#,##)?0(?:\.(?P<decimals>0+))?(?P<percent>%)?$")  # of a number's format
+HIDDEN_ROW = re.compile(rb"<row\b[^>]*\bhidden=\"(?:1|true)\"[^>]*>")
+ROW_NUMBER = re.compile(rb"\br=\"(\d+)\"")
 CONTROL = re.compile(r"_x([0-9A-F]{4})_")  # as Excel writes a control character
 
 
@@ -33,14 +36,15 @@ class Unread:
 
 def read_workbook(path: Path, content: bytes, sheet: str | None, is_header: IsHeader, remarks: Remarks) -> Rows:
     """Read one sheet. sheet: its name; None: the first that has a header. Raises CommandError."""
-    _require_workbook(path, content)
+    _require_small(path, content)
     import openpyxl
 
     try:
         # Once for what formulas came to, and once to find those that were never computed.
         values = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
         formulas = openpyxl.load_workbook(io.BytesIO(content), read_only=True)
-        return _chosen(path, values, formulas, sheet, is_header, remarks)
+        rows, name = _chosen(path, values, formulas, sheet, is_header, remarks)
+        return _shown(rows, _hidden_rows(content, values[name]), remarks)
     except CommandError:
         raise
     except Exception as error:  # openpyxl raises whatever its parsers do
@@ -49,7 +53,8 @@ def read_workbook(path: Path, content: bytes, sheet: str | None, is_header: IsHe
 
 def _chosen(
     path: Path, values: "Workbook", formulas: "Workbook", sheet: str | None, is_header: IsHeader, remarks: Remarks
-) -> Rows:
+) -> tuple[Rows, str]:
+    """Return the rows of a sheet, and its name."""
     names = [each.title for each in values.worksheets if each.sheet_state == "visible"]
     if sheet is not None and sheet not in names:
         raise unreadable(path, f"it has no sheet {sheet!r}; its sheets are {any_of(names)}", "Name one with --sheet.")
@@ -69,8 +74,18 @@ def _chosen(
         if sheet is None and len(names) > 1:
             others = [each for each in names if each != name]
             remarks.note(f"Of its sheets, {name!r} was read, and not {any_of(others)}: --sheet names another.")
-        return rows
+        return rows, name
     raise refusal or unreadable(path, "it has no sheet", AS_CSV)
+
+
+def _shown(rows: Rows, hidden: set[int], remarks: Remarks) -> Rows:
+    """Return the rows without the hidden ones, which are refused: whether they are meant cannot be told."""
+    for row in rows.rows:
+        if row.line in hidden:
+            remarks.refuse(
+                row.line, "It is hidden, by a filter or by hand.", "Show all rows, or delete those not meant."
+            )
+    return replace(rows, rows=[row for row in rows.rows if row.line not in hidden])
 
 
 def _cells(path: Path, values: Any, formulas: Any) -> Iterator[Numbered]:
@@ -87,9 +102,7 @@ def _cells(path: Path, values: Any, formulas: Any) -> Iterator[Numbered]:
             continue
         filled += 1
         if filled > MOST_ROWS:
-            raise CommandError(
-                "The file is too large", f"{name_of(path)} has more than {MOST_ROWS:,} rows.", "Split it."
-            )
+            raise too_large(path, f"has more than {MOST_ROWS:,} rows")
         cells = [_cell(cell, formula) for cell, formula in zip(row, written, strict=False)]
         if any(cell not in (None, "") for cell in cells):
             yield number, cells
@@ -126,18 +139,16 @@ def _number(value: float, shown_as: str) -> Any:
     return f"{scaled:{grouped}.{len(found['decimals'] or '')}f}{found['percent'] or ''}"
 
 
-def _require_workbook(path: Path, content: bytes) -> None:
-    """Raise CommandError for another kind of archive, or one that unpacks to too much."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            parts = archive.infolist()
-    except zipfile.BadZipFile as error:
-        raise unreadable(path, f"it is an incomplete archive: {error}", AS_CSV) from None
-    names = {part.filename for part in parts}
-    if "xl/workbook.xml" not in names:
-        what = "a spreadsheet of another kind (OpenDocument)" if "content.xml" in names else "a ZIP archive"
-        raise unreadable(path, f"it is {what}", AS_CSV if "content.xml" in names else "Unpack it.")
-    if sum(part.file_size for part in parts) > MOST_BYTES:
-        raise CommandError(
-            "The file is too large", f"{name_of(path)} unpacks to more than {MOST_BYTES // 2**20} MiB.", "Split it."
-        )
+def _require_small(path: Path, content: bytes) -> None:
+    """Raise CommandError for a workbook that unpacks to too much."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        size = sum(part.file_size for part in archive.infolist())
+    if size > MOST_BYTES:
+        raise too_large(path, f"unpacks to more than {MOST_BYTES // 2**20} MiB")
+
+
+def _hidden_rows(content: bytes, sheet: Any) -> set[int]:
+    """Return the numbers of the rows that a filter or the user hides, which openpyxl does not tell when it streams."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        rows = HIDDEN_ROW.findall(archive.read(sheet._worksheet_path.lstrip("/")))
+    return {int(found[1]) for row in rows if (found := ROW_NUMBER.search(row))}

@@ -1,10 +1,13 @@
 """The record's collection and API, for the program to be called with, and a registry in front of which it is called."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cli.files.reading import EditFile, ReadOptions, open_edits
 from embedded import stack
 from registry.audit.trust import signing_of
 from registry.base.database import make_engine, make_sessions
@@ -47,3 +50,15 @@ def worker(melo: Melo, facts: str) -> Iterator[Workflow]:
     signing = signing_of(Settings(home=melo.home))
     yield Workflow(make_sessions(engine, signing=signing), facts)
     engine.dispose()
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., EditFile]:
+    """Read a file of this content."""
+
+    def read(content: str | bytes, name: str = "edits.csv", **options: Any) -> EditFile:
+        file = tmp_path / name
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return open_edits(file, ReadOptions(**options))
+
+    return read
