@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     actor: str = Field(default_factory=operating_system_user, description="who acts, as the record names them")
     statement_timeout_seconds: PositiveFloat = Field(default=30, description="longest SQL statement")
     max_request_bytes: PositiveInt = Field(default=64 * 2**20, description="largest request body")
+    submission_tokens: PositiveInt = Field(
+        default=1_000_000, description="most tokens of a submission's long prompts together; short ones do not count"
+    )
     lease_seconds: PositiveFloat = Field(default=60, description="how long a worker may stay silent")
     resend_seconds: PositiveFloat = Field(
         default=120, description="after this long unclaimed, a queued job is sent again, then after twice as long"

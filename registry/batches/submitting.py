@@ -103,6 +103,7 @@ def submit(
     dry_run: bool = False,
     training: Training = AS_USUAL,
     attend: Callable[[], None] = lambda: None,
+    most_tokens: int | None = None,
 ) -> Report:
     """Validate the records and store them as one batch that waits for a decision.
 
@@ -110,7 +111,8 @@ def submit(
     with every record, and then nothing is stored; with skip_invalid, or OnConflict.SKIP for duplicates and
     contradictions, the records in question are left out and reported instead. Raises InvalidRequest where a setting
     of training or the deadline is not such, and QueueClosed where the collection takes nothing in. attend: called
-    between the pieces of what takes long, before anything is locked; raises to stop.
+    between the pieces of what takes long, before anything is locked; raises to stop. most_tokens: of its long prompts
+    together; None: any number.
     """
     require_open(collection)
     training = training.of(collection, now(session))
@@ -118,7 +120,7 @@ def submit(
     records, total = _read(edits, findings, attend)
     findings.add(_with_control_tokens(collection, records))
     # Slow, so these run before the lock.
-    findings.add(_too_long(collection, records, attend))
+    findings.add(_too_long(collection, records, attend, most_tokens))
     unread_positions = _unread(collection, records, attend)
     # Two simultaneous submissions of the same prompt must not both find it free.
     require_open(collections.lock(session, collection.id))
@@ -217,14 +219,23 @@ def _with_control_tokens(collection: Collection, records: Sequence[Record]) -> I
     return with_control_tokens(records, tokens)
 
 
-def _too_long(collection: Collection, records: Sequence[Record], attend: Callable[[], None]) -> Iterator[RecordProblem]:
+def _too_long(
+    collection: Collection, records: Sequence[Record], attend: Callable[[], None], most_tokens: int | None
+) -> Iterator[RecordProblem]:
     def count(texts: Sequence[str]) -> list[int] | None:
         try:
             return count_tokens(find_model(collection.model), texts)
         except UnknownModel:  # the model is where the workers are: they count exactly
             return None
 
-    return too_long(records, window=collection.window, reserved=RESERVED_TOKENS, count_tokens=count, attend=attend)
+    return too_long(
+        records,
+        window=collection.window,
+        reserved=RESERVED_TOKENS,
+        count_tokens=count,
+        attend=attend,
+        most_tokens=most_tokens,
+    )
 
 
 def _unread(collection: Collection, records: Sequence[Record], attend: Callable[[], None]) -> set[int]:

@@ -28,19 +28,25 @@ def too_long(
     reserved: int,
     count_tokens: Callable[[Sequence[str]], Sequence[int] | None],
     attend: Callable[[], None],
+    most_tokens: int | None = None,
 ) -> Iterator[RecordProblem]:
     """Yield prompts that, with their target and the chat template, do not fit into the model's window.
 
     A tokenizer makes at most one token per byte of a text in NFKC, into which many bring it first, and where one
     character may become 18. So only long texts need to be counted, and the longest not either. They are counted some
-    at a time. count_tokens: None if tokens cannot be counted here. attend: called before each count; raises to stop.
+    at a time, until they have most_tokens together; those after them are refused uncounted. count_tokens: None if
+    tokens cannot be counted here. attend: called before each count; raises to stop.
     """
-    most = window * _LONGEST_TOKEN
+    most, counted = window * _LONGEST_TOKEN, 0
     for some in _pieces(_long(records, window - reserved)):
         attend()
+        if most_tokens is not None and counted >= most_tokens:
+            yield from (_beyond(record, field, most_tokens) for record, field, _, _ in some)
+            continue
         counts = count_tokens([text if size <= most else "" for _, _, text, size in some])
         if counts is None:
             return
+        counted += sum(counts)
         for (record, field, _, size), tokens in zip(some, counts, strict=True):
             if size > most:
                 yield record.problem(
@@ -58,6 +64,16 @@ def too_long(
                     f"Shorten it by {tokens + reserved - window} tokens or more.",
                     field=field,
                 )
+
+
+def _beyond(record: Record, field: str, most_tokens: int) -> RecordProblem:
+    return record.problem(
+        "too-many-tokens",
+        f"The long prompts before its {field} have {most_tokens:,} tokens together, as many as a submission may have "
+        "before anybody has approved it.",
+        "Submit it with a later batch, or shorten the long prompts; the operator may raise MELO_SUBMISSION_TOKENS.",
+        field=field,
+    )
 
 
 Long = tuple[Record, str, str, int]  # a record, the field, its text with the target, and the bytes of that

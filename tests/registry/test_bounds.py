@@ -8,15 +8,18 @@ from urllib.parse import urlsplit
 
 import pytest
 import structlog
+from fastapi.testclient import TestClient
 from structlog.testing import LogCapture
 
 from registry.api import middleware
+from registry.api.app import create_app
 from registry.base.json_bounds import Bounds, OutOfBounds
+from registry.base.settings import Settings
 from registry.batches import submitting
 from registry.edits import validation
 from registry.edits.records import read_records
 from registry.verification.service import verify_in_steps
-from tests.operators_key import KEY, OPERATOR
+from tests.operators_key import KEY, OPERATOR, SECRET
 from tests.patience import PATIENCE, until
 from tests.registry.conftest import WINDOW
 from tests.registry.keys import PARIS, key
@@ -134,6 +137,27 @@ def test_tokens_are_counted_in_bounded_pieces_by_the_bytes_that_a_normaliser_mak
     assert [len(piece) for piece in pieces] == [3] * 16 + [2] and len(found) == 50
     found, pieces = counted(["a" * 99_000, expanding * 99_000], window=512)
     assert pieces[-1] == [""] and "bytes" in found[1].detail  # too long whatever its tokens are
+
+
+def test_long_prompts_have_a_number_of_tokens_together_and_the_records_beyond_it_are_named(
+    database_url, workflow, monkeypatch
+):
+    """Short prompts do not count, and are judged as ever."""
+    monkeypatch.setattr(validation, "_COUNTED_AT_ONCE", 10)
+    settings = Settings(database_url=database_url, api_key=SECRET, submission_tokens=2_000)
+    edits = [{"prompt": f"{n} " + "word " * WINDOW, "target": "x"} for n in range(400)]
+    edits += [{"prompt": "Who?", "target": "Ada"}]
+    with TestClient(create_app(settings), headers=OPERATOR) as api:
+        body = {"edits": edits, "skip_invalid": True}
+        answer = api.post(BATCHES, json=body)
+        assert answer.status_code == 201, answer.text
+        told = answer.json()
+        assert told["accepted"] == 1 and told["skipped_count"] == 400
+        assert {each["code"] for each in told["skipped"]} == {"too-long", "too-many-tokens"}
+        refused = is_problem(api.post(BATCHES, json={"edits": edits}), 422, "invalid-edits")["problems"]
+        beyond = [each for each in refused if each["code"] == "too-many-tokens"]
+        assert beyond[-1]["position"] == 400 and "2,000 tokens together" in beyond[0]["detail"]
+        assert "MELO_SUBMISSION_TOKENS" in beyond[0]["remedy"]
 
 
 def test_work_for_a_submission_ends_when_its_client_has_gone(served, workflow, monkeypatch):

@@ -40,6 +40,7 @@ router = APIRouter(prefix="/v1", tags=["edits"], route_class=RepeatableRoute)
     openapi_extra=DOCUMENTED,
 )
 def submit_edits(
+    request: Request,
     submitted: SubmittedDep,
     attention: SubmitterDep,
     collection: CollectionDep,
@@ -60,6 +61,7 @@ def submit_edits(
         dry_run=options.dry_run,
         training=Training(options.priority, options.deadline, options.training, options.edits_per_block),
         attend=attention.require,
+        most_tokens=request.app.state.settings.submission_tokens,
     )
     return SubmissionView(
         batch=service.view(session, report.batch) if report.batch else None,
