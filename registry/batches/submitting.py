@@ -89,6 +89,11 @@ class Findings:
             may_skip = self.skip_invalid or (self.skip_collisions and problem.code in COLLISIONS)
             (self.skippable if may_skip else self.refused).add(problem)
 
+    def left_of(self, records: Sequence[Record]) -> list[Record]:
+        """Return the records without a problem so far."""
+        with_problem = self.refused.positions | self.skippable.positions
+        return [record for record in records if record.position not in with_problem]
+
 
 def submit(
     session: Session,
@@ -121,7 +126,7 @@ def submit(
     findings.add(_with_control_tokens(collection, records))
     # Slow, so these run before the lock.
     findings.add(_too_long(collection, records, attend, most_tokens))
-    unread_positions = _unread(collection, records, attend)
+    unread_positions = _unread(collection, findings.left_of(records), attend)
     # Two simultaneous submissions of the same prompt must not both find it free.
     require_open(collections.lock(session, collection.id))
     plan = None
