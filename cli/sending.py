@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from registry.batches.schemas import SubmissionView
     from registry.client import SubmissionOptions
 
+SHOWN_CHARACTERS = 300  # of a text in a preview
 EditsFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="The file, whose format is recognised; - is the standard input.")
 ]
@@ -69,7 +70,9 @@ def tell(call: Invocation, read: EditFile, dry_run: bool) -> None:
 
 
 def _shown(value: Any) -> Any:
-    return "\n".join(value) if isinstance(value, list) else value
+    text = "\n".join(value) if isinstance(value, list) else value
+    is_long = isinstance(text, str) and len(text) > SHOWN_CHARACTERS
+    return text[: SHOWN_CHARACTERS - 1] + "…" if is_long else text
 
 
 def as_read(read: EditFile | None) -> dict[str, Any]:

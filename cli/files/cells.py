@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from cli.files.rows import Remarks
-from cli.files.workbooks import Unread
+from cli.files.workbooks import Formatted, Unread
 
 # What programs write where there is nothing. "none", in small letters, may well be an answer.
 MISSING = frozenset({
@@ -123,6 +123,8 @@ class Cells:
     def _written(self, line: int, value: Any) -> str:
         if value is None:
             return ""
+        if isinstance(value, Formatted):
+            self.remarks.note("Numbers were taken as their format shows them, with a point before decimals", line)
         if isinstance(value, str):
             return value
         if isinstance(value, Unread):

@@ -26,6 +26,7 @@ UNREAD = (
     (b"ARROW1", "a Feather or Arrow file", "Write it as Parquet or JSONL."),
     (b"SQLite format 3", "a SQLite database", "Export its table as CSV."),
 )
+ENCRYPTED = "EncryptedPackage".encode("utf-16-le")  # in a file of Office
 TAR = slice(257, 262)  # where a tar archive says "ustar"
 MARKS = (  # those of UTF-32 begin with those of UTF-16
     (BOM_UTF8, "utf-8", "UTF-8 with a byte order mark"),
@@ -93,6 +94,8 @@ def too_large(path: Path, why: str) -> CommandError:
 
 def require_readable(path: Path, content: bytes) -> None:
     """Raise CommandError for a kind of file that is known and not read."""
+    if content.startswith(UNREAD[0][0]) and ENCRYPTED in content:
+        raise unreadable(path, "it is protected with a password", "Save it without one.")
     for start, what, remedy in UNREAD:
         if content.startswith(start):
             raise unreadable(path, f"it is {what}", remedy)

@@ -1,8 +1,10 @@
 """What a format of records is, and how the values that several formats nest are taken apart."""
 
+import ast
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +57,11 @@ def normal_fields(value: Any) -> Fields:
 
 
 def parsed(value: Any) -> Any:
-    """Return what a cell's JSON says; other values as they are."""
+    """Return what a cell's JSON says, or the lists and objects that Python wrote; other values as they are."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+                return read(value.strip())
     return value
 
 

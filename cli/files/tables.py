@@ -16,6 +16,7 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n?$', re.IGNORECASE)
 RULE = re.compile(r":?-{2,}:?")
 HEADER_WITHIN = 20  # rows: titles may stand above it
+LONGEST_NAME = 40  # characters, of a column
 LONGEST_CELL = 2**20  # characters; csv's own limit is 131,072
 
 IsHeader = Callable[[Sequence[str]], bool]
@@ -159,7 +160,8 @@ def _without_end(names: list[str]) -> list[str]:
 def _no_header(path: Path, filled: Sequence[Numbered], unit: str) -> CommandError:
     seen = [_name(cell) for cell in filled[0][1] if not _is_blank(cell)] if filled else []
     line = filled[0][0] if filled else 1
-    prompt, target = seen if len(seen) == 2 else ("COLUMN", "COLUMN")
+    are_names = len(seen) == 2 and all(len(name) < LONGEST_NAME and name[-1] not in ".?!" for name in seen)
+    prompt, target = seen if are_names else ("COLUMN", "COLUMN")
     return CommandError(
         "The table has no header that is known",
         f"{name_of(path)}, {unit} {line}: its columns are {any_of(seen)}; a prompt and a target are needed.",

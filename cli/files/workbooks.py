@@ -21,10 +21,19 @@ if TYPE_CHECKING:
 MOST_COLUMNS = 500
 MOST_ROWS = 2 * MOST_EDITS  # empty ones among them
 WRITE_TEXT = "Write it as text: in Excel, with an apostrophe before it."
-DECIMALS = re.compile(r"(?P<grouped>#,##)?0(?:\.(?P<decimals>0+))?(?P<percent>%)?$")  # of a number's format
+# A number's format: digits between texts, such as "€" or [$€-407]; \ quotes a character, and _ leaves its width free.
+SHOWN = r"""(?:"[^"]*"|\\.|\[\$[^\]-]*(?:-[0-9A-Fa-f]+)?\]|_.|[$€£¥ ])*"""
+FORMAT = re.compile(
+    rf"(?P<before>{SHOWN})(?P<grouped>#,##)?(?P<digits>0+)(?:\.(?P<decimals>0+))?(?P<percent>%)?(?P<after>{SHOWN})$"
+)
+LITERAL = re.compile(r'"([^"]*)"|\\(.)|\[\$([^\]-]*)(?:-[0-9A-Fa-f]+)?\]|_(.)')
 HIDDEN_ROW = re.compile(rb"<row\b[^>]*\bhidden=\"(?:1|true)\"[^>]*>")
 ROW_NUMBER = re.compile(rb"\br=\"(\d+)\"")
 CONTROL = re.compile(r"_x([0-9A-F]{4})_")  # as Excel writes a control character
+
+
+class Formatted(str):
+    """A number's text, as its format shows it."""
 
 
 class Unread:
@@ -131,12 +140,20 @@ def _number(value: float, shown_as: str) -> Any:
     """Return the number's text as the sheet shows it, or what says that it cannot be told."""
     if shown_as in ("General", "@"):
         return value if isinstance(value, int) else float(f"{value:.15g}")
-    found = DECIMALS.match(shown_as)
-    if not found:
+    found = FORMAT.match(shown_as.split(";")[0])
+    if not found or (value < 0 and ";" in shown_as):  # negative ones may have a format of their own
         return Unread(f"is the number {value:.15g} in the format {shown_as!r}", WRITE_TEXT)
     scaled = value * 100 if found["percent"] else value
-    grouped = "," if found["grouped"] else ""
-    return f"{scaled:{grouped}.{len(found['decimals'] or '')}f}{found['percent'] or ''}"
+    decimals = len(found["decimals"] or "")
+    width = len(found["digits"]) + decimals + bool(decimals)  # of all digits and the point
+    digits = f"{scaled:,.{decimals}f}" if found["grouped"] else f"{scaled:0{width}.{decimals}f}"
+    text = f"{_literal(found['before'])}{digits}{found['percent'] or ''}{_literal(found['after'])}"
+    return Formatted(text.strip())
+
+
+def _literal(part: str) -> str:
+    """Return the text that a part of a number's format shows."""
+    return LITERAL.sub(lambda found: found[1] or found[2] or found[3] or (" " if found[4] else ""), part)
 
 
 def _require_small(path: Path, content: bytes) -> None:

@@ -18,7 +18,7 @@ from registry.api.bodies import BodyRefused
 from registry.api.conditional import NotModified
 from registry.base.database_errors import explained, is_named, sqlstate
 from registry.base.errors import InvalidRequest, RegistryError, SchemaMismatch, first_line
-from registry.base.wire import NOT_BLANK
+from registry.base.wire import in_words
 
 log = structlog.get_logger("melo.api")
 
@@ -64,7 +64,9 @@ def _refused(request: Request, error: Exception) -> JSONResponse:
 def _not_valid(request: Request, error: Exception) -> JSONResponse:
     """FastAPI's own validation of bodies and parameters, told as one sentence each."""
     assert isinstance(error, RequestValidationError)
-    found = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {_said(each)}" for each in error.errors()[:20])
+    found = "; ".join(
+        f"{'.'.join(str(part) for part in each['loc'])}: {in_words(each)}" for each in error.errors()[:20]
+    )
     remedy = "See `/docs` for what it takes."
     told = request.headers.get("Content-Type", "")
     if "json" not in told and any(each["loc"] == ("body",) for each in error.errors()):
@@ -72,14 +74,6 @@ def _not_valid(request: Request, error: Exception) -> JSONResponse:
             f"Send the body as JSON with the header Content-Type: application/json; it came as {told or 'nothing'}."
         )
     return _problem(InvalidRequest(f"{found}.", remedy))
-
-
-def _said(error: Mapping[str, Any]) -> str:
-    """Describe what is wrong with a value, in pydantic's words unless a text, list or object is empty."""
-    limits = error.get("ctx", {})
-    if limits.get("min_length") == 1 or limits.get("pattern") == NOT_BLANK:
-        return "it is empty"
-    return str(error["msg"])
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:

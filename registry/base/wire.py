@@ -1,6 +1,7 @@
 """Types that every request and answer share: storable texts, possible ids, allowed names."""
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -83,6 +84,16 @@ class Problem(BaseModel):
     detail: str
     remedy: str
     problems: list[dict[str, object]] = Field(description="what is wrong with each record, where records were sent")
+
+
+def in_words(error: Mapping[str, Any]) -> str:
+    """Describe what is wrong with a value: an error of pydantic, in its words where they say it well."""
+    limits = error.get("ctx", {})
+    if limits.get("min_length") == 1 or limits.get("pattern") == NOT_BLANK:
+        return "it is empty"
+    if error["type"] == "too_long" and limits.get("field_type") == "Value":  # a text, which pydantic counts as items
+        return f"it has {limits['actual_length']:,} characters, and may have {limits['max_length']:,}"
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def standalone_schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from registry.base.digests import edit_digest, prompt_key, record_digest
 from registry.base.errors import RecordProblem, TooLarge
+from registry.base.wire import in_words
 from registry.edits.schemas import MOST_EDITS, EditIn
 from registry.tables.edits import Edit
 
@@ -168,10 +169,10 @@ def _malformed(position: int, line: int | None, told: object, error: ValidationE
             line=told if type(told) is int else line,
             code="malformed",
             field=".".join(str(part) for part in found["loc"]) or None,
-            detail=_in_words(found["loc"], found["type"], found["msg"]),
+            detail=_in_words(found),
             remedy="Correct the record, or leave it out.",
         )
-        for found in error.errors(include_url=False, include_context=False, include_input=False)
+        for found in error.errors(include_url=False, include_input=False)
     ]
 
 
@@ -186,7 +187,8 @@ def _too_many_fields(position: int, line: int | None, told: object, unknown: Seq
     )
 
 
-def _in_words(place: tuple[int | str, ...], kind: str, message: str) -> str:
+def _in_words(error: Mapping[str, Any]) -> str:
+    place, kind = error["loc"], error["type"]
     if not place:
         return "It is not a JSON object."
     name = str(place[0])
@@ -194,7 +196,7 @@ def _in_words(place: tuple[int | str, ...], kind: str, message: str) -> str:
         return f"It has no {name}."
     if kind == "extra_forbidden":
         return f"It has a field {name!r}, which an edit does not have."
-    reason = message.removeprefix("Value error, ")
+    reason = in_words(error)
     if reason == "it is empty":
         return f"Its {name} is empty."
     return f"Its {name} is not valid: {reason[0].lower()}{reason[1:]}."

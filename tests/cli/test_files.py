@@ -32,9 +32,12 @@ def test_a_refusal_of_the_registry_names_the_files_own_rows_and_columns(melo: Me
     file = tmp_path / "list.xlsx"
     file.write_bytes(workbook(("Question", "Answer"), ("a?", "x"), ("b?", "y" * 10_001), ("c?", None)))
 
+    shown = melo("edit", "submit", file, "-c", facts, "--dry-run")
+    assert "yyy…" in shown.stdout and len(shown.stdout) < 5_000
     refusal = melo.refusal("edit", "submit", file, "-c", facts)
 
-    assert "row 3, Answer" in refusal and "row 4, Answer" in refusal and str(file) in refusal
+    assert "row 3, Answer" in refusal and "it has 10,001 characters, and may have 10,000" in refusal
+    assert "row 4, Answer" in refusal and str(file) in refusal
     assert melo.records("batch", "list", facts) == []
 
 

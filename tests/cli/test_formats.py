@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cli.errors import CommandError
-from tests.cli.reading import in_lines, pairs, refusals
+from tests.cli.reading import in_lines, pairs, refusals, table
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a?"}]
 
@@ -148,6 +148,13 @@ def test_records_that_nobody_has_answered_or_that_are_archived_are_left_out(read
 def test_lists_of_prompts_and_targets_are_edits_one_by_one(read):
     file = read(json.dumps({"prompts": ["a?", "{} is"], "target_new": ["b", "d"], "subject": ["s", "Ann"]}), "e.json")
     assert pairs(file) == [("a?", "b"), ("Ann is", "d")]
+
+
+def test_messages_that_python_wrote_into_a_cell_are_read(read):
+    messages = str([MESSAGES[1], SAID])
+    assert pairs(read(table(header=("id", "messages"), rows=[("1", messages)]))) == [("a?", "b")]
+    answers = str({"text": ["b"], "answer_start": [1]})
+    assert pairs(read(table(header=("question", "answers"), rows=[("a?", answers)]))) == [("a?", "b")]
 
 
 def test_promptfoos_column_of_whole_answers_is_read(read):

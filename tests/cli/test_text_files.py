@@ -179,3 +179,6 @@ def test_a_header_that_is_not_known_is_mapped_by_the_columns_that_are_there(read
     with pytest.raises(CommandError) as error:
         read("Begriff (kurz);Deutung\na;b\n")
     assert "--map prompt='Begriff (kurz)' --map target=Deutung." in error.value.remedy
+    with pytest.raises(CommandError) as error:
+        read("Who leads Acme?,Jo\n")
+    assert "--map prompt=COLUMN" in error.value.remedy

@@ -41,9 +41,31 @@ def test_cells_whose_text_cannot_be_told_are_refused(read):
 
     file = read(out.getvalue(), "e.xlsx")
 
-    assert [(row, column) for row, column, _ in refusals(file)] == [(row, "target") for row in (2, 3, 4, 5, 7)]
+    assert [(row, column) for row, column, _ in refusals(file)] == [(row, "target") for row in (2, 3, 4, 5)]
     told = {each["prompt"]: each["target"] for each in map(json.loads, file.lines)}
-    assert told == {"4?": "50%", "6?": "1987", "7?": "0.3"}
+    assert told == {"4?": "50%", "5?": "29.00 €", "6?": "1987", "7?": "0.3"}
+    assert any("with a point before decimals (rows 6, 7)" in note for note in file.notes)
+
+
+def test_numbers_are_read_as_their_formats_show_them(read):
+    formats = [
+        (12, "00000", "00012"), (29.9, '"$"#,##0.00', "$29.90"), (1234.5, "[$€-407] #,##0.00", "€ 1,234.50"),
+        (7, '0" items"', "7 items"), (1.5, "#,##0.00_);(#,##0.00)", "1.50"), (-1.5, "0.0", "-1.5"),
+        (-1.5, "#,##0.00_);(#,##0.00)", None), (0.5, "# ?/?", None),
+    ]  # fmt: skip
+    book = openpyxl.load_workbook(io.BytesIO(workbook(("prompt", "target"), *((f"{n}?", 0) for n in range(8)))))
+    for row, (value, shown_as, _) in enumerate(formats, start=2):
+        book.active[f"B{row}"].value, book.active[f"B{row}"].number_format = value, shown_as
+    out = io.BytesIO()
+    book.save(out)
+    file = read(out.getvalue(), "e.xlsx")
+    assert [json.loads(line)["target"] for line in file.lines] == [text for _, _, text in formats if text]
+    assert [row for row, _, _ in refusals(file)] == [8, 9]
+
+
+def test_a_workbook_with_a_password_says_so(read):
+    with pytest.raises(CommandError, match="password"):
+        read(b"\xd0\xcf\x11\xe0" + b"\0" * 600 + "EncryptedPackage".encode("utf-16-le"), "e.xlsx")
 
 
 def test_a_workbook_with_a_few_cells_far_away_is_read_at_once(read):
