@@ -10,6 +10,7 @@ import typer
 from cli.commands import add_command, add_group
 from cli.errors import CommandError
 from cli.invocation import Invocation
+from cli.rotation import rotate_key
 from cli.show import escaped, print_json, table
 from registry.base.whole_files import new_file
 
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
     add_command(group, verify, "melo audit verify --checkpoint head.json --public-key registry.pub")
     add_command(group, checkpoint, "melo audit checkpoint --out head.json", has_json=False)
     add_command(group, public_key, "melo audit public-key > registry.pub")
+    add_command(group, rotate_key, "melo audit rotate-key --reason 'once a year' --dry-run")
     add_command(group, export, "melo audit export --out events.jsonl", has_json=False)
 
 

@@ -9,12 +9,11 @@ import typer
 
 from cli.audit import counted
 from cli.commands import add_command
+from cli.database import database
 from cli.errors import CommandError
 from cli.invocation import Invocation
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
     from registry.audit.trust import Trust
 
 
@@ -37,7 +36,7 @@ def backup(
     settings = call.settings
     key = signing.known_signer(settings)
     try:
-        with _database(call) as engine, _progress(call) as watch:
+        with database(call) as engine, _progress(call) as watch:
             made = service.backup(engine, file, key, watch)
     except FileExistsError:
         raise CommandError("The file already exists", f"{file} was not overwritten.", "Give another name.") from None
@@ -80,7 +79,7 @@ def restore(
     if dry_run and not call.has_database:
         _show_file(call, file, trust)
         return
-    with _database(call) as engine, _progress(call) as watch:
+    with database(call) as engine, _progress(call) as watch:
         found, manifest = service.restore(engine, file, trust, watch, dry_run=dry_run)
     call.emit(found)
     call.say(manifest.signer_in_words(trust))
@@ -107,21 +106,6 @@ def _show_file(call: Invocation, file: Path, trust: "Trust | None") -> None:
     call.emit(held, lambda: call.out.print(f"The file is whole: schema {held.revision}, {upto}, of {held.time}."))
     call.say(held.signer_in_words(trust))
     call.say("Nothing was restored. Name an empty database (MELO_DATABASE_URL) to have its rows tried too.")
-
-
-@contextmanager
-def _database(call: Invocation) -> "Iterator[Engine]":
-    """Open the database itself, without a limit on the time of statements."""
-    from registry.base.database import UNREACHABLE, make_engine
-    from registry.base.database_errors import explained
-
-    engine = make_engine(call.database_url(), statement_timeout_seconds=0)
-    try:
-        yield engine
-    except UNREACHABLE as error:
-        raise explained(error) from None
-    finally:
-        engine.dispose()
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def follow(
             wrong.append("it does not follow the event before it: one of the two was changed")
         if event.get("format") != EVENT_FORMAT:
             wrong.append(f"its form is {event.get('format')!r}, and this program reads {EVENT_FORMAT}")
-        if not _is_hash(event):
+        if not is_hash(event):
             wrong.append("its content does not match its hash")
         if (found := misfit(event.get("action"), event.get("details"))) is not None:
             wrong.append(found)
@@ -81,7 +81,8 @@ def moment(text: object) -> datetime | None:
     return found if found.tzinfo else None
 
 
-def _is_hash(event: Mapping[str, Any]) -> bool:
+def is_hash(event: Mapping[str, Any]) -> bool:
+    """Return whether an event's hash is that of its content."""
     try:
         return bool(event_hash({**event}) == event["hash"])
     except TypeError:

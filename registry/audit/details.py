@@ -369,6 +369,12 @@ class KeyRevoke(Details):
     prefix: str
 
 
+@_of(Action.SIGNER_REPLACE)
+class SignerReplace(Details):
+    from_: str  # the public key that signed up to this event
+    to: str
+
+
 @_of(Action.WEBHOOK_CREATE)
 class WebhookCreate(Details):
     host: str  # alone: a URL's path or query may contain a secret

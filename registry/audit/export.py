@@ -53,7 +53,7 @@ def verify(
 
     findings: list[FindingView] = []
     before = first["seq"] - 1
-    checked = trust.wrong_with if trust else lambda _: None
+    checked = trust.in_order() if trust else lambda _: None
     for seq, wrong in follow(watched(), before, None if before else GENESIS, checked):
         findings += [FindingView(subject=f"event {seq}", detail=detail) for detail in wrong]
     if checkpoint is not None:

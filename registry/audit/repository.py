@@ -4,10 +4,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select, text
+from sqlalchemy import case, func, select, text
 from sqlalchemy.orm import Session
 
 from registry.audit.chain import GENESIS
+from registry.base.vocabulary import Action
 from registry.tables.audit import AuditEvent, RegistryIdentity
 from registry.tables.schema import OWN_SCHEMA
 
@@ -24,6 +25,7 @@ class Tip:
     hash: str
     now: datetime  # never before the last event's, even if the clock was put back
     is_signed: bool = False  # the last event
+    signer: str | None = None  # the public key that signs the next event, if the last one tells the truth
 
 
 def lock_tip(session: Session) -> Tip:
@@ -34,10 +36,14 @@ def lock_tip(session: Session) -> Tip:
 
 
 def tip(session: Session) -> Tip:
-    columns = AuditEvent.seq, AuditEvent.hash, AuditEvent.at, AuditEvent.signature
+    replaced = AuditEvent.action == Action.SIGNER_REPLACE
+    signer = case((replaced, AuditEvent.details["to"].astext), else_=AuditEvent.signed_by).label("signer")
+    columns = AuditEvent.seq, AuditEvent.hash, AuditEvent.at, AuditEvent.signature, signer
     row = session.execute(select(*columns).order_by(AuditEvent.seq.desc()).limit(1)).one_or_none()
     now = session.execute(text("SELECT clock_timestamp()")).scalar_one()
-    return Tip(row.seq, row.hash, max(now, row.at), row.signature is not None) if row else Tip(0, GENESIS, now)
+    if row is None:
+        return Tip(0, GENESIS, now)
+    return Tip(row.seq, row.hash, max(now, row.at), row.signature is not None, row.signer)
 
 
 def add(session: Session, event: AuditEvent) -> None:

@@ -10,7 +10,7 @@ from registry.audit.chain import hashed_fields
 from registry.audit.details import Details
 from registry.audit.repository import Tip
 from registry.audit.signing import event_signature, public_text
-from registry.audit.trust import of
+from registry.audit.trust import of, successor
 from registry.base.digests import event_hash
 from registry.base.errors import NoSigningKey
 from registry.tables.audit import AuditEvent
@@ -55,10 +55,15 @@ def record(
 
 
 def _sign(session: Session, event: AuditEvent, tip: Tip) -> None:
-    """Sign the event with the process's key. Raises NoSigningKey if this process has none and others have."""
+    """Sign the event with the process's key. Raises NoSigningKey if it has none, or a replaced one."""
     signing = of(session)
     if signing.signer is not None:
         event.signed_by = public_text(signing.signer)
+        if tip.signer not in (None, event.signed_by) and (next_one := successor(session, event.signed_by)):
+            raise NoSigningKey(
+                f"The key that this process signs with was replaced at event {next_one.seq}: nothing was changed.",
+                "Start it again with the new key. `melo audit log --subject signer` shows who replaced it.",
+            )
         event.signature = event_signature(signing.signer, event.hash)
     elif signing.trust is not None or tip.is_signed:
         raise NoSigningKey(

@@ -63,7 +63,7 @@ def signing_key(settings: Settings) -> Signer:
 
 def stored_key(home: Path) -> Ed25519PrivateKey | None:
     try:
-        return _private((home / FILE).read_bytes(), str(home / FILE))
+        return private_key((home / FILE).read_bytes(), str(home / FILE))
     except FileNotFoundError:
         return None
 
@@ -81,7 +81,7 @@ def made_key(home: Path) -> Ed25519PrivateKey:
             os.fsync(draft.fileno())
             os.link(draft.name, path)
     except FileExistsError:  # another process created it first
-        return _private(path.read_bytes(), str(path))
+        return private_key(path.read_bytes(), str(path))
     except OSError as error:
         raise NoSigningKey(f"{path} cannot be written: {error.strerror}.", MAKE_ONE) from None
     return key
@@ -155,7 +155,7 @@ def _resolved(name: str) -> Signer:
 def _given(value: str) -> Ed25519PrivateKey:
     """Read a private key: a path, or the PEM text in base64, as an environment variable can carry it."""
     try:
-        return _private(b64decode(value, validate=True), "MELO_SIGNING_KEY")
+        return private_key(b64decode(value, validate=True), "MELO_SIGNING_KEY")
     except NotBase64:
         pass
     except NoSigningKey:
@@ -163,12 +163,13 @@ def _given(value: str) -> Ed25519PrivateKey:
             raise
     path = Path(value).expanduser()
     try:
-        return _private(path.read_bytes(), str(path))
+        return private_key(path.read_bytes(), str(path))
     except OSError as error:
         raise NoSigningKey(f"MELO_SIGNING_KEY: {path} cannot be read: {error.strerror}.", MAKE_ONE) from None
 
 
-def _private(pem: bytes, where: str) -> Ed25519PrivateKey:
+def private_key(pem: bytes, where: str) -> Ed25519PrivateKey:
+    """Read a private key. where: where it was read, for the error. Raises NoSigningKey."""
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):

@@ -4,21 +4,24 @@ Verifying needs public keys alone, so an auditor needs nothing that could sign.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from registry.audit.chain import hashed_fields
+from registry.audit import repository
+from registry.audit.chain import hashed_fields, is_hash
 from registry.audit.signing import Signer, is_event_signature, known_signer, public_key, public_text
 from registry.base.digests import event_hash
 from registry.base.errors import InvalidRequest
 from registry.base.settings import Settings
+from registry.base.vocabulary import Action
 from registry.tables.audit import AuditEvent
 
 FILE = "public-keys.txt"
+SIGNER = "signer"  # the subject of the events that replace the signing key
 IN_SESSION = "signing"  # the name under which a session's `info` holds its Signing
 _LINE = re.compile(r"(?P<key>\S+)(?:\s+(?P<first>\d*)-(?P<last>\d*))?")
 _REMEDY = (
@@ -80,6 +83,24 @@ class Trust:
             return "its signature does not match its content"
         return None
 
+    def in_order(self) -> Callable[[Mapping[str, Any]], str | None]:
+        """Return a check like `wrong_with` for events in their order, which follows the replacements of keys.
+
+        A key that named its successor signs nothing after that event, whatever the list says, and its successor does.
+        """
+        keys = dict(self.keys)
+
+        def wrong_with(event: Mapping[str, Any]) -> str | None:
+            found = Trust(keys).wrong_with(event)
+            old = str(event.get("signed_by"))
+            if found is None and (new := _named(event)) is not None and old in keys and is_hash(event):
+                seq = int(event["seq"])
+                keys[old] = keys[old][0], seq
+                keys.setdefault(new, (seq + 1, 0))
+            return found
+
+        return wrong_with
+
     def wrong_with_row(self, event: AuditEvent) -> str | None:
         """Return what is wrong with an event by itself: its hash, or its signature."""
         try:
@@ -104,6 +125,33 @@ def signatures_in_words(trust: Trust | None, unsigned: int) -> str:
         f"No signature was checked, because no key is known here{count}: whoever owns the database could have added "
         "events. MELO_SIGNING_KEY or MELO_PUBLIC_KEYS names the keys."
     )
+
+
+@dataclass(frozen=True)
+class Successor:
+    """The key that takes a replaced one's place, and the event that says so."""
+
+    key: str
+    seq: int
+
+
+def successor(session: Session, key: str) -> Successor | None:
+    """Return which key this one named as its successor, if any. What another key says of it does not count."""
+    own = Trust({key: (0, 0)})
+    for event in repository.of_subject(session, SIGNER, [Action.SIGNER_REPLACE]):
+        if event.signed_by == key and own.wrong_with_row(event) is None:
+            return Successor(str(event.details.get("to")), event.seq)
+    return None
+
+
+def _named(event: Mapping[str, Any]) -> str | None:
+    """Return the key that an event says takes its signer's place, or None."""
+    if event.get("action") != Action.SIGNER_REPLACE or event.get("signature") is None:
+        return None
+    try:
+        return public_text(public_key(str(event["details"]["to"])))
+    except (InvalidRequest, KeyError, TypeError):
+        return None
 
 
 @dataclass(frozen=True)

@@ -138,5 +138,6 @@ class Action(StrEnum):
     ANSWERS_ERASE = "registry:answers:erase"  # a person's texts in the log of answers and in feedback were erased
     KEY_CREATE = "registry:key:create"
     KEY_REVOKE = "registry:key:revoke"
+    SIGNER_REPLACE = "registry:signer:replace"  # another key signs from the next event on
     WEBHOOK_CREATE = "registry:webhook:create"
     WEBHOOK_DELETE = "registry:webhook:delete"

@@ -122,7 +122,7 @@ def _stream(session: Session, query: Select[*tuple[Any, ...]], at_once: int) -> 
 
 def _events(session: Session) -> Verified:
     trust = of(session).trust
-    unsigned = trust.wrong_with if trust else lambda _: None
+    unsigned = trust.in_order() if trust else lambda _: None
     events = (exported_fields(event) for event in repository.stream(session))
     for seq, wrong in follow(events, unsigned=unsigned):
         yield f"event {seq}", wrong

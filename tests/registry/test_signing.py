@@ -1,5 +1,6 @@
 """Signed events: whoever owns the database, and has no key, cannot go on with the record unnoticed."""
 
+import stat
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,11 +13,19 @@ from registry.access import service as access
 from registry.access.keys import KeyText
 from registry.access.repository import roles_of
 from registry.access.schemas import NewKey
-from registry.audit import export
+from registry.audit import export, rotation
 from registry.audit import repository as audit
 from registry.audit.chain import hashed_fields
-from registry.audit.details import AliasSet, BatchApprove, KeyCreate, Policy, PolicyChange, QueuePause
-from registry.audit.signing import event_signature, public_text, signing_key
+from registry.audit.details import (
+    AliasSet,
+    BatchApprove,
+    KeyCreate,
+    Policy,
+    PolicyChange,
+    QueuePause,
+    SignerReplace,
+)
+from registry.audit.signing import event_signature, made_key, public_text, signing_key
 from registry.audit.trust import Signing, Trust, signing_of
 from registry.base.database import make_sessions
 from registry.base.digests import event_hash, work_digest
@@ -156,6 +165,86 @@ def test_a_key_that_was_replaced_counts_for_what_it_signed_and_for_nothing_later
     assert f"event {head + 1}: it is signed by {new}, which is no key of this registry" in findings(signed)
     seq = append(after, PAUSE, signer=KEY)  # somebody kept the old key
     assert f"event {seq}: it is signed by {old}, which signed events 1 to {head} alone" in findings(after)
+
+
+def rotated(workflow, new=NEXT):
+    """Replace the key. Returns the last event of the old one."""
+    with workflow.sessions.begin() as session:
+        return rotation.replace(session, public_text(new), ADA, "once a year")
+
+
+def process(engine, key, *lines):
+    """The workflow of processes with this key, and with these lines in their list of public keys."""
+    own = {public_text(key): (0, 0)}
+    return Workflow(make_sessions(engine, signing=Signing(key, Trust(own | Trust.read("\n".join(lines)).keys))))
+
+
+def test_a_key_signs_that_another_takes_its_place_and_nothing_after_that(signed, engine, tmp_path):
+    last = rotated(signed)
+    assert rotated(signed) == last  # as after an interruption: nothing is written twice
+    with pytest.raises(NoSigningKey, match=f"was replaced at event {last}: nothing was changed"):
+        signed.set_queue(QueueState.PAUSED)
+    old, new = public_text(KEY), public_text(NEXT)
+    after = process(engine, NEXT, f"{old} 1-{last}")
+    after.set_queue(QueueState.PAUSED)
+    with pytest.raises(NoSigningKey, match="was replaced"):
+        signed.set_queue(QueueState.OPEN)
+    for known in (old, f"{old}\n{new}", f"{old} 1-{last}\n{new} {last + 1}-"):  # the first key leads to the others
+        assert verified(after, Trust.read(known))[0] == []
+    assert after.verify().ok
+
+    stolen = append(after, PAUSE, signer=KEY)
+    assert f"event {stolen}: it is signed by {old}, which signed events 1 to {last} alone" in findings(after)
+    for known in (old, f"{old}\n{new}"):  # also where the list sets no limit
+        assert any(
+            each.startswith(f"event {stolen}: it is signed by {old}") for each in verified(after, Trust.read(known))[0]
+        )
+
+
+def test_a_key_that_was_in_use_before_does_not_come_again(signed, engine):
+    last = rotated(signed)
+    after = process(engine, NEXT, f"{public_text(KEY)} 1-{last}")
+    for again in (KEY, NEXT):
+        with pytest.raises(InvalidRequest, match="is a key of this registry already"):
+            rotated(after, again)
+
+
+@pytest.mark.parametrize("signer", [None, EVE])
+def test_nobody_without_the_key_names_its_successor(signed, signer):
+    """Neither are the processes that have the key stopped by it, nor is the other key taken."""
+    told = SignerReplace(from_=public_text(KEY), to=public_text(EVE))
+    append(signed, told, "signer", signer=signer)
+    forged = append(signed, PAUSE, signer=EVE)
+    signed.set_queue(QueueState.PAUSED)
+    named = f"event {forged}: it is signed by {public_text(EVE)}, which is no key of this registry"
+    assert named in findings(signed) and named in verified(signed, SIGNING.trust)[0]
+
+
+def test_a_successor_that_was_changed_in_the_event_is_not_taken(signed, tamper):
+    last = rotated(signed)
+    other = public_text(EVE)
+    tamper(f"UPDATE audit_events SET details = jsonb_set(details, '{{to}}', '\"{other}\"') WHERE seq = {last}")
+    forged = append(signed, PAUSE, signer=EVE)
+    assert f"event {forged}: it is signed by {other}, which is no key of this registry" in findings(signed)
+
+
+def test_in_a_home_the_next_key_takes_the_old_ones_place_and_the_old_one_is_listed(signed, engine, tmp_path):
+    old = made_key(tmp_path)
+    (tmp_path / "public-keys.txt").write_text(
+        f"# begun late\n{public_text(old)} 121-  # the first\n{public_text(EVE)} 1-9"
+    )
+    known = signing_of(Settings(home=tmp_path))
+    new = rotation.next_key(tmp_path, store=True)
+    assert public_text(rotation.next_key(tmp_path, store=True)) == public_text(new)
+    rotation.store(tmp_path, known.trust, public_text(old), public_text(new), 500)
+    after = signing_of(Settings(home=tmp_path))
+    assert public_text(after.signer) == public_text(new)
+    assert after.trust.keys == {
+        public_text(EVE): (1, 9), public_text(old): (121, 500), public_text(new): (501, 0),
+    }  # fmt: skip
+    assert (tmp_path / "public-keys.txt").read_text().startswith("# begun late\n")
+    assert stat.S_IMODE((tmp_path / "signing-key.pem").stat().st_mode) == 0o600
+    assert {path.name for path in tmp_path.iterdir()} == {"signing-key.pem", "public-keys.txt"}
 
 
 def test_events_from_before_the_first_key_need_none(workflow_without, engine):
