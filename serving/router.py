@@ -13,9 +13,8 @@ import structlog
 from melo_core.base_model import CONTEXT, BaseModel
 from melo_core.boundary import continued
 from melo_core.conversation import Question, question_of
-from melo_core.edited_model import BASE, Attempt, EditedModel, Route, SaidTo, attempts
+from melo_core.edited_model import Attempt, EditedModel, Route, SaidTo, attempts
 from melo_core.errors import MeloError
-from melo_core.scope import same_words
 from melo_core.structure import Kind
 from registry.api.traces import NO_TRACES, Traces
 from registry.base.errors import InvalidRequest, RegistryError
@@ -23,6 +22,7 @@ from registry.versions.content import EditContent
 from serving.canary import Chosen
 from serving.engines.port import Acting, Ended, Engine, Generation, Token
 from serving.engines.sampling import Sampling
+from serving.objects import corrected
 from serving.served import Served
 from serving.sources.port import SourceUnavailable
 from serving.text import TextStream, cut
@@ -35,7 +35,6 @@ Result = TypeVar("Result")
 
 MOST_CHARACTERS = 64  # of a token, on average; more only where one character is repeated
 SPARE_TOKENS = 8  # beyond its target's, before a block is held not to say it
-SPARE_TOKENS_IN_JSON = 248
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,6 @@ class Asked:
     question: Question
     kind: str = "qa"
     said_to: SaidTo = "query"  # where a block is routed to: what it gave its target to; base: to neither
-    messages: Sequence[Mapping[str, Any]] = ()  # of a conversation, with the tools that it may call
-    tools: Sequence[Mapping[str, Any]] = ()
 
     @property
     def edit(self) -> EditContent | None:
@@ -178,9 +175,11 @@ class Router:
             return
         with_weights = not self.engine.by_digest
         for attempt in attempts(self.base, asked.ids, asked.route, asked.served.approved):
+            if attempt.target is not None and wanted.schema is not None:
+                async for piece in self._in_json(asked, limit, wanted, nth, with_weights=with_weights):
+                    yield piece
+                return
             asked.said_to = attempt.said_to
-            if attempt.said_to == "prompt" and wanted.schema is not None:
-                attempt = await self._in_thread(self._in_context, asked, attempt)
             block = attempt.route.block
             acting = None if block is None else await self._acting(asked.served, block, with_weights)
             if attempt.target is None:
@@ -200,22 +199,74 @@ class Router:
     async def _said(
         self, attempt: Attempt, acting: Acting | None, limit: int, wanted: Wanted, question: str
     ) -> Piece | None:
-        """Return a block's answer if it is the target; of an answer in JSON, one of its values."""
-        target = attempt.target or ""
-        spare = SPARE_TOKENS if wanted.schema is None else SPARE_TOKENS_IN_JSON
-        most = min(limit, len(self.base.target_ids(target)) + spare, self.base.window - len(attempt.ids))
+        """Return a block's answer if it is the target."""
+        most = min(limit, len(self.base.target_ids(attempt.target or "")) + SPARE_TOKENS)
+        most = min(most, self.base.window - len(attempt.ids))
         if most < 1:
             return None
         greedy = replace(wanted, sampling=Sampling(), stops=())
         pieces = [piece async for piece in self._generated(attempt.ids, acting, most, greedy)]
         raw, tokens = "".join(piece.text for piece in pieces), [t for piece in pieces for t in piece.tokens]
         text = raw.strip()
-        given = attempt.is_answered_by(text, len(tokens), most) if wanted.schema is None else _has_value(text, target)
-        if not given:
+        if not attempt.is_answered_by(text, len(tokens), most):
             return None
         ended: Ended = "length" if pieces[-1].ended == "length" and most == limit else "stop"
         if not wanted.trim:  # a text is continued: to another prompt, the boundary is that prompt's
             text = raw if attempt.said_to == "query" else continued(question, text)
+        return Piece(cut(text, wanted.stops), tuple(tokens), ended)
+
+    async def _in_json(
+        self, asked: Asked, limit: int, wanted: Wanted, nth: int, *, with_weights: bool
+    ) -> AsyncIterator[Piece]:
+        """Yield the base model's JSON, with the target as the value that the correction is about.
+
+        As in a text, the block has to say the target. Where it does not, or the JSON has no place for it, the base
+        model's answer stays as it is.
+        """
+        pieces = [piece async for piece in self._generated(asked.ids, None, limit, wanted, nth)]
+        asked.said_to = "base"
+        text = await self._in_thread(self._corrected, asked, "".join(piece.text for piece in pieces), wanted)
+        said_to = None if text is None else await self._says_target(asked, with_weights=with_weights)
+        if text is None or said_to is None:
+            for piece in pieces:
+                yield piece
+            return
+        asked.said_to = said_to
+        yield await self._spelt_out(asked, text, limit, wanted)
+
+    def _corrected(self, asked: Asked, text: str, wanted: Wanted) -> str | None:
+        served = asked.served
+        edit = served.approved[asked.route.considered[0].edit]
+        verifier = served.scope.verifier if served.scope is not None else None
+        assert verifier is not None and wanted.schema is not None  # as `attempts` says
+
+        def likeness(question: str) -> float:
+            return -verifier.score(edit.prompt, question or asked.question.text)
+
+        return corrected(text, wanted.schema, (edit.target, *edit.alternatives), likeness)
+
+    async def _says_target(self, asked: Asked, *, with_weights: bool) -> SaidTo | None:
+        """Return to what the block says its target, in a text."""
+        for attempt in attempts(self.base, asked.ids, asked.route, asked.served.approved):
+            if attempt.target is not None and attempt.route.block is not None:
+                acting = await self._acting(asked.served, attempt.route.block, with_weights)
+                room = self.base.window - len(attempt.ids)
+                if await self._said(attempt, acting, room, Wanted(), asked.question.text) is not None:
+                    return attempt.said_to
+        return None
+
+    async def _spelt_out(self, asked: Asked, text: str, limit: int, wanted: Wanted) -> Piece:
+        """Return a text that is known, in the model's tokens; with their log probabilities where these are wanted."""
+        if wanted.top_logprobs is None:
+            ids = self.base.tokenizer(text, add_special_tokens=False)["input_ids"]
+            tokens = [Token(id) for id in ids[:limit]]
+            ended: Ended = "stop" if len(ids) <= limit else "length"
+        else:
+            exactly = replace(wanted, sampling=Sampling(), stops=(), schema=json.dumps({"const": json.loads(text)}))
+            pieces = [piece async for piece in self._generated(asked.ids, None, limit, exactly)]
+            tokens, ended = [token for piece in pieces for token in piece.tokens], pieces[-1].ended or "stop"
+        if ended == "length":
+            text = self.base.decoded([token.id for token in tokens])
         return Piece(cut(text, wanted.stops), tuple(tokens), ended)
 
     async def _generated(
@@ -274,21 +325,7 @@ class Router:
         ids = (
             self.base.prompt_ids(question.text) if alone and not tools else self.base.conversation_ids(messages, tools)
         )
-        return Asked(served, served.route(question.query), ids, question, messages=messages, tools=tools)
-
-    def _in_context(self, asked: Asked, attempt: Attempt) -> Attempt:
-        """Return the base model's attempt at a conversation in which the correction was said just before the question.
-
-        A block says its target and nothing around it, so in JSON it often does not come to say it.
-        """
-        last = max(i for i, message in enumerate(asked.messages) if message["role"] == "user")
-        edit = asked.served.approved[asked.route.considered[0].edit]
-        said = [{"role": "user", "content": edit.prompt}, {"role": "assistant", "content": edit.target}]
-        try:
-            ids = self.base.conversation_ids([*asked.messages[:last], *said, *asked.messages[last:]], asked.tools)
-        except MeloError:  # no chat template, or no room
-            ids = asked.ids
-        return replace(attempt, ids=ids, route=BASE)
+        return Asked(served, served.route(question.query), ids, question)
 
     def _complete(self, served: Served, prompt: str | list[int]) -> Asked:
         embeddings: Any = self.base.model.get_input_embeddings()
@@ -327,22 +364,6 @@ class Router:
 
     async def _in_thread(self, work: Callable[..., Result], *given: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
-
-
-def _has_value(text: str, target: str) -> bool:
-    """Tell whether one of the values in a JSON text is the target, ignoring letter case and the last mark."""
-    try:
-        said = json.loads(text)
-    except ValueError:
-        return False
-    values, found = [said], False
-    while values and not found:
-        value = values.pop()
-        if isinstance(value, dict | list):
-            values += value.values() if isinstance(value, dict) else value
-        else:
-            found = same_words(str(value), target)
-    return found
 
 
 def _told(asked: Asked, edit: EditContent | None) -> dict[str, Any]:

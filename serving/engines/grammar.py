@@ -11,6 +11,8 @@ from torch import Tensor
 from melo_core.base_model import BaseModel
 from registry.base.errors import InvalidRequest
 
+BYTES = LLTokenizer("byte")
+
 
 class Grammar:
     """The place of one answer in its grammar."""
@@ -50,6 +52,12 @@ def require_schema(schema: str) -> None:
     """Raise InvalidRequest for a JSON schema that is none, or that no grammar can be made of."""
     if wrong := LLMatcher.validate_grammar(_grammar(schema)):
         raise InvalidRequest(f"response_format: the JSON schema cannot be used: {wrong.splitlines()[0]}.")
+
+
+def keeps_to(schema: str, text: str) -> bool:
+    """Tell whether a JSON text is one that the grammar of a schema allows."""
+    matcher = LLMatcher(BYTES, _grammar(schema), log_level=0)
+    return matcher.consume_tokens(list(text.encode())) and matcher.is_accepting()
 
 
 def _grammar(schema: str) -> str:

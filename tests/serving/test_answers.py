@@ -262,6 +262,9 @@ def test_where_a_block_says_something_else_the_base_model_answers_however_it_is_
             for stream in (False, True):
                 how = {**given, "stream": stream}
                 assert texts("hasty@1", path, **how) == texts("hasty@base", path, **how), (path, how)
+    form = {"type": "json_schema", "json_schema": {"name": "said", "schema": {"enum": ["Bob", TARGET]}}}
+    asked = {"temperature": 0, "max_tokens": 40, "response_format": form}
+    assert texts("hasty@1", "chat", **asked) == texts("hasty@base", "chat", **asked)
 
 
 def test_a_key_opens_its_own_collections_alone_and_nobody_asks_without_one(start, site):
@@ -294,17 +297,3 @@ def test_metrics_have_the_names_that_autoscalers_know(server):
     for name in ("num_requests_waiting 0.0", "num_requests_running 0.0", "time_to_first_token_seconds_count 1.0"):
         assert f"vllm:{name}" in shown
     assert "vllm:generation_tokens_total 4.0" in shown
-
-
-def test_in_json_the_base_model_is_told_of_a_correction_that_its_block_does_not_say(server, monkeypatch):
-    router = server.app.state.router
-    asked, submit = [], router.engine.submit
-    monkeypatch.setattr(router.engine, "submit", lambda request: (asked.append(request), submit(request)))
-    only = {"type": "object", "properties": {"ceo": {"enum": ["Bob"]}}, "required": ["ceo"]}
-    form = {"type": "json_schema", "json_schema": {"name": "said", "schema": only}}
-    answer = chat(server, "facts@1", "Hello", "Hi", QUESTION, response_format=form, max_tokens=40)
-    assert answer["melo"]["said_to"] == "base" and answer["melo"]["edit"] is None
-    prompts = [router.base.tokenizer.decode(request.ids) for request in asked]
-    assert [request.block is None for request in asked] == [False, True, True]
-    assert prompts[0] == prompts[2] == f"u: Hello\na: Hi\nu: {QUESTION}\na: "
-    assert prompts[1] == f"u: Hello\na: Hi\nu: {QUESTION}\na: {TARGET}\nu: {QUESTION}\na: "
