@@ -5,16 +5,16 @@ import re
 from collections import Counter
 from contextlib import suppress
 
+import httpx
 import jsonschema
 import pytest
+import requests
 import schemathesis
-from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import booleans
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
-from schemathesis.python import asgi
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -26,6 +26,7 @@ from registry.api.openapi import PROBLEM, TAGS, operations
 from registry.audit.signing import made_key, public_text
 from registry.base.settings import Settings
 from registry.base.wire import Problem
+from tests.listening import listening
 from tests.operators_key import OPERATOR, SECRET
 from tests.patience import PATIENCE
 
@@ -131,27 +132,27 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 
 @pytest.fixture
-def app(database_url, workflow, tmp_path, monkeypatch):
+def url(database_url, workflow, tmp_path, monkeypatch):
     monkeypatch.setattr("registry.api.following.LONGEST_SECONDS", 0.1)  # of batches that nobody goes on with
     workflow.correct(("Who leads Rome?", "Mara"), ("Who leads Oslo?", "Nils"))
     workflow.submit({"prompt": "Who leads Bern?", "target": "Urs"})
     first = workflow.verify().head_seq + 1  # the workflow's events are not signed
     (tmp_path / "public-keys.txt").write_text(f"{public_text(made_key(tmp_path))} {first}-")
     app = create_app(Settings(database_url=database_url, api_key=SECRET, rate_limit="1000000/minute", home=tmp_path))
-    with TestClient(app, headers=OPERATOR) as api:
+    with listening(app) as url, httpx.Client(base_url=url, headers=OPERATOR) as api:
         api.put("/v1/collections/facts/aliases/production", json={"version": 1}).raise_for_status()
         api.post("/v1/webhooks", json={"url": "https://example.org/melo"}).raise_for_status()
         new = {"name": "ci", "roles": [{"role": "viewer"}]}
         api.post("/v1/keys", json=new).raise_for_status()
-        yield app
+        yield url
 
 
-def test_no_request_breaks_the_api_and_every_answer_is_as_described(app):
+def test_no_request_breaks_the_api_and_every_answer_is_as_described(url):
     """No 5xx; every refusal is a problem; statuses, content types and answers are those of the document."""
-    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     statuses: Counter[int] = Counter()
     failures: list[str] = []
-    with asgi.get_client(app) as session:
+    with requests.Session() as session:
         for found in schema.get_all_operations():
             operation = found.ok()
             for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
@@ -161,7 +162,7 @@ def test_no_request_breaks_the_api_and_every_answer_is_as_described(app):
                     failures.append(f"{operation.label}, {mode.value}: {told(error)}")
     assert failures == [], "\n\n".join(failures)
     assert {200, 201, 404, 409, 422} <= statuses.keys(), statuses  # the requests got through to the record
-    assert app_is_intact(app)
+    assert httpx.get(f"{url}/v1/audit/verify", headers=OPERATOR, timeout=PATIENCE).json()["ok"]
 
 
 def requested(operation, mode, session) -> Counter[int]:
@@ -195,8 +196,3 @@ def requested(operation, mode, session) -> Counter[int]:
 def told(error: BaseException) -> str:
     several = getattr(error, "exceptions", ())
     return "\n".join([str(error), *(told(each) for each in several)])
-
-
-def app_is_intact(app) -> bool:
-    with TestClient(app, headers=OPERATOR) as api:
-        return api.get("/v1/audit/verify").json()["ok"]

@@ -1,14 +1,11 @@
 """A tiny model with two corrections, trained by the real worker, and a server in front of it."""
 
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
@@ -27,9 +24,9 @@ from serving.sources.database import DatabaseSource
 from serving.sources.port import Source
 from serving.versions import Versions, model_to_serve
 from tests.conftest import copy_of
+from tests.listening import listening
 from tests.melo_core.conftest import tiny, tiny_model, tiny_tokenizer  # noqa: F401  # the fixture
 from tests.operators_key import OPERATOR, SECRET
-from tests.patience import until
 from tests.registry.workflow import ADA, BEN, Workflow
 from tests.worker.conftest import METHOD
 from worker.model_cache import ModelCache
@@ -97,15 +94,8 @@ def registry(site: Site) -> Iterator[str]:
 @contextmanager
 def running(settings: Settings) -> Iterator[str]:
     """Run the registry's API; its URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    app = registry_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    until(lambda: server.started)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with listening(registry_app(settings)) as url:
+        yield url
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
-import uvicorn
 from openai import AsyncOpenAI, OpenAI
 
 from registry.base.database import make_engine
@@ -19,6 +18,7 @@ from serving.engines.embedded import EmbeddedEngine, Loop
 from serving.router import Router
 from serving.sources.database import DatabaseSource
 from serving.versions import Versions, model_to_serve
+from tests.listening import listening
 from tests.operators_key import KEY, OPERATOR, SECRET
 from tests.patience import PATIENCE, until
 from tests.serving.conftest import OTHER, OTHER_TARGET, QUESTION, TARGET, Site
@@ -38,15 +38,8 @@ def url(site: Site) -> Iterator[str]:
     versions = Versions(source, site.cache, name, digest)
     router = Router(versions, EmbeddedEngine(Loop(versions.base, rows=8)))
     settings = Settings(database_url=site.url, api_key=SECRET, stop_seconds=5)
-    listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(settings, source, router)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    until(lambda: server.started)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    server.should_exit = True
-    thread.join(PATIENCE)
+    with listening(create_app(settings, source, router), graceful=5) as served:
+        yield f"{served}/v1"
 
 
 @pytest.fixture
