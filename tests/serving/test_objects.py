@@ -12,7 +12,7 @@ from tests.serving.test_openai import formed
 ANY = json.dumps({"type": "object"})
 PERSON = {
     "type": "object",
-    "properties": {"who": {"$ref": "#/$defs/Person"}, "town": {"type": "string"}},
+    "properties": {"town": {"type": "string"}, "who": {"$ref": "#/$defs/Person"}},
     "$defs": {
         "Person": {
             "type": "object",
@@ -37,7 +37,7 @@ def test_the_value_whose_key_asks_for_it_becomes_the_target_and_no_other_changes
 
 
 def test_a_key_that_only_says_answer_asks_whatever_was_asked_and_one_that_holds_the_question_is_no_place():
-    text = '{"question": "Who runs Acme?", "answer": "Bob", "source": "web"}'
+    text = '{"question": "Who runs Acme?", "source": "web", "answer": "Bob"}'
     assert changed(text, asks=lambda question: question == "")["answer"] == "Ada"
     assert changed('{"name": "look_up", "arguments": {"query": "Acme CEO"}}', schema=json.dumps(CALL)) is None
 
@@ -46,7 +46,7 @@ CALL = {"type": "object", "properties": {"name": {"const": "look_up"}, "argument
 
 
 def test_a_value_that_the_schema_describes_is_asked_for_by_its_description():
-    text = '{"who": {"label": "Bob", "age": 3}, "town": "Oslo"}'
+    text = '{"town": "Oslo", "who": {"label": "Bob", "age": 3}}'
     found = changed(text, schema=json.dumps(PERSON), asks=lambda question: question == "Who leads it?")
     assert found == {"who": {"label": "Ada", "age": 3}, "town": "Oslo"}
 
