@@ -135,6 +135,7 @@ def _megabytes(process: int) -> float:
 def _api(url: str) -> Iterator[str]:
     """The registry's API over a database, in this process."""
     listener = socket.create_server(("127.0.0.1", 0))
+    before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))  # no line a request
     app = create_app(Settings(database_url=url, api_key=SecretStr(API_KEY)))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
@@ -145,3 +146,4 @@ def _api(url: str) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+        structlog.configure(**before)
