@@ -11,7 +11,7 @@ from cli.follow import approved, follow, notes_of
 from cli.invocation import Invocation
 from cli.options import Collection, Reason, Wait
 from cli.preflight import SHOWN_EDITS, show_preflight
-from cli.show import asked_of, fields, table
+from cli.show import answer_of, asked_of, fields, table
 from cli.warnings import show_warnings
 from registry.base.vocabulary import BatchState, Priority
 
@@ -158,10 +158,10 @@ def _show(console: "Console", batch: "BatchView", findings: bool) -> None:
     else:
         columns = ["edit#", "prompt", "target", "replaces#", "author"]
         rows = [
-            [each.id, asked_of(each), each.target, each.replaces, each.author] for each in batch.edits[:SHOWN_EDITS]
+            [each.id, asked_of(each), answer_of(each), each.replaces, each.author] for each in batch.edits[:SHOWN_EDITS]
         ]
-        table(console, columns, rows, empty="No edits.")
         show_warnings(console, batch)
+        table(console, columns, rows, empty="No edits.")
     if len(batch.edits) > SHOWN_EDITS:
         console.print(f"… and {len(batch.edits) - SHOWN_EDITS} more: --json prints all.")
     if findings:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from cli.errors import in_flags
 from cli.findings import SHOWN, show_reports
-from cli.show import asked_of, table, visible
+from cli.show import answer_of, asked_of, table, visible
 from cli.warnings import show_warnings
 from registry.base.vocabulary import JobState
 from registry.jobs.preflights import tried
@@ -28,7 +28,7 @@ def is_in_preflight(batch: "BatchView") -> bool:
 
 
 def show_preflight(console: "Console", batch: "BatchView") -> None:
-    """Print a row for each edit and, under the table, the remedies for those that conflict with others."""
+    """Print warnings, a row for each edit and, under the table, the remedies for those that conflict with others."""
     found = {each.edit_id: each for each in (batch.preflight and batch.preflight.report) or []}
     has_trained = any(each.trained for each in found.values())
     block = ["with its block"] if has_trained else []
@@ -38,9 +38,10 @@ def show_preflight(console: "Console", batch: "BatchView") -> None:
         preflight = found.get(edit.id)
         trained = [_trained(preflight, edit.target)] if has_trained else []
         now, near = preflight and _now(preflight), _near(preflight)
-        rows.append([edit.id, asked_of(edit), now, edit.target, *trained, near, _verdict(batch, edit.id, preflight)])
-    table(console, columns, rows, empty="No edits.")
+        verdict = _verdict(batch, edit.id, preflight)
+        rows.append([edit.id, asked_of(edit), now, answer_of(edit), *trained, near, verdict])
     show_warnings(console, batch)
+    table(console, columns, rows, empty="No edits.")
     if batch.job is not None:  # it is decided
         return
     ways = [(edit_id, way) for edit_id, each in found.items() for way in each.remedies if edit_id not in batch.declined]

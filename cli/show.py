@@ -146,10 +146,16 @@ def prompt_of(edit: "EditView") -> str | Text:
 
 
 def asked_of(edit: "EditView") -> str | Text:
-    """Return the prompt with all its rephrases, as a reviewer has to read them."""
+    """Return the prompt with all its rephrases and guards, as a reviewer has to read them."""
     if edit.erased_at is not None:
         return prompt_of(edit)
-    return "\n".join([edit.prompt, *(f"or: {rephrase}" for rephrase in edit.rephrases)])
+    others = (*(f"or: {rephrase}" for rephrase in edit.rephrases), *(f"not: {guard}" for guard in edit.unchanged))
+    return "\n".join([edit.prompt, *others])
+
+
+def answer_of(edit: "EditView") -> str:
+    """Return the target with the alternatives that count as right too."""
+    return "\n".join([edit.target, *(f"or: {alternative}" for alternative in edit.alternatives)])
 
 
 def visible(text: str) -> str:

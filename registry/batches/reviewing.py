@@ -11,7 +11,7 @@ from registry.base.digests import prompt_key
 from registry.base.vocabulary import Action
 from registry.batches.schemas import SHOWN_EDITS, PolicyChangeView, ReplacingEdit
 from registry.edits import repository
-from registry.edits.appearance import warnings_of
+from registry.edits.appearance import gravest_first, warnings_of
 from registry.edits.schemas import EditWarning
 from registry.jobs.schemas import EditPreflight
 from registry.tables.audit import AuditEvent
@@ -20,17 +20,21 @@ from registry.tables.edits import Batch, Edit
 _DECIDES = ("approvals_needed", "approvers", "self_approval", "preflight", "left_alone_needed")
 _AROUND = timedelta(days=1)  # a policy may be changed just before a batch is submitted, or back after its decision
 _MOST_CHANGES = 20
+_MOST_COMPARED = 10_000  # edits
 
 
 def replacements(session: Session, batch: Batch, report: Sequence[EditPreflight]) -> tuple[list[ReplacingEdit], int]:
-    """Return what the batch's edits take the place of: the first SHOWN_EDITS, and how many there are."""
+    """Return what the batch's edits take the place of, and how many there are.
+
+    The first SHOWN_EDITS, those of another prompt before the others: they are what a reviewer has to see.
+    """
     old = aliased(Edit)
     of_batch = (Edit.batch_id == batch.id, Edit.replaces.is_not(None))
     count = session.scalar(select(func.count()).select_from(Edit).where(*of_batch)) or 0
     if not count:
         return [], 0
     query = select(Edit, old).join(old, old.id == Edit.replaces).where(*of_batch)
-    found = session.execute(query.order_by(Edit.position).limit(SHOWN_EDITS)).all()
+    found = session.execute(query.order_by(Edit.prompt_key == old.prompt_key, Edit.position).limit(SHOWN_EDITS)).all()
     told = {each.edit_id: each for each in report}
     return [
         ReplacingEdit(
@@ -47,20 +51,21 @@ def replacements(session: Session, batch: Batch, report: Sequence[EditPreflight]
     ], count
 
 
-def warnings(
-    session: Session, batch: Batch, edits: Sequence[Edit], report: Sequence[EditPreflight]
-) -> list[EditWarning]:
-    """Return the preflight's warnings; before it is done, those that the texts of the edits give by themselves.
+def warnings(session: Session, batch: Batch, report: Sequence[EditPreflight]) -> list[EditWarning]:
+    """Return the preflight's warnings, the gravest first; before it is done, what the texts of the edits give.
 
-    edits: the batch's first ones. A preflight compares with all edits that act, and by distance too.
+    A preflight compares with all edits that act, and by distance too; the texts are compared with those of the same
+    prompt and with the newest others.
     """
     if report:
-        return [warning for each in report for warning in each.warnings]
+        return gravest_first(warning for each in report for warning in each.warnings)
+    edits = repository.texts_of_batch(session, batch.id)
     keys = {prompt_key(text, edit.kind) for edit in edits for text in (edit.prompt, *edit.rephrases)}
     rivals = repository.standing_by_key(session, batch.collection_id, keys, except_batch=batch.id)
-    others = {rival.id for rival in rivals} | {edit.replaces for edit in edits if edit.replaces is not None}
-    whole = [edit for edit in edits if edit.erased_at is None]
-    return warnings_of(whole, [edit for edit in repository.by_ids(session, others) if edit.erased_at is None])
+    named = {rival.id for rival in rivals} | {edit.replaces for edit in edits if edit.replaces is not None}
+    others = [edit for edit in repository.by_ids(session, named) if edit.erased_at is None]
+    newest = repository.standing_texts(session, batch.collection_id, except_batch=batch.id, most=_MOST_COMPARED)
+    return gravest_first(warnings_of(edits, [*others, *newest]))
 
 
 def policy_changes(session: Session, batch: Batch) -> list[PolicyChangeView]:

@@ -122,9 +122,11 @@ class PolicyChangeView(Answer):
 class BatchView(BatchSummary):
     collection: str
     edits: list[EditView] = Field(description=f"the first {SHOWN_EDITS:,}; the collection's edits?batch= has all")
-    replacements: list[ReplacingEdit] = Field(description=f"what its edits replace: the first {SHOWN_EDITS:,}")
+    replacements: list[ReplacingEdit] = Field(
+        description=f"what its edits replace, those of another prompt first: {SHOWN_EDITS:,} at most"
+    )
     replacement_count: int = Field(description="how many of its edits replace one")
-    warnings: list[EditWarning] = Field(description="what a reviewer could not see in its edits")
+    warnings: list[EditWarning] = Field(description="what a reviewer could not see in its edits, the gravest first")
     policy_changes: list[PolicyChangeView] = Field(
         description="changes of what decisions need, from a day before the submission to a day after the decision"
     )

@@ -61,7 +61,7 @@ def view(session: Session, batch: Batch) -> BatchView:
         edits=[EditView.model_validate(edit) for edit in edits],
         replacements=replacements,
         replacement_count=replacement_count,
-        warnings=reviewing.warnings(session, batch, edits, report),
+        warnings=reviewing.warnings(session, batch, report),
         policy_changes=reviewing.policy_changes(session, batch),
         approvals=approvals,
         approvals_counted=counted,

@@ -32,7 +32,24 @@ class Proposed(Shown, Protocol):
     @property
     def unchanged(self) -> Sequence[str]: ...
     @property
+    def alternatives(self) -> Sequence[str]: ...
+    @property
+    def author(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
     def replaces(self) -> int | None: ...
+
+
+# The gravest first: what another's question would be answered with, then what is not what it seems.
+_GRAVITY: dict[str, int] = {code: place for place, code in enumerate(WarningCode)}
+
+
+def gravest_first(warnings: Iterable[EditWarning]) -> list[EditWarning]:
+    """Return warnings in the order in which a reviewer should read them."""
+    return sorted(warnings, key=lambda each: (_GRAVITY.get(each.code, 0), each.edit_id))
 
 
 def warnings_of(edits: Collection[Proposed], others: Iterable[Shown]) -> list[EditWarning]:
@@ -68,15 +85,41 @@ class _Known:
                 continue
             self.edits[edit.id] = edit
             for field, text in asked_by(edit):
-                self.by_looks.setdefault(skeleton(text), []).append((edit, field, text))
+                for looks in _looks(text):
+                    self.by_looks.setdefault(looks, []).append((edit, field, text))
+
+    def like(self, text: str) -> list[tuple[Shown, str, str]]:
+        """Return what looks like a text: an edit, the name of its field, and what that says."""
+        found = (each for looks in _looks(text) for each in self.by_looks.get(looks, ()))
+        return list({(edit.id, field): (edit, field, theirs) for edit, field, theirs in found}.values())
+
+
+def _looks(question: str) -> set[str]:
+    """Return forms, one of which is the same for questions that look the same or differ in letter case alone.
+
+    Encoders ignore the case. A capital I looks like an l, and is the i of a question in capitals.
+    """
+    return {skeleton(question).casefold(), skeleton(question.casefold())}
+
+
+def _read(edit: Proposed) -> Iterator[tuple[str, str]]:
+    """Yield every text of an edit that a reviewer reads, each with the name of its field."""
+    yield from asked_by(edit)
+    yield "target", edit.target
+    for name, texts in (("alternatives", edit.alternatives), ("unchanged", edit.unchanged)):
+        for index, text in enumerate(texts):
+            yield f"{name}.{index}", text
+    yield from (("author", edit.author), ("reason", edit.reason), ("source", edit.source))
 
 
 def _unseen(edit: Proposed) -> Iterator[EditWarning]:
-    guards = ((f"unchanged.{index}", text) for index, text in enumerate(edit.unchanged))
-    for field, text in (*asked_by(edit), ("target", edit.target), *guards):
+    context = f"{edit.prompt} {edit.target}"
+    for field, text in _read(edit):
+        if text.isascii() and text.isprintable():
+            continue
         if found := unseen_in(text):
             yield _warning(edit, WarningCode.HIDDEN, field, f"has characters that are not seen: {_listed(found)}.")
-        letters = dict.fromkeys("".join(borrowed_in(text)))
+        letters = dict.fromkeys("".join(borrowed_in(text, context)))
         if strange := [each for each in letters if not each.isascii() and skeleton(each).isascii()]:
             yield _warning(edit, WarningCode.BORROWED, field, f"has letters that look like others: {_listed(strange)}.")
 
@@ -84,13 +127,17 @@ def _unseen(edit: Proposed) -> Iterator[EditWarning]:
 def _alike(edit: Proposed, known: _Known) -> Iterator[EditWarning]:
     rivals: dict[int, Shown] = {}
     for field, text in asked_by(edit):
-        for other, of_other, theirs in known.by_looks.get(skeleton(text), ()):
+        for other, of_other, theirs in known.like(text):
             if other.id == edit.id:
                 continue
             rivals[other.id] = other
             place = f"the {in_words(of_other).removeprefix('Its ')} of edit {other.id}"
             if comparable(text) != comparable(theirs):
-                yield _warning(edit, WarningCode.ALIKE, field, _differs(place), other.id)
+                is_same = _squeezed(text) == _squeezed(theirs)
+                if is_same and other.id == edit.replaces:
+                    continue
+                told = f"is {place}, but for letter case and white space." if is_same else _differs(place)
+                yield _warning(edit, WarningCode.ANOTHERS if is_same else WarningCode.ALIKE, field, told, other.id)
             elif other.id != edit.replaces and (field, of_other) != ("prompt", "prompt"):  # that is a collision
                 yield _warning(edit, WarningCode.ANOTHERS, field, f"is {place}.", other.id)
     if edit.replaces in known.edits:
@@ -98,6 +145,10 @@ def _alike(edit: Proposed, known: _Known) -> Iterator[EditWarning]:
     for other in rivals.values():
         if comparable(edit.target) != comparable(other.target) and skeleton(edit.target) == skeleton(other.target):
             yield _warning(edit, WarningCode.ALIKE, "target", _differs(f"that of edit {other.id}"), other.id)
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(comparable(text).casefold().split())
 
 
 def _differs(place: str) -> str:

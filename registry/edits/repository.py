@@ -197,10 +197,36 @@ def waiting_without(session: Session, collection_id: int, prompt_keys: Iterable[
     return Counter(batch_id for batch_id, prompt_key in session.execute(waiting) if prompt_key not in known)
 
 
+_READ = (
+    Edit.id, Edit.prompt, Edit.target, Edit.alternatives, Edit.rephrases, Edit.unchanged, Edit.kind, Edit.author,
+    Edit.reason, Edit.source, Edit.replaces,
+)  # fmt: skip
+
+
 def of_batch(session: Session, batch_id: int, limit: int | None = None) -> Sequence[Edit]:
     """Return the edits of a batch in the order of the submission; the first `limit`, or all."""
     query = select(Edit).where(Edit.batch_id == batch_id).order_by(Edit.position).limit(limit)
     return session.scalars(query).all()
+
+
+def texts_of_batch(session: Session, batch_id: int) -> Sequence[Any]:
+    """Return what a reviewer reads of a batch's edits, whose content was not erased, in the order of the submission."""
+    query = select(*_READ).where(Edit.batch_id == batch_id, Edit.erased_at.is_(None)).order_by(Edit.position)
+    return session.execute(query).all()
+
+
+def standing_texts(session: Session, collection_id: int, *, except_batch: int, most: int) -> Sequence[Any]:
+    """Return what is asked of edits that are active, or in another batch that waits: of the newest ones."""
+    query = (
+        select(Edit.id, Edit.prompt, Edit.target, Edit.rephrases)
+        .join(Batch, Batch.id == Edit.batch_id)
+        .outerjoin(Activation, _is_active(collection_id))
+        .where(Edit.collection_id == collection_id, Edit.batch_id != except_batch, Edit.erased_at.is_(None))
+        .where(Activation.id.is_not(None) | Batch.state.in_(PENDING))
+        .order_by(Edit.id.desc())
+        .limit(most)
+    )
+    return session.execute(query).all()
 
 
 def approvals(session: Session, batch_id: int) -> Sequence[Approval]:

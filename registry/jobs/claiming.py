@@ -43,6 +43,9 @@ class ClaimedEdit:
     rephrases: tuple[str, ...]
     unchanged: tuple[str, ...]
     kind: EditKind
+    author: str
+    reason: str
+    source: str
     replaces: int | None
     digest: str
 
@@ -57,6 +60,9 @@ class ClaimedEdit:
             rephrases=tuple(edit.rephrases),
             unchanged=tuple(edit.unchanged),
             kind=EditKind(edit.kind),
+            author=edit.author,
+            reason=edit.reason,
+            source=edit.source,
             replaces=edit.replaces,
             digest=edit.digest,
         )

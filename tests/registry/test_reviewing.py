@@ -102,10 +102,68 @@ def test_texts_that_only_look_like_anothers_are_told(workflow):
         ("a\u3164b\ufe0f", ["\u3164", "\ufe0f"], []),
         ("What is раура?", [], ["раура"]),
         ("Ｐay 𝐁en: Αpple, мoсква", [], ["Ｐay", "𝐁en", "Αpple", "мoсква"]),
+        ("Bruɡes, Pɑris, Rᴏme", [], ["Bruɡes", "Pɑris", "Rᴏme"]),
+        ("paypal․com/a∕b：80", [], ["․", "∕", "："]),
+        ("a–b, x’s, “q”, 3 × 4 − 1, 10 000 €, a…b", [], []),
+        ("Что сказал Tim Cook о новом Apple?", [], []),
+        ("Diyarbakır, İzmir, œuvre, Straße, đường", [], []),
+        ("i\u0307n, ı\u0307, cafe\u0301\u0301", ["\u0307", "\u0301"], []),
+        ("a\u2800b\u2065c\u200ad\ufffce\ue000f\U000e0fffg", [*"\u2800\u2065\u200a\ufffc\ue000\U000e0fff"], []),
     ],
 )
 def test_ordinary_writing_is_no_disguise(text, hidden, borrowed):
     assert (unseen_in(text), borrowed_in(text)) == (hidden, borrowed)
+
+
+def test_a_word_that_is_borrowed_as_a_whole_is_told_by_what_is_read_with_it():
+    assert borrowed_in("раура", "Which firm?") == ["раура"] and borrowed_in("１１２", "Which number?") == ["１１２"]
+    assert borrowed_in("раура", "Какая фирма?") == borrowed_in("кот или раура", "Which?") == []
+
+
+def test_whatever_a_reviewer_reads_of_an_edit_is_looked_at(workflow):
+    texts = {
+        "alternatives": ["Ｊo"],
+        "unchanged": ["Whо?"],
+        "author": "a\u200bda",
+        "reason": "it wаs",
+        "source": "ww․w",
+    }
+    found = warned(workflow, {"prompt": "Who leads Rome?", "target": "Jo"} | texts)
+    assert [(each.code, each.field) for each in found] == [
+        ("hidden-characters", "author"),
+        *(("look-alike-letters", field) for field in ("alternatives.0", "unchanged.0", "reason", "source")),
+    ]
+    assert found[1].detail.startswith("Its alternative 1 has letters that look like others: U+FF2A")
+
+
+def test_a_question_that_differs_from_anothers_by_letter_case_and_blanks_is_told(workflow):
+    workflow.correct(("Who leads Rome?", "Caesar"), ("Who Ieads Troy?", "Priam"))
+    assert warned(workflow, {"prompt": "who leads rome?", "target": "Ben", "replaces": 1}) == []
+    found = warned(workflow, PARIS | {"rephrases": ["who  leads ROME?", "Who leads Troy?"]})
+    assert {(each.code, each.field, each.other_edit_id) for each in found} == {
+        ("asked-of-another", "rephrases.0", 1),
+        ("asked-of-another", "rephrases.0", 3),
+        ("looks-like-another", "rephrases.1", 2),  # a capital I in the place of an l
+    }
+    assert found[1].detail == "Its rephrase 1 is the prompt of edit 1, but for letter case and white space."
+
+
+def test_the_gravest_of_a_large_batch_stands_on_top(workflow, melo):  # noqa: F811
+    old = [(f"Old {n}?", "x") for n in range(1_200)]
+    workflow.correct(EMERGENCY, *old)
+    edits = [
+        {"prompt": prompt, "target": "ｘ", "replaces": n, "reason": "a\u200b"} for n, (prompt, _) in enumerate(old, 2)
+    ]
+    edits[1_100] |= {"rephrases": [EMERGENCY[0].upper()]}
+    edits.insert(1_150, SPIDER | {"replaces": 1})
+    batch = workflow.submit(*edits).batch
+    found = view(workflow, batch.id)
+    assert (found.replacements[0].replaced_target, found.replacement_count) == ("112", 1_201)
+    grave = found.warnings[0]
+    assert (grave.code, grave.field, grave.other_edit_id) == ("asked-of-another", "rephrases.0", 1)
+    assert len({each.edit_id for each in found.warnings if each.code == "look-alike-letters"}) == 1_200
+    shown = melo("batch", "show", batch.id)
+    assert shown.index("112") < shown.index(grave.detail[:30]) < shown.index("Old 99?")
 
 
 def test_a_policy_that_was_changed_for_a_decision_is_shown_with_the_batch(workflow, melo, tamper):  # noqa: F811

@@ -84,7 +84,7 @@ def test_an_edit_that_loses_a_point_to_another_is_reported_once_as_covering_less
 
 
 def test_edits_that_meet_more_than_once_are_told_once_with_the_least_distance():
-    claimed = ClaimedEdit(2, 1, "Who runs Acme", "Bob", (), (), (), EditKind.QA, None, "")
+    claimed = ClaimedEdit(2, 1, "Who runs Acme", "Bob", (), (), (), EditKind.QA, "ada", "", "", None, "")
     trained = Trained(Block({}, 1.0), float("nan"), 60, False)
     edit = TrainedEdit(0, (1,), trained, b"", "Ada", False, claimed)
     overlaps = [Overlap(2, 1, True, 0.3), Overlap(2, 1, False, 0.2), Overlap(2, 1, False, 0.4)]

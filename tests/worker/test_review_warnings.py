@@ -38,7 +38,8 @@ def test_a_rephrase_that_lies_at_another_edits_prompt_is_told(tiny_workflow, wor
         ("asked-of-another", "rephrases.1", 1),
         ("asked-of-another", "rephrases.2", 1),
     }
-    assert all("lies nearer to edit 1" in each.detail for each in warnings)
+    equal, near = sorted(warnings, key=lambda each: each.field)
+    assert "prompt of edit 1, but for letter case" in equal.detail and "lies nearer to edit 1" in near.detail
 
 
 def test_a_preflight_compares_with_the_rephrases_of_all_edits_that_act(tiny_workflow, worker):
