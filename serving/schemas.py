@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from registry.base.errors import InvalidRequest
+from registry.base.json_bounds import Bounds
 from serving.engines.sampling import Sampling
 from serving.router import Wanted
 from serving.tools import ToolUse
@@ -50,7 +51,7 @@ class MessageCall(ApiRequest):
     def turn(self) -> dict[str, Any]:
         """Return it as chat templates take it. Raises ValueError where the arguments are no JSON object."""
         try:
-            arguments = json.loads(self.function.arguments or "{}")
+            arguments = Bounds().parse((self.function.arguments or "{}").encode())
         except ValueError:
             arguments = None
         if not isinstance(arguments, dict):

@@ -74,7 +74,7 @@ def _parsed(text: bytes) -> Submission:
     except ValidationError as error:
         found: list[Any] = [{**each, "loc": ("body", *each["loc"])} for each in error.errors(include_url=False)]
         raise RequestValidationError(found) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RequestValidationError(
             [{"type": "json_invalid", "loc": ("body",), "msg": f"not JSON: {error}"}]
         ) from None

@@ -165,6 +165,12 @@ class TooLarge(RegistryError):
     title = "The request is too large"
 
 
+class TooSlow(RegistryError):
+    status = 408
+    code = "too-slow"
+    title = "The request did not arrive in time"
+
+
 class ClientLeft(RegistryError):
     """Nobody reads the answer."""
 

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from registry.base.digests import edit_digest, prompt_key, record_digest
 from registry.base.errors import RecordProblem, TooLarge
+from registry.base.json_bounds import Bounds, OutOfBounds
 from registry.base.wire import in_words
 from registry.edits.schemas import MOST_EDITS, EditIn
 from registry.tables.edits import Edit
@@ -16,8 +17,8 @@ from registry.tables.edits import Edit
 Raw = Mapping[str, Any] | bytes  # an object with the fields of EditIn, or a line of JSON with one
 _EDIT = TypeAdapter(EditIn)
 _MOST_UNKNOWN = 20  # unknown fields that are each reported as a problem
-_MOST_COLONS = len(EditIn.model_fields) + _MOST_UNKNOWN  # a line with at most this many has at most as many fields
 _LONGEST_LINE = 4 << 20  # bytes
+_BOUNDS = Bounds(values=_LONGEST_LINE, names=_LONGEST_LINE, characters=_LONGEST_LINE)
 _WRITE_OBJECT = 'Write one object a line: {"prompt": …, "target": …}.'
 
 
@@ -98,25 +99,13 @@ def read_records(raw: Iterable[Raw]) -> Iterator[Record | list[RecordProblem]]:
 def _from_line(position: int, line: int, text: bytes) -> Record | list[RecordProblem]:
     if len(text) > _LONGEST_LINE:
         return [_broken(position, line, f"It has more than {_LONGEST_LINE:,} bytes.", "Write shorter prompts.")]
-    # Pydantic creates a kilobyte of error for each unknown field, so a line that may have many is examined first.
-    if text.count(b":") <= _MOST_COLONS:
-        try:
-            return _record(position, line, _EDIT.validate_json(text))
-        except ValidationError as error:
-            if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] != "json_invalid":
-                return _malformed(position, line, _line_told(text), error)
-    # Use the message of Python's parser, which says more about invalid JSON.
     try:
-        found = json.loads(text.decode(), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        return [_broken(position, line, f"It is not UTF-8 at byte {error.start + 1}.", "Save the file as UTF-8.")]
-    except RecursionError:
-        return [_broken(position, line, "It is nested too deeply.", "Write one flat JSON object.")]
+        found = _BOUNDS.parse(text)
+    except OutOfBounds as error:
+        return [_broken(position, line, f"It holds {error}.", _WRITE_OBJECT)]
     except json.JSONDecodeError as error:
         told = f"It is not JSON at character {error.pos + 1}: {error.msg}."
         return [_broken(position, line, told, _WRITE_OBJECT)]
-    except ValueError as error:
-        return [_broken(position, line, f"It is not JSON: {error}.", _WRITE_OBJECT)]
     return _from_object(position, line, found)
 
 
@@ -204,12 +193,3 @@ def _in_words(error: Mapping[str, Any]) -> str:
 
 def _broken(position: int, line: int, detail: str, remedy: str) -> RecordProblem:
     return RecordProblem(position=position, line=line, code="broken-line", detail=detail, remedy=remedy)
-
-
-def _line_told(text: bytes) -> object:
-    found = json.loads(text)
-    return found.get("line") if isinstance(found, dict) else None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")

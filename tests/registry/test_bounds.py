@@ -1,18 +1,22 @@
 """Bodies and work within bounds: the role first, then a limited body, then limited work that ends with its client."""
 
 import asyncio
+import gzip
 import json
 import socket
 import threading
+from itertools import pairwise
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import structlog
 from fastapi.testclient import TestClient
 from structlog.testing import LogCapture
 
-from registry.api import middleware
+from registry.api import bodies, middleware
 from registry.api.app import create_app
+from registry.base import json_bounds
 from registry.base.json_bounds import Bounds, OutOfBounds
 from registry.base.settings import Settings
 from registry.batches import submitting
@@ -84,11 +88,26 @@ def test_every_body_but_a_submissions_and_a_calibrations_is_small(api, workflow)
         (b'{"a": ' + b"1" * 401 + b"}", "a number of more than 400 digits"),
         (b'{"a": 1.' + b"1" * 401 + b"}", "a number of more than 400 digits"),
         (b'{"a": "' + b'\\"' * (1 << 20) + b'"}', "a text of more than"),
+        (b"{" + b",".join(b'"%d":0' % n for n in range(1_001)) + b"}", "more than 1,000 names in one object"),
+        (b'{"a": {"b": 1, "b": 1}}', "the name 'b' twice in one object"),
+        (b'{"a": 1, "\\u0061": 2}', "the name 'a' twice in one object"),
+        (b"[NaN]", "NaN, which is no finite number"),
+        (b"[-Infinity]", "-Infinity, which is no finite number"),
+        (b"[1e999999]", "1e999999, which is no finite number"),
+        ("[1]".encode("utf-16"), "what is not UTF-8, at byte 1"),
+        (b'{"a": "\xc0\xaf"}', "what is not UTF-8, at byte 8"),
     ],
 )
 def test_json_holds_no_more_than_it_may(body, words):
     with pytest.raises(OutOfBounds, match=words):
         Bounds().parse(body)
+
+
+@pytest.mark.parametrize("text", [rb'"\"\"\"', b'"' + b"\\" * 5, rb'"a\\" "\"\"'])
+def test_a_text_that_does_not_end_is_looked_at_once(text):
+    found = [(each.start(), each.end()) for each in json_bounds._STRING.finditer(text)]
+    assert found[-1][1] == len(text)  # else the search begins anew at each of its quotes
+    assert all(one[1] <= other[0] for one, other in pairwise(found))
 
 
 @pytest.mark.parametrize(
@@ -114,6 +133,42 @@ def test_a_body_out_of_bounds_is_a_problem_and_so_is_one_that_does_not_say_what_
     line = b'{"prompt": "' + b"x" * (4 << 20) + b'", "target": "y"}\n'
     refused = api.post(BATCHES, content=line, headers={"Content-Type": "application/x-ndjson"})
     assert "more than 4,194,304 bytes" in is_problem(refused, 422, "invalid-edits")["problems"][0]["detail"]
+
+
+def test_a_line_of_a_submission_keeps_within_the_same_bounds(api, workflow):
+    headers = {"Content-Type": "application/x-ndjson"}
+    lines = [
+        b'{"prompt": "Who?", "target": "Jo", "target": "Ben"}',
+        b'{"prompt": "Who?", "target": "Jo", "line": 1e999}',
+        b'{"prompt": "Who?", "target": ' + b"[" * 200 + b"]" * 200 + b"}",
+        b'{"prompt": "Who\xff", "target": "Jo"}',
+    ]
+    refused = is_problem(api.post(BATCHES, content=b"\n".join(lines), headers=headers), 422, "invalid-edits")
+    assert [each["detail"] for each in refused["problems"]] == [
+        "It holds the name 'target' twice in one object.",
+        "It holds 1e999, which is no finite number.",
+        "It holds values nested more than 100 deep.",
+        "It holds what is not UTF-8, at byte 16.",
+    ]
+
+
+@pytest.mark.parametrize("path", ["/v1/batches/1/approve", BATCHES])
+def test_a_packed_body_and_one_that_stops_coming_are_refused(served, workflow, path, monkeypatch):
+    workflow.submit(PARIS)
+    body = gzip.compress(b'{"reason": "x"}')
+    headers = {**OPERATOR, "Content-Type": "application/json"}
+    refused = httpx.post(served + path, content=body, headers=headers | {"Content-Encoding": "gzip"})
+    assert "packed as gzip" in is_problem(refused, 415, "wrong-media-type")["detail"]
+    for limit in ("SLOWEST_SECONDS", "LONGEST_SECONDS"):
+        monkeypatch.setattr(bodies, limit, 0.05)
+        address = urlsplit(served)
+        with socket.create_connection((address.hostname, address.port)) as line:
+            head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {KEY}\r\n"
+            line.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 20\r\n\r\n{{".encode())
+            line.settimeout(PATIENCE)
+            answer = line.makefile("rb").read()
+        assert b" 408 " in answer.splitlines()[0] and b"too-slow" in answer
+        monkeypatch.undo()
 
 
 def counted(prompts, window=512):

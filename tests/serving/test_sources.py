@@ -1,11 +1,13 @@
 """A server gets versions from the database or from the registry's API: both serve the same, and both may be away."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
+from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 
 from registry.access import service as keys
@@ -26,9 +28,10 @@ from serving.sources.database import DatabaseSource
 from serving.sources.http import HttpSource
 from serving.sources.port import Source, SourceUnavailable
 from serving.versions import Versions, model_to_serve
-from tests.operators_key import KEY
+from tests.operators_key import KEY, OPERATOR
 from tests.patience import until
 from tests.registry.keys import carrying
+from tests.registry.test_bounds import asked
 from tests.registry.workflow import ADA, BEN, Workflow
 from tests.serving.conftest import OTHER, OTHER_TARGET, QUESTION, TARGET, Site
 from tests.serving.link import Link
@@ -357,3 +360,25 @@ def test_more_prompts_or_characters_than_may_be_routed_are_refused_before_their_
     assert refused.status_code == 400 and "nested more than 100 deep" in refused.json()["error"]["message"]
     large = server.post("/v1/chat/completions", content=b" " * (2 << 20) + b"{}", headers=headers)
     assert large.status_code == 413 and large.json()["error"]["code"] == "too_large"
+
+
+@pytest.mark.parametrize(
+    "arguments", ["[" * 2_000, '{"a":' * 2_000 + "1" + "}" * 2_000, '{"a": NaN}', '{"a": 1, "a": 2}', "\ud800"]
+)
+def test_arguments_of_a_call_keep_within_the_bounds_of_a_body_and_texts_are_of_whole_characters(server, arguments):
+    call = {"id": "c", "function": {"name": "f", "arguments": arguments}}
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [call]}]
+    for messages in ([*turns, {"role": "user", "content": "Hi"}], [{"role": "user", "content": "Hi \ud800"}]):
+        body = json.dumps({"model": "facts@1", "messages": messages}).encode()
+        refused = server.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+        assert refused.status_code == 400 and refused.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_nothing_of_a_body_is_read_without_a_key(server):
+    tried = 0
+    for route in iter_route_contexts(server.app.routes):
+        for method in (route.methods or set()) & {"POST", "PUT", "PATCH", "DELETE"}:
+            assert asked(server.app, method, route.path, {}, 0) == (401, 0), route.path
+            assert asked(server.app, method, route.path, OPERATOR, 3) == (413, 3), route.path
+            tried += 1
+    assert tried > 5
