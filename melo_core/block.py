@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +18,8 @@ from melo_core.errors import CorruptBlock
 
 STORED_DTYPE = torch.float16
 FORMAT = 1  # of the serialised bytes
+_ALIGNMENT = 8  # bytes, to which safetensors fills its header up with blanks
+_MODULE = re.compile(r"\w{1,100}(\.\w{1,100}){0,50}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -47,19 +51,22 @@ class Block:
         """Read the output of `to_bytes`. Raises CorruptBlock for anything that it would not write."""
         try:
             tensors = load_safetensors(data)  # first: it limits and checks the header
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            told = json.loads(header["__metadata__"]["block"])
+            written_header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+            header = json.loads(written_header, object_pairs_hook=_once)
+            told = json.loads(header["__metadata__"]["block"], object_pairs_hook=_once)
             scale, written = told["scale"], told["format"]
         except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise CorruptBlock(f"these bytes are not a block: {error}") from error
-        if written != FORMAT:
+        if type(written) is not int or written != FORMAT:
             raise CorruptBlock(
                 f"the block has format {str(written)[:40]}, and this program reads {FORMAT}: a newer one wrote it"
             )
         if header["__metadata__"].keys() != {"block"} or told.keys() != {"scale", "format"}:
             raise CorruptBlock("these bytes are not a block: their metadata says more than a block's")
-        if not isinstance(scale, float) or not math.isfinite(scale):
-            raise CorruptBlock("these bytes are not a block: its scale is no finite number")
+        if not isinstance(scale, float) or not abs(scale) <= torch.finfo(STORED_DTYPE).max:
+            raise CorruptBlock("these bytes are not a block: its scale is no finite number that float16 holds")
+        if len(written_header) - len(written_header.rstrip(b" ")) >= _ALIGNMENT:
+            raise CorruptBlock("these bytes are not a block: their header is filled up")
         return cls(_paired(tensors), scale)
 
     @staticmethod
@@ -68,11 +75,21 @@ class Block:
         return hashlib.sha256(data).hexdigest()
 
 
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON. Raises ValueError for a name that occurs twice: parsers take different ones."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
 def _paired(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Return A and B by module name. Raises CorruptBlock unless they are a block's, and nothing else is there."""
     names = sorted(name.removesuffix(".A") for name in tensors if name.endswith(".A"))
     if not names:
         raise CorruptBlock("these bytes are not a block: they hold no module")
+    if strange := [name for name in names if not _MODULE.fullmatch(name)]:
+        raise CorruptBlock(f"these bytes are not a block: {strange[0][:80]!r} is no module's name")
     expected = {f"{name}.{half}" for name in names for half in "AB"}
     if others := tensors.keys() ^ expected:
         raise CorruptBlock(f"these bytes are not a block: {sorted(others)[0][:80]!r} is not half of a pair A and B")

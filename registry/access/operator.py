@@ -1,11 +1,14 @@
 """The operator's keys: MELO_API_KEY, and the one in a file of MELO_HOME that its owner alone can read."""
 
+import hashlib
 import hmac
 import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Sequence
+from base64 import b64decode
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from registry.access.keys import KeyText
@@ -13,6 +16,8 @@ from registry.base.errors import UserError
 from registry.base.settings import Settings
 
 FILE = "api-key"
+_LONGEST = 1_000  # characters; no header has more than some thousand
+_MOST_IN_WORDS = 0.3  # of a key; words from a dictionary make up less of a random one
 _GUESSES = 21  # decimal places: the fewest guesses that a key must withstand, as zxcvbn estimates them
 _JUDGED = 72  # characters; zxcvbn's time grows with the square of the length
 _MAKE_ONE = "Set it to what `openssl rand -hex 32` prints."
@@ -53,16 +58,25 @@ class OperatorKeys:
 
 
 def stored_key(home: Path) -> str | None:
-    """Return the key in MELO_HOME, or None if there is none. Raises UnusableKey if others can read it."""
+    """Return the key in MELO_HOME, or None if there is none. Raises UnusableKey if others can read or exchange it."""
     path = home / FILE
     try:
-        mode = path.stat().st_mode
-        text = path.read_text().strip()
+        folder = home.stat()
+        with path.open() as file:
+            found = os.fstat(file.fileno())
+            text = file.read(_LONGEST + 1).strip()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise UnusableKey(f"{path} cannot be read: {error}.", "Run as the user who owns it.") from None
-    if stat.S_IMODE(mode) & 0o077:
+    if found.st_uid != os.geteuid() or folder.st_uid not in (0, os.geteuid()):
+        raise UnusableKey(f"{path}, or the folder, belongs to another user.", "Run as the user who owns both.")
+    if stat.S_IMODE(folder.st_mode) & 0o022:
+        raise UnusableKey(
+            f"Other users of this machine can write to {home}, so the key in it may be theirs.",
+            f"Take that from them, and delete the key; `melo up` makes another: chmod go-w {home}; rm {path}",
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
         raise UnusableKey(
             f"{path} is open to other users of this machine.",
             f"Delete it, as somebody may have read it; `melo up` makes another: rm {path}",
@@ -86,7 +100,38 @@ def _require_strong(name: str, key: str, remedy: str) -> None:
     """Raise UnusableKey for a key that could be guessed, or that no header can carry."""
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UnusableKey(f"{name} holds blanks or characters that no header can carry.", remedy)
+    if len(key) > _LONGEST:
+        raise UnusableKey(f"{name} has more than {_LONGEST} characters.", remedy)
+    if _is_well_known(key) or any(_can_be_guessed(text[:_JUDGED]) for text in (key, *_decoded(key)) if text):
+        raise UnusableKey(f"{name} could be guessed.", remedy)
+
+
+def _can_be_guessed(text: str) -> bool:
+    """Tell whether a text withstands too few guesses, or is made of words, however many: nothing random is."""
     from zxcvbn import zxcvbn  # imported here because most commands judge no key
 
-    if zxcvbn(key[:_JUDGED])["guesses_log10"] < _GUESSES:
-        raise UnusableKey(f"{name} could be guessed.", remedy)
+    judged = zxcvbn(text)
+    words = (each["token"] for each in judged["sequence"] if each["pattern"] == "dictionary")
+    in_words = sum(len(word) for word in words if word.isalpha() and len(word) > 2)
+    return bool(judged["guesses_log10"] < _GUESSES or in_words > _MOST_IN_WORDS * len(text))
+
+
+def _decoded(key: str) -> Iterator[str]:
+    """Yield the texts that a key is in base64 or hexadecimal digits, if there are such."""
+    padded = key.replace("-", "+").replace("_", "/") + "=" * (-len(key) % 4)
+    for decode, given in ((b64decode, padded), (bytes.fromhex, key)):
+        with suppress(ValueError):
+            text = decode(given).decode("ascii")
+            if text.isprintable():
+                yield text
+
+
+def _is_well_known(key: str) -> bool:
+    """Tell whether it is the digest of a usual password, which looks random and is not."""
+    from zxcvbn.frequency_lists import FREQUENCY_LISTS
+
+    kind = {32: "md5", 40: "sha1", 64: "sha256"}.get(len(key))
+    words = ("", *FREQUENCY_LISTS["passwords"]) if kind else ()
+    return any(
+        hashlib.new(kind or "", word.encode(), usedforsecurity=False).hexdigest() == key.lower() for word in words
+    )

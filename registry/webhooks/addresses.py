@@ -11,6 +11,8 @@ from registry.base.errors import InvalidRequest
 
 LOOK_UP_SECONDS = 2.0
 _HOST = re.compile(r"[a-z0-9._:-]+", re.IGNORECASE)
+# Names that mean this machine or its network, whatever a resolver knows (RFC 6761, 6762, 8375; ICANN for internal).
+_INSIDE = (".localhost", ".localdomain", ".local", ".internal", ".home.arpa")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _UNICAST = IPv6Network("2000::/3")  # of IPv6, all that is given out for the internet; NAT64 stands outside
 # Of IANA's registries of special-purpose addresses: what is_global calls public, or did in some Python.
@@ -20,6 +22,7 @@ _SPECIAL = tuple(
         "192.0.0.0/24",  # protocol assignments; .9 and .10 are answered by the nearest gateway
         "192.31.196.0/24", "192.52.193.0/24", "192.175.48.0/24",  # AS112 and multicast tunnels: anycast
         "192.88.99.0/24", "2002::/16",  # 6to4
+        "168.63.129.16/32",  # of every machine at Azure: its host
         "198.18.0.0/15", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24",  # benchmarks and documentation
         "2001::/23",  # protocol assignments, Teredo among them
         "2001:db8::/32", "3fff::/20",  # documentation
@@ -38,15 +41,17 @@ def require_sendable(url: str, *, allow_private: bool) -> httpx.URL:
     except httpx.InvalidURL as error:
         raise _refused(f"{url!r} is no URL: {error}.") from None
     host = host_of(parsed)
-    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(host):
+    if parsed.scheme not in ("http", "https") or not _is_host(host):
         raise _refused(f"{url!r} is no http or https address.")
     if parsed.userinfo or parsed.fragment:
         raise _refused("A webhook's URL has neither a user and password nor a fragment (#…).")
+    if parsed.port is not None and not 0 < parsed.port < 1 << 16:
+        raise _refused(f"A port is a number from 1 to 65535, and not {parsed.port}.")
     if not allow_private:
-        # RFC 6761: such names always mean this machine, whatever the resolver knows.
-        if f".{host.rstrip('.').lower()}".endswith(".localhost"):
+        name, address = host.rstrip(".").lower(), _numeric(host.rstrip("."))
+        if not address and ("." not in name or f".{name}".endswith(_INSIDE)):
             raise _refused(f"{host} is not a public address.")
-        require_public(parsed, _numeric(host))
+        require_public(parsed, address)
     return parsed
 
 
@@ -88,6 +93,13 @@ def is_public(address: str) -> bool:
         if found not in _UNICAST:
             return False
     return _is_public(found)
+
+
+def _is_host(host: str) -> bool:
+    """Tell whether a host is an address or a name that DNS can hold."""
+    labels = host.removesuffix(".").split(".")
+    fits = len(host) <= 253 and all(0 < len(label) <= 63 for label in labels)
+    return _HOST.fullmatch(host) is not None and (fits or ":" in host)
 
 
 def host_of(url: httpx.URL) -> str:

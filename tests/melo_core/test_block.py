@@ -77,6 +77,10 @@ def test_a_block_holds_finite_pairs_of_one_rank_and_nothing_else(tensors, said):
         *(METADATA.replace("1.0", scale) for scale in ("NaN", "-Infinity", "1e999", '"1"', "true", "null", "[1]")),
         METADATA.replace("1.0", f"1{'0' * 400}"),
         '{"scale": 1.0, "format": 1, "more": 1}',
+        '{"scale": 1.0, "scale": 1.0, "format": 1}',
+        '{"scale": 1e39, "format": 1}',
+        '{"scale": 1.0, "format": true}',
+        '{"scale": 1.0, "format": 1.0}',
         '{"scale": 1.0, "format": ' + "[" * 100_000 + "]" * 100_000 + "}",
         "[" * 100_000,
         "[]",
@@ -96,6 +100,22 @@ def test_a_header_that_says_more_or_is_too_deep_or_too_long_is_refused():
             Block.from_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(CorruptBlock, match="not a block"):
         Block.from_bytes((2**64 - 1).to_bytes(8, "little") + b"{}")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "/etc/x", "x.", "a..b", "x\0", "\x1b[31m", "\u202ex", "x" * 200])
+def test_a_modules_name_is_a_path_of_words(name):
+    with pytest.raises(CorruptBlock, match="no module's name"):
+        Block.from_bytes(written({f"{name}.A": half(2, 8), f"{name}.B": half(4, 2)}))
+
+
+def test_a_header_that_names_a_tensor_twice_or_is_filled_up_is_refused():
+    data = written()
+    size = int.from_bytes(data[:8], "little")
+    header, tensors = data[8 : 8 + size].rstrip(), data[8 + size :]
+    again = json.dumps(json.loads(header)["x.A"])
+    for other in (header[:-1] + f',"x.A":{again}}}'.encode(), header + b" " * 800):
+        with pytest.raises(CorruptBlock, match=r"a name occurs twice|filled up"):
+            Block.from_bytes(len(other).to_bytes(8, "little") + other + tensors)
 
 
 def test_a_block_of_a_newer_program_is_refused_by_its_format():

@@ -1,5 +1,6 @@
 """What runs before every endpoint: who asks, how often anybody may, and what is logged."""
 
+import base64
 import json
 import logging
 import os
@@ -7,6 +8,7 @@ import secrets
 import socket
 import subprocess
 import sys
+from hashlib import sha256
 from itertools import count
 from uuid import uuid4
 
@@ -86,7 +88,9 @@ def test_a_person_has_one_spelling_however_their_name_is_sent(api, model_folder)
     assert "no UTF-8" in acting(api, model_folder, b"Jos%E9")
     for sent in (b"a%00", b"jos%E2%80%8B", b"a%0Ab", "a\u202eb".encode(), b"x" * 201, b"%E3%85%A4"):
         assert "cannot be used" in acting(api, model_folder, sent), sent
-    for sent in (b"worker/w1", b"clock"):
+    for sent in (b"...", "🏴".encode(), b"-"):
+        assert "no letter or digit" in acting(api, model_folder, sent), sent
+    for sent in (b"worker/w1", b"clock", b"Worker /w1", "wоrker∕w1".encode(), b"c1ock", "ＣＬＯＣＫ.".encode()):
         assert "a program, not a person" in acting(api, model_folder, sent)
 
 
@@ -94,6 +98,12 @@ def test_a_name_that_looks_like_another_is_refused_wherever_it_is_given(api, mod
     assert acting(api, model_folder, b"ada") == "ada"
     for sent in ("аda", "Ada", "ADA", "ａda", "adа", "𝐚da"):
         assert "'ada', which the record knows" in acting(api, model_folder, sent.encode()), sent
+    for sent in ("ada.", ".ada", "ada·", "«ada»", "ada⃝", "ada%", "+Ada"):
+        assert "'ada', which the record knows" in acting(api, model_folder, sent.encode()), sent
+    for sent in ("Вen", "ｃleo", "dοra", "eve․smith"):  # before those were there whom they look like
+        assert "look like others" in acting(api, model_folder, sent.encode()), sent
+    for sent in ("Мария Петрова", "Αθηνά", "José Łukasz", "jo.doe", "王芳", "O’Neil"):
+        assert acting(api, model_folder, sent.encode()) == sent
     assert acting(api, model_folder, b"adam") == "adam" and acting(api, model_folder, b"ada") == "ada"
 
     refused = api.post("/v1/keys", json={"name": "k", "actor": "аda", "roles": [{"role": "viewer"}]})
@@ -131,13 +141,37 @@ def test_the_key_of_the_servers_folder_is_the_operators_too_while_nobody_else_ca
     path.chmod(0o640)
     with pytest.raises(UnusableKey, match=f"open to other users.* rm {path}"):
         open_api(home=tmp_path)
+    path.chmod(0o600)
+    tmp_path.chmod(0o770)
+    with pytest.raises(UnusableKey, match=f"can write to {tmp_path}.* chmod go-w"):
+        open_api(home=tmp_path)
+    tmp_path.chmod(0o700)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_key_that_another_user_put_there_is_not_the_operators(tmp_path):
+    make_key(tmp_path)
+    own = tmp_path / FILE
+    for given in (own, tmp_path):
+        os.chown(given, 4242, -1)
+        with pytest.raises(UnusableKey, match="belongs to another user"):
+            stored_key(tmp_path)
+        os.chown(given, os.geteuid(), -1)
+    (tmp_path / "theirs").write_text(KEY)
+    os.chown(tmp_path / "theirs", 4242, -1)
+    own.unlink()
+    own.symlink_to(tmp_path / "theirs")
+    with pytest.raises(UnusableKey, match="belongs to another user"):
+        stored_key(tmp_path)
 
 
 @pytest.mark.parametrize(
     "key",
     [
         "changeme", "k" * 64, "0123456789abcdef" * 4, "password" * 8, "MySuperSecretApiKey2024!", "melo_0123456789ab_…",
-        f"{KEY} {KEY}", f"{KEY}\n",
+        f"{KEY} {KEY}", f"{KEY}\n", "your-secret-api-key-goes-here", "melo-operator-key-please-change-this-now",
+        "supersecretadminapikeyformeloregistry2026", base64.b64encode(b"password" * 4).decode(),
+        (b"changeme" * 5).hex(), sha256(b"password").hexdigest(), sha256(b"").hexdigest(), KEY * 20,
     ],
 )  # fmt: skip
 def test_a_key_that_can_be_guessed_or_not_be_sent_is_refused_at_the_start(key):
