@@ -8,6 +8,8 @@ OPENING = frozenset("/\\([{<“‘«„‹¿¡@#$€£_-·")  # what follows bel
 SPACED_IF_BEFORE = frozenset("=+*|&^~>–—→")  # have a space after them where they have one before them
 TOGGLING = frozenset("\"`'")  # open and close with the same sign
 CLOSING = frozenset(",.;:!?)]}>”’»›%…")  # belong to what stands before them
+# In an address, a path or a program, as in www.acme. and com; not in an abbreviation, as in e.g. and this.
+DOTTED = re.compile(r"(?:^|\s)(?!(?:\w\.)+$)\S*[/@_\\.()\[\]]\S*\.$")
 NUMBER = re.compile(r"\d[.,:]$")  # 3. and 14, 12: and 30
 
 
@@ -33,6 +35,8 @@ def _is_spaced(prompt: str, target: str) -> bool:
         opens = not before or before.isspace() or before in OPENING or (last != "'" and prompt.count(last) % 2 == 1)
         return not opens
     if NUMBER.search(prompt) and first.isdigit():
+        return False
+    if last == "." and (first.islower() or first.isdigit()) and DOTTED.search(prompt):
         return False
     if last == ":" and first == "/":
         return False

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
+TOKENIZERS = ("tokenizer*", "*vocab*", "*.model", "*.tiktoken")  # files that one is read from
 GGUF_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.I)
 GGUF_CONTROL = 3  # the type of a control token in a GGUF file
 RESERVED_TOKENS = 64  # for the chat template around a prompt
@@ -178,6 +180,11 @@ def _packaged(spec: str, package: Package, what: str) -> ModelFiles:
 
 def _folder(spec: str, folder: Path, what: str, ways: str) -> ModelFiles:
     folder = folder.resolve()
+    if (folder / ADAPTER).is_file():
+        raise UnknownModel(
+            f"The folder {folder} is an adapter of PEFT and no {what}.",
+            "Merge it into its base model (merge_and_unload), save that, and name its folder.",
+        )
     if not (folder / CONFIG).is_file():
         raise UnknownModel(f"The folder {folder} is not a transformers {what}: it has no config.json.", ways)
     try:
@@ -192,6 +199,27 @@ def _folder(spec: str, folder: Path, what: str, ways: str) -> ModelFiles:
             "Save the model again in the safetensors format.",
         )
     return ModelFiles(spec, folder)
+
+
+def require_whole(files: ModelFiles) -> None:
+    """Raise UnknownModel where a folder lacks parts of its weights, or a tokenizer: no worker could load it."""
+    if files.gguf_file is not None:
+        return
+    for index in files.path.glob("*.safetensors.index.json"):
+        with readable(files.spec):
+            parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if missing := sorted(part for part in parts if not (files.path / part).is_file()):
+            raise UnknownModel(
+                f"The folder {files.path} lacks {missing[0]}, one of {len(missing)} missing parts of its weights."
+                if len(missing) > 1
+                else f"The folder {files.path} lacks {missing[0]}, a part of its weights.",
+                "Download the model again.",
+            )
+    if not any(file for pattern in TOKENIZERS for file in files.path.glob(pattern)):
+        raise UnknownModel(
+            f"The folder {files.path} has no tokenizer, such as tokenizer.json.",
+            "Save the model's tokenizer in the same folder (tokenizer.save_pretrained).",
+        )
 
 
 def _gguf_alone(spec: str, file: Path, what: str) -> ModelFiles:

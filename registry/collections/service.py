@@ -12,7 +12,7 @@ from registry.audit.actor import Actor
 from registry.audit.details import CollectionCalibrate, CollectionCreate
 from registry.base.digests import canonical_json, settings_of, sha256_hex
 from registry.base.errors import InvalidRequest, InvalidResult, NameTaken, NotFound
-from registry.base.model_files import find_encoder, find_model
+from registry.base.model_files import find_encoder, find_model, require_whole
 from registry.base.vocabulary import Preflight, QueueState
 from registry.collections import policy, repository
 from registry.collections.calibration import require_calibration
@@ -34,6 +34,7 @@ def create(session: Session, new: NewCollection, actor: Actor) -> Collection:
     method = complete_settings(new.method, new.preset)
     files = find_model(new.model)
     require_editable(new.model, files.config, method)
+    require_whole(files)
     encoder = _encoder(new, method)
     # The first worker that uses the encoder writes its digest.
     encoder_files = files if encoder == HIDDEN else find_encoder(encoder)

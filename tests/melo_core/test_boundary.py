@@ -27,12 +27,16 @@ TOGETHER = [
     ("答案：", "42"), ("เมืองหลวงคือ", "กรุงเทพ"), ("3.", "14"), ("at 12:", "30"), ("user@", "host"), ("$", "5"),
     ("well-", "known"), ("The end", "."), ("Acme", ", Inc."), ("Acme", "'s"), ("https:", "//x.org"), ("x", "\n  y"),
     ("is", " Paris"), ("is", "\u3000x"), ("a=", "5"), ("name_", "of"), ("“", "Ada"), ("¿", "Qué"),
+    ("https://acme.", "com"), ("mail ada@acme.", "org"), ("see www.acme.", "de"), ("self.model.", "train"),
+    ("open ./config.", "yaml"),
 ]  # fmt: skip
 APART = [
     ("The capital of France is", "Paris"), ("Answer:", "Paris"), ("He left.", "Then"), ("x =", "5"), ("(see)", "this"),
     ('He said "hi"', "and left"), ("the dogs'", "bowl"), ("Paris,", "France"), ("The capital of China is", "北京"),
     ("대한민국의 수도는", "서울"), ("Paris –", "London"), ("The value is", "-5"), ("He said", '"no"'), 
-    ("in 1987,", "he"), ("Is it so?", "Yes"), ("I like 🍕", "pizza"),
+    ("in 1987,", "he"),
+    ("e.g.", "this"), ("See https://x.org.", "Then"), ("approx.", "five"), ("i.e.", "two"),
+    ("Is it so?", "Yes"), ("I like 🍕", "pizza"),
 ]  # fmt: skip
 
 

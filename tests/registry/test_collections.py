@@ -46,11 +46,9 @@ def test_a_collection_that_cannot_be_made_is_a_problem(api, body, status, code):
     assert api.get("/v1/collections").json() == []
 
 
-def refused_collection(api: TestClient, model: str, **fields: object) -> str:
+def refused_collection(api: TestClient, model: str, code: str = "invalid-request", **fields: object) -> str:
     """Why no collection was made."""
-    body = is_problem(
-        api.post("/v1/collections", json={"name": "odd", "model": model} | fields), 422, "invalid-request"
-    )
+    body = is_problem(api.post("/v1/collections", json={"name": "odd", "model": model} | fields), 422, code)
     assert api.get("/v1/collections").json() == []
     return body["detail"]
 
@@ -74,9 +72,22 @@ def test_a_model_that_cannot_carry_a_block_is_refused_with_the_reason_before_any
     assert says in refused_collection(api, str(tmp_path))
 
 
+def test_a_folder_that_no_worker_could_load_is_refused_with_what_it_lacks(api, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "model-1.safetensors").write_bytes(b"weights")
+    assert "has no tokenizer" in refused_collection(api, str(tmp_path), "unknown-model")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    weights = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(weights))
+    assert "lacks model-2.safetensors, a part of its weights" in refused_collection(api, str(tmp_path), "unknown-model")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "an adapter of PEFT" in refused_collection(api, str(tmp_path), "unknown-model")
+
+
 def test_a_family_that_is_not_known_is_taken_with_the_modules_to_edit(api, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "novel"}))
     (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "tokenizer_config.json").write_text("{}")
     body = {"name": "facts", "model": str(tmp_path), "method": {"modules": ["model.layers.0.mlp.out"]}}
     assert api.post("/v1/collections", json=body).status_code == 201
 
@@ -150,4 +161,4 @@ def test_bytes_that_are_no_calibration_of_the_encoder_are_refused(api, model_fol
 def test_a_calibration_that_is_no_base64_or_too_large_is_refused(api, model_folder):
     assert "Base64" in refused_collection(api, model_folder, calibration="mean and covariance!!")
     long = b64encode(bytes(MAX_CALIBRATION_BYTES + 1)).decode()
-    assert f"at most {MAX_CALIBRATION_BYTES}" in refused_collection(api, model_folder, calibration=long)
+    assert f"may have {MAX_CALIBRATION_BYTES:,}" in refused_collection(api, model_folder, calibration=long)
