@@ -112,7 +112,7 @@ def create_app(settings: Settings, source: Source, router: Router) -> FastAPI:
     ends = frozenset({"GET", "POST"})
     app.add_middleware(Gate, answer=refusal, open_paths=open_paths, ends=ends, authenticate=callers.authenticate)
     app.add_middleware(RequestLog)
-    app.add_middleware(UnderPath, root_path=settings.serve_root_path)
+    app.add_middleware(UnderPath, root_path=settings.serve_root_path, trusted_proxies=settings.trusted_proxies)
     app.include_router(api)
     serve_documentation(app)
     for kind in (RegistryError, MeloError, RequestValidationError, HTTPException, DBAPIError, Exception):

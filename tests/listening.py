@@ -12,10 +12,13 @@ from tests.patience import PATIENCE, until
 
 
 @contextmanager
-def listening(app: FastAPI, graceful: int = 1) -> Iterator[str]:
+def listening(app: FastAPI, graceful: int = 1, root_path: str = "") -> Iterator[str]:
     """Serve an application until the end of the block; its URL. graceful: seconds in which it ends what runs."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=graceful))
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=graceful, root_path=root_path
+    )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     until(lambda: server.started)

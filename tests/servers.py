@@ -1,5 +1,6 @@
 """Servers of other makers, as operators run them: Debian's pgbouncer, nginx and redis-server."""
 
+import getpass
 import os
 import pwd
 import shutil
@@ -72,3 +73,23 @@ def pooled(url: str, mode: str, size: int = 5) -> Iterator[str]:
             yield f"postgresql://{given['user']}@127.0.0.1:{port}/{given['dbname']}"
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def proxied(folder: Path, upstream: str, location: str, *lines: str) -> Iterator[str]:
+    """The URL under which nginx shows a server, under /melo, which it takes off where the location is `/`."""
+    port = free_port()
+    conf = folder / "nginx.conf"
+    temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    conf.write_text(
+        f"user {getpass.getuser()};\ndaemon off;\nmaster_process off;\npid {folder}/pid;\nerror_log stderr;\n"
+        "events {}\nhttp {\n access_log off;\n"
+        + "".join(f" {each}_temp_path {folder}/{each};\n" for each in temporary)
+        + f" server {{ listen 127.0.0.1:{port}; location /melo/ {{\n"
+        f"  proxy_pass {upstream}{location};\n"
+        "  proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n"
+        + "".join(f"  {line};\n" for line in lines)
+        + "  proxy_http_version 1.1; proxy_buffering off;\n }}\n}\n"
+    )
+    with running([program("nginx"), "-c", str(conf)], port, folder / "nginx.log"):
+        yield f"http://127.0.0.1:{port}/melo"

@@ -99,7 +99,7 @@ def create_app(settings: Settings, traces: Traces = NO_TRACES) -> FastAPI:
     app.add_middleware(Gate)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestMetrics, counts=RequestCounts.make(app.state.metrics))
-    app.add_middleware(UnderPath, root_path=settings.root_path)
+    app.add_middleware(UnderPath, root_path=settings.root_path, trusted_proxies=settings.trusted_proxies)
     for router in (
         collections,
         edits,

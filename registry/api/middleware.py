@@ -10,6 +10,9 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from registry.base.settings import ROOT_PATH
 
 log = structlog.get_logger("melo.api")
 _CLEAN = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -68,15 +71,24 @@ class UnderPath:
     """ASGI middleware that serves an application under a path of a proxy's, whether the proxy takes it off or not.
 
     Links in answers, such as those of the documentation, begin with the path. The server may name it too, as uvicorn
-    does with --root-path, and then puts it in front of each request's.
+    does with --root-path, and then puts it in front of each request's. Where neither names one, a trusted proxy may, in
+    X-Forwarded-Prefix, as Traefik does with what it takes off.
     """
 
-    def __init__(self, app: ASGIApp, root_path: str) -> None:
+    def __init__(self, app: ASGIApp, root_path: str, trusted_proxies: str) -> None:
         self.app, self.root_path = app, root_path.rstrip("/")
+        self._trusted = (
+            ProxyHeadersMiddleware(app, trusted_proxies).trusted_hosts  # type: ignore[arg-type]
+            if trusted_proxies
+            else None
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        root = scope.get("root_path", "").rstrip("/") or self.root_path
-        if scope["type"] != "http" or not root:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        root = scope.get("root_path", "").rstrip("/") or self.root_path or self._forwarded(scope)
+        if not root:
             await self.app(scope, receive, send)
             return
         path = scope["path"]
@@ -84,6 +96,16 @@ class UnderPath:
             if path.startswith(f"{root}/"):
                 path = path.removeprefix(root)
         await self.app({**scope, "root_path": root, "path": root + path}, receive, send)
+
+    def _forwarded(self, scope: Scope) -> str:
+        """Return the path that a trusted proxy names; several proxies name a part each, the outermost first."""
+        host, port = scope.get("client") or ("", None)
+        # Uvicorn puts the address that a trusted proxy forwards in the place of the proxy's, with the port 0.
+        if self._trusted is None or not (port == 0 or host in self._trusted):
+            return ""
+        parts = ",".join(Headers(scope=scope).getlist("X-Forwarded-Prefix")).split(",")
+        path = "".join(part.strip().rstrip("/") for part in parts)
+        return path if re.fullmatch(ROOT_PATH, path) else ""
 
 
 def path_within(scope: Scope) -> str:

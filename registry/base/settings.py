@@ -27,7 +27,8 @@ def _rate(text: str) -> str:
     return text
 
 
-RootPath = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*/?$")]
+ROOT_PATH = r"^(/[A-Za-z0-9._~-]+)*/?$"
+RootPath = Annotated[str, Field(pattern=ROOT_PATH)]
 
 
 def _expanded(path: Path) -> Path:
@@ -68,7 +69,7 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(
         default="",
         validation_alias="FORWARDED_ALLOW_IPS",
-        description="addresses and networks of proxies whose X-Forwarded-For is believed, with commas",
+        description="addresses and networks of proxies whose X-Forwarded-For and -Prefix are believed, with commas",
     )
     signing_key: SecretStr | None = Field(
         default=None,

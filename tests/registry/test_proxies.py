@@ -1,66 +1,37 @@
 """Behind nginx: under a path of its own, which the proxy takes off or leaves on."""
 
-import getpass
 import re
-import threading
-from contextlib import contextmanager
 
 import httpx
 import pytest
-import uvicorn
+from fastapi.testclient import TestClient
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from registry.api.app import create_app
 from registry.base.settings import Settings
 from registry.client import MeloClient
+from tests.listening import listening
 from tests.operators_key import SECRET
-from tests.patience import PATIENCE, until
+from tests.patience import PATIENCE
 from tests.registry.submissions import PARIS
-from tests.servers import free_port, program, running
+from tests.servers import proxied
 
-
-@contextmanager
-def serving(app, **options):
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", timeout_graceful_shutdown=1, **options))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    until(lambda: server.started, 0.02)
-    try:
-        yield port
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-@contextmanager
-def proxied(tmp_path, upstream, location):
-    port = free_port()
-    conf = tmp_path / "nginx.conf"
-    conf.write_text(
-        f"user {getpass.getuser()};\ndaemon off;\nmaster_process off;\npid {tmp_path}/pid;\nerror_log stderr;\n"
-        "events {}\nhttp {\n access_log off;\n"
-        + "".join(f" {each}_temp_path {tmp_path}/{each};\n" for each in TEMPORARY)
-        + f" server {{ listen 127.0.0.1:{port}; location /melo/ {{\n"
-        f"  proxy_pass http://127.0.0.1:{upstream}{location};\n"
-        "  proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n"
-        "  proxy_http_version 1.1; proxy_buffering off;\n }}\n}\n"
-    )
-    with running([program("nginx"), "-c", str(conf)], port, tmp_path / "log"):
-        yield f"http://127.0.0.1:{port}/melo"
-
-
-TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+PREFIX = "proxy_set_header X-Forwarded-Prefix /melo"
 
 
 @pytest.mark.parametrize("location", ["/", ""], ids=["taken off", "left on"])
-@pytest.mark.parametrize("named", ["by the setting", "by uvicorn"])
+@pytest.mark.parametrize("named", ["by the setting", "by uvicorn", "by the proxy"])
 def test_the_api_works_under_a_path_of_a_proxy(tmp_path, database_url, workflow, location, named):
-    by_setting = named == "by the setting"
-    settings = Settings(database_url=database_url, api_key=SECRET, root_path="/melo" if by_setting else "")
+    settings = Settings(
+        database_url=database_url,
+        api_key=SECRET,
+        root_path="/melo" if named == "by the setting" else "",
+        FORWARDED_ALLOW_IPS="127.0.0.1" if named == "by the proxy" else "",
+    )
     app = create_app(settings)
     with (
-        serving(app, **({} if by_setting else {"root_path": "/melo"})) as port,
-        proxied(tmp_path, port, location) as url,
+        listening(app, root_path="/melo" if named == "by uvicorn" else "") as inside,
+        proxied(tmp_path, inside, location, *([PREFIX] if named == "by the proxy" else [])) as url,
         httpx.Client(base_url=url, timeout=PATIENCE) as outside,
     ):
         for path in ("/healthz", "/readyz"):
@@ -75,4 +46,41 @@ def test_the_api_works_under_a_path_of_a_proxy(tmp_path, database_url, workflow,
         with MeloClient(url, SECRET.get_secret_value(), "ada") as client:
             batch = client.submit("facts", [PARIS]).batch
             assert client.batch(batch.id).edits[0].target == "Paris"
-        assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+        assert httpx.get(f"{inside}/healthz").status_code == 200
+
+
+def servers(settings, headers, client=("127.0.0.1", 1), path="/openapi.json"):
+    """The path that the API's description names, asked with headers by way of uvicorn's own middleware."""
+    app = create_app(settings)
+    trusted = settings.trusted_proxies or "127.0.0.1"  # as uvicorn has it
+    with TestClient(ProxyHeadersMiddleware(app, trusted), client=client) as asked:
+        answer = asked.get(path, headers=headers)
+    return answer.json().get("servers", [{}])[0].get("url", "") if answer.status_code == 200 else answer.status_code
+
+
+@pytest.mark.parametrize(
+    ("trusted", "headers", "expected"),
+    [
+        ("127.0.0.1", {"X-Forwarded-Prefix": "/melo"}, "/melo"),
+        ("127.0.0.0/8,::1", {"X-Forwarded-Prefix": "/melo/", "X-Forwarded-For": "198.51.100.7"}, "/melo"),
+        ("127.0.0.1", [("X-Forwarded-Prefix", "/a"), ("X-Forwarded-Prefix", "/b, /c")], "/a/b/c"),
+        ("127.0.0.1", {"X-Forwarded-Prefix": "//other.example"}, ""),
+        ("127.0.0.1", {"X-Forwarded-Prefix": "https://other.example"}, ""),
+        ("127.0.0.1", {"X-Forwarded-Prefix": "/a'><script>"}, ""),
+        ("", {"X-Forwarded-Prefix": "/melo", "X-Forwarded-For": "198.51.100.7"}, ""),
+        ("10.0.0.1", {"X-Forwarded-Prefix": "/melo", "X-Forwarded-For": "10.0.0.1"}, ""),
+        ("10.0.0.1", {"X-Forwarded-Prefix": "/melo"}, ""),
+    ],
+)
+def test_a_path_in_a_header_is_believed_of_a_trusted_proxy_alone(database_url, workflow, trusted, headers, expected):
+    settings = Settings(database_url=database_url, api_key=SECRET, FORWARDED_ALLOW_IPS=trusted)
+    assert servers(settings, headers) == expected
+
+
+def test_the_setting_comes_before_a_header_and_no_header_opens_what_needs_a_key(database_url, workflow):
+    settings = Settings(database_url=database_url, api_key=SECRET, root_path="/mine", FORWARDED_ALLOW_IPS="127.0.0.1")
+    assert servers(settings, {"X-Forwarded-Prefix": "/melo"}) == "/mine"
+    open_ = Settings(database_url=database_url, api_key=SECRET, FORWARDED_ALLOW_IPS="127.0.0.1")
+    taken = {"/v1": "/v1/v1/keys", "/v1/keys": "/v1/keys", "/docs": "/docs/v1/keys"}
+    for prefix, path in taken.items():
+        assert servers(open_, {"X-Forwarded-Prefix": prefix}, path=path) == 401

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
@@ -98,25 +100,28 @@ def running(settings: Settings) -> Iterator[str]:
         yield url
 
 
+def application(
+    site: Site,
+    waiting: int = 64,
+    source: Source | None = None,
+    budgets: dict[str, int] = {},  # noqa: B006
+    **settings: object,
+) -> FastAPI:
+    source = source or DatabaseSource(make_engine(site.url))
+    name, digest = model_to_serve(source.collections(), None)
+    versions = Versions(source, site.cache, name, digest, **budgets)
+    router = Router(versions, EmbeddedEngine(Loop(versions.base, rows=4), waiting))
+    given = Settings(database_url=site.url, stop_seconds=5, **{"api_key": SECRET, **settings})
+    return create_app(given, source, router)
+
+
 @pytest.fixture
 def start(site: Site) -> Iterator[Callable[..., TestClient]]:
     """Start a server, asked by its operator, or with other headers."""
     started: list[TestClient] = []
 
-    def serve(
-        headers: dict[str, str] = OPERATOR,
-        waiting: int = 64,
-        source: Source | None = None,
-        budgets: dict[str, int] = {},  # noqa: B006
-        **settings: object,
-    ) -> TestClient:
-        source = source or DatabaseSource(make_engine(site.url))
-        name, digest = model_to_serve(source.collections(), None)
-        versions = Versions(source, site.cache, name, digest, **budgets)
-        router = Router(versions, EmbeddedEngine(Loop(versions.base, rows=4), waiting))
-        given = Settings(database_url=site.url, stop_seconds=5, **{"api_key": SECRET, **settings})
-        app = create_app(given, source, router)
-        asked = TestClient(app, headers=headers, raise_server_exceptions=False)
+    def serve(headers: dict[str, str] = OPERATOR, **given: Any) -> TestClient:
+        asked = TestClient(application(site, **given), headers=headers, raise_server_exceptions=False)
         started.append(asked.__enter__())
         return asked
 
