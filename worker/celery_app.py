@@ -15,9 +15,9 @@ import redis
 import structlog
 import torch
 from celery import Celery
-from rich.console import Console
 from sqlalchemy.orm import Session, sessionmaker
 
+from cli.invocation import console
 from registry.audit.trust import signing_of
 from registry.base import addresses
 from registry.base.database import UNREACHABLE, make_engine, make_sessions, schema_state
@@ -100,7 +100,7 @@ def serve(
         return
     _require_noeviction(settings.redis_url)
     device = torch.device("cpu") if settings.devices == "cpu" else None
-    model_cache = ModelCache(settings.cache, settings.dtype, device, line_on(Console(stderr=True)))
+    model_cache = ModelCache(settings.cache, settings.dtype, device, line_on(console(sys.stderr)))
     if settings.memory_limit_mb is not None:
         limit_memory(model_cache.device, settings.memory_limit_mb)
     digests = frozenset(find_model(name).digest for name in models)
