@@ -81,9 +81,7 @@ def _tell(call: Invocation, seq: int, lines: list[str], *, own: bool, dry_run: b
         call.out.print(f"{call.home / signing.FILE} is the new key: keep a copy of it.")
     if not own or call.settings.public_keys:
         call.out.print("Set the new key (MELO_SIGNING_KEY, MELO_SIGNER), and list the old one in MELO_PUBLIC_KEYS.")
-    call.out.print(
-        "Start again everything that writes (melo down; melo up --detach): the old key is refused from now on."
-    )
+    call.out.print("The old key is refused from now on. Start again what writes: `melo down`, then `melo up --detach`.")
     call.out.print("Whoever verifies lists both:")
     for line in lines:
         call.out.print(f"  {line}")
