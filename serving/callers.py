@@ -47,7 +47,7 @@ class Callers:
         with self._lock:
             known, pausing = self._known.get(digest), now < self._ask_again
         if known is not None and known.at > max(now - FRESH_SECONDS, self._changed):
-            require_unexpired(known.caller)
+            require_unexpired(known.caller, now - known.at)
             return known.caller
         try:
             if pausing:
@@ -59,7 +59,7 @@ class Callers:
                     self._ask_again = self._clock() + PAUSE_SECONDS
             if known is None or known.at <= now - KNOWN_SECONDS:
                 raise
-            require_unexpired(known.caller)
+            require_unexpired(known.caller, now - known.at)
             return known.caller
         except Unauthorized:
             with self._lock:

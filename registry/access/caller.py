@@ -19,6 +19,7 @@ class Caller:
     key_name: str | None = None
     key_prefix: str | None = None
     expires_at: datetime | None = None  # None: never
+    seconds_left: float | None = None  # until then, by the database's clock, when it was asked
 
     def role_in(self, collection_id: int | None) -> Role | None:
         """Return the higher of the role in this collection and the role in all; for None, the role in all."""

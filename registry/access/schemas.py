@@ -84,4 +84,5 @@ class CallerView(Answer):
     key_name: str | None = Field(description="null: no key made here", examples=["ci"])
     key_prefix: str | None = Field(examples=["3fk2a9"])
     expires_at: datetime | None
+    seconds_left: float | None = Field(description="until it expires, by the database's clock; null: never")
     roles: list[CallerGrant]

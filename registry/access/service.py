@@ -63,6 +63,7 @@ def authenticate(session: Session, text: str) -> Caller:
         key_name=key.name,
         key_prefix=key.prefix,
         expires_at=key.expires_at,
+        seconds_left=(key.expires_at - now).total_seconds() if key.expires_at is not None else None,
     )
 
 
@@ -89,9 +90,9 @@ def unknown_key() -> Unauthorized:
     )
 
 
-def require_unexpired(caller: Caller) -> None:
-    """Raise Unauthorized where a key that was valid has expired since."""
-    if caller.expires_at is not None and caller.expires_at <= datetime.now(UTC):
+def require_unexpired(caller: Caller, age_seconds: float) -> None:
+    """Raise Unauthorized where a key that was valid so many seconds ago has expired since, whatever the clock says."""
+    if caller.seconds_left is not None and caller.seconds_left <= age_seconds:
         raise Unauthorized(f"The API key {caller.key_name} expired on {_day(caller.expires_at)}.", _ASK_FOR_ANOTHER)
 
 
@@ -105,6 +106,7 @@ def view_of(session: Session, caller: Caller) -> CallerView:
         key_name=caller.key_name,
         key_prefix=caller.key_prefix,
         expires_at=caller.expires_at,
+        seconds_left=caller.seconds_left,
         roles=[
             CallerGrant(role=role, collection=names.get(where or 0), collection_id=where)
             for where, role in caller.roles.items()
@@ -129,18 +131,18 @@ def renew(session: Session, key_id: int, actor: Actor, renewal: Renewal) -> Crea
     """
     old = _revoke(session, key_id, actor)
     grants = {grant.collection_id: Role(grant.role) for grant in repository.roles_of(session, [old.id])}
-    expires_at = _same_lifetime(old) if renewal.keeps_lifetime else renewal.expires_at
+    expires_at = _same_lifetime(session, old) if renewal.keeps_lifetime else renewal.expires_at
     new = _create(session, old.name, old.actor, grants, expires_at, actor, renewal.reason)
     _record_revocation(session, old, actor, renewal.reason)
     return new
 
 
-def _same_lifetime(old: ApiKey) -> datetime | None:
+def _same_lifetime(session: Session, old: ApiKey) -> datetime | None:
     """Return when a key ends that is made now and lasts as long as another."""
     if old.expires_at is None:
         return None
     try:
-        return datetime.now(UTC) + (old.expires_at - old.created_at)
+        return database.now(session) + (old.expires_at - old.created_at)
     except OverflowError:  # past the year 9999
         return old.expires_at
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
 from registry.access.caller import Caller
 from registry.answers import repository
 from registry.answers.schemas import MOST_CHARACTERS, Considered, KeptAnswers, LogPolicyView, NewAnswers
+from registry.base import database
 from registry.base.digests import sha256_hex
 from registry.base.errors import InvalidRequest
 from registry.base.vocabulary import Role
@@ -77,10 +78,13 @@ def policies(session: Session) -> dict[int, LogPolicy]:
 def keep(session: Session, answers: Iterable[Answered], found: Mapping[int, LogPolicy]) -> int:
     """Log answers as the policies say that were found in this transaction, whatever they were at the time of asking.
 
-    An answer that is logged already is left as it is. Returns how many are kept.
+    An answer that is logged already is left as it is; one from the future, of a server whose clock is ahead, would
+    outlive the policy's days, and is taken as asked now. Returns how many are kept.
     """
     kept = [one for each in answers if (one := each.under(found.get(each.collection_id, OFF))) is not None]
-    repository.add(session, kept)
+    if kept:
+        now = database.now(session)
+        repository.add(session, [replace(each, asked_at=min(each.asked_at, now)) for each in kept])
     return len(kept)
 
 
@@ -94,12 +98,7 @@ def receive(session: Session, caller: Caller, given: NewAnswers) -> KeptAnswers:
         for id, each in policies(session).items()
         if (role := caller.role_in(id)) is not None and role.covers(Role.EDITOR)
     }
-    now = datetime.now(UTC)
-    answers = [
-        Answered(**{**dict(each), "asked_at": min(each.asked_at, now)})  # or it would outlive the policy's days
-        for each in given.answers
-        if each.collection_id in found
-    ]
+    answers = [Answered(**dict(each)) for each in given.answers if each.collection_id in found]
     named = {(each.collection_id, edit) for each in answers for edit in each.edits}
     there = {(edit.collection_id, edit.id) for edit in edits.by_ids(session, {edit for _, edit in named})}
     if unknown := sorted(named - there):

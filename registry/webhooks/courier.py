@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 
@@ -123,7 +122,7 @@ class Courier:
     async def _post(self, message: Message) -> int:
         """Send the request and return the answer's status; its body is not read."""
         url = require_sendable(message.url, allow_private=self.allow_private)
-        now = datetime.now(UTC)
+        now = message.now
         headers = {
             "Host": url.netloc.decode("ascii"),
             "Content-Type": "application/json",

@@ -9,8 +9,9 @@ webhook-id.
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from registry.access.repository import collection_names
+from registry.base.database import now
 from registry.tables.audit import AuditEvent
 from registry.tables.webhooks import Webhook
 from registry.webhooks import repository
@@ -41,6 +43,13 @@ class Message:
     url: str
     secret: str
     body: bytes
+    claimed_at: datetime  # by the database's clock
+    _claimed: float = field(default_factory=monotonic)
+
+    @property
+    def now(self) -> datetime:
+        """Return the time by the database's clock: receivers refuse what an hour too early or too late was signed."""
+        return self.claimed_at + timedelta(seconds=monotonic() - self._claimed)
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ def payload(event: AuditEvent, collection_names: Mapping[int, str]) -> dict[str,
 
 def claim(session: Session, limit: int, webhook_id: int | None = None) -> list[Message]:
     """Claim deliveries that are due, until their next attempt."""
-    claimed = []
+    claimed, moment = list[Message](), now(session)
     for delivery, webhook in repository.lock_due(session, limit, webhook_id):
         delivery.attempts += 1
         delivery.next_at = func.clock_timestamp() + timedelta(seconds=pause_after(delivery.attempts))
@@ -114,6 +123,7 @@ def claim(session: Session, limit: int, webhook_id: int | None = None) -> list[M
                 url=webhook.url,
                 secret=webhook.secret or "",
                 body=json.dumps(delivery.payload, ensure_ascii=False, separators=(",", ":")).encode(),
+                claimed_at=moment,
             )
         )
     session.flush()

@@ -3,7 +3,6 @@
 import secrets
 from base64 import b64encode
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from sqlalchemy import func
 from sqlalchemy.orm import Session
@@ -12,6 +11,7 @@ from registry.access.repository import collection_names
 from registry.audit import service as audit
 from registry.audit.actor import Actor
 from registry.audit.details import WebhookCreate, WebhookDelete
+from registry.base import database
 from registry.base.digests import canonical_json, sha256_hex
 from registry.base.errors import NotFound, WrongState
 from registry.base.vocabulary import WebhookEvent
@@ -82,7 +82,7 @@ def test(session: Session, webhook_id: int) -> DeliveryView:
     """Send a test message once, immediately. Raises NotFound or WrongState."""
     webhook = get(session, webhook_id)
     _require_kept(webhook)
-    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    now = database.now(session).isoformat(timespec="microseconds")
     delivery = WebhookDelivery(
         webhook_id=webhook.id, payload={"type": TEST, "timestamp": now, "data": {"webhook": webhook.id}}
     )

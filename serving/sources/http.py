@@ -96,6 +96,7 @@ class HttpSource:
             key_name=found.key_name,
             key_prefix=found.key_prefix,
             expires_at=found.expires_at,
+            seconds_left=found.seconds_left,
         )
 
     def keep(self, answers: Sequence[Answered]) -> Kept:

@@ -4,9 +4,10 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
+import time_machine
 from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 
@@ -14,6 +15,7 @@ from registry.access import service as keys
 from registry.access.caller import Caller
 from registry.access.schemas import Grant, NewKey
 from registry.audit.schemas import ChangesView
+from registry.base import database
 from registry.base.database import make_engine
 from registry.base.errors import DigestMismatch, NotFound, Unauthorized
 from registry.base.vocabulary import Preflight, Role
@@ -165,6 +167,23 @@ def test_a_key_holds_for_a_while_and_longer_only_where_nobody_can_be_asked(kind,
     for text in ("none", "melo_000000000000_" + "x" * 43):
         with pytest.raises(Unauthorized, match="not known"):
             callers.of(text)
+
+
+@BOTH
+@pytest.mark.parametrize("skew", [5, -5])
+def test_a_known_key_expires_by_the_registrys_clock_and_not_by_the_servers(kind, skew, site, linked):
+    source, _ = linked(kind)
+    new = NewKey(name=f"brief-{kind}-{skew}", roles=[Grant(role=Role.VIEWER)])
+    with time_machine.travel(datetime.now(UTC) + timedelta(hours=skew), tick=True), site.sessions.begin() as session:
+        soon = database.now(session) + timedelta(seconds=FRESH_SECONDS - 5)
+        key = keys.create(session, new.model_copy(update={"expires_at": soon}), ADA).key
+        session.commit()
+        now = [0.0]
+        callers = Callers(source, lambda: now[0])
+        assert [callers.of(key).key_name for now[0] in (0, 1)] == [new.name] * 2
+        now[0] = FRESH_SECONDS - 1
+        with pytest.raises(Unauthorized, match="expired"):
+            callers.of(key)
 
 
 @BOTH
