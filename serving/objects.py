@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from melo_core.instructions import ANSWERING
+from registry.base.json_bounds import Bounds
 from serving.engines.grammar import keeps_to
 
 MOST_PLACES = 64  # of an answer that are looked at
@@ -49,7 +50,7 @@ def corrected(text: str, schema: str, targets: Sequence[str], likeness: Callable
     answers; "": the question that was asked. All other values stay as they are, and the answer keeps to the schema.
     """
     try:
-        said = json.loads(text)
+        said = Bounds().parse(text.encode())  # a model may nest it without end
     except ValueError:
         return None
     found = _places(said, json.loads(schema), ())

@@ -1,6 +1,8 @@
 """Authentication: every request is stopped here, before its body is read, unless its caller is known."""
 
+import re
 from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
 import structlog
@@ -21,6 +23,7 @@ from registry.base.settings import Settings
 
 # Served to everybody: health and documentation.
 OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"}) | PATHS
+_WITH_PORT = re.compile(r"^(?:\[(.+)\](?::\d+)?|([^:]+):\d+)$")
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 Authenticate = Callable[[Request, str], Caller]
@@ -129,7 +132,23 @@ def _address(request: Request) -> str:
     settings: Settings = request.app.state.settings
     if "X-Forwarded-For" in request.headers and not settings.trusted_proxies:
         return "a proxy that FORWARDED_ALLOW_IPS does not name"
-    return request.client.host if request.client else ""
+    return _subscriber(request.client.host) if request.client else ""
+
+
+def _subscriber(host: str) -> str:
+    """Return what one subscriber has: an IPv4 address, or a network of 2**64 IPv6 addresses.
+
+    host: an address, to which some proxies add a port.
+    """
+    bare = _WITH_PORT.sub(lambda found: found[1] or found[2], host)
+    try:
+        address = ip_address(bare.partition("%")[0])
+    except ValueError:
+        return host[:100]
+    if isinstance(address, IPv6Address):
+        mapped = address.ipv4_mapped
+        return str(mapped or ip_network((int(address) >> 64 << 64, 64)))
+    return str(address)
 
 
 def _require_same_site(request: Request) -> None:

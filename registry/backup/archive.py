@@ -4,7 +4,6 @@ ZIP rather than tar: a member's length need not be known before it is written, s
 stored twice. The manifest is written last, when every digest is known.
 """
 
-import json
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
@@ -19,11 +18,13 @@ from pydantic import BaseModel
 from registry.audit.signing import Signer, is_signed, public_key, signed
 from registry.audit.trust import Trust
 from registry.base.errors import InvalidBackup, InvalidRequest
+from registry.base.json_bounds import Bounds
 
 FORMAT = "melo-backup/1"
 MANIFEST = "manifest.json"
 PART = 1 << 20  # bytes per read
 _LARGEST_MANIFEST = 16 << 20  # bytes
+_BOUNDS = Bounds(values=_LARGEST_MANIFEST)
 _LARGEST_DIRECTORY = 1 << 20  # bytes; of ZIP's list of members, of which there are some tens
 # COPY's text shrinks to between a tenth and a half, and a ZIP made to fill a disk to a thousandth.
 _MOST_UNPACKED = 200  # times the file's size
@@ -137,7 +138,7 @@ class Archive:
         try:
             self._zip = ZipFile(cast(IO[bytes], _InPieces(path.open("rb", buffering=0))))
             self._require_bounded(path.stat().st_size)
-            content = json.loads(self._zip.read(MANIFEST))
+            content = _BOUNDS.parse(self._zip.read(MANIFEST))
             self.manifest = Manifest(**content)
         except OSError as error:
             raise self._wrong(error.strerror or str(error)) from None

@@ -226,6 +226,10 @@ def hold_many_members(path):
             archive.writestr(f"tables/{number}.copy", b"")
 
 
+def name_a_digest_twice(path):
+    rewritten(path, lambda name, content: content.replace(b'"sha256":', b'"sha256": "0", "sha256":'))
+
+
 def nest_the_manifest(path):
     rewritten(path, lambda name, content: "[" * 100_000 if name == "manifest.json" else content)
 
@@ -250,6 +254,7 @@ def be_encrypted(path):
         (be_packed_otherwise, "packed otherwise"),
         (hold_many_members, "no backup"),
         (nest_the_manifest, "no backup"),
+        (name_a_digest_twice, "no backup"),
         (be_larger_than_said, "edits.copy is not what was written: it has another size"),
         (be_encrypted, "cannot be read"),
         (flip_a_byte, "edits.copy"),

@@ -19,6 +19,7 @@ from registry.api.app import create_app
 from registry.base import json_bounds
 from registry.base.json_bounds import Bounds, OutOfBounds
 from registry.base.settings import Settings
+from registry.base.vocabulary import Role
 from registry.batches import submitting
 from registry.edits import validation
 from registry.edits.records import read_records
@@ -68,6 +69,20 @@ def test_nothing_of_a_body_is_read_before_the_role_is_known(api, workflow):
             assert asked(api.app, method, filled(path), headers, 0) == (403, 0), path
             tried += 1
     assert tried > 20
+
+
+def test_nothing_of_a_body_is_read_without_a_key_or_a_role_anywhere(api, workflow):
+    viewer = key(api, "ci", "viewer", "facts")
+    tried = 0
+    for method, path, needed in routes(api):
+        if method == "GET" or not needed:
+            continue
+        for headers in ({}, {"Authorization": "Bearer melo_0123456789ab_" + "x" * 43}):
+            assert asked(api.app, method, filled(path), headers, 0)[0] in (401, 429), path
+        if needed[0].role is not Role.VIEWER:
+            assert asked(api.app, method, filled(path), viewer, 0) == (403, 0), path
+        tried += 1
+    assert tried > 25
 
 
 def test_every_body_but_a_submissions_and_a_calibrations_is_small(api, workflow):

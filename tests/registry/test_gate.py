@@ -259,6 +259,14 @@ def test_guesses_by_way_of_this_machine_are_counted_by_an_address_that_a_trusted
 
         statuses = [guess(f"10.0.0.{n}") for n in range(FAILURES.amount + 1)]
         assert statuses == [401] * FAILURES.amount + [401 if proxies else 429]
+        if proxies:  # one subscriber, whatever port or address of theirs the proxy writes
+            for one in (
+                lambda n: f"10.7.7.7:{5000 + n}",
+                lambda n: f"2001:db8:1:2::{n:x}",
+                lambda n: f"[2001:db8:1:3::{n}]:1",
+            ):
+                assert [guess(one(n)) for n in range(FAILURES.amount + 1)][-1] == 429
+            assert [guess(f"::ffff:10.7.7.{n}") for n in (7, 8)] == [429, 401] and guess("2001:db8:2:2::1") == 401
         if proxies:  # one address
             assert [guess("10.9.9.9") for _ in range(FAILURES.amount + 1)][-1] == 429
         headers = {**OPERATOR, "X-Forwarded-For": "10.9.9.9"}

@@ -70,6 +70,11 @@ def test_a_target_has_the_type_of_what_it_replaces(text, target, wanted):
     assert changed(text, target, schema=schema) == wanted
 
 
+def test_an_answer_that_nests_without_end_stays_as_it_is():
+    for depth in (200, 5_000):
+        assert changed('{"who": "Bob", "more": ' + "[" * depth + "]" * depth + "}") is None
+
+
 def test_an_answer_keeps_to_its_schema_or_stays_as_it_is():
     only = {"type": "object", "properties": {"n": {"enum": ["Bob", "A."]}, "m": {"type": "integer"}}}
     assert changed('{"n": "Bob", "m": 3}', schema=json.dumps(only)) is None
