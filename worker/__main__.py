@@ -5,17 +5,16 @@ import os
 import sys
 from collections.abc import Sequence
 
-import structlog
 from pydantic import ValidationError
 
 from registry.base.errors import InvalidRequest, RegistryError
-from registry.base.logging import SHARED
+from registry.base.logging import configure_logging
 from registry.base.settings import Settings
 from worker import devices
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    structlog.configure(processors=[*SHARED, structlog.processors.JSONRenderer()])
+    configure_logging(sys.stdout)
     parser = argparse.ArgumentParser("python -m worker", description=__doc__)
     parser.add_argument("--model", action="append", default=[], help="a base model to work for; may be repeated")
     parser.add_argument("--tied", type=int, metavar="PID", help="end when this parent has ended")

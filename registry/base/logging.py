@@ -1,9 +1,9 @@
-"""Log lines: JSON, those of the API and the relay on standard error."""
+"""Log lines: JSON, in ASCII alone, so that nothing in them acts on a terminal."""
 
 import logging
 import re
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -36,14 +36,18 @@ SHARED: list[Any] = [  # processors of every program
 ]
 
 
-def configure_logging() -> None:
-    """Write log lines as JSON on standard error, with the id of their request; those of libraries, too."""
+def configure_logging(stream: TextIO | None = None) -> None:
+    """Write log lines as JSON, with the id of their request; those of libraries and Python's warnings, too.
+
+    stream: None for standard error.
+    """
+    stream = stream or sys.stderr
     structlog.configure(
         processors=[*SHARED, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
     )
-    lines = logging.StreamHandler(sys.stderr)
+    lines = logging.StreamHandler(stream)
     lines.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *SHARED],
@@ -54,6 +58,7 @@ def configure_logging() -> None:
         )
     )
     logging.basicConfig(handlers=[lines], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
     # The server configures its own loggers before it calls the application: redirect them to the handler above.
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)

@@ -1,6 +1,8 @@
 """What a database's error says of a row goes into no log, no answer and no job: rows are erased, and these are not."""
 
 import json
+import subprocess
+import sys
 import traceback
 
 import psycopg
@@ -98,3 +100,28 @@ def test_what_names_no_value_is_still_said(engine, workflow):
     assert 'null value in column "model" of relation "collections"' in first_line(caught.value)
     quote_no_rows(caught.value)  # again
     assert caught.value.orig.diag.column_name == "model"
+
+
+LOGGED = """
+import logging, sys, warnings
+import structlog
+from registry.base.logging import configure_logging
+
+configure_logging(sys.stdout)
+odd = "".join(map(chr, [7, 27, 127, 155, 173, 0x202E, 0x2066, 0x200B, 0x2028, 0xE0041]))
+structlog.get_logger().info(odd, target=odd, **{odd: [odd]})
+logging.getLogger("a" + odd).warning("of a library: %s", odd)
+warnings.warn(odd)
+for log in (structlog.get_logger(), logging.getLogger("uvicorn.error")):
+    try:
+        raise ValueError(odd)
+    except ValueError:
+        log.exception("failed")
+"""
+
+
+def test_a_log_holds_ascii_alone_in_which_nothing_acts_on_a_terminal():
+    done = subprocess.run([sys.executable, "-c", LOGGED], capture_output=True, check=True)
+    lines = done.stdout.decode("ascii").splitlines()
+    assert done.stderr == b"" and len(lines) == 5
+    assert all(line.isprintable() and json.loads(line)["level"] for line in lines)
