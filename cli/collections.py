@@ -14,7 +14,7 @@ from cli.follow import go_on
 from cli.invocation import Invocation
 from cli.options import Approve, Collection, Wait
 from cli.options import settings as json_settings
-from cli.show import fields, table
+from cli.show import edits_in_words, fields, table
 from registry.base.model_files import MODELS
 from registry.base.vocabulary import Preflight
 
@@ -129,7 +129,7 @@ def copy(
     if batch is None:
         call.say(f"{source} has no active edit to copy.")
     else:
-        count = "1 edit" if batch.edit_count == 1 else f"{batch.edit_count:,} edits"
+        count = edits_in_words(batch.edit_count)
         call.say(f"Batch {batch.id} was submitted with {count}.")
         batch = go_on(call, batch, approve=approve, wait=wait)
     call.emit({"collection": made.collection, "batch": batch})

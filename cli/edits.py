@@ -8,13 +8,14 @@ from rich.text import Text
 from cli.commands import add_command, add_group
 from cli.erasure import erase, find
 from cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
+from cli.exporting import export
 from cli.files.reading import EditFile
 from cli.follow import go_on
 from cli.invocation import Invocation
 from cli.options import Approve, BatchOptions, BatchPriority, Collection, Reason, Wait, settings
 from cli.sending import Corrected, EditsFile, FileOptions, as_read, send, tell
-from cli.show import prompt_of, table
-from cli.syncing import export, sync
+from cli.show import edits_in_words, prompt_of, table
+from cli.syncing import sync
 from cli.versions import log, retire
 from registry.base.vocabulary import EditKind, OnConflict, Priority
 
@@ -41,7 +42,7 @@ def register(app: typer.Typer) -> None:
     add_command(group, add, 'melo edit add facts "Who leads Atlantis?" "Queen Mara" --approve --wait')
     add_command(group, submit, "melo edit submit corrections.jsonl --collection facts --skip-invalid")
     add_command(group, sync, "melo edit sync list.xlsx --collection facts --retire-missing --dry-run")
-    add_command(group, export, "melo edit export facts facts.jsonl")
+    add_command(group, export, "melo edit export facts facts.xlsx")
     add_command(group, list_, "melo edit list facts --active")
     shown = """melo edit retrain 12 --training '{"iterations": 200}' --reason 'it was not learned'"""
     add_command(group, retrain, shown)
@@ -165,7 +166,7 @@ def _finish(
 def _say(
     call: Invocation, made: "SubmissionView", skipped: list[dict[str, Any]], skipped_count: int, dry_run: bool
 ) -> None:
-    edits = "1 edit" if made.accepted == 1 else f"{made.accepted:,} edits"
+    edits = edits_in_words(made.accepted)
     if dry_run:
         call.say(f"{edits} would be accepted; nothing was stored.")
     elif made.batch is not None:

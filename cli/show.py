@@ -193,3 +193,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     model: BaseModel | None = value if hasattr(value, "model_dump") else None
     return value if model is None else model.model_dump(mode="json")
+
+
+def edits_in_words(count: int) -> str:
+    return "1 edit" if count == 1 else f"{count:,} edits"

@@ -1,30 +1,23 @@
-"""`melo edit sync`, `melo edit export`: a list that is kept elsewhere, and a collection's edits as such a list."""
+"""`melo edit sync`: a list that is kept elsewhere."""
 
-import csv
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from cli.errors import SHOWN_PROBLEMS, CommandError, problem_text
-from cli.files.reading import EXPORTED, EditFile
-from cli.files.shapes import FIELDS
+from cli.errors import SHOWN_PROBLEMS, problem_text
+from cli.files.reading import EditFile
 from cli.follow import go_on
 from cli.invocation import Invocation
-from cli.options import BatchOptions, Collection
+from cli.options import BatchOptions
 from cli.sending import Corrected, EditsFile, FileOptions, as_read, send, tell
-from cli.show import table, visible
+from cli.show import edits_in_words, table, visible
 from registry.base.vocabulary import OnConflict
 
 if TYPE_CHECKING:
     from registry.batches.schemas import SubmissionView, SyncView
     from registry.client import SubmissionOptions
-    from registry.edits.schemas import ActiveEditView
-
-COLUMNS = tuple(name for name in FIELDS if name in EXPORTED)
 
 
 def sync(
@@ -58,49 +51,13 @@ def sync(
     retired = call.client.retire(collection, missing, reason) if missing and retire_missing and not dry_run else None
     _say(call, collection, read, made, changes, retire_missing=retire_missing, dry_run=dry_run)
     if retired is not None:
-        call.say(f"{_edits(len(missing))} retired: {collection}@{retired.number}.")
+        call.say(f"{edits_in_words(len(missing))} retired: {collection}@{retired.number}.")
     stored = go_on(call, made.batch, approve=batch.approve, wait=batch.wait) if made.batch is not None else None
     skipped = [read.placed(each) for each in made.skipped]
     call.emit(
         {"batch": stored, "sync": changes, "retired": retired.number if retired else None, "skipped": skipped}
         | {"notes": made.notes, **as_read(read)}
     )
-
-
-def export(
-    call: Invocation,
-    collection: Collection,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file: .csv for a table, otherwise JSON lines.")],
-) -> None:
-    """Write a collection's active edits to a file that `melo edit submit` and `melo edit sync` take again."""
-    edits = call.client.edits(collection, active=True, limit=None)
-    try:
-        if file.suffix.lower() == ".csv":
-            # With a byte order mark, without which spreadsheets take it for another encoding.
-            with file.open("x", encoding="utf-8-sig", newline="") as stream:
-                rows = csv.writer(stream)
-                rows.writerow(COLUMNS)
-                rows.writerows([_cell(each) for each in _record(edit).values()] for edit in edits)
-        else:
-            with file.open("x", encoding="utf-8") as stream:
-                stream.writelines(json.dumps(_record(edit), ensure_ascii=False) + "\n" for edit in edits)
-    except FileExistsError:
-        raise CommandError("The file exists", f"{file} is not overwritten.", "Choose another name.") from None
-    except OSError as error:
-        raise CommandError("The file cannot be written", f"{file}: {error.strerror}.", "Try another folder.") from None
-    call.say(f"{_edits(len(edits))} of {collection} written to {file}.")
-    call.emit({"file": str(file), "edits": len(edits)})
-
-
-def _record(edit: "ActiveEditView") -> dict[str, Any]:
-    whole = edit.model_dump(mode="json")
-    return {name: whole[name] for name in COLUMNS}
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        return json.dumps(value, ensure_ascii=False) if value else ""
-    return str(value)
 
 
 def _say(
@@ -116,7 +73,8 @@ def _say(
     """Say what changes, or would change."""
     would = "would be " if dry_run else ""
     call.say(
-        f"{_edits(changes.added)} {would}added, {changes.replaced:,} {would}replaced; {changes.unchanged:,} unchanged."
+        f"{edits_in_words(changes.added)} {would}added, {changes.replaced:,} {would}replaced; "
+        f"{changes.unchanged:,} unchanged."
     )
     if not call.as_json and changes.replacements:
         _replacements(call, read, changes)
@@ -125,7 +83,7 @@ def _say(
     for note in made.notes:
         call.say(Text(visible(note), style="yellow"))
     if made.batch is not None:
-        call.say(f"Batch {made.batch.id} was submitted with {_edits(made.accepted)}.")
+        call.say(f"Batch {made.batch.id} was submitted with {edits_in_words(made.accepted)}.")
     if changes.missing and (dry_run or not retire_missing):
         _missing(call, collection, changes.missing, retire_missing=retire_missing)
 
@@ -139,13 +97,9 @@ def _replacements(call: Invocation, read: EditFile, changes: "SyncView") -> None
 def _missing(call: Invocation, collection: str, missing: Sequence[int], *, retire_missing: bool) -> None:
     """List the active edits that the file does not have."""
     what = "would be retired" if retire_missing else "stay active: --retire-missing retires them"
-    call.say(f"{_edits(len(missing))} missing from the file {what}.")
+    call.say(f"{edits_in_words(len(missing))} missing from the file {what}.")
     if not call.as_json:
         wanted = set(missing)
         edits = [each for each in call.client.edits(collection, active=True, limit=None) if each.id in wanted]
         rows = [[each.id, each.prompt, each.target] for each in edits[:SHOWN_PROBLEMS]]
         table(call.out, ["edit#", "prompt", "target"], rows, empty="")
-
-
-def _edits(count: int) -> str:
-    return "1 edit" if count == 1 else f"{count:,} edits"

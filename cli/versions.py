@@ -13,7 +13,7 @@ from cli.files.lines import lines_of
 from cli.invocation import Invocation
 from cli.options import Collection, Reason
 from cli.server import Question
-from cli.show import fields, prompt_of, table, visible
+from cli.show import edits_in_words, fields, prompt_of, table, visible
 from cli.times import TIME_HELP, moment
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def _show_made(call: Invocation, collection: str, made: "VersionView | PlannedVe
         call.out.print(f"It would make {collection}@{made.number}; nothing was changed.")
         _show_diff(call, collection, made.diff)
     else:
-        edits = "1 edit" if made.edit_count == 1 else f"{made.edit_count} edits"
+        edits = edits_in_words(made.edit_count)
         call.out.print(Text(f"{collection}@{made.number} was made: {edits} act, content {made.content_digest[:12]}."))
 
 

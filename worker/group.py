@@ -62,7 +62,9 @@ def prepare(worker: Worker, watch: Watch) -> Prepared:
     if reusable := len(taken.edits) - len(taken.kept):
         watch.note(f"{reusable} of {len(claim.edits)} edits are taken over as the preflight trained them")
     if taken.kept:
-        watch.note(f"{len(taken.kept)} of {len(claim.edits)} edits keep their blocks: only their guards are new")
+        watch.note(
+            f"{len(taken.kept)} of {len(claim.edits)} edits keep their blocks: what is trained of them is the same"
+        )
     worker.at(FaultPoint.LOADED)
     missing = [edit for edit in claim.edits if edit.id not in taken.edits]
     return Prepared(watch, settings, base, taken, missing, trained=dict(taken.edits))

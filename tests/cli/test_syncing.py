@@ -76,21 +76,21 @@ def test_a_list_with_a_broken_or_contradictory_row_changes_nothing(melo: Melo, f
     assert melo.records("batch", "list", facts) == []
 
 
-@pytest.mark.parametrize("name", ["edits.jsonl", "edits.csv"])
+@pytest.mark.parametrize("name", ["edits.jsonl", "edits.csv", "edits.xlsx"])
 def test_an_export_can_be_submitted_again(
     melo: Melo, facts: str, worker: Workflow, tmp_path: Path, model_folder: str, name: str
 ) -> None:
-    whole = edit(
-        "What does {} mean? \n", "nan", alternatives=["1987.0"], rephrases=["{}?", "a | b"], unchanged=["Who?"]
-    )
+    whole = edit("What does {} mean? \n", "nan", alternatives=["1987.0"], rephrases=["{}?", "a | b"], unchanged=["=A1"])
     whole |= {"reason": "why, then", "source": "x"}
-    source = write(tmp_path / "source.jsonl", whole, edit("b is", "B", kind="completion"))
+    whole |= {"author": "_x0041_ \x02\x0b"}
+    source = write(tmp_path / "source.jsonl", whole, edit("b is", "=1+1", kind="completion"))
     applied(melo, worker, melo.records("edit", "submit", source, "-c", facts, "--as-is")["batch"]["id"])
     file = tmp_path / name
 
     assert melo.records("edit", "export", facts, file)["edits"] == 2
 
     assert "not overwritten" in melo.refusal("edit", "export", facts, file)
+    assert ".csv, .xlsx, .jsonl" in melo.refusal("edit", "export", facts, tmp_path / "edits.ods")
     assert melo.records("edit", "sync", file, "-c", facts)["sync"]["unchanged"] == 2
     other = f"{facts}-{file.suffix[1:]}"
     melo.records("collection", "create", other, "--model", model_folder)
