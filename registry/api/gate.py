@@ -95,7 +95,7 @@ def _admit_by_key(request: Request, given: str, authenticate: Authenticate) -> C
     try:
         if not given:
             raise Unauthorized(
-                "The request carries no API key.",
+                "The request carries no API key, or more than one.",
                 "Give one in `Authorization: Bearer KEY`; an admin makes keys with `melo key create`.",
             )
         caller = authenticate(request, given)
@@ -108,7 +108,10 @@ def _admit_by_key(request: Request, given: str, authenticate: Authenticate) -> C
 
 def _operator(request: Request) -> Caller:
     """Return the operator as the caller: an admin everywhere, who names the person they act for."""
-    given = request.headers.get("X-Melo-Actor", "").strip() or "anonymous"
+    headers = request.headers.getlist("X-Melo-Actor")
+    if len(headers) > 1:
+        raise InvalidRequest("The request names two actors: `X-Melo-Actor` stands there twice.", "Name one person.")
+    given = "".join(headers).strip() or "anonymous"
     try:
         name = names.received(given)
     except ValueError as error:  # also what is percent-encoded and no UTF-8
@@ -118,8 +121,9 @@ def _operator(request: Request) -> Caller:
 
 
 def bearer_of(request: Request) -> str:
-    """Return the key in the request, or an empty text if there is none."""
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    """Return the key in the request, or an empty text if there is none, or more than one."""
+    headers = request.headers.getlist("Authorization")
+    scheme, _, given = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
     return given.strip() if scheme.lower() == "bearer" else ""
 
 

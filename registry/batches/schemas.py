@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, Json, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, FailFast, Field, Json, WithJsonSchema
 
 from registry.base.vocabulary import BatchState, JobKind, OnConflict, Priority
 from registry.base.wire import Answer, Body, Id, Name, NewName, Reason, Settings, ShortText, standalone_schema
@@ -211,7 +211,7 @@ class Decision(Body):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     reason: ShortText = ""
-    declined: list[Id] = Field(
+    declined: Annotated[list[Id], FailFast()] = Field(
         default_factory=list,
         alias="except",
         max_length=MOST_EDITS,

@@ -150,6 +150,12 @@ def test_a_body_out_of_bounds_is_a_problem_and_so_is_one_that_does_not_say_what_
     assert "more than 4,194,304 bytes" in is_problem(refused, 422, "invalid-edits")["problems"][0]["detail"]
 
 
+def test_of_a_long_list_the_first_wrong_value_is_told(api, workflow):
+    workflow.submit(PARIS)
+    refused = api.post("/v1/batches/1/approve", json={"except": [1, *({} for _ in range(1_000))]})
+    assert is_problem(refused, 422, "invalid-request")["detail"].count("body.except") == 1
+
+
 def test_a_line_of_a_submission_keeps_within_the_same_bounds(api, workflow):
     headers = {"Content-Type": "application/x-ndjson"}
     lines = [

@@ -62,6 +62,13 @@ def test_no_page_of_another_site_makes_a_change(api, headers, status):
     assert len(api.get("/v1/keys", headers={"Sec-Fetch-Site": "cross-site"}).json()) == (status == 201)
 
 
+def test_a_request_has_one_key_and_one_actor(api, remote):
+    twice = [*OPERATOR.items(), *carrying("other").items()]
+    is_problem(remote.get("/v1/whoami", headers=twice), 401, "unauthorized")
+    twice = [("X-Melo-Actor", "ada"), ("X-Melo-Actor", "ben")]
+    assert "two actors" in is_problem(api.get("/v1/whoami", headers=twice), 422, "invalid-request")["detail"]
+
+
 def test_the_operators_key_is_an_admin_that_says_in_whose_name_it_acts(remote, model_folder):
     headers = {**OPERATOR, "X-Melo-Actor": "ada"}
     made = remote.post("/v1/collections", json={"name": "facts", "model": model_folder}, headers=headers)
