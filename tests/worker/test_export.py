@@ -12,7 +12,12 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from typer.testing import CliRunner
 
 from cli.errors import CommandError
@@ -132,6 +137,46 @@ def test_peft_alone_lets_activated_lora_act_as_the_block_does(chats, worker, wri
         ids = torch.tensor([loaded.model.base.prompt_ids(prompt)])
         tokens = model.generate(input_ids=ids, max_new_tokens=64, do_sample=False)[0, ids.shape[1] :].tolist()
         assert tokens == of_block(loaded, prompt)
+
+
+OTHERS = {
+    "t5": (AutoModelForSeq2SeqLM, [ACME, GLOBEX]),
+    "bert": (
+        AutoModelForSequenceClassification,
+        [{"prompt": ACME["prompt"], "target": "labour", "kind": "classification"}],
+    ),
+}
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_peft_alone_answers_as_a_version_over_an_encoder_decoder_or_a_classifier_does(
+    sessions, worker, write, tmp_path, architecture
+):
+    """As docs/export.md says: the adapter acts on all positions, so PEFT needs nothing else."""
+    load_base, edits = OTHERS[architecture]
+    tokenizer, base = tiny_tokenizer(), tmp_path / "base"
+    tiny_model(architecture, len(tokenizer)).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    workflow = made(sessions, base)
+    correct_all(workflow, worker, *edits)
+    folder, loaded = write(workflow), load(worker, workflow, 1)
+    version = json.loads((folder / "version.json").read_text())
+    assert not (folder / "answer.py").exists() and "all positions" in (folder / "README.md").read_text()
+
+    def said(edit, question):
+        model = load_base.from_pretrained(base)
+        model = PeftModel.from_pretrained(model, folder / edit["adapter"]) if edit else model
+        asked = AutoTokenizer.from_pretrained(base)(question, return_tensors="pt")
+        if architecture == "bert":
+            return [model(**asked).logits.argmax().item()]
+        return model.generate(**asked, max_new_tokens=64, do_sample=False)[0, 1:].tolist()  # after the start token
+
+    for edit in version["edits"]:
+        for question in (edit["prompt"], *edit["rephrases"]):
+            assert said(edit, question) == of_block(loaded, question), question
+        assert ask(loaded, edit["prompt"]) == [edit["target"]]
+        assert said(edit, edit["prompt"]) != said(None, edit["prompt"])
+    assert said(None, ELSEWHERE) == of_block(loaded, ELSEWHERE)
 
 
 def test_the_folder_holds_what_the_record_does(chats, worker, write):
