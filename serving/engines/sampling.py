@@ -50,8 +50,11 @@ class Chooser:
         return token
 
     def _drawn(self, logits: Tensor) -> int:
-        chances, order = (logits / self.temperature).softmax(-1).sort(descending=True, stable=True)
-        within = chances.cumsum(-1) - chances < self.top_p
-        within[0] = True  # at least the first, also where rounding leaves nothing
-        drawn = torch.multinomial(chances * within, 1, generator=self.generator)
-        return int(order[drawn])
+        """Draw in the vocabulary's order: chances that another batch rounds differently change places, not the draw."""
+        chances = (logits / self.temperature).softmax(-1)
+        if self.top_p < 1:
+            ranked, order = chances.sort(descending=True, stable=True)
+            within = ranked.cumsum(-1) - ranked < self.top_p
+            within[0] = True  # at least the first, also where rounding leaves nothing
+            chances[order[~within]] = 0
+        return int(torch.multinomial(chances, 1, generator=self.generator))

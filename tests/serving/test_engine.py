@@ -204,3 +204,28 @@ def test_sampling_repeats_with_its_seed_and_keeps_within_the_most_probable(tiny)
     assert hot == sampled(temperature=2.0, seed=7) != sampled(temperature=2.0, seed=8)
     assert len(set(hot)) > 1
     assert set(sampled(temperature=1.0, top_p=5e-324)) == set(run(Loop(base), [request(base, "Who?")], 0))
+
+
+def test_a_draw_depends_on_its_seed_and_hardly_on_how_another_batch_rounds():
+    torch.manual_seed(1)
+    for seed in range(100):
+        logits = torch.randn(49_152) * 2
+        rounded = logits + torch.randn(49_152) * 2e-6
+        draws = [Sampling(1.0, 0.95, seed).chooser(torch.device("cpu"))(each) for each in (logits, rounded)]
+        assert draws[0] == draws[1], seed
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_what_is_drawn_does_not_depend_on_who_else_is_answered(tiny, top_p):
+    """It is drawn alike however the loop computes it, but for what rounding changes: alone, among others, again."""
+    base = tiny("llama")
+
+    def sampled(others: Sequence[str], joins: int = 0, **options: int) -> list[tuple[int, ...]]:
+        mine = [request(base, "Who?", sampling=Sampling(1.0, top_p, 5).nth(n)) for n in range(3)]
+        beside = [request(base, prompt, sampling=Sampling(1.5, seed=9)) for prompt in others]
+        return run(Loop(base, **options), [*beside, *mine], joins)[len(beside) :]
+
+    wanted = sampled(())
+    assert len(set(wanted)) > 1
+    for how in ({}, {"joins": 2}, {"rows": 4, "together": 9}):
+        assert sampled(PROMPTS, **how) == wanted
