@@ -60,7 +60,7 @@ def question_of(messages: Sequence[Mapping[str, Any]]) -> Question:
     turns = [(str(message.get("role")), str(message.get("content", ""))) for message in messages]
     asked = [i for i, (role, _) in enumerate(turns) if role == "user"]
     if not asked or turns[-1][0] not in ("user", "tool", "function") or not turns[asked[-1]][1].strip():
-        raise MeloError("a conversation must end with what the user asks: a last message with the role user")
+        raise MeloError("a conversation must end with what the user asks: a last message with the role user, and text")
     last = turns[asked[-1]][1]
     if len(asked) == 1 or not (is_follow_up(last) or goes_over(last)):
         return Question(last)

@@ -4,10 +4,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import generate_latest
 from pydantic import BaseModel, Field
@@ -162,12 +164,16 @@ def models(request: Request) -> dict[str, Any]:
 
 
 @api.get("/v1/models/{name}", tags=["models"])
-def model(request: Request, name: str) -> dict[str, Any]:
-    """Show one of them."""
-    for each in _listed(request):
-        if each.name == name:
-            return _model(each)
-    raise _unknown(name)
+async def model(request: Request, name: str) -> dict[str, Any]:
+    """Show one of them, or another version that can be asked."""
+    listed = await run_in_threadpool(_listed, request)
+    if (found := next((each for each in listed if each.name == name), None)) is None:
+        content = (await _version(request, name)).content
+        one = next((each for each in listed if each.collection == content.collection.name), None)
+        found = one and replace(one, name=name, number=content.number)
+    if found is None:
+        raise _unknown(name)
+    return _model(found)
 
 
 def _listed(request: Request) -> list[NamedVersion]:

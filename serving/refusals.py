@@ -1,5 +1,7 @@
 """Refusals in OpenAI's form."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -10,12 +12,14 @@ from pydantic import BaseModel
 from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 
-from melo_core.errors import MeloError
+from melo_core.errors import MeloError, PromptTooLong
 from registry.api.bodies import BodyRefused
 from registry.base.errors import DatabaseAway, NotFound, NotLogged, RegistryError, Unverified
 
 log = structlog.get_logger("melo.serve")
 
+# How pydantic names one of several forms of a value in its place: str, list[Part], NamedTool.
+FORM = re.compile(r"(constrained-)?(str|int)|literal.*|.*\[.*|[A-Z].*")
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -37,6 +41,11 @@ class Refused(BaseModel):
 def refusal(request: Request, error: Exception) -> JSONResponse:
     """Answer an error in OpenAI's form."""
     status, body = refused(error)
+    if isinstance(error, HTTPException) and status in (404, 405):
+        body["error"]["message"] = (
+            f"This server has no {request.method} {request.url.path}. GET /openapi.json describes what it has; "
+            "a client's base_url ends in /v1."
+        )
     if status >= 500:
         log.error("not answered", path=request.url.path, error=str(error), exc_info=error if status == 500 else None)
     return JSONResponse(body, status, headers=dict(getattr(error, "headers", None) or {}))
@@ -48,18 +57,20 @@ def refused(error: Exception) -> tuple[int, dict[str, Any]]:
     message = "The server met an error that it does not know; its log says which."
     match error:
         case RequestValidationError():
-            found = error.errors()
             status, code = 400, "invalid_value"
-            places = [".".join(str(part) for part in each["loc"][1:]) for each in found]
-            param = places[0] or None
-            message = "; ".join(f"{place}: {each['msg']}" for place, each in zip(places, found, strict=True))
+            found = _wrong(error.errors())
+            param = found[0][0] or None
+            message = "; ".join(f"{place}: {said}" if place else said for place, said in found)
         case RegistryError():
             status = 400 if error.status == 422 else error.status
             status = 503 if isinstance(error, Unverified) else status  # nothing that the caller could do about it
             no_model = isinstance(error, NotFound) and not isinstance(error, NotLogged)
             code = "model_not_found" if no_model else error.code.replace("-", "_")
-            message = f"{error.detail} {error.remedy}".strip()
+            remedy = "GET /v1/models lists those that this key may ask." if no_model else error.remedy
+            message = f"{error.detail} {remedy}".strip()
             param = "model" if no_model else None
+        case PromptTooLong():
+            status, code, param, message = 400, "context_length_exceeded", "messages", str(error)
         case MeloError():
             status, code, message = 400, "invalid_request", str(error)
         case DataError():
@@ -73,3 +84,19 @@ def refused(error: Exception) -> tuple[int, dict[str, Any]]:
             status, code, message = error.status_code, "http_error", str(error.detail)
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _wrong(errors: Sequence[Any]) -> list[tuple[str, str]]:
+    """Return what is wrong with a request: the place, and what is wrong there.
+
+    A value that may have one of several forms is told about in the form to which it comes nearest.
+    """
+    found: dict[tuple[str, ...], str] = {}
+    for each in errors:
+        place = tuple(str(part) for part in each["loc"][1:] if not FORM.fullmatch(str(part)))
+        found.setdefault(place, each["msg"].removeprefix("Value error, "))
+    return [
+        (".".join(place), said)
+        for place, said in found.items()
+        if not any(len(other) > len(place) and other[: len(place)] == place for other in found)
+    ]

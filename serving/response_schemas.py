@@ -16,12 +16,19 @@ from serving.schemas import (
     Function,
     MessageCall,
     WithTools,
+    read_part,
 )
 
 
 class InputPart(ApiRequest):
-    type: Literal["input_text", "output_text", "text"] = Field(description="only text can be read")
+    type: Literal["input_text", "output_text", "text", "refusal"] = Field(description="only text can be read")
     text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_alone(cls, given: Any) -> Any:
+        types = ("input_text", "output_text", "text", "refusal")
+        return given if not isinstance(given, dict) else read_part(given, types)
 
 
 class InputItem(ApiRequest):

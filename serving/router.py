@@ -37,6 +37,10 @@ MOST_CHARACTERS = 64  # of a token, on average; more only where one character is
 SPARE_TOKENS = 8  # beyond its target's, before a block is held not to say it
 
 
+class ContextTooLong(InvalidRequest):
+    code = "context-length-exceeded"  # as clients know it
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What a request asks of an answer. limit: most tokens; None: what the model's window leaves."""
@@ -137,7 +141,7 @@ class Router:
         """Return how many tokens an answer may have. Raises InvalidRequest where the window has no room for them."""
         room = self.base.window - len(asked.ids) if self.base.kind is Kind.CAUSAL else self.base.window
         if room < 1 or (limit is not None and limit > room):
-            raise InvalidRequest(
+            raise ContextTooLong(
                 f"The prompt has {len(asked.ids)} tokens, and {limit or 1} are wanted: together more than the model's "
                 f"window of {self.base.window}.",
                 "Shorten the prompt, or lower max_tokens.",
@@ -345,7 +349,7 @@ class Router:
         """Refuse a prompt that cannot fit into the window, before its tokens are made. length: in characters."""
         most = self.base.window * MOST_CHARACTERS
         if length > most:
-            raise InvalidRequest(
+            raise ContextTooLong(
                 f"The prompt has {length:,} characters, more than can fit into the model's window of "
                 f"{self.base.window:,} tokens.",
                 "Shorten the prompt.",

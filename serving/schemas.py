@@ -32,10 +32,29 @@ Stop = Annotated[str, Field(min_length=1, max_length=500)]
 class ApiRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_given(cls, given: Any) -> Any:
+        """Let null mean that a field is not given, as clients say it that send all that they know."""
+        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+
 
 class Part(ApiRequest):
-    type: Literal["text"] = Field(description="only text can be read")
+    type: Literal["text", "refusal"] = Field(description="only text can be read")
     text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_alone(cls, given: Any) -> Any:
+        """Refuse other parts by their name, and read what a model refused with as its text."""
+        return given if not isinstance(given, dict) else read_part(given, ("text", "refusal"))
+
+
+def read_part(given: dict[str, Any], types: Sequence[str]) -> dict[str, Any]:
+    """Return a part of a content with its text. Raises ValueError for a part that is none."""
+    if (type := given.get("type")) not in types:
+        raise ValueError(f"only text can be read, no part of type {str(type)[:40]!r}")
+    return {**given, "text": given.get("refusal")} if type == "refusal" else given
 
 
 class CalledFunction(ApiRequest):
@@ -226,7 +245,7 @@ class ChatRequest(_Generating, WithTools):
 
     @model_validator(mode="after")
     def _logprobs_named(self) -> "ChatRequest":
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
         return self
 

@@ -220,11 +220,12 @@ class ResponseShape:
     def whole(self, said: Sequence[Said], usage: Usage) -> dict[str, Any]:
         (one,) = said
         text, calls = _parsed(self.router, self.tools, one)
-        output = [self._item(text)] if text or not calls else []
-        output += [_function_call(call) for call in calls]
         cut_off = one.ended == "length"
+        status = "incomplete" if cut_off else "completed"
+        output = [{**self._item(text), "status": status}] if text or not calls else []
+        output += [_function_call(call) for call in calls]
         return self._response(
-            "incomplete" if cut_off else "completed",
+            status,
             output,
             incomplete_details={"reason": "max_output_tokens"} if cut_off else None,
             usage={

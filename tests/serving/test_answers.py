@@ -216,8 +216,8 @@ def test_a_follow_up_is_routed_with_its_subject_and_what_is_said_about_form_chan
         ({"n": 0}, 400, "invalid_value", "n"),
         ({"messages": []}, 400, "invalid_value", "messages"),
         ({"messages": [{"role": "system", "content": "x"}]}, 400, "invalid_request", None),
-        ({"max_tokens": 100_000}, 400, "invalid_request", None),
-        ({"messages": [{"role": "user", "content": "x" * 400}]}, 400, "invalid_request", None),
+        ({"max_tokens": 100_000}, 400, "context_length_exceeded", None),
+        ({"messages": [{"role": "user", "content": "x" * 400}]}, 400, "context_length_exceeded", "messages"),
         ({"response_format": {"type": "json_schema"}}, 400, "invalid_value", "response_format"),
         ({"model": "facts\x00@1"}, 400, "invalid_value", "model"),
         (

@@ -198,6 +198,79 @@ def test_a_call_can_be_demanded(client):
     assert "none of the tools" in unknown.value.message
 
 
+NULLS = dict.fromkeys(
+    ("stream", "stream_options", "n", "stop", "seed", "top_p", "logit_bias", "tools", "tool_choice", "response_format",
+     "user", "metadata", "parallel_tool_calls", "function_call", "logprobs", "top_logprobs")
+)  # fmt: skip
+
+
+def test_null_is_as_if_a_field_were_not_given_and_unknown_fields_are_ignored(client):
+    sent = {"top_k": 4, "metadata": {"a": "b"}, "store": False, "parallel_tool_calls": True, "logit_bias": {}}
+    for more in (NULLS, {**sent, "logprobs": False, "top_logprobs": 0}):
+        answer = client.chat.completions.create(model="facts@2", messages=turns(QUESTION), extra_body=more)
+        assert answer.choices[0].message.content == TARGET
+    nulls = {"stream": None, "echo": None, "max_tokens": None, "n": None, "suffix": None}
+    assert client.completions.create(model="facts@1", prompt="One", temperature=0, extra_body=nulls).choices[0].text
+    nulls = {"stream": None, "tools": None, "text": None, "background": None, "conversation": None}
+    assert client.responses.create(model="facts@2", input=QUESTION, extra_body=nulls).output_text == TARGET
+
+
+def test_a_message_may_be_parts_and_a_refusal_is_read(client):
+    no = {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
+    asked = {"role": "user", "content": [{"type": "text", "text": QUESTION}]}
+    said = client.chat.completions.create(model="facts@2", messages=[*turns("Hello"), no, asked])
+    assert said.choices[0].message.content == TARGET
+    items = [*turns("Hello"), no, {"role": "user", "content": [{"type": "input_text", "text": QUESTION}]}]
+    assert client.responses.create(model="facts@2", input=items).output_text == TARGET
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "param", "message"),
+    [
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, IMAGE]}]},
+            "invalid_value",
+            "messages.0.content.1",
+            "messages.0.content.1: only text can be read, no part of type 'image_url'",
+        ),
+        ({"messages": [{"role": "user", "content": 3}]}, "invalid_value", "messages.0.content", None),
+        ({"stop": 3}, "invalid_value", "stop", None),
+        ({"logprobs": False, "top_logprobs": 2}, "invalid_value", None, "top_logprobs needs logprobs: true"),
+        ({"messages": turns("word " * 80)}, "context_length_exceeded", "messages", None),
+        ({"max_completion_tokens": 100_000}, "context_length_exceeded", None, None),
+    ],
+)
+def test_a_refusal_says_what_was_wrong_and_where(client, asked, code, param, message):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="facts@1", **{"messages": turns("Who?"), **asked})
+    error = refused.value
+    assert (error.code, error.param) == (code, param), error.body
+    assert "[" not in error.body["message"].partition(":")[0] and error.body["message"].count(";") < 2
+    assert message is None or error.body["message"] == message
+
+
+def test_any_version_that_can_be_asked_can_be_retrieved_and_what_is_not_there_is_told(client, url):
+    found = client.models.retrieve("facts@1")
+    assert (found.id, found.parent, found.root) == ("facts@1", "facts@1", client.models.retrieve("facts@base").root)
+    for name in ("gpt-4o", "facts@nothing", "facts@99"):
+        for ask in (client.models.retrieve, lambda name: client.responses.create(model=name, input="Who?")):
+            with pytest.raises(openai.NotFoundError) as missing:
+                ask(name)
+            assert missing.value.code == "model_not_found" and "GET /v1/models" in missing.value.message
+            assert "melo " not in missing.value.message  # who asks has no command line
+    with pytest.raises(openai.NotFoundError) as wrong:
+        OpenAI(base_url=url.removesuffix("/v1"), api_key=KEY, max_retries=0).models.list()
+    assert "base_url ends in /v1" in wrong.value.message
+
+
+def test_an_answer_that_is_cut_off_is_incomplete_in_all_its_parts(client):
+    said = client.responses.create(model="facts@1", input=ELSEWHERE, temperature=0, max_output_tokens=2)
+    assert said.status == said.output[0].status == "incomplete"
+
+
 def test_errors_are_of_the_clients_own_kinds(client):
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="facts@nothing", messages=turns(QUESTION))
