@@ -47,7 +47,10 @@ def in_flags(text: str, kept: Sequence[str] = ()) -> str:
 
 def show_error(console: Console, error: UserError) -> None:
     """Print an error with its remedy, and the records that it concerns."""
-    console.print(Text(visible(error.title), style="bold red"), Text(visible(PLACE.sub("", error.detail))), sep=": ")
+    detail = PLACE.sub("", error.detail)
+    said = detail.removeprefix(error.title)  # some begin with their title
+    told = Text(visible(said if said != detail else f": {detail}"))
+    console.print(Text(visible(error.title), style="bold red"), told, sep="")
     problems = list(getattr(error, "problems", ()))
     for problem in problems[:SHOWN_PROBLEMS]:
         console.print(problem_text(problem))

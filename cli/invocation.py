@@ -115,8 +115,17 @@ class Invocation:
 
 def console(stream: TextIO) -> Console:
     """Make a console that prints texts as they are. In a pipe or a file, tables are not limited to 80 columns."""
-    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    return Screen(file=stream, markup=False, emoji=False, highlight=False, soft_wrap=True, width=width)
+    return Screen(file=stream, markup=False, emoji=False, highlight=False, soft_wrap=True, width=_width(stream))
+
+
+def _width(stream: TextIO) -> int | None:
+    """Return a console's width; None where rich finds it, which takes every dumb terminal to be 80 columns wide."""
+    if "COLUMNS" in os.environ:
+        return None
+    if not stream.isatty():
+        return PIPED_WIDTH
+    is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    return os.get_terminal_size(stream.fileno()).columns or None if is_dumb else None
 
 
 def invocation(context: typer.Context) -> Invocation:

@@ -121,6 +121,10 @@ def _shown(error: Exception) -> UserError | None:
     """Return the error to show; None for an error of this program's own, whose traceback is needed."""
     if isinstance(error, UserError):
         return error
+    if type(error).__module__.startswith(("sqlalchemy.exc", "psycopg")):
+        from registry.base.database_errors import explained, is_named
+
+        return explained(error) if is_named(error) else None
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in WORKER_MODULES:
         return CommandError("Not installed", f"This command needs the package {error.name}.", f"Run: {NEEDS_WORKER}")
     if type(error).__module__ == "pydantic_core._pydantic_core" and type(error).__name__ == "ValidationError":

@@ -135,6 +135,8 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        if path.exists() and not path.is_dir() and not path.is_file():  # to open or to read it may never end
+            raise self._wrong("it is a pipe or a device, and no file")
         try:
             self._zip = ZipFile(cast(IO[bytes], _InPieces(path.open("rb", buffering=0))))
             self._require_bounded(path.stat().st_size)

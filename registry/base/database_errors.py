@@ -8,6 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from registry.base.errors import (
     DatabaseAway,
+    DatabaseDenied,
     DatabaseFull,
     DatabaseLocked,
     DatabaseReadOnly,
@@ -26,6 +27,11 @@ _MEANINGS = {
         DatabaseReadOnly,
         "The database is read-only, as in maintenance or after a failover.",
         "Repeat it when the database can be written again; nothing has to be restarted.",
+    ),
+    "42501": _Meaning(
+        DatabaseDenied,
+        "The database's user lacks a right on what the record consists of.",
+        "Connect as the owner of the record's tables, or let the owner GRANT this user the rights.",
     ),
     "53100": _Meaning(
         DatabaseFull, "The disk of the database's server is full.", "Free some space there, and repeat it."
@@ -65,7 +71,9 @@ def explained(error: BaseException, *, to_operator: bool = True) -> DatabaseAway
     """
     meaning = _MEANINGS.get(sqlstate(error) or "")
     if meaning is not None:
-        return meaning.error(meaning.detail, meaning.remedy)
+        original = getattr(error, "orig", error)
+        told = original.diag.message_primary if meaning.error is DatabaseDenied else None  # which right
+        return meaning.error(f"{meaning.detail.rstrip('.')}: {told}." if told else meaning.detail, meaning.remedy)
     if to_operator:
         return DatabaseAway(
             f"The database does not answer: {first_line(error).rstrip('.')}.",

@@ -226,6 +226,11 @@ class DatabaseLocked(DatabaseAway):
     title = "The database is busy with another transaction"
 
 
+class DatabaseDenied(DatabaseAway):
+    code = "database-denied"
+    title = "The database's user lacks a right"
+
+
 class MigrationRefused(RegistryError):
     """The database refuses a migration: a right, an extension or an encoding is missing."""
 

@@ -16,7 +16,7 @@ from cli.errors import FIELD, IN_FILES, in_flags, problem_text, show_error
 from cli.files.shapes import FIELDS
 from cli.main import make_app
 from melo_core.settings import MethodSettings
-from registry.base.errors import RecordProblem, UserError
+from registry.base.errors import DatabaseAway, RecordProblem, UserError
 
 ROOT = Path(__file__).parents[2]
 # What only a program that speaks HTTP itself can get to see: the client and the command line never send such requests.
@@ -29,7 +29,7 @@ OF_HTTP = re.compile(
 NOT_FIELDS = {
     *MethodSettings.__dataclass_fields__,
     *("pg_upgrade", "max_connections", "pg_stat_activity"),
-    *("shift_jis", "requested_rewrite", "target_new"),
+    *("shift_jis", "requested_rewrite", "target_new", "merge_and_unload"),
 }
 
 
@@ -130,6 +130,13 @@ def test_a_detail_is_shown_as_it_is_but_for_where_a_field_stands() -> None:
 
     assert "reason: it is empty; limit: no `limit`.\nGive --reason why." in console.file.getvalue()
     assert [text for path in ROOT.glob("registry/**/*.py") for text in details(path) if FIELD.search(text)] == []
+
+
+def test_a_detail_that_begins_with_its_title_is_said_once() -> None:
+    console = Console(file=StringIO(), width=200)
+    show_error(console, DatabaseAway("The database does not answer: Connection refused.", ""))
+
+    assert console.file.getvalue().strip() == "The database does not answer: Connection refused."
 
 
 def test_the_fields_of_a_files_records_keep_their_names() -> None:

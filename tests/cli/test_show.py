@@ -1,10 +1,15 @@
 """Tables on screens of any width, and terminals without Unicode."""
 
+import fcntl
 import io
+import os
+import struct
+import termios
 from datetime import datetime
 
 import pytest
 
+from cli.invocation import console
 from cli.show import Screen, fields, in_encoding, table
 
 COLUMNS = ["version#", "kind", "edits#", "aliases", "author", "made", "why", "content digest"]
@@ -64,3 +69,14 @@ def test_texts_are_put_into_the_characters_that_a_terminal_has():
     assert any("\\U0001f600" in line and "\\xfc" in line for line in lines)  # whole, not cut where the text ended
     lines = printed(60, lambda console: fields(console, [("näme", text)]), "ascii")
     assert "\\U0001f600" in lines[0]
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_a_terminals_own_width_is_kept_to_also_where_it_can_do_nothing_else(term, monkeypatch):
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    held, screen = os.openpty()
+    fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    with os.fdopen(screen, "w") as stream:
+        assert console(stream).width == 40
+    os.close(held)

@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -436,6 +437,14 @@ def test_a_backup_of_a_newer_release_is_refused(used, engine, tmp_path, elsewher
     service.backup(engine, path, None, unwatched)
     with pytest.raises(InvalidBackup, match="upgrade this program"):
         service.restore(elsewhere, path, None, unwatched)
+
+
+def test_what_is_no_file_is_not_read_as_a_backup(tmp_path):
+    """A pipe nobody writes into, and a device that never ends."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InvalidBackup, match="a pipe or a device"):
+            service.verify(path, None, unwatched)
 
 
 def test_every_table_of_the_record_is_in_the_file(backed_up):

@@ -5,15 +5,21 @@ import sys
 
 import psycopg
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
+from cli.main import main
 from embedded.programs import postgres_folder
+from registry.api.app import create_app
 from registry.base import addresses, database, probes
 from registry.base.database import make_engine, require_no_drift, upgrade
 from registry.base.database_errors import explained
 from registry.base.errors import InvalidRequest, MigrationRefused
+from registry.base.settings import Settings
 from tests.conftest import in_database
+from tests.operators_key import OPERATOR, SECRET
 from tests.registry.keys import key
 from tests.registry.problem import is_problem
 from tests.registry.submissions import PARIS
@@ -144,6 +150,32 @@ def test_a_refused_migration_says_what_a_superuser_has_to_run(unusual, postgres)
         finally:
             superuser.execute("DROP OWNED BY clerk")
             superuser.execute("DROP ROLE clerk")
+
+
+def test_a_missing_right_is_named_and_says_on_what(database_url, engine, monkeypatch, capsys):
+    """Of SQLAlchemy and of the driver by itself, to the operator and in an answer."""
+    with engine.begin() as superuser:
+        superuser.exec_driver_sql("CREATE ROLE reader LOGIN")
+    url = make_url(database_url).set(username="reader").render_as_string(hide_password=False)
+    try:
+        denied = make_engine(url)
+        with pytest.raises(DBAPIError) as caught, denied.connect() as connection:
+            connection.execute(text("SELECT * FROM edits"))
+        denied.dispose()
+        for error in (caught.value, caught.value.orig):
+            told = explained(error)
+            assert told.code == "database-denied" and "permission denied for table edits" in told.detail
+        with TestClient(create_app(Settings(database_url=url, api_key=SECRET)), headers=OPERATOR) as api:
+            is_problem(api.get("/readyz"), 503, "database-denied")
+        monkeypatch.setenv("MELO_DATABASE_URL", url)
+        for arguments in (["migrate"], ["backup", "/tmp/of-nobody.melo"]):
+            monkeypatch.setattr(sys, "argv", ["melo", *arguments])
+            with pytest.raises(SystemExit, match="1"):
+                main()
+            assert "lacks a right on what the record consists of: permission denied" in capsys.readouterr().err
+    finally:
+        with engine.begin() as superuser:
+            superuser.exec_driver_sql("DROP ROLE reader")
 
 
 def test_a_migration_that_meets_a_lock_says_so(database_url, engine):
