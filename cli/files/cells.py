@@ -20,7 +20,7 @@ MISSING = frozenset({
     "(null)", "<null>", "[null]", "\\N", "inf", "-inf",
 })  # fmt: skip
 PENDING = frozenset({"-", "–", "—", "?", "??", "???", "...", "…", "TBD", "TBA", "TODO", "tbd", "tba", "todo"})
-TRUTHS = frozenset({"True", "False", "TRUE", "FALSE"})
+TRUTHS = frozenset({"True", "False", "TRUE", "FALSE", "WAHR", "FALSCH", "VRAI", "FAUX", "VERDADERO", "FALSO", "VERO"})
 UNFILLED = re.compile(r"\{\}|\{\d\}|\{[a-z_][a-z0-9_.]*\}|\{\{\s*[a-z_][a-z0-9_.]*\s*\}\}", re.IGNORECASE)
 WHOLE_FLOAT = re.compile(r"-?\d+\.0+")
 SURELY_WHOLE = 3  # digits: 1987.0 is no number of a version, as 2.0 may be
@@ -143,7 +143,10 @@ class Cells:
             if not math.isfinite(value):
                 raise Unusable(f"is {value}, which is no text", "Fill it in.")
             self.remarks.note("Numbers were taken as text", line)
-            return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+            text = str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+            if "e" in text and not self.as_is:
+                raise Unusable(f"is the number {text}, whose digits cannot be told", f"Write it as text. {AS_IS}")
+            return text
         if isinstance(value, date | time | timedelta):
             raise Unusable(f"is a date or a time ({value})", "Write it as text, as it is to be answered.")
         if isinstance(value, Decimal):

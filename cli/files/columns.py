@@ -8,7 +8,7 @@ from cli.files.cells import Unusable
 from cli.files.conversations import UNDESIRED_LEFT_OUT, answer, question
 from cli.files.platforms import expected
 from cli.files.rows import Remarks
-from cli.files.shapes import FIELDS, Fields, Shape, Values, as_mapping, is_undesired, normal, parsed
+from cli.files.shapes import FIELDS, LABELS, Fields, Shape, Values, as_mapping, is_undesired, normal, parsed
 
 # Names of fields, the most certain ones first: the first group of which a file has a name decides.
 NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -64,7 +64,7 @@ def own(columns: Sequence[str], mapped: Mapping[str, str]) -> Shape | None:
     told |= {field: ", ".join(by_name[name] for name in names) for field, names in numbered.items() if names}
 
     def read(fields: Fields, remarks: Remarks, line: int) -> Iterable[Values]:
-        if is_undesired(fields):
+        if is_undesired(fields, numbers=is_completion):
             remarks.note(UNDESIRED_LEFT_OUT, line)
             return []
         values = {field: (told[field], fields.get(name)) for field, name in found.items()}
@@ -78,14 +78,15 @@ def own(columns: Sequence[str], mapped: Mapping[str, str]) -> Shape | None:
         return [values]
 
     exact = found["prompt"] == "prompt" and found["target"] == "target"
+    is_completion = {"prompt", "completion"} == {found["prompt"], found["target"]}
     if exact:
         name = "prompt and target"
-    elif {"prompt", "completion"} == {found["prompt"], found["target"]}:
+    elif is_completion:
         name = "OpenAI prompt and completion"
     else:
         name = f"{told['prompt']} and {told['target']}"
     used = {*found.values(), *(each for names in numbered.values() for each in names)}
-    more = {each for each in ("label", *CHOICES) if each in by_name}
+    more = {each for each in (*(LABELS if is_completion else ()), *CHOICES) if each in by_name}
     return Shape(name, read, frozenset(used | more), told, is_own=exact)
 
 

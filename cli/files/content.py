@@ -99,6 +99,12 @@ def require_readable(path: Path, content: bytes) -> None:
     for start, what, remedy in UNREAD:
         if content.startswith(start):
             raise unreadable(path, f"it is {what}", remedy)
+    if path.suffix.lower() in (".yaml", ".yml", ".toml"):
+        raise unreadable(
+            path,
+            f"it is {path.suffix[1:].upper().replace('YML', 'YAML')}, which is not read",
+            "Write it as JSON lines or as CSV.",
+        )
     if content[TAR] == b"ustar":
         raise unreadable(path, "it is a tar archive", "Unpack it: tar -xf FILE")
     if re.match(rb"\s*(<!doctype html|<html|<\?xml|<table)", content[:200], re.IGNORECASE):

@@ -6,7 +6,7 @@ from cli.files.columns import own
 from cli.files.conversations import MESSAGES, alpaca, chat, openai_preferences, preferences
 from cli.files.fact_sets import easyedit, rewrites, zsre
 from cli.files.platforms import argilla, label_studio, langfuse, langsmith, promptfoo
-from cli.files.shapes import Shape, normal, shape
+from cli.files.shapes import LABELS, Shape, normal, shape
 
 EASYEDIT = {
     "prompt": "prompt", "target": "target_new", "rephrases": "rephrase_prompt", "unchanged": "locality",
@@ -60,10 +60,13 @@ KNOWN: tuple[tuple[Callable[[set[str]], bool], Shape], ...] = (
         shape("preferences", preferences, {"prompt": "prompt, question, instruction, conversations",
                                            "target": "chosen"}, "rejected", "input", "query", "messages"),
     ),
-    (lambda names: "messages" in names, shape("OpenAI chat", chat, dict.fromkeys(("prompt", "target"), "messages"))),
+    (
+        lambda names: "messages" in names,
+        shape("OpenAI chat", chat, dict.fromkeys(("prompt", "target"), "messages"), *LABELS),
+    ),
     (
         lambda names: bool({"conversations", "conversation"} & names),
-        shape("ShareGPT", chat, dict.fromkeys(("prompt", "target"), "conversations"), *MESSAGES),
+        shape("ShareGPT", chat, dict.fromkeys(("prompt", "target"), "conversations"), *MESSAGES, *LABELS),
     ),
     (lambda names: "contents" in names, shape("Gemini", chat, dict.fromkeys(("prompt", "target"), "contents"))),
     (

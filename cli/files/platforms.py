@@ -10,7 +10,7 @@ from cli.files.rows import Remarks
 from cli.files.shapes import Fields, Values, as_list, as_mapping, normal_fields, parsed
 
 WITHOUT = "Records without a corrected output were left out"
-NO_ANSWER = "Records that nobody has answered yet were left out"
+NO_ANSWER = "Records without a text of an annotator were left out"
 ARCHIVED = "Archived items were left out"
 ASSERTION = re.compile(r"\s*(?:not-)?([a-z][a-z0-9-]*)(?:\([^)]*\))?:\s*(.*)", re.DOTALL)
 ASSERTIONS = frozenset({

@@ -14,7 +14,7 @@ from typing import Any
 from cli.errors import CommandError
 from cli.files.archives import ZIP, unpacked
 from cli.files.cells import WHOLE_FLOAT, Cells, Unusable, listed
-from cli.files.content import any_of, bytes_of, name_of, no_edits, require_readable, text_of
+from cli.files.content import any_of, bytes_of, name_of, no_edits, require_readable, text_of, unreadable
 from cli.files.documents import read_json
 from cli.files.formats import recognised
 from cli.files.parquet import read_parquet
@@ -131,6 +131,8 @@ def _rows(path: Path, content: bytes, options: ReadOptions, remarks: Remarks) ->
     content, packed = unpacked(path, content)
     if packed:
         remarks.note(f"It was unpacked ({packed}).")
+    if options.sheet is not None and not content.startswith(ZIP):
+        raise unreadable(path, "it is no workbook, and has no sheets", "Leave --sheet out.")
     if content.startswith(ZIP):
         return read_workbook(path, content, options.sheet, is_header, remarks), ""
     if content.startswith(b"PAR1"):

@@ -16,7 +16,8 @@ FIELDS = (
 )  # fmt: skip
 QUESTIONS = ("question", "query", "prompt", "instruction", "input", "text", "message", "content")
 ANSWERS = ("corrected_output", "answer", "output", "response", "text", "content", "value")
-UNDESIRED = ("false", "0", "undesirable", "rejected", "bad")
+LABELS = ("label", "kto_tag")
+UNDESIRED = ("false", "undesirable", "rejected", "bad")
 
 Fields = Mapping[str, Any]  # by normal names
 Values = dict[str, tuple[str, Any]]  # by an edit's field: the column that it comes from, and what stands there
@@ -101,10 +102,11 @@ def paths(record: Mapping[str, Any]) -> Iterator[str]:
             yield name
 
 
-def is_undesired(fields: Fields) -> bool:
-    """Return whether a record says, as KTO's do, that its answer is a bad one."""
-    label = fields.get("label")
-    return label is False or (isinstance(label, str | int) and str(label).strip().casefold() in UNDESIRED)
+def is_undesired(fields: Fields, *, numbers: bool = True) -> bool:
+    """Return whether a record says, as KTO's do, that its answer is a bad one. numbers: 0 says so, too."""
+    label = next((fields[name] for name in LABELS if fields.get(name) is not None), None)
+    said = str(label).strip().casefold()
+    return said in UNDESIRED or (numbers and said in ("0", "0.0"))
 
 
 def words(value: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import CommandError
-from cli.files.content import any_of, name_of
+from cli.files.content import any_of, name_of, no_edits
 from cli.files.rows import Remarks, Row, Rows
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -49,6 +49,10 @@ def rows_of(path: Path, kind: str, cells: Iterable[Numbered], is_header: IsHeade
     filled = [(line, row) for line, row in cells if any(not _is_blank(cell) for cell in row)]
     heads = [(at, _without_end([_name(cell) for cell in row])) for at, (_, row) in enumerate(filled[:HEADER_WITHIN])]
     at, columns = next(((at, names) for at, names in heads if is_header(names)), (None, []))
+    if not filled:
+        if remarks.problem_count:
+            return Rows(kind, [], [], is_table=True, unit=unit)
+        raise no_edits(path)
     if at is None:
         raise _no_header(path, filled, unit)
     if at:
@@ -158,8 +162,8 @@ def _without_end(names: list[str]) -> list[str]:
 
 
 def _no_header(path: Path, filled: Sequence[Numbered], unit: str) -> CommandError:
-    seen = [_name(cell) for cell in filled[0][1] if not _is_blank(cell)] if filled else []
-    line = filled[0][0] if filled else 1
+    line, first = filled[0]
+    seen = [_name(cell) for cell in first if not _is_blank(cell)]
     are_names = len(seen) == 2 and all(len(name) < LONGEST_NAME and name[-1] not in ".?!" for name in seen)
     prompt, target = seen if are_names else ("COLUMN", "COLUMN")
     return CommandError(

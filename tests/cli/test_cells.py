@@ -91,6 +91,7 @@ def test_of_a_list_of_answers_the_first_is_trained_and_all_are_right(read, targe
     ("cell", "told"),
     [
         ("True", "truth value"),
+        ("WAHR", "truth value"),
         ('{"a": 1, "b": 2}', "an object"),
         ("{'text': ['Jo'], 'start': array([1])}", "an object"),
         ("ZÃ¼rich", "'Zürich'"),

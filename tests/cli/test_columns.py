@@ -66,6 +66,12 @@ def test_answers_that_are_labelled_as_bad_are_left_out(read):
     file = read(in_lines({**pair, "label": True}, {**pair, "completion": "wrong", "label": False}))
     assert pairs(file) == [("a?", "b")] and "bad ones were left out (line 2)" in file.notes[0]
     assert pairs(read("prompt,completion,label\na?,b,True\na?,c,False\nd?,e,0\n")) == [("a?", "b")]
+    chat = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
+    assert pairs(read(in_lines({"messages": chat, "kto_tag": True}, {"messages": chat, "kto_tag": False}))) == pairs(
+        file
+    )
+    classes = read(in_lines({"prompt": "a?", "target": "b", "label": 0}))
+    assert pairs(classes) == [("a?", "b")] and classes.notes == ["Ignored: 'label'."]
 
 
 def test_a_prompt_and_a_target_that_look_like_a_programs_are_taken_as_they_stand_in_the_records_own_form(read):

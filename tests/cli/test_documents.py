@@ -35,6 +35,7 @@ def test_json_is_read_in_all_its_forms_whatever_the_name(read, text, name):
         ('{"prompt": "a?", "target": NaN}', "target"),
         ('{"prompt": "a?", "target": null}', "target"),
         ('{"prompt": "a?", "target": true}', "target"),
+        ('{"prompt": "a?", "target": 1e21}', "target"),
         ('{"prompt": "a?", "target": {"x": 1}}', "target"),
         ('{"prompt": " ", "target": "x"}', "prompt"),
         ('{"prompt": "a?", "target": "x", "target": "y"}', None),

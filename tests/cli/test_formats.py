@@ -141,7 +141,7 @@ def test_records_that_nobody_has_answered_or_that_are_archived_are_left_out(read
     assert len(file.lines) == 1 and "Archived items were left out (line 2)" in file.notes
     tasks = [{"data": {"text": "a?"}, "annotations": []}, {"fields": {"q": "a?"}, "responses": []}]
     for task in tasks:
-        with pytest.raises(CommandError, match="nobody has answered"):
+        with pytest.raises(CommandError, match="without a text of an annotator"):
             read(in_lines(task), "e.jsonl")
 
 

@@ -90,6 +90,7 @@ def test_broken_rows_are_named(read, text, line):
         ("prompt,target,target\na,b,c\n", "'target' occurs twice"),
         ("Who?,Jo\nWhere?,Here\n", "a prompt and a target are needed"),
         ("prompt,target\n", "holds no edits"),
+        (",,\n,\n", "holds no edits"),
         ("", "holds no edits"),
     ],
 )
@@ -173,6 +174,13 @@ def test_addresses_and_folders_say_what_to_do(tmp_path):
         with pytest.raises(CommandError) as error:
             open_edits(path, ReadOptions())
         assert told in error.value.remedy
+
+
+def test_what_is_said_of_another_kind_of_file_is_refused(read):
+    with pytest.raises(CommandError, match="has no sheets"):
+        read(table(), sheet="May")
+    with pytest.raises(CommandError, match="it is YAML"):
+        read("- prompt: a?\n  target: b\n", "e.yaml")
 
 
 def test_a_header_that_is_not_known_is_mapped_by_the_columns_that_are_there(read):
