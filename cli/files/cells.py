@@ -34,8 +34,8 @@ MIDNIGHT = re.compile(r"(\d{4}-\d\d-\d\d)[ T]00:00:00(?:\.0+)?(?:Z|\+00:00)?$")
 HTML = re.compile(
     r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-f]{1,5});|</?(?:b|i|em|strong|br|p|div|span|a|ul|li)\b[^<>]*>", re.I
 )
-OBJECT = re.compile(r"\{\s*(['\"]).*?\1\s*:.*\}", re.DOTALL)  # as JSON or Python write it
-COLLECTION = re.compile(r"[(\[{]\s*['\"].*['\"]\s*,?\s*[)\]}]|(?:array|set|frozenset)\(.*\)", re.DOTALL)
+OBJECT = re.compile(r"\{\s*(['\"])[^\n]{0,200}?\1\s*:")  # how one begins, as JSON or Python write it
+CALLS = ("array(", "set(", "frozenset(")  # collections as numpy and Python write them
 MOMENTS = range(10**12, 2 * 10**12)  # milliseconds since 1970
 SEVERAL = re.compile(r"[?.!]\s*[|;/]\s*\S")  # "Who leads it? | Who runs it?"
 NO_COMMAS = re.compile(r"""['"]\s+['"]""")  # a list as numpy writes it
@@ -94,7 +94,7 @@ class Cells:
         if isinstance(value, str):
             found: list[Any] | None = listed(value)
             if found is None and self.is_table:
-                if not self.as_is and (COLLECTION.fullmatch(value.strip()) or _is_bracketed(value)):
+                if not self.as_is and (_is_collection(value.strip()) or _is_bracketed(value)):
                     raise Unusable("looks like a list, and cannot be read as one", ONE_A_LINE)
                 if not self.as_is and "\n" not in value.strip() and SEVERAL.search(value):
                     raise Unusable("seems to hold several texts in one line", f"{ONE_A_LINE} {AS_IS}")
@@ -188,7 +188,7 @@ class Cells:
             raise Unusable(f"{why}, {bare!r}", f"Write the text. {AS_IS}")
         if self.is_table and bare in TRUTHS:
             raise Unusable(f"is the truth value {bare}", f"Write the answer as text, such as Yes. {AS_IS}")
-        if self.is_table and OBJECT.fullmatch(bare):
+        if self.is_table and bare.endswith("}") and OBJECT.match(bare):
             raise Unusable("is an object that a program wrote into the cell", f"Write a text. {AS_IS}")
         if date_ := MIDNIGHT.match(bare):
             self.remarks.note(f"{bare} and the like were read as {date_[1]}, a date", line)
@@ -208,7 +208,7 @@ class Cells:
 def listed(text: str) -> list[Any] | None:
     """Return the list that a text writes out in JSON or in Python; None: it is another text. Raises Unusable."""
     bare = text.strip()
-    if not _is_bracketed(bare) and not COLLECTION.fullmatch(bare):
+    if not _is_bracketed(bare) and not _is_collection(bare):
         return None
     try:
         found = json.loads(bare)
@@ -222,6 +222,15 @@ def listed(text: str) -> list[Any] | None:
         found = sorted(found) if isinstance(found, set) else list(found) if isinstance(found, tuple) else found
     is_of_texts = isinstance(found, list) and found and all(isinstance(each, str | int | float) for each in flat(found))
     return found if is_of_texts else ([] if found == [] else None)
+
+
+def _is_collection(text: str) -> bool:
+    """Return whether a text is a list, a tuple or a set of texts, as a program writes it out."""
+    if text.startswith(CALLS):
+        return text.endswith(")")
+    inside = text[1:-1].strip().removesuffix(",").rstrip()
+    is_quoted = len(inside) > 1 and inside[0] in "\"'" and inside[-1] in "\"'"
+    return text[:1] + text[-1:] in ("()", "[]", "{}") and is_quoted
 
 
 def _is_bracketed(text: str) -> bool:

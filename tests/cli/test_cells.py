@@ -134,6 +134,12 @@ def test_a_number_that_pandas_wrote_for_a_date_is_refused(read):
     assert [line for line, _, _ in refusals(file)] == [1]
 
 
+@pytest.mark.parametrize("start", ["{'", "['", "('", "<b", "&#", "="])
+def test_a_cell_of_a_million_signs_is_judged_in_one_pass(read, start):
+    cell = start + "':\"" * 100_000 + ("'" + " " * 1_000) * 500
+    assert len(read(table(rows=[("a?", cell)])).lines) == 1
+
+
 @pytest.mark.parametrize("cell", ["('A1?', 'A2?')", "{'A2?', 'A1?'}"])
 def test_tuples_and_sets_are_lists_and_arrays_of_numpy_refused(read, cell):
     file = read(table(header=("prompt", "target", "rephrases"), rows=[("a?", "b", cell)]))
