@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.record.measure import OF_EDITS, OF_VERSIONS, Submission, Timing
+from benchmarks.record.signing import SigningCost
 from benchmarks.record.writers import Tally
 from cli.show import table
 
@@ -31,6 +32,7 @@ class Figures:
     generate_seconds: float
     verify_seconds: float
     submission: Submission
+    signing: SigningCost
     version_gaps: int
     digest_mismatches: int
     events_missing: int
@@ -70,6 +72,11 @@ class Figures:
             "bytes_of_tables": self.bytes_of_tables,
             "submit_vs_copy": self.submission.ratio,
             "submission": asdict(self.submission),
+            "signing": {
+                **asdict(self.signing),
+                "ratio": self.signing.ratio,
+                "events_per_second": self.signing.events_per_second,
+            },
             "generate_seconds": self.generate_seconds,
             "verify_seconds": self.verify_seconds,
             "writers": {
@@ -121,6 +128,7 @@ class Figures:
             ["bytes of an edit", f"{self.bytes_per_edit:,}", ""],
             [f"{self.submission.edits:,} edits submitted, in a bare COPY's time", self.submission.ratio,
              f"at most {MOST_OF_A_COPY}"],
+            ["a change with its event signed, of the time of one that is not", self.signing.ratio, ""],
             ["seconds of audit verify", self.verify_seconds, ""],
         ]  # fmt: skip
         table(console, ["figure", "measured#", "aim#"], facts, empty="")

@@ -18,6 +18,7 @@ from benchmarks.record import forgeries, measure
 from benchmarks.record.databases import Databases, databases
 from benchmarks.record.figures import Figures
 from benchmarks.record.generate import generate
+from benchmarks.record.signing import cost
 from benchmarks.record.synthetic import write_model
 from benchmarks.record.writers import CONNECTIONS, write_at_once
 from registry.audit.schemas import ProgressView, VerificationView
@@ -71,6 +72,10 @@ class _Bench:
         submission = measure.submission(large, self.model, sizes.submitted)
         self._done(bar)
 
+        bar = self.progress.add_task("signing events", total=None)
+        signing = cost(self.server.make("signed"), self.server.make("unsigned"), self.model)
+        self._done(bar)
+
         small = self._sessions("writers", CONNECTIONS)
         self._generate(small, WRITTEN_VERSIONS, WRITTEN_EDITS)
         bar = self.progress.add_task(f"{sizes.writers} writers at once", total=sizes.seconds)
@@ -93,6 +98,7 @@ class _Bench:
             generate_seconds=round(generated, 1),
             verify_seconds=round(seconds, 1),
             submission=submission,
+            signing=signing,
             version_gaps=gaps + gaps_of_writers,
             digest_mismatches=len(both) - len(of_chain),
             events_missing=missing + missing_of_writers,

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy.orm import Session
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from registry.audit.actor import Actor
 from registry.base.digests import MemberContent, cluster_digest, edit_digest, float32_bytes, prompt_key, sha256_hex
@@ -31,6 +34,9 @@ def write_model(folder: Path) -> str:
     config = {"model_type": "llama", "max_position_embeddings": WINDOW, "hidden_size": DIMENSIONS}
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     (folder / "model.safetensors").write_bytes(b"no weights")
+    tokenizer = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
     return str(folder)
 
 

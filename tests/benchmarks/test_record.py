@@ -59,6 +59,12 @@ def test_submitting_takes_at_most_four_times_a_bare_copy(figures):
     assert figures["submit_vs_copy"] <= 4
 
 
+def test_signing_is_measured_beside_the_same_change_without(figures):
+    signing = figures["signing"]
+    assert signing["times"] == 1_000 and signing["unsigned_ms"] > 0
+    assert signing["ratio"] == round(signing["signed_ms"] / signing["unsigned_ms"], 3)
+
+
 @pytest.fixture(scope="module")
 def synthetic(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     with databases(postgres) as made:
