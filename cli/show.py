@@ -1,7 +1,7 @@
 """Output of records: tables for people, plain JSON for programs.
 
 Records hold what others wrote. Whatever is printed goes through `Screen` or `print_json`: neither lets a character
-through that controls a terminal, hides, or turns the direction of what follows.
+through that controls a terminal, is not seen, or turns the direction of what follows.
 """
 
 import json
@@ -16,6 +16,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from registry.base.look_alikes import is_blank
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -169,12 +171,14 @@ def _escape(character: str) -> str:
 
 
 def _each_unseen(text: str, escape: Callable[[str], str]) -> str:
-    """Replace every character that acts on a terminal, except the ends of lines and tabs."""
-    if text.isprintable():
+    """Replace every character that acts on a terminal, except the ends of lines and tabs, or is drawn as nothing."""
+    if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        escape(each) if unicodedata.category(each) in _UNSEEN and each not in "\n\t" else each for each in text
-    )
+    return "".join(escape(each) if _is_unseen(each) else each for each in text)
+
+
+def _is_unseen(character: str) -> bool:
+    return character not in "\n\t" and (unicodedata.category(character) in _UNSEEN or is_blank(character))
 
 
 def duration(seconds: float) -> str:

@@ -19,7 +19,7 @@ from melo_core.errors import CorruptBlock
 STORED_DTYPE = torch.float16
 FORMAT = 1  # of the serialised bytes
 _ALIGNMENT = 8  # bytes, to which safetensors fills its header up with blanks
-_MODULE = re.compile(r"\w{1,100}(\.\w{1,100}){0,50}", re.ASCII)
+_MODULE = re.compile(r"[\w-]{1,100}(\.[\w-]{1,100}){0,50}", re.ASCII)
 
 
 @dataclass(frozen=True)

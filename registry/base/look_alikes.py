@@ -70,6 +70,12 @@ def borrowed_in(text: str, context: str = "") -> list[str]:
     return list(dict.fromkeys((*borrowed, *signs)))
 
 
+def is_blank(character: str) -> bool:
+    """Tell whether a printable character is drawn as nothing, or differently by each font: of private use, or none."""
+    code = ord(character)
+    return code in _BLANK or unicodedata.category(character) == "Co" or code & 0xFFFE == 0xFFFE
+
+
 def named(character: str) -> str:
     """Return a character's number, and its name where it has one: U+200B ZERO WIDTH SPACE."""
     return f"U+{ord(character):04X} {unicodedata.name(character, '')}".strip()
@@ -107,12 +113,10 @@ def _is_unseen(character: str) -> bool:
     """Tell whether a character is drawn as nothing, or as what each font pleases (private use)."""
     if character in " \t\n\r":
         return False
-    code = ord(character)
     return (
-        unicodedata.category(character) in ("Cc", "Cf", "Co", "Zl", "Zp")
-        or code in _BLANK
-        or code in _SELECTORS
-        or code & 0xFFFE == 0xFFFE  # no characters
+        unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp")
+        or ord(character) in _SELECTORS
+        or is_blank(character)
     )
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import io
+import json
 import os
 import struct
 import termios
@@ -10,7 +11,7 @@ from datetime import datetime
 import pytest
 
 from cli.invocation import console
-from cli.show import Screen, fields, in_encoding, table
+from cli.show import Screen, escaped, fields, in_encoding, table, visible
 
 COLUMNS = ["version#", "kind", "edits#", "aliases", "author", "made", "why", "content digest"]
 ROWS = [
@@ -80,3 +81,14 @@ def test_a_terminals_own_width_is_kept_to_also_where_it_can_do_nothing_else(term
     with os.fdopen(screen, "w") as stream:
         assert console(stream).width == 40
     os.close(held)
+
+
+@pytest.mark.parametrize("blank", ["\u3164", "\u2800", "\u034f", "\u2065", "\u200a", "\ufffc", "\ue000", "\ufffe"])
+def test_what_is_drawn_as_nothing_is_shown_by_its_number(blank):
+    told = f"\\u{ord(blank):04x}"
+    assert visible(f"1{blank}12") == f"1{told}12"
+    assert escaped(json.dumps([f"1{blank}12"], ensure_ascii=False)) == f'["1{told}12"]'
+    line = "".join(printed(80, lambda out: fields(out, [("target", f"1{blank}12")])))
+    assert told in line and blank not in line
+    for ordinary in ("Zoë’s café — 日本 ❤️ \u00a0 Łódź", "tab\tand\nline"):
+        assert visible(ordinary) == ordinary
