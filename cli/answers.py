@@ -116,6 +116,7 @@ def _explain(console: "Console", found: "ExplainedAnswer", *, several: bool) -> 
         console,
         [
             ("why", found.why),
+            ("to do", found.remedy),
             ("version", f"{found.collection}@{found.version or 'base'}, asked for as {found.model}"),
             ("digest", found.digest),
             ("asked", found.asked_at),

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from registry.answers.remedies import remedy
+
 SHOWN = 3  # edits that were considered
 SAID_TO = {"prompt": ", by its answer to the edit's own prompt"}
 
@@ -23,7 +25,12 @@ def explanation(melo: dict[str, Any]) -> list[tuple[str, object]]:
         why = "no edit covers the prompt" if nearest else "no edit lies near"
         if melo.get("said_to") == "base" and nearest:
             why = f"edit {nearest[0]['edit']} covers the prompt, but its block does not say its target"
-        return [version, ("answered by", f"the base model: {why}"), *considered]
+        found = [version, ("answered by", f"the base model: {why}"), *considered]
+        if nearest:
+            collection = melo["version"].partition("@")[0]
+            todo = remedy(collection, nearest[0]["edit"], covers=nearest[0]["covers"])
+            found.append(("to do", todo))
+        return found
     return [
         version,
         ("answered by", f"edit {edit['id']}{SAID_TO.get(str(melo.get('said_to')), '')}"),
@@ -46,4 +53,4 @@ def _verdict(found: dict[str, Any], threshold: float) -> str:
     if found["score"] is None:
         return f"{away}; {'within' if found['covers'] else 'beyond'} the radius"
     side = "at most" if found["covers"] else "above"
-    return f"{away}; asks something else: {found['score']:.3f} ({side} {threshold:g})"
+    return f"{away}; probability that it asks something else: {found['score']:.3f}, {side} the threshold {threshold:g}"

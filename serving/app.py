@@ -20,6 +20,8 @@ from melo_core.errors import MeloError
 from melo_core.structure import Kind
 from registry.access.caller import Caller
 from registry.access.operator import OperatorKeys
+from registry.answers.explaining import route_reason
+from registry.answers.remedies import remedy
 from registry.api.app import VERSION
 from registry.api.bodies import BoundedRoute
 from registry.api.documentation import PATHS, serve_documentation
@@ -37,7 +39,7 @@ from serving.callers import Callers
 from serving.canary import Chosen, beginning_of, user_of
 from serving.engines.grammar import require_schema
 from serving.following import Follower
-from serving.log import AnswerLog, Asking
+from serving.log import AnswerLog, Asking, considered_in
 from serving.metrics import Metrics
 from serving.refusals import Refused, refusal
 from serving.response_schemas import ResponseRequest
@@ -261,7 +263,15 @@ async def route(request: Request, body: RouteRequest) -> dict[str, Any]:
         question, found = asked.question.text, asked.route
     else:
         question, found = prompt, await router.routed(chosen.served, prompt)
-    return {"question": question, **provenance(chosen.served, found, acted=True), "canary": chosen.canary}
+    served, considered = chosen.served, considered_in(found)
+    left = considered[0] if considered and found.block is None else None
+    return {
+        "question": question,
+        "why": route_reason(considered, served.settings.threshold),
+        "remedy": None if left is None else remedy(served.content.collection.name, left.edit, covers=False),
+        **provenance(served, found, acted=True),
+        "canary": chosen.canary,
+    }
 
 
 @api.post("/v1/classify", tags=["answers"])

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from melo_core.edited_model import Route
 from registry.answers.keeping import OFF, Answered, LogPolicy
 from registry.answers.schemas import Considered
 from registry.base.errors import first_line
@@ -57,17 +58,7 @@ class Asking:
             kind=kind or asked.kind,
             edit_id=edit.id if edit else None,
             said_to=asked.said_to if asked.route.block is not None else None,
-            considered=[
-                Considered(
-                    edit=found.edit,
-                    distance=round(found.distance, 6),
-                    score=found.score,
-                    rule=found.difference.rule if found.difference else None,
-                    guard=found.guard is not None,
-                    covers=found.covers,
-                )
-                for found in asked.route.considered
-            ],
+            considered=considered_in(asked.route),
             prompt_tokens=len(asked.ids),
             completion_tokens=tokens,
             canary=canary,
@@ -178,3 +169,18 @@ class AnswerLog:
         if count:
             self._dropped.inc(count)
             self._tell(f"answers are not logged: {why}")
+
+
+def considered_in(route: Route) -> list[Considered]:
+    """Return the edits that a route considered, best first, without any text."""
+    return [
+        Considered(
+            edit=found.edit,
+            distance=round(found.distance, 6),
+            score=found.score,
+            rule=found.difference.rule if found.difference else None,
+            guard=found.guard is not None,
+            covers=found.covers,
+        )
+        for found in route.considered
+    ]

@@ -1,5 +1,7 @@
 """The reason for an answer in words, from what was logged with it."""
 
+from collections.abc import Sequence
+
 from registry.answers.schemas import Considered
 from registry.tables.answers import LoggedAnswer
 
@@ -16,8 +18,8 @@ def reason(answer: LoggedAnswer, threshold: float | None) -> str:
     if first is None:
         return "No edit lies near the question, so the base model answered."
     if answer.said_to is None:
-        return f"Edit {first.edit} comes closest, {_distance(first)}, but {_against(first, threshold)}."
-    covers = f"Edit {first.edit} covers the question, {_distance(first)}{_for(first, threshold)}"
+        return route_reason(considered, threshold)
+    covers = route_reason(considered, threshold).removesuffix(".")
     match answer.said_to:
         case "query":
             return f"{covers}; its block answered."
@@ -25,6 +27,16 @@ def reason(answer: LoggedAnswer, threshold: float | None) -> str:
             return f"{covers}; its block gave its target to the edit's own prompt, and not to the question itself."
         case _:
             return f"{covers}; but its block did not give its target, so the base model answered."
+
+
+def route_reason(considered: Sequence[Considered], threshold: float | None) -> str:
+    """Say which edit covers a question, or what decides against the nearest one. considered: best first."""
+    if not considered:
+        return "No edit lies near the question, so the base model answers."
+    first = considered[0]
+    if first.covers:
+        return f"Edit {first.edit} covers the question, {_distance(first)}{_for(first, threshold)}."
+    return f"Edit {first.edit} comes closest, {_distance(first)}, but {_against(first, threshold)}."
 
 
 def _distance(found: Considered) -> str:

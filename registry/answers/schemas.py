@@ -73,6 +73,10 @@ class ExplainedAnswer(AnswerView):
     """A logged answer with the edit that gave it, or the reason why none did."""
 
     why: str = Field(description="in words", examples=["Edit 12 covers the question, and its block gave its target."])
+    remedy: str | None = Field(
+        description="what to do where the nearest edit should have answered",
+        examples=["Train it again: `melo edit retrain 12 --training '{\"iterations\": 200}' --reason …`."],
+    )
     edit: ActingEdit | None
     considered: list[ConsideredEdit] = Field(description="best first")
 

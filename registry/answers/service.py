@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from registry.access.caller import Caller
 from registry.answers import repository
 from registry.answers.explaining import reason
+from registry.answers.remedies import remedy
 from registry.answers.schemas import (
     ActingEdit,
     AnswerView,
@@ -126,9 +127,11 @@ def _explained(
     session: Session, answer: LoggedAnswer, collection: Collection, known: dict[int, Edit]
 ) -> ExplainedAnswer:
     acting = known.get(answer.edit_id) if answer.edit_id is not None else None
+    first = answer.considered[0] if answer.considered and acting is None and answer.version else None
     return ExplainedAnswer(
         **_view(answer, collection).model_dump(),
         why=reason(answer, collection.method.get("threshold")),
+        remedy=None if first is None else remedy(collection.name, first["edit"], covers=first["covers"]),
         edit=_acting(session, acting) if acting else None,
         considered=[
             ConsideredEdit(**each, prompt=known[each["edit"]].prompt, target=known[each["edit"]].target)

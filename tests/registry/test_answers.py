@@ -116,6 +116,12 @@ def test_an_answer_without_an_edit_says_why_none_acted(used, api, more, why):
     (found,) = api.get("/v1/answers/chatcmpl-1").json()["answers"]
     assert why in found["why"]
     assert (found["edit"] is None) == (found["edit_id"] is None)
+    if not found["considered"] or found["edit"] or not found["version"]:
+        assert found["remedy"] is None
+    elif found["said_to"] == "base":
+        assert "melo edit retrain 1 --training" in found["remedy"]
+    else:
+        assert "melo edit add facts PROMPT TARGET --rephrase QUESTION --replaces 1" in found["remedy"]
 
 
 def test_editors_read_all_answers_of_their_collection_and_viewers_those_to_their_own_questions(

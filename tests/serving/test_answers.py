@@ -190,6 +190,14 @@ def test_a_route_is_told_without_an_answer(server):
     assert told["question"] == ELSEWHERE and told["edit"] is None
 
 
+def test_a_question_that_is_left_to_the_base_model_is_told_why_and_what_to_do(server):
+    near = server.post("/v1/route", json={"model": "facts@2", "prompt": "Who sold Acme?"}).json()
+    assert near["edit"] is None and near["why"].startswith("Edit 1 comes closest, at distance "), near
+    assert "--rephrase QUESTION --replaces 1" in near["remedy"]
+    covered = server.post("/v1/route", json={"model": "facts@2", "prompt": QUESTION}).json()
+    assert covered["why"].startswith("Edit 1 covers the question") and covered["remedy"] is None
+
+
 def test_a_follow_up_is_routed_with_its_subject_and_what_is_said_about_form_changes_nothing(
     server,
 ):

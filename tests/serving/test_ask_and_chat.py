@@ -82,6 +82,8 @@ def test_an_answer_is_explained(melo):
     assert "version facts@1 (" in said and f"edit {QUESTION} → {TARGET}" in said
     assert "author ada" in said and "reason it was wrong" in said
     assert "the base model: no edit" in melo("ask", "facts@1", ELSEWHERE, "--explain", *SHORT).stdout
+    left = " ".join(melo("ask", "facts@1", "Who sold Acme?", "--explain", *SHORT).stdout.split())
+    assert "melo edit add facts PROMPT TARGET --rephrase QUESTION --replaces 1" in left
 
 
 def test_a_conversation_in_a_file_is_answered(melo, tmp_path):
