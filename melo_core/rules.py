@@ -35,6 +35,7 @@ RAISED = re.compile(r"\d+[²³¹⁰⁴-⁹₀-₉]+")  # 2², which NFKC makes 2
 UNIT = re.compile(r"(?:[kcm]?m|in|ft)[23]")  # km2, m3
 CODE = re.compile(r"`[^`]+`|\b\w+\(\)|\b(?:function|command|method|package|operator|keyword|module|macro|flag)\b", re.I)
 FEW = 4  # words on either side that the other has not
+FEW_OF_CONTENT = 6  # of these alone
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def difference(edit: str, query: str) -> Difference | None:
     few = len(only_e) <= FEW and len(only_q) <= FEW
     return (
         (few and alike >= 0.5 and (_negation(e, q) or _exclusive(e, q, only_e, only_q, alike)))
+        or _of_content(e, q, only_e, only_q)
         or _names(e, q, only_e, only_q, alike)
         or _order(e, q)
         or None
@@ -123,6 +125,8 @@ def same_word(a: str, b: str) -> bool:
         return False
     short, long = sorted((len(a), len(b)))
     if short >= 4 and a[: max(4, short - 2)] == b[: max(4, short - 2)] and long - short <= 3:
+        return True
+    if short >= 3 and long - short == 3 and (a + "ing" == b or b + "ing" == a):
         return True
     return close(a, b)
 
@@ -226,9 +230,9 @@ def _exclusive(e: _Text, q: _Text, only_e: Sequence[int], only_q: Sequence[int],
     a, b = {e.plain[i] for i in only_e}, {q.plain[i] for i in only_q}
     for x in sorted(a):
         for y in sorted(b):
-            if frozenset((x, y)) in lists.OPPOSITE:
+            if frozenset((x, y)) in lists.OPPOSITE and not (_open_until(e, x) or _open_until(q, y)):
                 return Difference("opposite", x, y)
-    if alike >= 0.6:
+    if alike >= 0.5:
         for line in lists.EXCLUSIVE:
             x_forms, y_forms = (next((f for f in line if f & words), None) for words in (a, b))
             if x_forms and y_forms and x_forms != y_forms:
@@ -237,6 +241,21 @@ def _exclusive(e: _Text, q: _Text, only_e: Sequence[int], only_q: Sequence[int],
         if ask and asked and ask != asked:
             return Difference("asks", ask, asked)
     return None
+
+
+def _open_until(text: _Text, word: str) -> bool:
+    """Whether a word says that something is open, in a text that asks until when: that is when it closes."""
+    return word.startswith("open") and "endtime" in text.plain
+
+
+def _of_content(e: _Text, q: _Text, only_e: Sequence[int], only_q: Sequence[int]) -> Difference | None:
+    """The same for what texts are about: a query in keywords shares none of the small words of a question."""
+    own_e, own_q = ([i for i in only if t.plain[i] not in lists.FUNCTION] for t, only in ((e, only_e), (q, only_q)))
+    sizes = [sum(word not in lists.FUNCTION for word in text.plain) for text in (e, q)]
+    alike = (sizes[0] - len(own_e)) / max(1, min(sizes))
+    if len(own_e) > FEW_OF_CONTENT or len(own_q) > FEW_OF_CONTENT or alike < 0.5:
+        return None
+    return _exclusive(e, q, own_e, own_q, alike)
 
 
 def _names(e: _Text, q: _Text, only_e: Sequence[int], only_q: Sequence[int], alike: float) -> Difference | None:

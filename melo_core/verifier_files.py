@@ -8,7 +8,7 @@ from pathlib import Path
 from melo_core.errors import MeloError
 
 PACKAGED, NONE = "packaged", "none"
-RULES_FORMAT = 3  # raised when melo_core's word rules may judge any two texts otherwise than before
+RULES_FORMAT = 4  # raised when melo_core's word rules may judge any two texts otherwise than before
 WEIGHTS = "verifier.safetensors"  # as `melo verifier train` writes it
 READ = (WEIGHTS, "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 

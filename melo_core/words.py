@@ -71,7 +71,21 @@ OPPOSITE = _pairs(
     morning/evening morning/afternoon hero/villain protagonist/antagonist positive/negative same/different
     full/empty raise/lower raised/lowered rise/fall rose/fell gain/lose gained/lost built/demolished
     build/demolish founded/dissolved founded/closed established/dissolved launch/discontinue
-    launched/discontinued create/delete created/deleted married/divorced
+    launched/discontinued create/delete created/deleted married/divorced large/small big/small big/little
+    larger/smaller bigger/smaller wide/narrow thick/thin light/heavy lighter/heavier strong/weak full/half
+    single/double single/married single/return gross/net profit/loss profits/losses revenue/profit revenue/expenses
+    income/expenses assets/liabilities wholesale/retail supply/demand debtor/creditor lend/borrow lends/borrows
+    rent/buy lessor/lessee plaintiff/defendant guilty/innocent inpatient/outpatient inpatients/outpatients
+    acute/chronic benign/malignant mild/severe systolic/diastolic hypertension/hypotension boiling/freezing
+    boiling/melting freeze/melt solid/liquid paid/unpaid voluntary/compulsory voluntary/mandatory optional/compulsory
+    optional/mandatory oral/written junior/senior primary/secondary urban/rural ancient/modern online/offline
+    wired/wireless manual/automatic front/rear horizontal/vertical ascending/descending odd/even sunrise/sunset
+    dawn/dusk noon/midnight boarding/landing takeoff/landing embark/disembark input/output inputs/outputs
+    prefix/suffix client/server row/column rows/columns sender/recipient sender/receiver source/destination
+    origin/destination cause/effect advantage/disadvantage advantages/disadvantages pros/cons strengths/weaknesses
+    benefits/risks prey/predator host/guest hosts/guests promote/demote promoted/demoted immigrate/emigrate
+    immigration/emigration uptime/downtime majority/minority singular/plural checkin/checkout checkin/departure
+    checkout/arrival pickup/dropoff login/logout starttime/endtime
     """
 )
 
@@ -117,6 +131,44 @@ EXCLUSIVE = [
     bus train tram ferry plane taxi
     debit credit prepaid
     iphone android windows linux macos
+    small medium large
+    eye/eyes skin/dermatology heart/cardiology/cardiac ear/ears/ent kidney/renal lung/lungs/respiratory brain/neurology
+    eye/eyes dental/dentist/teeth maternity/obstetrics cancer/oncology orthopaedic/orthopedic/orthopaedics/orthopedics
+    skin/dermatology dental/dentist/teeth maternity/obstetrics cancer/oncology orthopaedic/orthopedic/orthopaedics
+    heart/cardiology/cardiac dental/dentist/teeth maternity/obstetrics cancer/oncology psychiatric/psychiatry
+    nurse/nurses doctor/doctors/physician/physicians surgeon/surgeons midwife/midwives pharmacist porter receptionist
+    headteacher/headmaster/headmistress/principal counsellor/counselor caretaker/janitor librarian bursar nurse
+    developer/programmer designer maintainer tester translator
+    sales marketing finance hr/personnel procurement/purchasing engineering legal
+    founder/founders/founded owner/owners/owns/owned spokesperson/spokesman/spokeswoman investor/investors
+    garden household/residual paper glass plastic/plastics bulky organic hazardous
+    passport visa licence/license
+    checking savings mortgage pension
+    iban bic/swift
+    password/passcode username ssid
+    dog/dogs cat/cats horse/horses rabbit/rabbits bird/birds
+    car/cars motorcycle/motorcycles/motorbike/motorbikes bicycle/bicycles/bike/bikes lorry/lorries/truck/trucks
+    travel motor/car life health pet liability dental
+    football/soccer rugby tennis cricket hockey basketball volleyball badminton swimming athletics
+    maths/mathematics/math physics chemistry biology history geography latin drama
+    nursery/kindergarten primary/elementary secondary
+    pool sauna gym restaurant bar library canteen/cafeteria kiosk pharmacy laundry playground theatre/theater cinema
+    newsletter/newsletters podcast/podcasts magazine/magazines newspaper/newspapers
+    app website/site/homepage newsletter
+    price/cost/costs colour/color weight material
+    mercury venus mars jupiter saturn uranus neptune pluto
+    hydrogen helium oxygen nitrogen carbon iron copper zinc
+    methane ethane propane butane
+    methanol ethanol propanol butanol
+    piano violin guitar drums cello flute trumpet saxophone clarinet
+    ibuprofen paracetamol/acetaminophen aspirin penicillin amoxicillin
+    flu/influenza covid/coronavirus measles tetanus hepatitis polio rabies
+    xray/ray mri ct ultrasound ecg/ekg
+    cash card/cards cheque/cheques invoice
+    morning afternoon evening/night
+    beginner/beginners intermediate advanced
+    bachelor/bachelors/undergraduate master/masters/postgraduate phd/doctoral/doctorate
+    celsius fahrenheit kelvin
     """.strip().splitlines()
 ]
 
@@ -134,7 +186,8 @@ DISTINCT = _pairs(
     austria/australia iran/iraq niger/nigeria slovakia/slovenia latvia/lithuania mali/malta mali/malawi
     dominica/dominican guinea/guyana gambia/zambia georgia/georgian ireland/iceland sweden/switzerland
     first/fifth sixth/six seven/seventh june/july sunday/monday tuesday/thursday home/rome author/authority
-    internal/external national/international hire/fire wrote/write
+    internal/external national/international hire/fire wrote/write methanol/ethanol methane/ethane internet/intranet
+    hypertension/hypotension immigration/emigration checkin/checkout login/logout
     """
 )
 
@@ -217,6 +270,19 @@ ALIASES = [
         (r"\b(?:[Uu]nited [Ss]tates(?: of [Aa]merica)?|U\.S\.(?:A\.)?|USA?|(?<=[Tt]he )us|usa)(?=\W|$)", "USA"),
         (r"\b(?:[Uu]nited [Kk]ingdom|(?:[Gg]reat )?[Bb]ritain|U\.K\.|UK)(?=\W|$)", "UK"),
         (r"\b(?:[Ee]uropean [Uu]nion|E\.U\.|EU)(?=\W|$)", "EU"),
+        (r"\b[Cc]heck(?:ing)?[- ]?in\b", "checkin"),
+        (r"\b[Cc]heck(?:ing)?[- ]?out\b", "checkout"),
+        (r"\b[Pp]ick(?:ing)?[- ]?up\b", "pickup"),
+        (r"\b[Dd]rop(?:ping)?[- ]?off\b", "dropoff"),
+        (r"\b[Tt]ak(?:e|ing)[- ]?off\b", "takeoff"),
+        (r"\b[Ll]og(?:ging)?[- ]?(?:in|on)\b", "login"),
+        (r"\b[Ll]og(?:ging)?[- ]?(?:out|off)\b", "logout"),
+        (r"\b[Ff]rom (?:when|what time) (?:to|until|till) (?:when|what time)\b", "hours"),
+        (r"\b(?:[Ff]rom|[Ss]ince) (?:when|(?:what|which) (?:time|hour|day|date|month))\b", "starttime"),
+        (r"\b(?:[Uu]ntil|[Tt]ill|[Uu]p to) (?:when|(?:what|which) (?:time|hour|day|date|month))\b", "endtime"),
+        (r"\b[Hh]ow late\b", "endtime"),
+        (r"\b(?:[Uu]p to (?:what|which|how)|[Aa]t (?:the )?most|[Nn]o more than)\b", "maximum"),
+        (r"\b(?:[Aa]t (?:the (?:very )?)?least|[Nn]o less than|[Ff]rom (?:what|which) age)\b", "minimum"),
         (r"\b[Bb]4\b", "before"),
         (r"\b2day\b", "today"),
         (r"\b2mor+ow\b", "tomorrow"),
