@@ -76,7 +76,7 @@ def difference(edit: str, query: str) -> Difference | None:
     alike = shared / max(1, min(len(e.plain), len(q.plain)))  # share of the shorter text's words in the other
     few = len(only_e) <= FEW and len(only_q) <= FEW
     return (
-        (few and alike >= 0.5 and (_negation(e, q) or _exclusive(e, q, only_e, only_q, alike)))
+        (few and alike >= 0.5 and (_negation(e, q) or _exclusive(e, q, only_e, only_q)))
         or _of_content(e, q, only_e, only_q)
         or _names(e, q, only_e, only_q, alike)
         or _order(e, q)
@@ -126,9 +126,7 @@ def same_word(a: str, b: str) -> bool:
     short, long = sorted((len(a), len(b)))
     if short >= 4 and a[: max(4, short - 2)] == b[: max(4, short - 2)] and long - short <= 3:
         return True
-    if short >= 3 and long - short == 3 and (a + "ing" == b or b + "ing" == a):
-        return True
-    return close(a, b)
+    return (short >= 3 and (a + "ing" == b or b + "ing" == a)) or close(a, b)
 
 
 def close(a: str, b: str) -> bool:
@@ -225,21 +223,20 @@ def _negation(e: _Text, q: _Text) -> Difference | None:
     return Difference("negation", " ".join(a), " ".join(b)) if len(a) % 2 != len(b) % 2 else None
 
 
-def _exclusive(e: _Text, q: _Text, only_e: Sequence[int], only_q: Sequence[int], alike: float) -> Difference | None:
+def _exclusive(e: _Text, q: _Text, only_e: Sequence[int], only_q: Sequence[int]) -> Difference | None:
     """An opposite, or another word of a line of which a question has one or another; or another question word."""
     a, b = {e.plain[i] for i in only_e}, {q.plain[i] for i in only_q}
     for x in sorted(a):
         for y in sorted(b):
             if frozenset((x, y)) in lists.OPPOSITE and not (_open_until(e, x) or _open_until(q, y)):
                 return Difference("opposite", x, y)
-    if alike >= 0.5:
-        for line in lists.EXCLUSIVE:
-            x_forms, y_forms = (next((f for f in line if f & words), None) for words in (a, b))
-            if x_forms and y_forms and x_forms != y_forms:
-                return Difference("role", min(a & x_forms), min(b & y_forms))
-        ask, asked = lists.ASKS.get(e.plain[0]), lists.ASKS.get(q.plain[0])
-        if ask and asked and ask != asked:
-            return Difference("asks", ask, asked)
+    for line in lists.EXCLUSIVE:
+        x_forms, y_forms = (next((f for f in line if f & words), None) for words in (a, b))
+        if x_forms and y_forms and x_forms != y_forms:
+            return Difference("role", min(a & x_forms), min(b & y_forms))
+    ask, asked = lists.ASKS.get(e.plain[0]), lists.ASKS.get(q.plain[0])
+    if ask and asked and ask != asked:
+        return Difference("asks", ask, asked)
     return None
 
 
@@ -255,7 +252,7 @@ def _of_content(e: _Text, q: _Text, only_e: Sequence[int], only_q: Sequence[int]
     alike = (sizes[0] - len(own_e)) / max(1, min(sizes))
     if len(own_e) > FEW_OF_CONTENT or len(own_q) > FEW_OF_CONTENT or alike < 0.5:
         return None
-    return _exclusive(e, q, own_e, own_q, alike)
+    return _exclusive(e, q, own_e, own_q)
 
 
 def _names(e: _Text, q: _Text, only_e: Sequence[int], only_q: Sequence[int], alike: float) -> Difference | None:
