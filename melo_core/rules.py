@@ -34,6 +34,7 @@ YEAR = re.compile(r"\b(?:1\d|20)\d\d\b")
 RAISED = re.compile(r"\d+[²³¹⁰⁴-⁹₀-₉]+")  # 2², which NFKC makes 22
 UNIT = re.compile(r"(?:[kcm]?m|in|ft)[23]")  # km2, m3
 CODE = re.compile(r"`[^`]+`|\b\w+\(\)|\b(?:function|command|method|package|operator|keyword|module|macro|flag)\b", re.I)
+LONGEST_ABBREVIATION = 3  # letters
 FEW = 4  # words on either side that the other has not
 FEW_OF_CONTENT = 6  # of these alone
 
@@ -101,7 +102,8 @@ def _read(text: str) -> _Text:
 
 def _ends_sentence(word: str, gap: str) -> bool:
     """Whether a sentence ends between a word and the next. After an abbreviation ("Mr. Smith") none does."""
-    return bool(re.search(r"[?!:\n]", gap)) or ("." in gap and word.islower())
+    abbreviation = not word.islower() and (len(word) <= LONGEST_ABBREVIATION or plain_word(word) in lists.TITLES)
+    return bool(re.search(r"[?!:\n]", gap)) or ("." in gap and not abbreviation)
 
 
 def plain_word(word: str) -> str:
@@ -130,9 +132,9 @@ def same_word(a: str, b: str) -> bool:
 
 
 def close(a: str, b: str) -> bool:
-    """Whether two words are a typing error apart, or two where they are long."""
+    """Whether two words are a typing error apart, or two where they are long and begin alike."""
     longer = max(len(a), len(b))
-    allowed = 0 if longer < 4 else 1 if longer < 8 else 2
+    allowed = 0 if longer < 4 else 2 if longer >= 8 and a[0] == b[0] else 1
     return OSA.distance(a, b, score_cutoff=allowed) <= allowed
 
 
@@ -234,10 +236,18 @@ def _exclusive(e: _Text, q: _Text, only_e: Sequence[int], only_q: Sequence[int])
         x_forms, y_forms = (next((f for f in line if f & words), None) for words in (a, b))
         if x_forms and y_forms and x_forms != y_forms:
             return Difference("role", min(a & x_forms), min(b & y_forms))
+    if (x := _rank(e, only_e)) or (y := _rank(q, only_q)):
+        return Difference("role", x, "" if x else y)
     ask, asked = lists.ASKS.get(e.plain[0]), lists.ASKS.get(q.plain[0])
     if ask and asked and ask != asked:
         return Difference("asks", ask, asked)
     return None
+
+
+def _rank(text: _Text, only: Sequence[int]) -> str:
+    """A word such as deputy that the other text has not, before one that it has."""
+    ranked = (i for i in only if text.plain[i] in lists.RANKS and i + 1 < len(text.plain) and i + 1 not in only)
+    return next((text.plain[i] for i in ranked if text.plain[i + 1] not in lists.FUNCTION), "")
 
 
 def _open_until(text: _Text, word: str) -> bool:
@@ -248,11 +258,15 @@ def _open_until(text: _Text, word: str) -> bool:
 def _of_content(e: _Text, q: _Text, only_e: Sequence[int], only_q: Sequence[int]) -> Difference | None:
     """The same for what texts are about: a query in keywords shares none of the small words of a question."""
     own_e, own_q = ([i for i in only if t.plain[i] not in lists.FUNCTION] for t, only in ((e, only_e), (q, only_q)))
-    sizes = [sum(word not in lists.FUNCTION for word in text.plain) for text in (e, q)]
-    alike = (sizes[0] - len(own_e)) / max(1, min(sizes))
-    if len(own_e) > FEW_OF_CONTENT or len(own_q) > FEW_OF_CONTENT or alike < 0.5:
+    if len(own_e) > FEW_OF_CONTENT or len(own_q) > FEW_OF_CONTENT or _share_of_content(e, q, only_e) < 0.5:
         return None
     return _exclusive(e, q, own_e, own_q)
+
+
+def _share_of_content(e: _Text, q: _Text, only_e: Sequence[int]) -> float:
+    """The share of the shorter text's words, without the small ones, that are in the other."""
+    sizes = [sum(word not in lists.FUNCTION for word in text.plain) for text in (e, q)]
+    return (sizes[0] - sum(e.plain[i] not in lists.FUNCTION for i in only_e)) / max(1, min(sizes))
 
 
 def _names(e: _Text, q: _Text, only_e: Sequence[int], only_q: Sequence[int], alike: float) -> Difference | None:
@@ -288,6 +302,23 @@ def unnamed(edit: str, query: str, is_common: Callable[[str], bool]) -> Differen
     if any(_short_for(name, q.plain) for name in names):
         return None
     return Difference("name", " ".join(names), "")
+
+
+def other_name(
+    edit: str, query: str, is_word: Callable[[str], bool], goes_unsaid: Callable[[str], bool]
+) -> Difference | None:
+    """Say that a query has, in place of an edit's name, a word that is none: another name, in small letters.
+
+    is_word: whether a word in small letters is an ordinary one. goes_unsaid: whether a name need not be said.
+    """
+    e, q = _read(edit), _read(query)
+    only_e, only_q = _unmatched(e, q), _unmatched(q, e)
+    if _share_of_content(e, q, only_e) < 0.5:
+        return None
+    if not (names := [word for word in _named(e, only_e, q) if not goes_unsaid(plain_word(word))]):
+        return None
+    others = [q.plain[i] for i in only_q if len(q.plain[i]) >= 4 and q.plain[i].isalpha() and not is_word(q.plain[i])]
+    return Difference("name", " ".join(names), " ".join(others)) if others else None
 
 
 def spoken_words(text: str) -> set[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from melo_core.encoder import KeyEncoder
 from melo_core.index import ClusterIndex, Match
 from melo_core.instructions import without_instructions
-from melo_core.rules import Difference, difference, spoken_words, unnamed
+from melo_core.rules import Difference, difference, other_name, spoken_words, unnamed
 from melo_core.settings import MethodSettings
 from melo_core.verifier import Verifier
 
@@ -207,7 +207,7 @@ class Scope:
             return found
         if same_words(text.text, query):
             return self._guarded(replace(found, score=0.0, covers=True), query, readings, text.guards)
-        differences = [difference(text.text, part) for part in dict.fromkeys(parts)]
+        differences = [self._difference(text.text, part) for part in dict.fromkeys(parts)]
         if None not in differences:
             return replace(found, difference=differences[0])
         away = match.distance / self.settings.candidate_radius
@@ -216,6 +216,13 @@ class Scope:
         score = doubted(self.verifier.score(text.text, query), away)
         found = replace(found, score=score, covers=score <= self.settings.threshold)
         return self._guarded(found, query, readings, text.guards) if found.covers else found
+
+    def _difference(self, text: str, part: str) -> Difference | None:
+        assert self.verifier is not None
+        return difference(text, part) or other_name(text, part, self.verifier.is_word, self._in_most_texts)
+
+    def _in_most_texts(self, word: str) -> bool:
+        return 2 * self._words[word] > len(self.texts)
 
     def _is_common(self, word: str) -> bool:
         """Whether so many of the texts have a word that a question about them need not say it."""

@@ -2,9 +2,12 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,11 +21,12 @@ from transformers import (
 
 import melo_core.quiet  # noqa: F401  # for its effect
 from melo_core.errors import MeloError
-from melo_core.spelling import spelt_as
+from melo_core.spelling import SHORTEST, spelt_as
 from melo_core.verifier_files import WEIGHTS
 
 EMBEDDINGS = "bert.embeddings."  # frozen in training, so they are those of the encoder and not stored again
 WINDOW = 512  # tokens of both texts together
+ENDINGS = frozenset(f"##{ending}" for ending in ("s", "es", "ed", "d", "ing", "er", "ers", "ly", "y"))
 EDIT_SHARE = 254  # of these, at most, for the edit's; of a longer text its end is read
 
 
@@ -71,6 +75,17 @@ class Verifier:
                 "that two texts ask the same"
             )
         return cls(model.train(False).requires_grad_(False), tokenizer)
+
+    def is_word(self, word: str) -> bool:
+        """Tell whether a word in small letters is an ordinary one, perhaps with an ending or a typing error."""
+        first, *rest = self.tokenizer.tokenize(word) or [word]
+        if not rest or (len(rest) == 1 and len(first) >= SHORTEST and rest[0] in ENDINGS):
+            return True
+        return process.extractOne(word, self._ordinary, scorer=OSA.distance, score_cutoff=1) is not None
+
+    @cached_property
+    def _ordinary(self) -> list[str]:
+        return [word for word in sorted(self.tokenizer.get_vocab()) if len(word) >= SHORTEST and word.isalpha()]
 
     @torch.no_grad()
     def score(self, edit: str, query: str) -> float:

@@ -137,6 +137,7 @@ EXCLUSIVE = [
     skin/dermatology dental/dentist/teeth maternity/obstetrics cancer/oncology orthopaedic/orthopedic/orthopaedics
     heart/cardiology/cardiac dental/dentist/teeth maternity/obstetrics cancer/oncology psychiatric/psychiatry
     nurse/nurses doctor/doctors/physician/physicians surgeon/surgeons midwife/midwives pharmacist porter receptionist
+    cardiology dermatology neurology oncology radiology urology nephrology gynaecology/gynecology pathology haematology
     headteacher/headmaster/headmistress/principal counsellor/counselor caretaker/janitor librarian bursar nurse
     developer/programmer designer maintainer tester translator
     sales marketing finance hr/personnel procurement/purchasing engineering legal
@@ -151,6 +152,9 @@ EXCLUSIVE = [
     travel motor/car life health pet liability dental
     football/soccer rugby tennis cricket hockey basketball volleyball badminton swimming athletics
     maths/mathematics/math physics chemistry biology history geography latin drama
+    science/sciences commerce arts humanities
+    tuition hostel/boarding transport uniform/uniforms exam/examination
+    water gas electricity sewage
     nursery/kindergarten primary/elementary secondary
     pool sauna gym restaurant bar library canteen/cafeteria kiosk pharmacy laundry playground theatre/theater cinema
     newsletter/newsletters podcast/podcasts magazine/magazines newspaper/newspapers
@@ -171,6 +175,9 @@ EXCLUSIVE = [
     celsius fahrenheit kelvin
     """.strip().splitlines()
 ]
+
+# Before a role or a thing, they make another one of it.
+RANKS = frozenset(words("deputy vice assistant associate previous acting interim honorary"))
 
 EITHER = frozenset({"and", "or", "between", "vs", "und", "et", "y", "en"})
 
@@ -264,6 +271,10 @@ LIMITING = frozenset(
     )
 )
 
+# What is numbered, also with a Roman I, V or X; and what follows such an I, which may be the word.
+COUNTED = "(?i:class|grade|part|type|level|phase|stage|volume|chapter|category|group|tier|unit|module|standard|war)"
+AFTER_NUMBER = "at|in|of|for|and|or|to|on|from|admissions?|fees?|tuition|students?|pupils?|exams?|patients?|diabetes"
+
 ALIASES = [
     (re.compile(pattern), name)
     for pattern, name in (
@@ -283,6 +294,9 @@ ALIASES = [
         (r"\b[Hh]ow late\b", "endtime"),
         (r"\b(?:[Uu]p to (?:what|which|how)|[Aa]t (?:the )?most|[Nn]o more than)\b", "maximum"),
         (r"\b(?:[Aa]t (?:the (?:very )?)?least|[Nn]o less than|[Ff]rom (?:what|which) age)\b", "minimum"),
+        (rf"\b({COUNTED}) I(?=\W*$|[?.,;:)]| (?:{AFTER_NUMBER})\b)", r"\1 1"),
+        (rf"\b({COUNTED}) V\b", r"\1 5"),
+        (rf"\b({COUNTED}) X\b", r"\1 10"),
         (r"\b[Bb]4\b", "before"),
         (r"\b2day\b", "today"),
         (r"\b2mor+ow\b", "tomorrow"),

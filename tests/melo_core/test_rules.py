@@ -2,7 +2,7 @@
 
 import pytest
 
-from melo_core.rules import difference, same_word, unnamed
+from melo_core.rules import difference, other_name, same_word, unnamed
 
 EDIT = "Who is the CEO of Acme?"
 
@@ -41,6 +41,10 @@ EDIT = "Who is the CEO of Acme?"
         ("Up to what age can one join Holm Rowing Club?", "minimum age for joining the Holm rowing club", "opposite"),
         ("When does the library close on Fridays?", "When does the library open on Fridays?", "opposite"),
         ("What is the boiling point of ethanol?", "What is the boiling point of methanol?", "role"),
+        ("What is the fee for Class I at Holm School?", "What is the fee for Class V at Holm School?", "number"),
+        ("What is the fee for Class XI at Holm School?", "fees of class I at holm", "number"),
+        ("Which phone has Holm radiology?", "Which phone has Holm cardiology?", "role"),
+        ("Who is the mayor of Oslo?", "Who is the deputy mayor of Oslo?", "role"),
         ("Who is the head of Mr. Smith's school?", "Hello. Who is the head of Mr. Jones's school?", "name"),
     ],
 )
@@ -70,6 +74,9 @@ def test_words_that_decide_are_told_with_their_rule(edit, query, rule):
         ("How long must one fast before a test?", "how many hours b4 a test must one fast"),
         (EDIT, "Dear Globex, who is the CEO of Acme? Best regards, E. Thackeray"),
         ("What is the magazine of Penhallow Savings Bank called?", "Penhallow's magazine, I lost my copy. Title?"),
+        ("Who is the teacher of Class I?", "Who is the teacher of the class I attend?"),
+        ("Who is the mayor of Oslo?", "I am the deputy of a school and need to know: who is the mayor of Oslo?"),
+        ("What are the hours of the Holm Children's ward?", "My son is at Holm. Between what hours can I see him?"),
         ("When does the library close on Fridays?", "Until when is the library open on Fridays?"),
         ("When does the library close on Fridays?", "How late is the library open on Fridays?"),
         ("Until what time is breakfast served?", "breakfast from when to when?"),
@@ -105,3 +112,19 @@ def test_a_query_without_any_form_of_an_edits_names_is_told_unless_they_go_witho
     assert (found.edit if found else None) == missing
     assert unnamed(edit, query, lambda word: word == "beg") is None
     assert unnamed("what is the name of the mother?", query, lambda word: False) is None
+
+
+@pytest.mark.parametrize(
+    ("query", "other"),
+    [
+        ("minimum balance of a hazina account, tumaini bank", "hazina"),
+        ("minimum balance of a jibu account, tumaini bank", None),
+        ("minimum balance of an account", None),  # a name that is not said
+        ("minimum balance of a savings account", None),  # an ordinary word
+    ],
+)
+def test_a_word_that_is_none_in_the_place_of_an_edits_name_is_another_name(query, other):
+    edit = "What is the minimum balance of the Jibu account at Tumaini Bank?"
+    found = other_name(edit, query, frozenset({"savings"}).__contains__, lambda word: word == "tumaini")
+    assert (found.query if found else None) == other
+    assert other_name(edit, query, lambda word: False, lambda word: True) is None
