@@ -170,7 +170,7 @@ def export(
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        raise CommandError("The file cannot be written", f"{out}: {error.strerror}.") from None
+        raise CommandError("The file cannot be written", f"{out or 'standard output'}: {error.strerror}.") from None
     if out is not None:
         call.err.print(f"{count} events were written to {out}.")
 

@@ -115,17 +115,20 @@ class Invocation:
 
 def console(stream: TextIO) -> Console:
     """Make a console that prints texts as they are. In a pipe or a file, tables are not limited to 80 columns."""
-    return Screen(file=stream, markup=False, emoji=False, highlight=False, soft_wrap=True, width=_width(stream))
+    width, height = _size(stream)
+    return Screen(file=stream, markup=False, emoji=False, highlight=False, soft_wrap=True, width=width, height=height)
 
 
-def _width(stream: TextIO) -> int | None:
-    """Return a console's width; None where rich finds it, which takes every dumb terminal to be 80 columns wide."""
+def _size(stream: TextIO) -> tuple[int | None, int | None]:
+    """Return a console's width and height; None where rich finds it, which takes a dumb terminal to be 80 wide."""
     if "COLUMNS" in os.environ:
-        return None
+        return None, None
     if not stream.isatty():
-        return PIPED_WIDTH
-    is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
-    return os.get_terminal_size(stream.fileno()).columns or None if is_dumb else None
+        return PIPED_WIDTH, None
+    if os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+        width, height = os.get_terminal_size(stream.fileno())
+        return width or None, height or None
+    return None, None
 
 
 def invocation(context: typer.Context) -> Invocation:

@@ -72,8 +72,9 @@ def explained(error: BaseException, *, to_operator: bool = True) -> DatabaseAway
     meaning = _MEANINGS.get(sqlstate(error) or "")
     if meaning is not None:
         original = getattr(error, "orig", error)
-        told = original.diag.message_primary if meaning.error is DatabaseDenied else None  # which right
-        return meaning.error(f"{meaning.detail.rstrip('.')}: {told}." if told else meaning.detail, meaning.remedy)
+        if meaning.error is DatabaseDenied and isinstance(original, psycopg.Error) and original.diag.message_primary:
+            return DatabaseDenied(f"{meaning.detail.rstrip('.')}: {original.diag.message_primary}.", meaning.remedy)
+        return meaning.error(meaning.detail, meaning.remedy)
     if to_operator:
         return DatabaseAway(
             f"The database does not answer: {first_line(error).rstrip('.')}.",
