@@ -79,6 +79,7 @@ class Health(BaseModel):
 
 
 api = APIRouter(responses=REFUSED, route_class=BoundedRoute)
+LISTED = "GET /v1/models lists those that this key may ask."
 LOG_SECONDS = 5.0  # for what waits to be logged, where somebody waits for it
 
 
@@ -132,7 +133,10 @@ def _router(request: Request) -> Router:
 async def _version(request: Request, name: str) -> Served:
     """Return a version that the caller may ask. Raises NotFound, also for one that the caller may not see."""
     caller: Caller = request.state.caller
-    return await _router(request).version(name, caller.collections)
+    try:
+        return await _router(request).version(name, caller.collections)
+    except NotFound as error:  # its remedy is the operator's
+        raise NotFound(error.detail, LISTED) from error
 
 
 async def _chosen(request: Request, body: FromUser, text: str) -> Chosen:
@@ -143,7 +147,7 @@ async def _chosen(request: Request, body: FromUser, text: str) -> Chosen:
 
 
 def _unknown(name: str) -> NotFound:
-    return NotFound(f"There is no model {name!r}.", "GET /v1/models lists those that this key may ask.")
+    return NotFound(f"There is no model {name!r}.", LISTED)
 
 
 @api.get("/health", tags=["operation"])

@@ -66,8 +66,7 @@ def refused(error: Exception) -> tuple[int, dict[str, Any]]:
             status = 503 if isinstance(error, Unverified) else status  # nothing that the caller could do about it
             no_model = isinstance(error, NotFound) and not isinstance(error, NotLogged)
             code = "model_not_found" if no_model else error.code.replace("-", "_")
-            remedy = "GET /v1/models lists those that this key may ask." if no_model else error.remedy
-            message = f"{error.detail} {remedy}".strip()
+            message = f"{error.detail} {error.remedy}".strip()
             param = "model" if no_model else None
         case PromptTooLong():
             status, code, param, message = 400, "context_length_exceeded", "messages", str(error)
@@ -91,12 +90,21 @@ def _wrong(errors: Sequence[Any]) -> list[tuple[str, str]]:
 
     A value that may have one of several forms is told about in the form to which it comes nearest.
     """
-    found: dict[tuple[str, ...], str] = {}
-    for each in errors:
+    found: dict[tuple[str, ...], tuple[bool, str]] = {}
+    for each in sorted(errors, key=_is_other_form):
         place = tuple(str(part) for part in each["loc"][1:] if not FORM.fullmatch(str(part)))
-        found.setdefault(place, each["msg"].removeprefix("Value error, "))
+        found.setdefault(place, (_is_other_form(each), each["msg"].removeprefix("Value error, ")))
+
+    def is_beside(place: tuple[str, ...]) -> bool:
+        """Tell whether something else says more than that a value has none of its forms."""
+        others = [other for other in found if other != place]
+        within = any(other[: len(place)] == place for other in others)
+        return within or any(place[: len(other)] == other and not found[other][0] for other in others)
+
     return [
-        (".".join(place), said)
-        for place, said in found.items()
-        if not any(len(other) > len(place) and other[: len(place)] == place for other in found)
+        (".".join(place), said) for place, (other_form, said) in found.items() if not (other_form and is_beside(place))
     ]
+
+
+def _is_other_form(error: Any) -> bool:
+    return str(error["type"]).endswith(("_type", "_parsing"))
