@@ -127,7 +127,7 @@ def _size(stream: TextIO) -> tuple[int | None, int | None]:
         return PIPED_WIDTH, None
     if os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
         width, height = os.get_terminal_size(stream.fileno())
-        return width or None, height or None
+        return (width, height or 24) if width else (None, None)
     return None, None
 
 

@@ -76,7 +76,7 @@ def test_a_dumb_terminals_own_width_is_kept_to(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.delenv("COLUMNS", raising=False)
     held, screen = os.openpty()
-    fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 0, 40, 0, 0))
     with os.fdopen(screen, "w") as stream:
         assert console(stream).width == 40
     os.close(held)
