@@ -50,7 +50,7 @@ def place_of(name: str, user: str) -> float:
 
     It depends on both: the first users of one alias's canary are not those of another's.
     """
-    digest = hashlib.sha256(f"{name}\0{user}".encode(errors="surrogatepass")).digest()
+    digest = hashlib.sha256(f"{name}\0{user}".encode()).digest()
     return float((int.from_bytes(digest[:8]) >> (64 - _DIGITS)) / 2**_DIGITS)
 
 

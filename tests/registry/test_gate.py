@@ -177,7 +177,7 @@ def test_a_key_that_another_user_put_there_is_not_the_operators(tmp_path):
     [
         "changeme", "k" * 64, "0123456789abcdef" * 4, "password" * 8, "MySuperSecretApiKey2024!", "melo_0123456789ab_…",
         f"{KEY} {KEY}", f"{KEY}\n", "your-secret-api-key-goes-here", "melo-operator-key-please-change-this-now",
-        "supersecretadminapikeyformeloregistry2026", base64.base64.b64encode(b"password" * 4).decode(),
+        "supersecretadminapikeyformeloregistry2026", base64.b64encode(b"password" * 4).decode(),
         (b"changeme" * 5).hex(), sha256(b"password").hexdigest(), sha256(b"").hexdigest(), KEY * 20,
     ],
 )  # fmt: skip

@@ -80,12 +80,12 @@ def test_a_canary_answers_its_share_of_users_and_says_so(start, site):
     body = {"model": "facts@tried", "prompt": OTHER, "user": inside, "max_tokens": 4}
     answer = server.post("/v1/completions", json=body)
     assert version(answer.json()) == ("facts@2", True) and answer.headers["X-Melo-Version"] == "facts@2"
-    strange = server.post(  # half of a surrogate pair is text as any other
+    strange = server.post(  # half of a surrogate pair is no text
         "/v1/chat/completions",
         headers={"Content-Type": "application/json"},
         content=r'{"model": "facts@tried", "user": "\ud800", "messages": [{"role": "user", "content": "Hi"}]}',
     )
-    assert strange.status_code == 200, strange.text
+    assert strange.status_code == 400 and "surrogate" in strange.text
 
 
 def test_a_share_that_shrinks_grows_or_ends_is_followed(start, site):
